@@ -1,0 +1,70 @@
+"""Every error that the server raises on purpose, sorted by who is to blame.
+
+A message names the thing, the value found and what was expected.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadMessage",
+    "ConfigError",
+    "DataFolderInUse",
+    "JournalCorrupt",
+    "JournalFull",
+    "MdserverError",
+    "PluginError",
+    "Rejected",
+    "StoreUnavailable",
+    "Unavailable",
+]
+
+
+class MdserverError(Exception):
+    """Base of all errors below."""
+
+
+class ConfigError(MdserverError):
+    """The operator's config is wrong. ``problems`` holds one line per error, each with file, line and path."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DataFolderInUse(MdserverError):
+    """Another server owns this data folder."""
+
+
+class PluginError(MdserverError):
+    """A plugin cannot be used: it does not import, has the wrong API version or the wrong shape."""
+
+
+class BadMessage(MdserverError):
+    """The remote side sent something that its own protocol does not allow. The message is skipped."""
+
+
+class Unavailable(MdserverError):
+    """The remote side cannot be reached or went away; trying again later may help.
+
+    ``retry_after_s`` is the remote side's own wish, if it gave one.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Rejected(MdserverError):
+    """The remote side refuses us for a reason that trying again does not change (credentials, location)."""
+
+
+class StoreUnavailable(Unavailable):
+    """The database cannot be reached."""
+
+
+class JournalFull(MdserverError):
+    """The journal has reached its configured bound on disk."""
+
+
+class JournalCorrupt(MdserverError):
+    """A journal segment holds bytes that were not written by us, before its end."""

@@ -1,0 +1,60 @@
+"""The Prometheus metrics, all in one place: each drop, conflation, gap, retry and refusal has its counter.
+
+One :class:`Metrics` per server, made by the runtime and handed down; nothing registers globally. An ``inc``
+costs about half a microsecond, so the streaming path counts once per batch or pass, never per record.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = ["Metrics"]
+
+
+class Metrics:
+    """Counters and gauges of one server."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry(auto_describe=True)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"mdserver_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"mdserver_{name}", text, labels, registry=registry)
+
+        # brokers
+        self.published = counter("records_published", "Records accepted from a broker", "broker")
+        self.rejected = counter("records_rejected", "Records skipped: impossible price", "broker", "reason")
+        self.discarded = counter("messages_discarded", "Venue messages that could not be decoded", "broker")
+        self.ignored = counter("messages_ignored", "Venue messages of a kind not used", "broker", "kind")
+        self.sessions = counter("broker_sessions", "Sessions ended, by outcome", "broker", "outcome")
+        self.broker_up = gauge("broker_up", "1 while the broker is live", "broker")
+        self.refused_feeds = counter("feeds_refused", "Feeds that a venue refused", "broker")
+        self.gaps = counter("gaps", "Known holes in a feed", "broker", "cause")
+        # clients
+        self.clients = gauge("clients", "Connected WebSocket clients")
+        self.connections = counter("client_connections", "WebSocket clients accepted")
+        self.disconnects = counter("client_disconnects", "WebSocket clients gone, by close code", "code")
+        self.client_errors = counter("client_errors", "Error messages sent to clients", "code")
+        self.delivered = counter("records_delivered", "Records handed to clients")
+        self.conflated = counter("records_conflated", "Ticks replaced by a newer one for a slow client")
+        self.dropped_connections = counter("connections_dropped", "Connections cut after a fault of theirs")
+        # storage
+        self.journal_bytes = gauge("journal_bytes", "Bytes of the journal on disk")
+        self.journal_refused = counter("journal_refused", "Records not stored: journal at its bound")
+        self.stored = counter("records_stored", "Records committed to the database", "type")
+        self.store_retries = counter("store_retries", "Writes tried again", "cause")
+        self.store_lag_s = gauge("store_lag_seconds", "Age of the oldest record not yet committed")
+        self.flush_seconds = Histogram(
+            "mdserver_flush_seconds",
+            "Time of one write transaction",
+            registry=registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+        )
+        # HTTP
+        self.http_requests = counter("http_requests", "HTTP answers", "route", "status")
+
+    def render(self) -> bytes:
+        """Return the Prometheus text exposition."""
+        return generate_latest(self.registry)

@@ -1,0 +1,112 @@
+"""What flows through the server: instruments, ticks, trades, candles.
+
+Times are integer microseconds since the epoch, UTC (``time_us``): PostgreSQL's resolution, so what is stored
+equals what was streamed. Prices are floats: what a venue wrote survives a round trip up to 15 significant
+digits. Records are msgspec structs: building one costs an eighth of a frozen attrs object, and they
+encode to JSON and MessagePack in C.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from msgspec import Struct
+
+__all__ = [
+    "RECORD_TYPES",
+    "TIMEFRAMES",
+    "US_PER_S",
+    "Feed",
+    "Instrument",
+    "Published",
+    "Record",
+    "RecordType",
+    "Side",
+    "Tick",
+    "Topic",
+    "Trade",
+]
+
+US_PER_S = 1_000_000
+"""Microseconds in a second."""
+
+RecordType: TypeAlias = Literal["tick", "trade"]
+"""The kinds of record a broker can stream and the server stores."""
+
+RECORD_TYPES: tuple[RecordType, ...] = ("tick", "trade")
+
+Side: TypeAlias = Literal["buy", "sell"]
+"""The side of a trade's aggressor (taker)."""
+
+TIMEFRAMES: dict[str, int] = {
+    "1m": 60,
+    "5m": 300,
+    "15m": 900,
+    "30m": 1_800,
+    "1h": 3_600,
+    "4h": 14_400,
+    "12h": 43_200,
+    "1d": 86_400,
+}
+"""Name of each candle interval and its length in seconds; all are aligned to midnight UTC."""
+
+
+class Instrument(Struct, frozen=True):
+    """What is traded.
+
+    ``symbol`` is canonical (``BTCUSDT``); ``venue_symbol`` is the venue's own string; ``base`` and ``quote``
+    come from the venue's instrument list, never from cutting the symbol.
+    """
+
+    symbol: str
+    venue_symbol: str
+    base: str = ""
+    quote: str = ""
+
+
+class Tick(Struct, frozen=True, gc=False, array_like=True, tag="q"):
+    """A best bid/ask update. A size that the venue does not give is None, never 0."""
+
+    symbol: str
+    time_us: int
+    bid: float
+    ask: float
+    bid_size: float | None = None
+    ask_size: float | None = None
+
+
+class Trade(Struct, frozen=True, gc=False, array_like=True, tag="t"):
+    """An execution. ``side`` is the aggressor's; None where the venue does not say."""
+
+    symbol: str
+    time_us: int
+    price: float
+    size: float
+    side: Side | None = None
+    trade_id: str | None = None
+
+
+Record: TypeAlias = Tick | Trade
+
+
+class Feed(NamedTuple):
+    """One record type of one symbol, as wanted from one broker."""
+
+    symbol: str
+    type: RecordType
+
+
+class Topic(NamedTuple):
+    """One record type of one symbol of one broker: what clients subscribe to and what ``seq`` counts."""
+
+    broker: str
+    symbol: str
+    type: RecordType
+
+
+class Published(Struct, frozen=True, gc=False, array_like=True):
+    """A record that the server accepted, with its number: contiguous per topic, also across restarts."""
+
+    topic: Topic
+    seq: int
+    record: Record
