@@ -1,0 +1,164 @@
+"""Candles from ticks and trades, for many series at once: pure numpy, no I/O.
+
+A tick counts with its mid price ``(bid + ask) / 2``, a trade with its own. Rows are ordered by (series, time,
+seq): the first opens a candle, the last closes it. Sums of sizes are exact and hence the same in any order:
+a size is split into whole units and hundred-millionths, each summed as int64. PostgreSQL does the
+same arithmetic (see ``store/late.py``), so a candle computed there equals one computed here bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model import TIMEFRAMES, US_PER_S
+
+__all__ = [
+    "FRACTIONS",
+    "MAX_SIZE",
+    "Candles",
+    "Floats",
+    "Ints",
+    "Prices",
+    "all_timeframes",
+    "fold",
+    "from_prices",
+    "merge",
+    "of_ticks",
+    "of_trades",
+    "split_sizes",
+]
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+
+FRACTIONS = 100_000_000
+"""Hundred-millionths (the resolution of a volume) in one unit of size."""
+
+MAX_SIZE = 1e13
+"""The largest size that is summed: a candle of 400 000 ticks of this size still fits an int64."""
+
+MINUTE_S = TIMEFRAMES["1m"]
+
+
+class Prices(NamedTuple):
+    """Rows that make candles, one array per column, all of one length, sorted by (series, time, seq).
+
+    ``whole`` and ``fraction`` are the row's size in units and hundred-millionths.
+    """
+
+    series: Ints
+    time_us: Ints
+    price: Floats
+    whole: Ints
+    fraction: Ints
+
+
+class Candles(NamedTuple):
+    """Candles of one timeframe, one array per column, sorted by (series, time).
+
+    ``time`` is the open time in seconds; the volume is ``whole + fraction / FRACTIONS`` with
+    ``0 <= fraction < FRACTIONS``; ``row_count`` is the number of ticks or trades.
+    """
+
+    series: Ints
+    time: Ints
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    whole: Ints
+    fraction: Ints
+    row_count: Ints
+
+
+def split_sizes(sizes: Floats) -> tuple[Ints, Ints]:
+    """Return the sizes as whole units and hundred-millionths; NaN (not given) is 0.
+
+    A size is at least 0 and at most :data:`MAX_SIZE`. The fraction may be ``FRACTIONS`` itself, by rounding.
+    """
+    given = np.where(np.isnan(sizes), 0.0, sizes)
+    floor = np.floor(given)
+    return floor.astype(np.int64), np.rint((given - floor) * FRACTIONS).astype(np.int64)
+
+
+def of_ticks(
+    series: Ints, time_us: Ints, seq: Ints, bid: Floats, ask: Floats, bid_size: Floats, ask_size: Floats
+) -> Prices:
+    """Return the prices of ticks in any order; sizes that the venue does not give are NaN."""
+    bid_whole, bid_fraction = split_sizes(bid_size)
+    ask_whole, ask_fraction = split_sizes(ask_size)
+    rows = Prices(series, time_us, (bid + ask) / 2, bid_whole + ask_whole, bid_fraction + ask_fraction)
+    return _sorted(rows, seq)
+
+
+def of_trades(series: Ints, time_us: Ints, seq: Ints, price: Floats, size: Floats) -> Prices:
+    """Return the prices of trades in any order."""
+    return _sorted(Prices(series, time_us, price, *split_sizes(size)), seq)
+
+
+def from_prices(rows: Prices) -> Candles:
+    """Return the 1m candles of sorted rows."""
+    return fold(
+        Candles(
+            rows.series,
+            rows.time_us // US_PER_S,
+            *(rows.price,) * 4,
+            rows.whole,
+            rows.fraction,
+            np.ones(len(rows.series), np.int64),
+        ),
+        MINUTE_S,
+    )
+
+
+def fold(candles: Candles, timeframe_s: int) -> Candles:
+    """Return the candles of a coarser timeframe, a multiple of theirs; aligned to midnight UTC."""
+    if not len(candles.time):
+        return candles
+    series = candles.series
+    opens = candles.time // timeframe_s * timeframe_s
+    changes = (opens[1:] != opens[:-1]) | (series[1:] != series[:-1])
+    first = np.flatnonzero(np.concatenate(([True], changes)))
+    last = np.concatenate((first[1:], [len(opens)])) - 1
+    fraction = np.add.reduceat(candles.fraction, first)
+    return Candles(
+        series[first],
+        opens[first],
+        candles.open[first],
+        np.maximum.reduceat(candles.high, first),
+        np.minimum.reduceat(candles.low, first),
+        candles.close[last],
+        np.add.reduceat(candles.whole, first) + fraction // FRACTIONS,
+        fraction % FRACTIONS,
+        np.add.reduceat(candles.row_count, first),
+    )
+
+
+def merge(parts: Sequence[Candles], timeframe_s: int) -> Candles:
+    """Return the candles of all parts as one.
+
+    Where parts hold the same candle, its rows must come in the order of the parts: the first part
+    that has it opens it and the last closes it.
+    """
+    joined = Candles._make(np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((joined.time, joined.series))  # stable: equal keys stay in the order of the parts
+    return fold(Candles._make(column[order] for column in joined), timeframe_s)
+
+
+def all_timeframes(one_minute: Candles) -> dict[int, Candles]:
+    """Return the candles of each timeframe of the model by its length in seconds, folded from the 1m ones."""
+    levels = {}
+    finest = one_minute
+    for timeframe_s in sorted(TIMEFRAMES.values()):  # each is a multiple of the one before
+        finest = fold(finest, timeframe_s)
+        levels[timeframe_s] = finest
+    return levels
+
+
+def _sorted(rows: Prices, seq: Ints) -> Prices:
+    order = np.lexsort((seq, rows.time_us, rows.series))
+    return Prices._make(column[order] for column in rows)
