@@ -1,0 +1,21 @@
+"""``config.yaml`` -> :class:`Config`: every error at once, each with its file, line and path.
+
+``model`` has the classes, ``source`` reads YAML with line numbers, ``structure`` turns it into classes,
+``schema`` describes it all to editors.
+"""
+
+from .load import default_data_dir, load_config
+from .model import BrokerEntry, Config, DatabaseConfig, JournalConfig, LogConfig, ServerConfig
+from .schema import json_schema
+
+__all__ = [
+    "BrokerEntry",
+    "Config",
+    "DatabaseConfig",
+    "JournalConfig",
+    "LogConfig",
+    "ServerConfig",
+    "default_data_dir",
+    "json_schema",
+    "load_config",
+]

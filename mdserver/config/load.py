@@ -1,0 +1,171 @@
+"""Read a config: file, environment and defaults, checked as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import platformdirs
+
+from mdserver.errors import ConfigError
+from mdserver.symbols import canonical
+
+from .model import BrokerEntry, Config
+from .source import Located, Problem, parse_yaml, read_env_file
+from .structure import Invalid, build, config_keys, gather_fields, shown, structure
+
+__all__ = ["DEFAULT_SYMBOLS", "default_data_dir", "load_config"]
+
+DEFAULT_SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "BTCUSDT")
+"""What the mock broker streams when there is no config file."""
+
+_LATER = ("brokers", "data_dir")
+"""Keys of the file that need more than their type."""
+
+
+def load_config(path: Path | None, *, environ: Mapping[str, str], brokers: Mapping[str, type]) -> Config:
+    """Return the config of a file, or the default one if ``path`` is None.
+
+    ``brokers`` maps the name of each installed broker plugin to its config class. Variables of a ``.env``
+    beside the file are read too; those of ``environ`` win. ``MDSERVER_DATA_DIR`` wins over ``data_dir``.
+    Raises ConfigError with all problems. Blocking.
+    """
+    if path is None:
+        return _default(environ, brokers)
+    variables = {**read_env_file(path.parent / ".env"), **environ}
+    root, problems = parse_yaml(path, variables)
+    arguments: dict[str, Any] = {}
+    try:
+        arguments, found = gather_fields(root, Config, skip=_LATER, also_known=_LATER)
+        problems += found
+        arguments["brokers"], found = _brokers(root, brokers)
+        problems += found
+        arguments["data_dir"] = _data_dir(root, path.parent, variables)
+    except Invalid as error:
+        problems += error.problems
+    if problems:
+        problems.sort(key=lambda problem: problem.line or 0)
+        raise ConfigError([problem.render(str(path)) for problem in problems])
+    return Config(**arguments)
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Return ``MDSERVER_DATA_DIR``, else the user's data folder.
+
+    For root it is ``/var/lib/mdserver``: the database drops to another uid, which cannot enter root's home.
+    """
+    if chosen := environ.get("MDSERVER_DATA_DIR"):
+        return Path(chosen).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/mdserver")
+    return platformdirs.user_data_path("mdserver")
+
+
+def _default(environ: Mapping[str, str], brokers: Mapping[str, type]) -> Config:
+    entries: tuple[BrokerEntry, ...] = ()
+    if "mock" in brokers:
+        mock = BrokerEntry(
+            "mock", "mock", symbols=DEFAULT_SYMBOLS, types=("tick", "trade"), settings=brokers["mock"]()
+        )
+        entries = (mock,)
+    return Config(data_dir=default_data_dir(environ), brokers=entries)
+
+
+def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
+    """Return the data folder; a relative one in the file is relative to the file."""
+    given = root.data.get("data_dir") if isinstance(root.data, dict) else None
+    if given is None:
+        return default_data_dir(environ)
+    folder = structure(given, Path).expanduser()
+    if environ.get("MDSERVER_DATA_DIR"):
+        return default_data_dir(environ)
+    return (beside.absolute() / folder).absolute()
+
+
+def _brokers(root: Located, plugins: Mapping[str, type]) -> tuple[tuple[BrokerEntry, ...], list[Problem]]:
+    listed = root.data.get("brokers") if isinstance(root.data, dict) else None
+    if listed is None or listed.data is None:
+        return (), []
+    if not isinstance(listed.data, list):
+        return (), [Problem(listed.line, listed.path, "expected a list of brokers, each with a name")]
+    entries: list[BrokerEntry] = []
+    problems: list[Problem] = []
+    named: dict[str, Located] = {}
+    for item in listed.data:
+        try:
+            entry = _broker(item, plugins)
+        except Invalid as error:
+            problems += error.problems
+        else:
+            entries.append(entry)
+        name = item.data.get("name") if isinstance(item.data, dict) else None
+        if name is None or not isinstance(name.data, str):
+            continue
+        if (first := named.setdefault(name.data, name)) is not name:
+            message = (
+                f'found "{name.data}" again (the first is in line {first.line}), expected a name of its own'
+            )
+            problems.append(Problem(name.line, name.path, message))
+    return tuple(entries), problems
+
+
+def _broker(item: Located, plugins: Mapping[str, type]) -> BrokerEntry:
+    """Structure one entry: the common keys into BrokerEntry, all others into the plugin's class."""
+    if not isinstance(item.data, dict):
+        raise Invalid([Problem(item.line, item.path, "expected a mapping with at least a name")])
+    enabled = "enabled" not in item.data or item.data["enabled"].data is not False
+    named = item.data.get("plugin", item.data.get("name"))
+    plugin = named.data if named is not None and isinstance(named.data, str) else None
+    cls = plugins.get(plugin) if plugin is not None else None
+    # Without the plugin nobody knows its keys; one complaint, about the plugin, is enough.
+    keys = tuple(item.data) if cls is None else config_keys(cls)
+    arguments, problems = gather_fields(
+        item, BrokerEntry, skip=("settings", "plugin"), also_known=("plugin", *keys)
+    )
+    problems += _check_symbols(item)
+    if named is not None and plugin is None and "plugin" in item.data:
+        problems.append(Problem(named.line, named.path, f"found {shown(named)}, expected text"))
+    elif named is not None and plugin is not None and cls is None and enabled:
+        hint = f"installed are {', '.join(sorted(plugins))}" if plugins else "none is installed"
+        problems.append(Problem(named.line, named.path, f'there is no broker plugin "{plugin}", {hint}'))
+    settings: object = None
+    if cls is not None:
+        settings, found = _settings(item, cls, keys, enabled=enabled)
+        problems += found
+    if problems:
+        raise Invalid(problems)
+    return build(item, BrokerEntry, {**arguments, "plugin": plugin, "settings": settings})
+
+
+def _settings(
+    item: Located, cls: type, keys: tuple[str, ...], *, enabled: bool
+) -> tuple[object, list[Problem]]:
+    """Structure a plugin's own keys. A broker that is switched off needs no environment variables."""
+    assert isinstance(item.data, dict)  # noqa: S101 - the caller looked
+    own = attrs.evolve(item, data={key: item.data[key] for key in keys if key in item.data})
+    arguments, problems = gather_fields(own, cls)
+    if not enabled and any(problem.missing_variable for problem in problems):
+        return None, [problem for problem in problems if not problem.missing_variable]
+    if problems:
+        return None, problems
+    try:
+        return build(own, cls, arguments), []
+    except Invalid as error:
+        return None, error.problems
+
+
+def _check_symbols(item: Located) -> list[Problem]:
+    assert isinstance(item.data, dict)  # noqa: S101 - the caller looked
+    symbols = item.data.get("symbols")
+    problems = []
+    for symbol in symbols.data if symbols is not None and isinstance(symbols.data, list) else []:
+        try:
+            if isinstance(symbol.data, str):
+                canonical(symbol.data)
+        except ValueError:
+            message = f"found {shown(symbol)}, expected a symbol such as EURUSD or EUR/USD"
+            problems.append(Problem(symbol.line, symbol.path, message))
+    return problems

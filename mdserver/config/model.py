@@ -1,0 +1,159 @@
+"""The settings of the server as frozen attrs classes. Defaults are what runs without a config file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs.validators import and_, ge, le, matches_re
+
+from mdserver.model import RECORD_TYPES, RecordType
+from mdserver.redact import HIDDEN, redact
+from mdserver.symbols import canonical_all
+
+from .constraints import is_secret
+
+__all__ = ["BrokerEntry", "Config", "DatabaseConfig", "JournalConfig", "LogConfig", "ServerConfig"]
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+
+def _setting(default: Any, help: str, **kwargs: Any) -> Any:
+    return attrs.field(default=default, metadata={"help": help, **kwargs.pop("metadata", {})}, **kwargs)
+
+
+def _between(low: float, high: float) -> Any:
+    return and_(ge(low), le(high))
+
+
+def _not_empty(_: object, field: attrs.Attribute[str], value: str) -> None:
+    if not value.strip() or any(c.isspace() for c in value):
+        raise ValueError(f"{field.name}: expected a name or an address without spaces")
+
+
+def _origins(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for origin in value:
+        scheme, separator, host = origin.partition("://")
+        if origin != "*" and not (separator and scheme and host and "/" not in host):
+            raise ValueError(f'{field.name}: expected origins such as "https://example.org", or "*"')
+
+
+def _database_url(_: object, field: attrs.Attribute[str], value: str) -> None:
+    if value != "embedded" and not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError(f'{field.name}: expected "embedded" or postgresql://USER:PASSWORD@HOST:PORT/NAME')
+
+
+@attrs.frozen
+class ServerConfig:
+    """Where clients connect, and what each may take."""
+
+    host: str = _setting("127.0.0.1", "Address to listen on", validator=_not_empty)
+    port: int = _setting(8080, "Port; 0 takes a free one", validator=_between(0, 65535))
+    window_ms: float = _setting(
+        0.0, "Milliseconds to gather records before they go out; 0 is quickest", validator=_between(0, 1000)
+    )
+    max_clients: int = _setting(10_000, "WebSocket clients at once", validator=_between(1, 1_000_000))
+    max_symbols: int = _setting(
+        1_000, "Symbols that one client may subscribe", validator=_between(1, 1_000_000)
+    )
+    client_buffer_bytes: int = _setting(
+        MIB, "Bytes that may wait for a slow client", validator=_between(4 * KIB, GIB)
+    )
+    cors_origins: tuple[str, ...] = _setting((), "Web origins that may read the HTTP API", validator=_origins)
+
+
+@attrs.frozen
+class DatabaseConfig:
+    """Where records are stored. ``url`` may hold a password: it is never shown."""
+
+    url: str = _setting(
+        "embedded",
+        "embedded, or the URL of PostgreSQL 14+ or TimescaleDB",
+        validator=_database_url,
+        repr=redact,
+        metadata={"secret": True, "expected": '"embedded" or a postgresql:// URL'},
+    )
+    connect_for_s: float = _setting(
+        60.0, "Seconds to keep trying the first connection", validator=_between(0, 86_400)
+    )
+    migrate: bool = _setting(True, "Bring the tables up to date at start")
+    store: bool = _setting(True, "Store what is streamed; off: only stream it")
+    flush_ms: float = _setting(250.0, "Milliseconds between writes", validator=_between(1, 60_000))
+    flush_rows: int = _setting(10_000, "Rows that cause a write at once", validator=_between(1, 1_000_000))
+    binaries: Literal["auto", "system", "wheel"] = _setting(
+        "auto", "Which PostgreSQL embedded starts: the system's, the wheel's, or what there is"
+    )
+
+
+@attrs.frozen
+class JournalConfig:
+    """The log on disk that records pass through before anyone sees them."""
+
+    max_bytes: int = _setting(
+        GIB, "Bytes to hold while the database is away", validator=_between(MIB, 16 * TIB)
+    )
+    sync_ms: float = _setting(1_000.0, "Milliseconds between fsyncs", validator=_between(1, 3_600_000))
+
+
+@attrs.frozen
+class LogConfig:
+    """What is logged to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = _setting("info", "The least level that is logged")
+    format: Literal["auto", "json", "text"] = _setting(
+        "auto", "auto is text on a terminal and JSON elsewhere"
+    )
+
+
+def _settings_repr(settings: object) -> str:
+    """Return the repr of a plugin's settings without its secrets, whatever the plugin's own repr does."""
+    cls = type(settings)
+    if not attrs.has(cls):
+        return HIDDEN if settings is not None else "None"
+    fields = (
+        f"{f.name}={HIDDEN if is_secret(f) else redact(repr(getattr(settings, f.name)))}"
+        for f in attrs.fields(cls)
+    )
+    return f"{cls.__name__}({', '.join(fields)})"
+
+
+@attrs.frozen
+class BrokerEntry:
+    """One broker. ``types`` None: the plugin's. ``settings`` is an object of the plugin's config class.
+
+    A disabled broker whose environment variables are not set, or whose plugin is not there, has None.
+    """
+
+    name: str = attrs.field(
+        metadata={"help": "The name that clients use"},
+        validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
+    )
+    plugin: str = attrs.field(metadata={"help": "The plugin that talks to it; default: the name"})
+    enabled: bool = _setting(True, "Off: nothing is connected")
+    symbols: tuple[str, ...] = _setting(
+        (), "Always streamed and stored, with or without clients", converter=canonical_all
+    )
+    types: tuple[RecordType, ...] | None = _setting(None, "Record types of symbols; default: the plugin's")
+    settings: object = attrs.field(default=None, repr=_settings_repr)
+
+    @types.validator
+    def _check_types(self, _: object, value: tuple[str, ...] | None) -> None:
+        if value is not None and (not value or len(set(value)) < len(value)):
+            raise ValueError(f"types: expected one or more of {', '.join(RECORD_TYPES)}, each once")
+
+
+@attrs.frozen
+class Config:
+    """Everything that the operator can set. ``data_dir`` is absolute."""
+
+    data_dir: Path = attrs.field(metadata={"help": "Folder of the embedded database and the journal"})
+    server: ServerConfig = attrs.field(factory=ServerConfig, metadata={"help": "Where clients connect"})
+    database: DatabaseConfig = attrs.field(
+        factory=DatabaseConfig, metadata={"help": "Where records are stored"}
+    )
+    journal: JournalConfig = attrs.field(
+        factory=JournalConfig, metadata={"help": "The log on disk before the database"}
+    )
+    log: LogConfig = attrs.field(factory=LogConfig, metadata={"help": "What is logged"})
+    brokers: tuple[BrokerEntry, ...] = _setting((), "Sources of live data, in order of preference")
