@@ -5,6 +5,8 @@ A message names the thing, the value found and what was expected.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = [
     "BadMessage",
     "ConfigError",
@@ -67,4 +69,9 @@ class JournalFull(MdserverError):
 
 
 class JournalCorrupt(MdserverError):
-    """A journal segment holds bytes that were not written by us, before its end."""
+    """A journal segment (``path``) holds bytes that were not written by us, from ``offset`` on."""
+
+    def __init__(self, path: Path, offset: int, reason: str) -> None:
+        super().__init__(f"{path}: damaged at byte {offset}: {reason}")
+        self.path = path
+        self.offset = offset

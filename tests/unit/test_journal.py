@@ -1,0 +1,334 @@
+"""The journal: what was appended is read back whatever happened in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from mdserver import journal as journal_module
+from mdserver.errors import JournalCorrupt, JournalFull
+from mdserver.journal import Journal, open_journal
+from mdserver.journal_format import HEADER_BYTES, MAGIC, frames
+from mdserver.model import Published, Tick, Topic, Trade
+
+MIB = 1 << 20
+TICKS = Topic("mock", "EURUSD", "tick")
+TRADES = Topic("mock", "BTCUSDT", "trade")
+
+
+def batch(*seqs: int) -> list[Published]:
+    return [Published(TICKS, seq, Tick("EURUSD", seq, 1.1, 1.2, None, 3.0)) for seq in seqs]
+
+
+def seqs(records: Iterable[Published]) -> list[int]:
+    return [published.seq for published in records]
+
+
+def append_each(journal: Journal, numbers: Iterable[int]) -> None:
+    for seq in numbers:
+        journal.append(batch(seq))
+
+
+def read_all(journal: Journal) -> list[int]:
+    records, position = journal.read(1 << 30)
+    journal.commit(position)
+    return seqs(records)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def only_file(folder: Path) -> Path:
+    (path,) = folder.glob("*.journal")
+    return path
+
+
+def test_reads_back_what_was_appended_also_after_a_restart(tmp_path: Path) -> None:
+    trade = Published(TRADES, 9, Trade("BTCUSDT", 5, 1.5, 2.5, "sell", "id"))
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append([*batch(1, 2), trade])
+        assert journal.read(10)[0] == [*batch(1, 2), trade]
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        assert journal.last_seqs() == {TICKS: 2, TRADES: 9}
+        journal.append(batch(3))
+        assert journal.read(10)[0] == [*batch(1, 2), trade, *batch(3)]
+
+
+def test_reading_does_not_commit_and_stops_at_a_whole_batch(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        for first in range(1, 10, 3):
+            journal.append(batch(*range(first, first + 3)))
+        records, position = journal.read(4)
+        assert seqs(records) == [1, 2, 3, 4, 5, 6]
+        assert seqs(journal.read(4)[0]) == [1, 2, 3, 4, 5, 6]
+        journal.commit(position)
+        assert journal.pending_bytes > 0
+        assert read_all(journal) == [7, 8, 9]
+        assert journal.pending_bytes == 0
+        assert journal.read(4)[0] == []
+
+
+def test_nothing_stays_on_disk_once_everything_is_committed(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=MIB, segment_bytes=200) as journal:
+        for seq in range(1, 40):
+            journal.append(batch(seq))
+        assert len(files(tmp_path)) > 5
+        assert journal.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+        assert read_all(journal) == list(range(1, 40))
+        assert journal.size_bytes <= 200
+        assert len(files(tmp_path)) == 1
+        journal.append(batch(40))
+        assert read_all(journal) == [40]
+    assert files(tmp_path) == []
+
+
+def test_segments_go_as_the_writer_passes_them(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=MIB, segment_bytes=200) as journal:
+        for seq in range(1, 40):
+            journal.append(batch(seq))
+        before = len(files(tmp_path))
+        journal.commit(journal.read(20)[1])
+        assert len(files(tmp_path)) < before
+        assert journal.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+        assert read_all(journal) == list(range(21, 40))
+
+
+def test_the_bound_refuses_a_batch_whole_and_takes_it_when_there_is_room(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=2000) as journal:
+        with pytest.raises(JournalFull, match="of 2000 bytes"):
+            append_each(journal, range(1, 1000))
+        stored = journal.appended
+        assert journal.size_bytes <= 2000
+        assert read_all(journal) == list(range(1, stored + 1))
+        journal.append(batch(1000))
+        assert read_all(journal) == [1000]
+
+
+@given(
+    batches=st.lists(st.integers(1, 5), min_size=1, max_size=12),
+    cut=st.integers(0, 2000),
+    junk=st.binary(max_size=40),
+    segment_bytes=st.sampled_from([150, 10_000]),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_torn_tail_costs_only_itself(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[int], cut: int, junk: bytes, segment_bytes: int
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    with open_journal(folder, max_bytes=MIB, segment_bytes=segment_bytes) as journal:
+        seq = 0
+        for size in batches:
+            journal.append(batch(*range(seq + 1, seq + size + 1)))
+            seq += size
+    newest = max(folder.glob("*.journal"))
+    content = newest.read_bytes()
+    kept = max(0, len(content) - cut)
+    newest.write_bytes(content[:kept] + junk)
+    with capture_logs() as logs, open_journal(folder, max_bytes=MIB) as journal:
+        survived = seqs(journal.read(1 << 30)[0])
+        journal.append(batch(99_999))
+        assert seqs(journal.read(1 << 30)[0]) == [*survived, 99_999]
+    assert survived == list(range(1, len(survived) + 1))
+    if not cut and not junk:
+        assert len(survived) == seq
+        assert logs == []
+    assert not list(folder.glob("*.corrupt"))
+
+
+@given(where=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255))
+@settings(deadline=None, max_examples=80)
+def test_a_flipped_byte_costs_one_batch_and_the_segment_is_kept(
+    tmp_path_factory: pytest.TempPathFactory, where: float, value: int
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    with open_journal(folder, max_bytes=MIB) as journal:
+        for seq in range(1, 21):
+            journal.append(batch(seq))
+        last_frame = journal.read(19)[1].offset
+    path = only_file(folder)
+    content = bytearray(path.read_bytes())
+    at = int(where * last_frame)
+    content[at] ^= value
+    path.write_bytes(content)
+    with capture_logs() as logs, open_journal(folder, max_bytes=MIB) as journal:
+        survived = read_all(journal)
+    assert len(survived) == 19
+    assert survived[-1] == 20
+    assert [log["log_level"] for log in logs] == ["error"]
+    assert f"{path}: damaged at byte" in logs[0]["error"]
+    assert path.with_suffix(".corrupt").read_bytes() == content
+
+
+def test_damage_names_file_and_offset(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(MAGIC + b"\x01\0\0\0" + b"\0\0\0\0" + b"a")
+    with path.open("rb") as file, pytest.raises(JournalCorrupt, match="byte 0: the checksum") as caught:
+        list(frames(file.fileno(), path, 0, HEADER_BYTES + 1))
+    assert (caught.value.path, caught.value.offset) == (path, 0)
+
+
+def test_a_whole_frame_of_another_shape_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(batch(1))
+        journal.append([1, 2])  # type: ignore[list-item]
+        journal.append(batch(2))
+        with capture_logs() as logs:
+            assert read_all(journal) == [1, 2]
+        assert len(logs) == 1
+
+
+def test_a_batch_larger_than_the_read_size(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=64 * MIB) as journal:
+        journal.append(batch(1))
+        journal.append(batch(*range(2, 60_000)))
+        journal.append(batch(60_000))
+        assert read_all(journal) == list(range(1, 60_001))
+
+
+class Disk:
+    """Stands for ``os.pwrite`` of a disk with so much space left."""
+
+    def __init__(self, space: int, monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
+        self.space = space
+        self._write = os.pwrite
+        self._number = number
+        monkeypatch.setattr(journal_module.os, "pwrite", self.write)
+
+    def write(self, fd: int, data: Sequence[int], offset: int) -> int:
+        if not self.space:
+            raise OSError(self._number, os.strerror(self._number))
+        written = self._write(fd, bytes(data[: self.space]), offset)
+        self.space -= written
+        return written
+
+
+@pytest.mark.parametrize("space", [0, 1, HEADER_BYTES, 40])
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, JournalFull), (errno.EIO, OSError)])
+def test_a_failed_write_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: int, number: int, expected: type[Exception]
+) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(batch(1))
+        disk = Disk(space, monkeypatch, number)
+        with pytest.raises(expected):
+            journal.append(batch(2, 3))
+        disk.space = MIB
+        journal.append(batch(4))
+        assert seqs(journal.read(10)[0]) == [1, 4]
+        disk.space = 0
+        with pytest.raises(expected):
+            journal.append(batch(5, 6))
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        assert read_all(journal) == [1, 4]
+
+
+def test_a_short_write_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        disk = Disk(MIB, monkeypatch)
+        write = disk.write
+        monkeypatch.setattr(journal_module.os, "pwrite", lambda fd, data, at: write(fd, data[:7], at))
+        journal.append(batch(1, 2))
+        assert read_all(journal) == [1, 2]
+
+
+def test_what_a_failed_repair_leaves_is_cut_off_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(batch(1))
+        with monkeypatch.context() as broken:
+            Disk(30, broken)
+            broken.setattr(journal_module.os, "ftruncate", refuse)
+            with pytest.raises(JournalFull):
+                journal.append(batch(2, 3))
+    with capture_logs() as logs, open_journal(tmp_path, max_bytes=MIB) as journal:
+        assert read_all(journal) == [1]
+    assert logs[0]["bytes"] == 30
+
+
+async def test_a_waiting_writer_is_woken_by_the_count(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        with trio.move_on_after(1) as scope:
+            await journal.wait_appended(2)
+        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.wait_appended, 2)
+            await trio.testing.wait_all_tasks_blocked()
+            journal.append(batch(1))
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            journal.append(batch(2))
+        await journal.wait_appended(2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.wait_appended, 100)
+            await trio.testing.wait_all_tasks_blocked()
+            journal.wake()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Poll what another thread changes."""
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+
+async def test_syncs_on_a_timer_and_goes_on_when_the_disk_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    broken = True
+
+    def fsync(fd: int) -> None:
+        calls.append(fd)
+        if broken:
+            raise OSError(errno.EIO, "bad disk")
+
+    monkeypatch.setattr(journal_module.os, "fsync", fsync)
+    with open_journal(tmp_path, max_bytes=MIB) as journal, capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.sync_forever, 0.001)
+            await until(lambda: len(calls) >= 3)
+            broken = False
+            await until(lambda: len(logs) >= 2)
+            seen = len(calls)
+            await trio.sleep(0.02)
+            assert len(calls) == seen  # nothing new, no sync
+            nursery.cancel_scope.cancel()
+    assert [log["log_level"] for log in logs] == ["error", "info"]
+
+
+async def test_reading_in_a_thread_while_the_loop_appends(tmp_path: Path) -> None:
+    got: list[int] = []
+    with open_journal(tmp_path, max_bytes=MIB, segment_bytes=2000) as journal:
+
+        async def drain() -> None:
+            while len(got) < 2000:
+                records, position = await trio.to_thread.run_sync(journal.read, 50)
+                await trio.to_thread.run_sync(journal.commit, position)
+                got.extend(seqs(records))
+                await trio.to_thread.run_sync(journal.sync)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drain)
+                for seq in range(1, 2001, 2):
+                    journal.append(batch(seq, seq + 1))
+                    if seq % 20 == 1:
+                        await trio.lowlevel.checkpoint()
+        assert got == list(range(1, 2001))
+        assert journal.pending_bytes == 0
