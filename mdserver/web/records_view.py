@@ -1,0 +1,141 @@
+"""``GET /api/ticks`` and ``GET /api/trades``: what was recorded, a page at a time.
+
+A page ends at a position in the series, (time, seq), and the next one goes on behind it: records that arrive
+meanwhile are neither given twice nor do they shift the pages. The cursor is that position, in a form
+that clients have no reason to take apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+import attrs
+import msgspec
+from quart import Request, Response
+
+from ..model import US_PER_S, RecordType
+from .answers import answer, format_of
+from .caching import DigestMemory, Span, cache_control, version_key
+from .candles_view import series_headers, stored_series
+from .choice import choose_series
+from .params import number_up_to, query_of, symbol_of, time_range_us
+from .problem import Problem, invalid_parameter
+from .services import Position, ReadStore, SeriesLike, Services
+from .tables import Body, Column, TickRow, TradeRow, build_body, seconds, whole
+
+__all__ = ["DEFAULT_RECORDS", "MAX_RECORDS", "QUERY", "records_answer"]
+
+QUERY = ("symbol", "from", "to", "broker", "limit", "cursor")
+MAX_RECORDS = 10_000
+DEFAULT_RECORDS = 1_000
+
+_BUCKET_US = 60 * US_PER_S  # a record from before the latest one's minute counts as late and moves hist_v
+
+
+class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    series_id: int
+    time_us: int
+    seq: int
+
+
+@attrs.frozen
+class _Ask:
+    """A checked request for one page."""
+
+    series: SeriesLike
+    from_us: int
+    to_us: int
+    after: Position | None
+    limit: int
+
+
+async def records_answer(
+    request: Request, services: Services, store: ReadStore, memory: DigestMemory, type_: RecordType
+) -> Response:
+    """Answer a request for a page of ticks or of trades."""
+    query = query_of(request.args.items(multi=True), QUERY)
+    symbol = symbol_of(query)
+    from_us, to_us = time_range_us(query)
+    limit = number_up_to(query, "limit", MAX_RECORDS, DEFAULT_RECORDS)
+    stored = await stored_series(store, symbol)
+    series = choose_series(
+        stored, services.broker_order, symbol, broker=query.get("broker"), wanted=type_, param=None
+    )
+    ask = _Ask(series, from_us, to_us, _after(query.get("cursor"), series), limit)
+    form = format_of(request)
+
+    async def build() -> Body:
+        row, columns, positions = await _page(store, ask)
+        following = _next_cursor(ask, positions)
+        columns = [column[:limit] for column in columns]
+        body = await build_body(row, columns, form, **_around(series, following))
+        return attrs.evolve(body, headers=_paging_headers(request.path, query, following))
+
+    span = Span(from_us, to_us, _BUCKET_US)
+    caching = cache_control(
+        series, span, now_us=services.now_us(), flush_s=services.flush_s, settle_s=services.settle_s
+    )
+    return await answer(
+        request,
+        build,
+        form=form,
+        headers={"Cache-Control": caching, **series_headers(series)},
+        memory=memory,
+        key=("records", form, ask.after, limit, *version_key(series, span)),
+    )
+
+
+async def _page(store: ReadStore, ask: _Ask) -> tuple[type[msgspec.Struct], list[Column], Sequence[Position]]:
+    """Return the row type, the columns and the positions of one row more than asked: it tells of a next page."""
+    where = (ask.series.id, ask.from_us, ask.to_us)
+    if ask.series.type == "tick":
+        ticks = await store.ticks(*where, after=ask.after, limit=ask.limit + 1)
+        values = (ticks.bid, ticks.ask, ticks.bid_size, ticks.ask_size)
+        columns: list[Column] = [ticks.seq, seconds(ticks.time_us), *map(whole, values)]
+        return TickRow, columns, list(zip(ticks.time_us, ticks.seq, strict=True))
+    trades = await store.trades(*where, after=ask.after, limit=ask.limit + 1)
+    numbers = map(whole, (trades.price, trades.size))
+    columns = [trades.seq, seconds(trades.time_us), *numbers, trades.side, trades.trade_id]
+    return TradeRow, columns, list(zip(trades.time_us, trades.seq, strict=True))
+
+
+def _next_cursor(ask: _Ask, positions: Sequence[Position]) -> str | None:
+    if len(positions) <= ask.limit:
+        return None
+    packed = msgspec.msgpack.encode(_Cursor(ask.series.id, *positions[ask.limit - 1]))
+    return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+
+def _after(cursor: str | None, series: SeriesLike) -> Position | None:
+    if cursor is None:
+        return None
+    try:
+        packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars="-_", validate=True)
+        found = msgspec.msgpack.decode(packed, type=_Cursor)
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise invalid_parameter("cursor", cursor, "expected the next_cursor of the page before") from None
+    if found.series_id != series.id:
+        raise Problem(
+            400,
+            "invalid_parameter",
+            "the cursor belongs to another symbol or broker; keep the other parameters from page to page",
+            param="cursor",
+        )
+    return found.time_us, found.seq
+
+
+def _around(series: SeriesLike, cursor: str | None) -> dict[str, bytes]:
+    head = msgspec.json.encode({"broker": series.broker, "symbol": series.symbol})[:-1]
+    name = {"tick": b"ticks", "trade": b"trades"}[series.type]
+    tail = b',"next_cursor":' + msgspec.json.encode(cursor) + b"}"
+    return {"before": head + b',"' + name + b'":', "after": tail}
+
+
+def _paging_headers(path: str, query: dict[str, str], cursor: str | None) -> dict[str, str]:
+    if cursor is None:
+        return {}
+    link = urlencode({**query, "cursor": cursor})
+    return {"X-Next-Cursor": cursor, "Link": f'<{path}?{link}>; rel="next"'}

@@ -1,0 +1,198 @@
+"""A store of numbers made up in memory, and a client of an app that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+import pytest
+from quart_trio import QuartTrio
+
+from mdserver.metrics import Metrics
+from mdserver.model import US_PER_S
+from mdserver.web.http import http_routes
+from mdserver.web.services import BrokerInfo, Services
+
+HOUR = 3_600
+DAY = 86_400
+T0 = 1_710_892_800
+"""2024-03-20, midnight UTC."""
+
+
+class Series(msgspec.Struct):
+    id: int
+    broker: str
+    symbol: str
+    type: str
+    row_count: int = 1_000
+    earliest_us: int | None = T0 * US_PER_S
+    latest_us: int | None = (T0 + DAY) * US_PER_S + 123_456
+    hist_v: int = 1
+    live_v: int = 1
+
+
+class Columns(msgspec.Struct):
+    """Columns of any kind: the fields are those given."""
+
+    values: dict[str, list[Any]]
+
+    def __getattr__(self, name: str) -> list[Any]:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@attrs.define
+class FakeStore:
+    """Serves hourly candles with prices from the series' id and the open, and one record a second.
+
+    ``reads`` lists what was asked. ``fault`` is raised by each call; ``bump`` changes what it serves.
+    """
+
+    rows: list[Series]
+    reads: list[str] = attrs.field(factory=list)
+    fault: Exception | None = None
+    shift: float = 0.0
+
+    async def series(self, symbol: str | None = None) -> Sequence[Series]:
+        self._note("series")
+        return [row for row in self.rows if symbol in (None, row.symbol)]
+
+    async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> Columns:
+        self._note("candles")
+        row = self._row(series_id)
+        times = list(range(from_s, to_s + 1, timeframe_s))
+        if row.earliest_us is None or row.latest_us is None:
+            times = []
+        else:
+            first_us, last_us = row.earliest_us, row.latest_us
+            times = [t for t in times if first_us < (t + timeframe_s) * US_PER_S and t * US_PER_S <= last_us]
+        price = [series_id + self.shift + (t % DAY) / DAY for t in times]
+        volume = [12.0 for _ in times]
+        return Columns(
+            {"time": times, "open": price, "high": price, "low": price, "close": price, "volume": volume}
+        )
+
+    async def ticks(
+        self, series_id: int, from_us: int, to_us: int, *, after: tuple[int, int] | None, limit: int
+    ) -> Columns:
+        self._note("ticks")
+        places = self._places(series_id, from_us, to_us, after, limit)
+        return Columns(
+            {
+                "time_us": [us for us, _ in places],
+                "seq": [seq for _, seq in places],
+                "bid": [1.0 + seq / 1_000 for _, seq in places],
+                "ask": [2.0 for _ in places],
+                "bid_size": [1e6 for _ in places],
+                "ask_size": [None for _ in places],
+            }
+        )
+
+    async def trades(
+        self, series_id: int, from_us: int, to_us: int, *, after: tuple[int, int] | None, limit: int
+    ) -> Columns:
+        self._note("trades")
+        places = self._places(series_id, from_us, to_us, after, limit)
+        return Columns(
+            {
+                "time_us": [us for us, _ in places],
+                "seq": [seq for _, seq in places],
+                "price": [100.5 for _ in places],
+                "size": [0.25 for _ in places],
+                "side": ["buy" if seq % 2 else None for _, seq in places],
+                "trade_id": [f'id,"{seq}"' if seq % 2 else None for _, seq in places],
+            }
+        )
+
+    def _note(self, what: str) -> None:
+        self.reads.append(what)
+        if self.fault is not None:
+            raise self.fault
+
+    def _row(self, series_id: int) -> Series:
+        return next(row for row in self.rows if row.id == series_id)
+
+    def _places(
+        self, series_id: int, from_us: int, to_us: int, after: tuple[int, int] | None, limit: int
+    ) -> list[tuple[int, int]]:
+        row = self._row(series_id)
+        places = [(row.earliest_us + (seq // 2) * US_PER_S, seq) for seq in range(1, row.row_count + 1)]
+        places = [
+            place for place in places if from_us <= place[0] <= to_us and (after is None or place > after)
+        ]
+        return places[:limit]
+
+
+class Site:
+    """An app with its fakes."""
+
+    def __init__(self, rows: list[Series], **services: Any) -> None:
+        self.store = FakeStore(rows)
+        self.metrics = Metrics()
+        self.not_ready: list[str] = []
+        self.states: list[Any] = []
+        self.now_s = T0 + 30 * DAY
+        given: dict[str, Any] = {
+            "store": self.store,
+            "broker_states": lambda: self.states,
+            "broker_order": (BrokerInfo("binance", "trade"), BrokerInfo("oanda", "tick")),
+            "ready": lambda: self.not_ready,
+            "metrics": self.metrics,
+            "now_us": lambda: self.now_s * US_PER_S,
+        }
+        app = QuartTrio("site")
+        app.register_blueprint(http_routes(Services(**(given | services))))
+        self.app = app
+        self.client = app.test_client()
+
+    async def get(self, path: str, **headers: str) -> Any:
+        """Return the response to a GET; header names are written with ``_``."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.get(path, headers=named)
+
+    async def raw(self, method: str, path: str, **headers: str) -> tuple[int, Any, bytes]:
+        """Return status, headers and body as the server gave them: ``get`` completes the headers."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.request(path, method=method, headers=named) as connection:
+            await connection.send_complete()
+        return connection.status_code, connection.headers, bytes(connection.response_data)
+
+    async def problem(self, path: str) -> dict[str, Any]:
+        """Return the problem document that a GET must end in."""
+        response = await self.get(path)
+        assert response.content_type == "application/problem+json"
+        document: dict[str, Any] = await response.get_json(force=True)
+        assert document["status"] == response.status_code
+        assert set(document) >= {"type", "title", "status", "detail", "code", "param"}
+        return document
+
+
+@pytest.fixture
+def rows() -> list[Series]:
+    """Two brokers with EURUSD quotes, one of them with trades too; imported quotes of XAUUSD."""
+    return [
+        Series(1, "oanda", "EURUSD", "tick"),
+        Series(2, "binance", "EURUSD", "tick", latest_us=(T0 + 2 * DAY) * US_PER_S),
+        Series(3, "binance", "EURUSD", "trade"),
+        Series(4, "dukascopy", "XAUUSD", "tick"),
+    ]
+
+
+@pytest.fixture
+def make_site(rows: list[Series]) -> Callable[..., Site]:
+    return lambda **services: Site(rows, **services)
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()
+
+
+@pytest.fixture
+def hours() -> str:
+    """A path that asks for the first ten hours: closed long ago."""
+    return f"/api/candles?symbol=EURUSD&timeframe=1h&from={T0}&to={T0 + 9 * HOUR}"
