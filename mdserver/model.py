@@ -8,7 +8,7 @@ encode to JSON and MessagePack in C.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, final
 
 from msgspec import Struct
 
@@ -64,6 +64,7 @@ class Instrument(Struct, frozen=True):
     quote: str = ""
 
 
+@final
 class Tick(Struct, frozen=True, gc=False, array_like=True, tag="q"):
     """A best bid/ask update. A size that the venue does not give is None, never 0."""
 
@@ -75,6 +76,7 @@ class Tick(Struct, frozen=True, gc=False, array_like=True, tag="q"):
     ask_size: float | None = None
 
 
+@final
 class Trade(Struct, frozen=True, gc=False, array_like=True, tag="t"):
     """An execution. ``side`` is the aggressor's; None where the venue does not say."""
 

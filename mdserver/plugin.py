@@ -118,7 +118,8 @@ class BrokerPlugin:
     ``config`` is a frozen attrs class; the keys of the broker's entry in ``config.yaml`` other than the common
     ones (``name``, ``plugin``, ``enabled``, ``symbols``, ``types``) are structured into it. ``factory`` makes
     the broker from that object. ``candles_from`` names the record type from which charts of this venue are
-    drawn: trades on an exchange, quotes on a dealer's market.
+    drawn: trades on an exchange, quotes on a dealer's market. ``silence_s``: a session that gives neither
+    records nor heartbeats for that long though feeds are wanted is restarted; None switches that off.
     """
 
     name: str
@@ -127,6 +128,7 @@ class BrokerPlugin:
     factory: Callable[[Any], Broker]
     types: tuple[RecordType, ...] = ("tick",)
     candles_from: RecordType = "tick"
+    silence_s: float | None = 90.0
     api_version: int = API_VERSION
 
 

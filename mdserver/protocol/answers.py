@@ -1,0 +1,113 @@
+"""What the server says besides records: acknowledgements, errors, status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.json import Encoder
+
+from ..model import RecordType, Topic
+from .frames import text_frame
+from .requests import RequestId
+
+__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "error", "gap", "hello", "pong", "status"]
+
+PROTOCOL_VERSION = 1
+
+_encode = Encoder().encode
+
+
+class Outcome(Struct, frozen=True, omit_defaults=True):
+    """What became of one symbol of a request."""
+
+    broker: str | None
+    symbol: str
+    type: RecordType
+    status: Literal["active", "pending", "error", "removed"]
+    code: int | None = None
+    message: str | None = None
+
+
+class _Subscription(Struct, frozen=True):
+    broker: str
+    symbol: str
+    type: RecordType
+
+
+class _Ack(Struct, frozen=True, tag_field="type", tag="ack"):
+    id: RequestId | UnsetType
+    action: str
+    results: Sequence[Outcome]
+    subscriptions: Sequence[_Subscription]
+
+
+class _Pong(Struct, frozen=True, tag_field="type", tag="pong"):
+    id: RequestId | UnsetType
+    time: float
+
+
+class _Error(Struct, frozen=True, tag_field="type", tag="error"):
+    id: RequestId | UnsetType
+    code: int
+    message: str
+
+
+class _Hello(Struct, frozen=True, tag_field="type", tag="status"):
+    message: str
+    protocol: int
+    server: str
+
+
+class _Status(Struct, frozen=True, tag_field="type", tag="status"):
+    broker: str
+    state: str
+    message: str
+
+
+class _Gap(Struct, frozen=True, tag_field="type", tag="gap", rename={"from_s": "from", "to_s": "to"}):
+    broker: str
+    symbol: str
+    from_s: float
+    to_s: float
+    cause: str
+
+
+def _id(request_id: RequestId) -> RequestId | UnsetType:
+    return UNSET if request_id is None else request_id
+
+
+def hello(server_version: str) -> bytes:
+    """Frame the first message of every connection."""
+    return text_frame(
+        _encode(_Hello("Connected to Market Data Server", PROTOCOL_VERSION, f"mdserver/{server_version}"))
+    )
+
+
+def ack(
+    request_id: RequestId, action: str, results: Sequence[Outcome], subscriptions: Iterable[Topic]
+) -> bytes:
+    """Frame an acknowledgement with the complete list of subscriptions as it is now."""
+    complete = [_Subscription(*topic) for topic in subscriptions]
+    return text_frame(_encode(_Ack(_id(request_id), action, results, complete)))
+
+
+def pong(request_id: RequestId, time_s: float) -> bytes:
+    """Frame the answer to the action ``ping``; ``time_s`` is the server's clock in Unix seconds."""
+    return text_frame(_encode(_Pong(_id(request_id), time_s)))
+
+
+def error(request_id: RequestId, code: int, message: str) -> bytes:
+    """Frame an error."""
+    return text_frame(_encode(_Error(_id(request_id), code, message)))
+
+
+def status(broker: str, state: str, message: str) -> bytes:
+    """Frame a change of a broker's state."""
+    return text_frame(_encode(_Status(broker, state, message)))
+
+
+def gap(topic: Topic, from_s: float, to_s: float, cause: str) -> bytes:
+    """Frame a known hole in a topic; times in Unix seconds."""
+    return text_frame(_encode(_Gap(topic.broker, topic.symbol, from_s, to_s, cause)))

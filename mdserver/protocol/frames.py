@@ -1,0 +1,54 @@
+"""Server WebSocket frames (RFC 6455, section 5.2).
+
+Server frames are not masked, so the bytes are the same for every client: a record is framed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = ["CloseCode", "close_frame", "ping_frame", "text_frame", "text_payloads"]
+
+
+class CloseCode:
+    """The close codes that this server sends (RFC 6455, section 7.4.1, and the IANA registry)."""
+
+    POLICY = 1008
+    INTERNAL = 1011
+    RESTART = 1012
+    TRY_LATER = 1013
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Frame one text message."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+def ping_frame(payload: bytes) -> bytes:
+    """Frame a ping; ``payload`` is at most 125 bytes."""
+    return b"\x89%c%b" % (len(payload), payload)
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Frame a close; a reason over 123 bytes of UTF-8 is cut at a character."""
+    text = reason.encode()[:123].decode(errors="ignore").encode()
+    return b"\x88%c%b%b" % (len(text) + 2, code.to_bytes(2, "big"), text)
+
+
+def text_payloads(data: bytes) -> Iterator[str]:
+    """Yield the texts of whole text frames made by :func:`text_frame`, one after the other."""
+    at = 0
+    while at < len(data):
+        size, head = data[at + 1], 2
+        if size == 126:
+            size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
+        elif size == 127:
+            size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
+        at += head
+        yield data[at : at + size].decode()
+        at += size

@@ -1,0 +1,201 @@
+"""What a client asked: JSON text in, a typed request or a :class:`RequestError` out."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, cast
+
+import msgspec
+from msgspec import Struct
+
+from ..model import RECORD_TYPES, RecordType
+from ..symbols import canonical
+
+__all__ = [
+    "Auth",
+    "ListSubscriptions",
+    "Ping",
+    "Request",
+    "RequestError",
+    "RequestId",
+    "Subscribe",
+    "Unsubscribe",
+    "parse_request",
+]
+
+RequestId: TypeAlias = str | int | None
+
+
+class Subscribe(Struct, frozen=True):
+    """Start streams. ``broker`` None: each broker that has the symbol is tried in config order."""
+
+    id: RequestId
+    symbols: tuple[str, ...]
+    types: tuple[RecordType, ...]
+    broker: str | None
+    since: bool
+
+
+class Unsubscribe(Struct, frozen=True):
+    """Stop streams; an empty selector matches everything."""
+
+    id: RequestId
+    symbols: tuple[str, ...]
+    types: tuple[RecordType, ...]
+    broker: str | None
+
+
+class ListSubscriptions(Struct, frozen=True):
+    """Ask for the current subscriptions."""
+
+    id: RequestId
+
+
+class Ping(Struct, frozen=True):
+    """Ask for an answer, to measure the round trip."""
+
+    id: RequestId
+
+
+class Auth(Struct, frozen=True):
+    """Give a key."""
+
+    id: RequestId
+
+
+Request: TypeAlias = Subscribe | Unsubscribe | ListSubscriptions | Ping | Auth
+
+
+class RequestError(Exception):
+    """The request cannot be served. ``code`` is one of the protocol's; ``request_id`` comes back in the answer."""
+
+    def __init__(self, code: int, message: str, request_id: RequestId = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+
+
+_FIELDS = {
+    "subscribe": {"symbols", "types", "broker", "interval", "since", "snapshot"},
+    "unsubscribe": {"symbols", "types", "broker", "interval"},
+    "list": set(),
+    "ping": set(),
+    "auth": {"key"},
+}
+
+
+def parse_request(raw: str | bytes) -> Request:
+    """Parse one client frame.
+
+    Raises :class:`RequestError` with code 400 for anything that is not a well-formed request, 408 for a record
+    type that does not exist; the message names the field and what was expected.
+    """
+    if isinstance(raw, bytes):
+        raise RequestError(400, "binary frame: send JSON as a text frame")
+    try:
+        message = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        raise RequestError(400, f"not JSON: {_brief(error)}") from None
+    if not isinstance(message, dict):
+        raise RequestError(400, f"expected a JSON object, got {_kind(message)}")
+    request_id = message.pop("id", None)
+    if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
+        raise RequestError(400, f"id: expected a string or an integer, got {_kind(request_id)}")
+    try:
+        return _build(message, request_id)
+    except RequestError as error:
+        error.request_id = request_id
+        raise
+
+
+def _build(message: dict[str, Any], request_id: RequestId) -> Request:
+    action = message.pop("action", None)
+    fields = _FIELDS.get(action) if isinstance(action, str) else None
+    if fields is None:
+        raise RequestError(400, f"action: expected one of {', '.join(_FIELDS)}, got {_show(action)}")
+    unknown = message.keys() - fields
+    if unknown:
+        raise RequestError(
+            400, f"{_show(min(unknown))}: unknown field of {action}; known: {_listing(fields)}"
+        )
+    match action:
+        case "subscribe":
+            symbols = _symbols(message)
+            if not symbols:
+                raise RequestError(400, "symbols: expected at least one symbol, got an empty list")
+            if message.get("snapshot", False) is not False:
+                raise RequestError(400, "snapshot: not offered for ticks and trades")
+            since = message.get("since")
+            if since is not None and (isinstance(since, bool) or not isinstance(since, int | float | dict)):
+                raise RequestError(400, f'since: expected Unix seconds or {{"seq": n}}, got {_kind(since)}')
+            types = _types(message) or ("tick",)
+            return Subscribe(request_id, symbols, types, _broker(message), since is not None)
+        case "unsubscribe":
+            symbols = _symbols(message) if "symbols" in message else ()
+            return Unsubscribe(request_id, symbols, _types(message), _broker(message))
+        case "list":
+            return ListSubscriptions(request_id)
+        case "ping":
+            return Ping(request_id)
+        case _:
+            if not isinstance(message.get("key"), str):
+                raise RequestError(400, f"key: expected a string, got {_kind(message.get('key'))}")
+            return Auth(request_id)
+
+
+def _symbols(message: dict[str, Any]) -> tuple[str, ...]:
+    out: dict[str, None] = {}
+    for item in _strings(message, "symbols"):
+        try:
+            out[canonical(item)] = None
+        except ValueError as error:
+            raise RequestError(400, f"symbols: {error}") from None
+    return tuple(out)
+
+
+def _types(message: dict[str, Any]) -> tuple[RecordType, ...]:
+    if "types" not in message:
+        return ()
+    types = _strings(message, "types")
+    for name in types:
+        if name not in RECORD_TYPES:
+            raise RequestError(408, f"types: unknown type {_show(name)}; there are {', '.join(RECORD_TYPES)}")
+    if not types:
+        raise RequestError(
+            400, f"types: expected at least one of {', '.join(RECORD_TYPES)}, got an empty list"
+        )
+    return cast("tuple[RecordType, ...]", tuple(dict.fromkeys(types)))
+
+
+def _broker(message: dict[str, Any]) -> str | None:
+    broker = message.get("broker")
+    if broker is not None and not isinstance(broker, str):
+        raise RequestError(400, f"broker: expected a string, got {_kind(broker)}")
+    return broker
+
+
+def _strings(message: dict[str, Any], field: str) -> list[str]:
+    value = message.get(field)
+    if not isinstance(value, list):
+        raise RequestError(400, f"{field}: expected a list of strings, got {_kind(value)}")
+    for item in value:
+        if not isinstance(item, str):
+            raise RequestError(400, f"{field}: expected a list of strings, found {_kind(item)} in it")
+    return value
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "nothing", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+def _show(value: object) -> str:
+    return f'"{value[:40]}"' if isinstance(value, str) else _kind(value)
+
+
+def _brief(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
+
+
+def _listing(fields: set[str]) -> str:
+    return ", ".join(sorted(fields | {"id", "action"}))

@@ -1,0 +1,291 @@
+"""The composition root: builds the server from its config, runs it, and takes it down in the order of the data.
+
+Stop brokers, close clients, flush what is journalled, close the database: each with a deadline, within
+:data:`SHUTDOWN_S` in all. A core task that fails ends the server after the same steps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from time import time, time_ns
+
+import attrs
+import structlog
+import trio
+
+from .config import BrokerEntry, Config
+from .demand import BrokerDemand
+from .errors import JournalFull
+from .host import Emit, Host
+from .journal import Journal, open_journal
+from .lock import lock_data_folder
+from .metrics import Metrics
+from .model import Feed, Published, Topic
+from .plugin import BrokerPlugin
+from .router import Router
+from .store import Store
+from .store.database import open_database
+from .store.embedded import open_embedded
+from .store.writer import Writer
+from .supervisor import SupervisedBroker, Supervisor
+from .web.app import make_app
+from .web.clients import Clients
+from .web.server import open_listeners, serve_app
+from .web.services import BrokerInfo, Services
+
+__all__ = ["SHUTDOWN_S", "open_store", "serve"]
+
+SHUTDOWN_S = 10.0
+BROKERS_STOP_S = 1.5
+CLIENTS_CLOSE_S = 2.5
+WRITER_DRAIN_S = 3.0
+JOURNAL_WARN_S = 60.0
+
+_log = structlog.get_logger("mdserver")
+
+
+@attrs.frozen
+class _Storage:
+    store: Store
+    journal: Journal
+    last_seqs: Mapping[Topic, int]
+
+
+@asynccontextmanager
+async def open_store(config: Config) -> AsyncIterator[Store]:
+    """Open the configured database, starting the embedded one if so configured; migrated and ready.
+
+    Raises :class:`StoreUnavailable` after ``database.connect_for_s`` without an answer.
+    """
+    async with AsyncExitStack() as stack:
+        url = config.database.url
+        if url == "embedded":
+            folder = config.data_dir / "postgresql"
+            url = await stack.enter_async_context(
+                open_embedded(folder, binaries=config.database.binaries, log=_log)
+            )
+        database = await stack.enter_async_context(
+            open_database(
+                url, retry_for_s=config.database.connect_for_s, migrate=config.database.migrate, log=_log
+            )
+        )
+        yield Store(database)
+
+
+@asynccontextmanager
+async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
+    if not config.database.store:
+        yield None
+        return
+    async with open_store(config) as store:
+        with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:
+            last_seqs = await store.last_seqs()
+            for topic, seq in journal.last_seqs().items():
+                last_seqs[topic] = max(seq, last_seqs.get(topic, 0))
+            yield _Storage(store, journal, last_seqs)
+
+
+async def serve(
+    config: Config,
+    plugins: Mapping[str, BrokerPlugin],
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the daemon until SIGINT or SIGTERM, or until a core task fails.
+
+    Args:
+        config: The checked config.
+        plugins: The broker plugins that loaded, by name.
+        task_status: Started with the server's base URL once clients are served.
+
+    Raises:
+        DataFolderInUse: Another server owns the data folder.
+        ConfigError: The address cannot be bound.
+        StoreUnavailable: The database did not answer in time.
+    """
+    with lock_data_folder(config.data_dir):
+        server = _Server(config, plugins)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.watch_signals, nursery.cancel_scope)
+            await server.run(task_status)
+            nursery.cancel_scope.cancel()
+    if server.failures:
+        raise ExceptionGroup("core tasks failed", server.failures)
+
+
+class _Server:
+    """What one run of the daemon shares between its parts."""
+
+    def __init__(self, config: Config, plugins: Mapping[str, BrokerPlugin]) -> None:
+        self.config = config
+        self.plugins = plugins
+        self.metrics = Metrics()
+        self.router = Router(self.metrics, config.server.window_ms / 1000)
+        self.stop = trio.Event()
+        self.serving = False
+        self.failures: list[Exception] = []
+
+    async def watch_signals(self, everything: trio.CancelScope) -> None:
+        """Stop on the first signal, end at once on the second."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if self.stop.is_set():
+                    _log.warning("second signal: ends at once", signal=number)
+                    os._exit(130)
+                _log.info("stopping", signal=signal.Signals(number).name)
+                self.stop.set()
+                if not self.serving:
+                    everything.cancel()
+
+    async def run(self, task_status: trio.TaskStatus[str]) -> None:
+        """Start all parts, serve until stopped, stop all parts."""
+        listeners = await open_listeners(self.config.server.host, self.config.server.port)
+        async with _open_storage(self.config) as storage:
+            writer = None if storage is None else self._make_writer(storage)
+            supervisor = self._make_supervisor(storage)
+            clients = Clients(self.config.server.max_clients, self.metrics)
+            services = self._make_services(storage, supervisor, writer)
+            app = make_app(services, supervisor, self.router, clients, self.config.server)
+            web_stop = trio.Event()
+            async with trio.open_nursery() as storing, trio.open_nursery() as web:
+                if storage is not None and writer is not None:
+                    sync_s = self.config.journal.sync_ms / 1000
+                    self._start(storing, partial(storage.journal.sync_forever, sync_s))
+                    self._start(storing, writer.run)
+                if self.config.server.window_ms:
+                    self._start(web, self.router.run)
+                self._start(web, clients.keep)
+                serve_web = partial(
+                    serve_app, app, listeners, self.metrics, stop=web_stop, grace_s=CLIENTS_CLOSE_S
+                )
+                await web.start(partial(self._guarded_start, serve_web))
+                async with trio.open_nursery() as brokers:
+                    self._start(brokers, supervisor.run)
+                    self.serving = True
+                    host, port = listeners[0].socket.getsockname()[:2]
+                    task_status.started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+                    await self.stop.wait()
+                    brokers.cancel_scope.deadline = trio.current_time() + BROKERS_STOP_S
+                    brokers.cancel_scope.cancel()
+                await self._wind_down(clients, web_stop, web, storing, writer)
+
+    async def _wind_down(
+        self,
+        clients: Clients,
+        web_stop: trio.Event,
+        web: trio.Nursery,
+        storing: trio.Nursery,
+        writer: Writer | None,
+    ) -> None:
+        self.router.flush()
+        clients.close_all()
+        with trio.move_on_after(CLIENTS_CLOSE_S):
+            await clients.gone()
+        web_stop.set()
+        web.cancel_scope.deadline = trio.current_time() + CLIENTS_CLOSE_S
+        if writer is not None:
+            with trio.move_on_after(WRITER_DRAIN_S) as drain:
+                await writer.drain()
+            if drain.cancelled_caught:
+                _log.warning("not all is in the database: the rest waits in the journal")
+        web.cancel_scope.cancel()
+        storing.cancel_scope.cancel()
+
+    # -- parts ---------------------------------------------------------------------------------------
+
+    def _make_writer(self, storage: _Storage) -> Writer:
+        database = self.config.database
+        return Writer(
+            storage.journal,
+            storage.store,
+            flush_s=database.flush_ms / 1000,
+            flush_rows=database.flush_rows,
+            metrics=self.metrics,
+            log=_log,
+        )
+
+    def _make_supervisor(self, storage: _Storage | None) -> Supervisor:
+        emit: Emit = self.router.publish if storage is None else _Journalled(storage.journal, self)
+        last_seqs = {} if storage is None else storage.last_seqs
+        return Supervisor(
+            self._make_broker(entry, emit, last_seqs)
+            for entry in self.config.brokers
+            if entry.enabled and entry.plugin in self.plugins
+        )
+
+    def _make_broker(
+        self, entry: BrokerEntry, emit: Emit, last_seqs: Mapping[Topic, int]
+    ) -> SupervisedBroker:
+        plugin = self.plugins[entry.plugin]
+        types = entry.types or plugin.types
+        demand = BrokerDemand(Feed(symbol, kind) for symbol in entry.symbols for kind in types)
+        host = Host(entry.name, demand, emit=emit, last_seqs=last_seqs, metrics=self.metrics, log=_log)
+        return SupervisedBroker(plugin, partial(plugin.factory, entry.settings), demand, host, self.metrics)
+
+    def _make_services(
+        self, storage: _Storage | None, supervisor: Supervisor, writer: Writer | None
+    ) -> Services:
+        def ready() -> Sequence[str]:
+            if self.stop.is_set():
+                return ["the server is stopping"]
+            return [] if writer is None or writer.away is None else [f"the database is away: {writer.away}"]
+
+        return Services(
+            store=None if storage is None else storage.store,
+            broker_states=supervisor.states,
+            broker_order=tuple(
+                BrokerInfo(broker.name, broker.plugin.candles_from) for broker in supervisor.brokers.values()
+            ),
+            ready=ready,
+            metrics=self.metrics,
+            now_us=lambda: time_ns() // 1000,
+            flush_s=self.config.database.flush_ms / 1000,
+            cors_origins=self.config.server.cors_origins,
+        )
+
+    # -- core tasks ----------------------------------------------------------------------------------
+
+    def _start(self, nursery: trio.Nursery, run: Callable[[], Awaitable[None]]) -> None:
+        nursery.start_soon(self._guarded, run)
+
+    async def _guarded(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a core task; its failure stops the server in order instead of tearing it down."""
+        try:
+            await run()
+        except* Exception as group:  # noqa: BLE001 - kept, raised at the end of the run
+            _log.exception("core task failed: the server stops", exc_info=group)
+            self.failures.extend(group.exceptions)
+            self.stop.set()
+
+    async def _guarded_start(
+        self, run: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None]
+    ) -> None:
+        await self._guarded(partial(run, task_status=task_status))
+
+
+class _Journalled:
+    """The way of an accepted batch: to the journal first, then to the clients.
+
+    Streaming never stops for the disk: when the journal is at its bound or the disk refuses, the records go out,
+    and that they are not stored is counted and said.
+    """
+
+    def __init__(self, journal: Journal, server: _Server) -> None:
+        self._append = journal.append
+        self._route = server.router.publish
+        self._refused = server.metrics.journal_refused
+        self._said_s = 0.0
+
+    def __call__(self, batch: list[Published]) -> None:
+        try:
+            self._append(batch)
+        except (JournalFull, OSError) as error:
+            self._refused.inc(len(batch))
+            if time() - self._said_s > JOURNAL_WARN_S:
+                self._said_s = time()
+                _log.error("records are not stored", error=str(error))
+        self._route(batch)

@@ -1,0 +1,59 @@
+"""Which prices cannot be true (pure).
+
+A price must be finite, above zero and below :data:`MAX_PRICE`. A jump by more than :data:`MAX_JUMP` against the
+last accepted price of the topic is a wrong scale or a corrupt message, unless the venue insists: the same level
+:data:`CONFIRMATIONS` times in a row is believed, so that a redenominated symbol is not cut off for ever.
+"""
+
+from __future__ import annotations
+
+from .model import Record, Tick
+
+__all__ = ["CONFIRMATIONS", "MAX_JUMP", "MAX_PRICE", "PriceCheck"]
+
+MAX_PRICE = 1e12
+MAX_JUMP = 50.0
+"""Dearest and cheapest believable change between two records: a factor; wrong scales are off by 10 to 1,000."""
+CONFIRMATIONS = 5
+
+
+class PriceCheck:
+    """The check of one topic's records."""
+
+    __slots__ = ("_high", "_low", "_strange")
+
+    def __init__(self) -> None:
+        self._low = 0.0
+        self._high = MAX_PRICE
+        self._strange = 0
+
+    def fault(self, record: Record) -> str | None:
+        """Return why a record cannot be true, as a metric's label, or None."""
+        if type(record) is Tick:
+            price, other = record.bid, record.ask
+            if not self._low < price < self._high or not self._low < other < self._high:
+                return self._judge(price if not self._low < price < self._high else other)
+            if other < price:
+                return "crossed"
+            if not _plausible(record.bid_size) or not _plausible(record.ask_size):
+                return "size"
+        else:
+            price = record.price
+            if not self._low < price < self._high:
+                return self._judge(price)
+            if not _plausible(record.size):
+                return "size"
+        self._low, self._high, self._strange = price / MAX_JUMP, price * MAX_JUMP, 0
+        return None
+
+    def _judge(self, price: float) -> str:
+        if not 0.0 < price < MAX_PRICE:  # also true of NaN
+            return "price"
+        self._strange += 1
+        if self._strange >= CONFIRMATIONS:
+            self._low, self._high, self._strange = 0.0, MAX_PRICE, 0
+        return "jump"
+
+
+def _plausible(size: float | None) -> bool:
+    return size is None or 0.0 <= size < 1e18

@@ -1,0 +1,41 @@
+"""The Quart-Trio application: HTTP routes and the WebSocket endpoint."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..config import ServerConfig
+from ..router import Router
+from ..supervisor import Supervisor
+from .clients import Clients
+from .endpoint import stream_endpoint
+from .http import http_routes
+from .pending import PendingFeeds
+from .services import Services
+from .session import Session
+from .sink import StreamingQuartTrio
+
+__all__ = ["make_app"]
+
+
+def make_app(
+    services: Services, supervisor: Supervisor, router: Router, clients: Clients, config: ServerConfig
+) -> StreamingQuartTrio:
+    """Compose the application."""
+    app = StreamingQuartTrio("mdserver")
+    app.register_blueprint(http_routes(services))
+    brokers = supervisor.brokers
+    make_session = partial(
+        Session,
+        brokers=brokers,
+        router=router,
+        pending=PendingFeeds(brokers.values()),
+        metrics=services.metrics,
+        max_symbols=config.max_symbols,
+    )
+    endpoint = stream_endpoint(clients, make_session, buffer_bytes=config.client_buffer_bytes)
+    for path in ("/", "/stream"):
+        app.add_websocket(path, f"stream {path}", endpoint)
+    for broker in brokers.values():
+        broker.listeners.append(clients.on_broker_state)
+    return app
