@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from typing import Annotated
 from urllib.parse import urlencode
 
 import attrs
@@ -38,7 +39,7 @@ _BUCKET_US = 60 * US_PER_S  # a record from before the latest one's minute count
 class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     series_id: int
     time_us: int
-    seq: int
+    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 @attrs.frozen
@@ -64,7 +65,8 @@ async def records_answer(
     series = choose_series(
         stored, services.broker_order, symbol, broker=query.get("broker"), wanted=type_, param=None
     )
-    ask = _Ask(series, from_us, to_us, _after(query.get("cursor"), series), limit)
+    after = _after(query.get("cursor"), series, from_us, to_us)
+    ask = _Ask(series, from_us, to_us, after, limit)
     form = format_of(request)
 
     async def build() -> Body:
@@ -109,7 +111,7 @@ def _next_cursor(ask: _Ask, positions: Sequence[Position]) -> str | None:
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def _after(cursor: str | None, series: SeriesLike) -> Position | None:
+def _after(cursor: str | None, series: SeriesLike, from_us: int, to_us: int) -> Position | None:
     if cursor is None:
         return None
     try:
@@ -117,11 +119,11 @@ def _after(cursor: str | None, series: SeriesLike) -> Position | None:
         found = msgspec.msgpack.decode(packed, type=_Cursor)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         raise invalid_parameter("cursor", cursor, "expected the next_cursor of the page before") from None
-    if found.series_id != series.id:
+    if found.series_id != series.id or not from_us <= found.time_us <= to_us:
         raise Problem(
             400,
             "invalid_parameter",
-            "the cursor belongs to another symbol or broker; keep the other parameters from page to page",
+            "the cursor belongs to another request; keep the other parameters from page to page",
             param="cursor",
         )
     return found.time_us, found.seq

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 from typing import Any
 
+import msgspec
 import pytest
 
 T0 = 1_710_892_800
@@ -75,11 +77,19 @@ async def test_bad_cursor(site: Any, cursor: str) -> None:
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "cursor")
 
 
-async def test_cursor_of_another_series(site: Any) -> None:
+@pytest.mark.parametrize("changed", [{"broker": "oanda"}, {"from": T0 + 5}])
+async def test_cursor_of_another_request(site: Any, changed: dict[str, object]) -> None:
     cursor = (await (await site.get(path("ticks", limit=1))).get_json())["next_cursor"]
-    problem = await site.problem(path("ticks", limit=1, broker="oanda", cursor=cursor))
+    problem = await site.problem(path("ticks", limit=1, cursor=cursor, **changed))
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "cursor")
-    assert "another symbol or broker" in problem["detail"]
+    assert "another request" in problem["detail"]
+
+
+@pytest.mark.parametrize("place", [[2, T0 * 10**6, 2**64 - 1], [2, 2**63, 1], [2, -5, 1], [2, T0 * 10**6, -1], [2]])
+async def test_forged_cursor(site: Any, place: list[int]) -> None:
+    cursor = base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode().rstrip("=")
+    problem = await site.problem(path("ticks", cursor=cursor))
+    assert (problem["code"], problem["param"]) == ("invalid_parameter", "cursor")
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "10001", "1.5", "x", "%D9%A3", "1" * 5_000])
