@@ -14,6 +14,7 @@ from .answers import answer, small_body
 from .caching import REVALIDATE, DigestMemory
 from .candles_view import candles_answer, stored_series
 from .cors import cross_origin
+from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
 from .params import query_of, symbol_of
 from .problem import Problem, problem_response, store_away
@@ -29,7 +30,9 @@ _log = structlog.get_logger("mdserver.web")
 def http_routes(services: Services) -> Blueprint:
     """Return the blueprint of all HTTP routes, and of the error answers of the whole app."""
     routes = Blueprint("http", __name__)
-    _add_data_routes(routes, services, DigestMemory())
+    memory = DigestMemory()
+    _add_data_routes(routes, services, memory)
+    _add_overview_routes(routes, services, memory)
     _add_operator_routes(routes, services)
     _add_error_handlers(routes)
 
@@ -46,12 +49,32 @@ def http_routes(services: Services) -> Blueprint:
     return routes
 
 
-def _add_data_routes(routes: Blueprint, services: Services, memory: DigestMemory) -> None:
-    def store() -> ReadStore:
-        if services.store is None:
-            raise Problem(503, "unavailable", "this server does not store: database.store is off")
-        return services.store
+def _store(services: Services) -> ReadStore:
+    if services.store is None:
+        raise Problem(503, "unavailable", "this server does not store: database.store is off")
+    return services.store
 
+
+def _add_data_routes(routes: Blueprint, services: Services, memory: DigestMemory) -> None:
+    @routes.get("/api/candles")
+    async def candles() -> Response:
+        return await candles_answer(request, services, _store(services), memory)
+
+    @routes.get("/api/candles/<path:symbol>/<timeframe>")
+    async def candles_by_path(symbol: str, timeframe: str) -> Response:
+        path = (("symbol", symbol), ("timeframe", timeframe))
+        return await candles_answer(request, services, _store(services), memory, path)
+
+    @routes.get("/api/ticks")
+    async def ticks() -> Response:
+        return await records_answer(request, services, _store(services), memory, "tick")
+
+    @routes.get("/api/trades")
+    async def trades() -> Response:
+        return await records_answer(request, services, _store(services), memory, "trade")
+
+
+def _add_overview_routes(routes: Blueprint, services: Services, memory: DigestMemory) -> None:
     async def json_answer(document: dict[str, Any]) -> Response:
         async def build() -> Body:
             return small_body(msgspec.json.encode(document))
@@ -63,32 +86,20 @@ def _add_data_routes(routes: Blueprint, services: Services, memory: DigestMemory
     async def metadata() -> Response:
         query = query_of(request.args.items(multi=True), ("symbol",))
         if not query:
-            return await json_answer(all_symbols(await store().series()))
+            return await json_answer(all_symbols(await _store(services).series()))
         symbol = symbol_of(query)
-        stored = await stored_series(store(), symbol)
+        stored = await stored_series(_store(services), symbol)
         return await json_answer(one_symbol(symbol, stored, services.broker_order))
-
-    @routes.get("/api/candles")
-    async def candles() -> Response:
-        return await candles_answer(request, services, store(), memory)
-
-    @routes.get("/api/candles/<path:symbol>/<timeframe>")
-    async def candles_by_path(symbol: str, timeframe: str) -> Response:
-        path = (("symbol", symbol), ("timeframe", timeframe))
-        return await candles_answer(request, services, store(), memory, path)
-
-    @routes.get("/api/ticks")
-    async def ticks() -> Response:
-        return await records_answer(request, services, store(), memory, "tick")
-
-    @routes.get("/api/trades")
-    async def trades() -> Response:
-        return await records_answer(request, services, store(), memory, "trade")
 
     @routes.get("/api/brokers")
     async def brokers() -> Response:
         query_of(request.args.items(multi=True), ())
         return await json_answer(broker_list(services.broker_states()))
+
+    @routes.get("/api/openapi.json")
+    async def openapi() -> Response:
+        query_of(request.args.items(multi=True), ())
+        return await json_answer(openapi_document())
 
 
 def _add_operator_routes(routes: Blueprint, services: Services) -> None:

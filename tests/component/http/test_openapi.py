@@ -1,0 +1,82 @@
+"""The OpenAPI document says what the routes do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from mdserver.web import candles_view, records_view
+from mdserver.web.openapi import openapi_document
+
+T0 = 1_710_892_800
+EXAMPLES = {
+    "/api/metadata": ["/api/metadata", "/api/metadata?symbol=EURUSD"],
+    "/api/candles": [f"/api/candles?symbol=EURUSD&timeframe=1h&from={T0}&to={T0 + 7_200}"],
+    "/api/candles/{symbol}/{timeframe}": [f"/api/candles/EURUSD/1d?from={T0}&to={T0}"],
+    "/api/ticks": [f"/api/ticks?symbol=EURUSD&from={T0}&to={T0 + 9}&limit=3"],
+    "/api/trades": [f"/api/trades?symbol=EURUSD&from={T0}&to={T0 + 1}"],
+    "/api/brokers": ["/api/brokers"],
+    "/api/openapi.json": ["/api/openapi.json"],
+    "/health/live": ["/health/live"],
+    "/health/ready": ["/health/ready"],
+}
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def validator(schema: dict[str, Any]) -> Draft202012Validator:
+    """Return a validator of a part of the document, which keeps its references."""
+    return Draft202012Validator({**schema, "components": openapi_document()["components"]})
+
+
+def test_every_route_is_described_and_no_other(site: Any) -> None:
+    rules = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in site.app.url_map.iter_rules()}
+    assert set(openapi_document()["paths"]) == rules - {"/static/{filename}"}
+
+
+def test_every_reference_leads_somewhere() -> None:
+    document = openapi_document()
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+def test_parameters_are_those_that_the_routes_know() -> None:
+    paths = openapi_document()["paths"]
+    known = {
+        "/api/candles": candles_view.QUERY,
+        "/api/candles/{symbol}/{timeframe}": candles_view.QUERY,
+        "/api/ticks": records_view.QUERY,
+        "/api/trades": records_view.QUERY,
+    }
+    for path, names in known.items():
+        assert sorted(parameter["name"] for parameter in paths[path]["get"]["parameters"]) == sorted(names)
+
+
+@pytest.mark.parametrize(("path", "url"), [(path, url) for path, urls in EXAMPLES.items() for url in urls])
+async def test_answers_have_the_described_shape(site: Any, path: str, url: str) -> None:
+    response = await site.get(url)
+    described = openapi_document()["paths"][path]["get"]["responses"][str(response.status_code)]
+    schema = described["content"][response.content_type]["schema"]
+    document = await response.get_json()
+    assert document
+    validator(schema).validate(document)
+
+
+async def test_problems_have_the_described_shape(site: Any) -> None:
+    site.not_ready = ["starting"]
+    for url in ("/api/candles", "/api/nothing", "/health/ready"):
+        document = await (await site.get(url)).get_json(force=True)
+        validator({"$ref": "#/components/schemas/Problem"}).validate(document)
