@@ -1,0 +1,159 @@
+"""A server without a database, over real sockets, with brokers that the test scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import attrs
+import structlog
+import trio
+from trio_websocket import WebSocketConnection, connect_websocket_url
+
+from mdserver.config import ServerConfig
+from mdserver.demand import BrokerDemand
+from mdserver.host import Host
+from mdserver.metrics import Metrics
+from mdserver.model import Feed, Record
+from mdserver.plugin import BrokerHost, BrokerPlugin
+from mdserver.router import Router
+from mdserver.supervisor import SupervisedBroker, Supervisor
+from mdserver.web.app import make_app
+from mdserver.web.clients import Clients
+from mdserver.web.server import open_listeners, serve_app
+from mdserver.web.services import BrokerInfo, Services
+from mdserver.web.sink import StreamingQuartTrio
+
+
+class ScriptedBroker:
+    """Confirms what it is asked for, but refuses and delays as told; the test publishes through ``host``."""
+
+    def __init__(self) -> None:
+        self.host: BrokerHost | None = None
+        self.refuses: dict[str, str] = {}
+        self.silent: set[str] = set()
+        self.running = trio.Event()
+
+    async def run(self, host: BrokerHost, *, task_status: trio.TaskStatus[None]) -> None:
+        self.host = host
+        task_status.started()
+        self.running.set()
+        known: frozenset[Feed] = frozenset()
+        while True:
+            wanted = await host.demand.wait_changed(known)
+            for feed in wanted - known:
+                if feed.symbol in self.refuses:
+                    host.refuse([feed], self.refuses[feed.symbol])
+                elif feed.symbol not in self.silent:
+                    host.confirm([feed])
+            known = host.demand.current()
+
+    def publish(self, *batch: Record) -> None:
+        assert self.host is not None
+        self.host.publish(batch)
+
+
+@attrs.define
+class StreamServer:
+    """A running server and what a test reaches of it."""
+
+    url: str
+    port: int
+    brokers: dict[str, ScriptedBroker]
+    clients: Clients
+    router: Router
+    metrics: Metrics
+    supervisor: Supervisor
+    app: StreamingQuartTrio
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"mdserver_{name}", labels) or 0.0
+
+
+@asynccontextmanager
+async def open_stream_server(
+    names: Sequence[str] = ("one",), *, window_s: float = 0.0, types: tuple = ("tick", "trade"), **server: Any
+) -> AsyncIterator[StreamServer]:
+    metrics = Metrics()
+    router = Router(metrics, window_s)
+    scripted = {name: ScriptedBroker() for name in names}
+    log = structlog.get_logger()
+    supervised = []
+    for name, broker in scripted.items():
+        demand = BrokerDemand()
+        host = Host(name, demand, emit=router.publish, last_seqs={}, metrics=metrics, log=log)
+        plugin = BrokerPlugin(name, "scripted", object, lambda _: None, types=types)
+        supervised.append(SupervisedBroker(plugin, lambda broker=broker: broker, demand, host, metrics))
+    supervisor = Supervisor(supervised)
+    config = ServerConfig(port=0, window_ms=window_s * 1000, **server)
+    clients = Clients(config.max_clients, metrics)
+    services = Services(
+        store=None,
+        broker_states=supervisor.states,
+        broker_order=tuple(BrokerInfo(name) for name in names),
+        ready=list,
+        metrics=metrics,
+        now_us=lambda: 0,
+    )
+    app = make_app(services, supervisor, router, clients, config)
+    listeners = await open_listeners("127.0.0.1", 0)
+    port = listeners[0].socket.getsockname()[1]
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        nursery.start_soon(clients.keep)
+        if window_s:
+            nursery.start_soon(router.run)
+        await nursery.start(partial(serve_app, app, listeners, metrics, stop=stop, grace_s=1.0))
+        for broker in scripted.values():
+            await broker.running.wait()
+        yield StreamServer(
+            f"ws://127.0.0.1:{port}/", port, scripted, clients, router, metrics, supervisor, app
+        )
+        clients.close_all()
+        stop.set()
+        nursery.cancel_scope.deadline = trio.current_time() + 3
+        nursery.cancel_scope.cancel()
+
+
+class Client:
+    """A WebSocket client that speaks JSON."""
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self.connection = connection
+
+    async def send(self, message: Any) -> None:
+        text = message if isinstance(message, str | bytes) else json.dumps(message)
+        await self.connection.send_message(text)
+
+    async def get(self) -> Any:
+        with trio.fail_after(5):
+            return json.loads(await self.connection.get_message())
+
+    async def ask(self, message: Any) -> Any:
+        await self.send(message)
+        return await self.get()
+
+    async def subscribe(self, *symbols: str, **fields: Any) -> Any:
+        return await self.ask({"action": "subscribe", "symbols": list(symbols), **fields})
+
+
+@asynccontextmanager
+async def open_client(url: str) -> AsyncIterator[Client]:
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(5):
+            connection = await connect_websocket_url(nursery, url, max_message_size=1 << 24)
+        client = Client(connection)
+        hello = await client.get()
+        assert hello["type"] == "status"
+        try:
+            yield client
+            with trio.move_on_after(1):
+                await connection.aclose()
+        finally:
+            # the library leaves the socket open where the server closed it in the middle of a send
+            await trio.aclose_forcefully(connection._stream)
+        nursery.cancel_scope.cancel()

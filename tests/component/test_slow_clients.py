@@ -1,0 +1,225 @@
+"""Clients that do not read, peers that misbehave: nobody else notices, and memory stays bounded."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import asynccontextmanager, closing
+
+import pytest
+import trio
+from wsproto.frame_protocol import Opcode
+
+from mdserver.model import Tick, Trade
+from mdserver.web import clients as clients_module
+from mdserver.web import server as server_module
+
+from .conftest import open_client, open_stream_server
+
+T0 = 1_710_918_000_000_000
+
+
+class RawClient:
+    """A client that reads only when it is told to, through a small receive buffer."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._pending = b""
+
+    async def send_text(self, text: str) -> None:
+        payload = text.encode()
+        mask = b"\x01\x02\x03\x04"
+        masked = bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
+        assert len(payload) < 126
+        await self.stream.send_all(bytes((0x81, 0x80 | len(payload))) + mask + masked)
+
+    async def frames_until_end(self, limit_s: float = 5.0) -> list[tuple[int, bytes]]:
+        """Read whole frames until a close frame or the end of the stream."""
+        out: list[tuple[int, bytes]] = []
+        data = self._pending
+        with trio.move_on_after(limit_s):
+            while True:
+                while (frame := _cut(data)) is not None:
+                    opcode, payload, data = frame
+                    out.append((opcode, payload))
+                    if opcode == Opcode.CLOSE:
+                        return out
+                try:
+                    more = await self.stream.receive_some(65536)
+                except trio.BrokenResourceError:
+                    return out
+                if not more:
+                    return out
+                data += more
+        return out
+
+
+def _cut(data: bytes) -> tuple[int, bytes, bytes] | None:
+    if len(data) < 2:
+        return None
+    size, head = data[1], 2
+    if size == 126:
+        size, head = int.from_bytes(data[2:4], "big"), 4
+    elif size == 127:
+        size, head = int.from_bytes(data[2:10], "big"), 10
+    if len(data) < head + size:
+        return None
+    return data[0] & 15, data[head : head + size], data[head + size :]
+
+
+@asynccontextmanager
+async def open_raw(port: int):
+    sock = trio.socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await sock.connect(("127.0.0.1", port))
+    stream = trio.SocketStream(sock)
+    await stream.send_all(
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    )
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += await stream.receive_some(4096)
+    head, _, rest = data.partition(b"\r\n\r\n")
+    assert b"101" in head.split(b"\r\n")[0]
+    assert b"permessage-deflate" not in head.lower()
+    client = RawClient(stream)
+    client._pending = rest
+    try:
+        yield client
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def settle(server, count: int) -> None:
+    with trio.fail_after(5):
+        while len(server.clients.sessions) != count:
+            await trio.sleep(0.01)
+
+
+async def test_ticks_are_conflated_for_a_stalled_reader_and_the_jump_is_explained() -> None:
+    async with open_stream_server() as server, open_raw(server.port) as stalled:
+        await stalled.send_text('{"action":"subscribe","symbols":["EURUSD"]}')
+        await settle(server, 1)
+        await trio.sleep(0.1)
+        total = 60_000
+        for n in range(total):
+            server.brokers["one"].publish(Tick("EURUSD", T0 + n, 1.1, 1.2))
+            if n % 200 == 0:
+                await trio.sleep(0)
+        (session,) = server.clients.sessions
+        assert session.sink.behind
+        assert session.sink._backlog.size < 1 << 20
+        with trio.move_on_after(2):
+            frames = await stalled.frames_until_end(1.0)
+        ticks = [m for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "tick"]
+        last = 0
+        for message in ticks:
+            assert message["seq"] == last + 1 + message.get("conflated", 0)
+            last = message["seq"]
+        assert last == total
+        assert len(ticks) < total
+        assert server.value("records_conflated_total") == total - len(ticks)
+
+
+async def test_trades_are_never_conflated_past_the_bound_407_and_1013() -> None:
+    async with open_stream_server(client_buffer_bytes=65536) as server:
+        async with open_raw(server.port) as stalled, open_client(server.url) as other:
+            await stalled.send_text('{"action":"subscribe","symbols":["BTCUSDT"],"types":["trade"]}')
+            await settle(server, 2)
+            await trio.sleep(0.1)
+            ack = await other.subscribe("BTCUSDT", types=["trade"])
+            assert ack["results"][0]["status"] == "active"
+            await trio.sleep(0.1)
+            sent = 0
+            while server.value("client_errors_total", code="407") == 0:
+                server.brokers["one"].publish(Trade("BTCUSDT", T0 + sent, 67000.1, 0.5, "sell", str(sent)))
+                sent += 1
+                assert sent < 1_000_000
+                assert (await other.get())["seq"] == sent
+            frames = await stalled.frames_until_end()
+            trades = [m for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "trade"]
+            assert [m["seq"] for m in trades] == list(range(1, len(trades) + 1))
+            errors = [m for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "error"]
+            assert [m["code"] for m in errors] == [407]
+            assert frames[-1][0] == Opcode.CLOSE
+            assert frames[-1][1][:2] == (1013).to_bytes(2, "big")
+            await settle(server, 1)
+
+
+async def test_a_reader_that_catches_up_gets_every_trade() -> None:
+    async with open_stream_server() as server, open_raw(server.port) as slow:
+        await slow.send_text('{"action":"subscribe","symbols":["BTCUSDT"],"types":["trade"]}')
+        await settle(server, 1)
+        await trio.sleep(0.1)
+        for n in range(5000):
+            server.brokers["one"].publish(Trade("BTCUSDT", T0 + n, 67000.1, 0.5, "sell", str(n)))
+        (session,) = server.clients.sessions
+        assert session.sink.behind
+        frames = await slow.frames_until_end(1.0)
+        seqs = [m["seq"] for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "trade"]
+        assert seqs == list(range(1, 5001))
+        assert not session.sink.behind
+
+
+async def test_no_sign_of_life_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients_module, "PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr(clients_module, "PONG_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(clients_module, "_CHECK_S", 0.05)
+    async with (
+        open_stream_server() as server,
+        open_raw(server.port) as mute,
+        open_client(server.url) as alive,
+    ):
+        frames = await mute.frames_until_end()
+        assert [op for op, _ in frames if op == Opcode.PING]
+        assert frames[-1][0] == Opcode.CLOSE
+        assert frames[-1][1][:2] == (1008).to_bytes(2, "big")
+        assert (await alive.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_one_bad_byte_after_the_upgrade_ends_that_connection_only() -> None:
+    """Hypercorn's issue 225: without the guard this ends the server."""
+    async with open_stream_server() as server, open_client(server.url) as other:
+        async with open_raw(server.port) as bad:
+            await bad.stream.send_all(b"\xff")
+            await bad.frames_until_end(2.0)
+        assert (await other.ask({"action": "ping"}))["type"] == "pong"
+        async with open_client(server.url) as newcomer:
+            assert (await newcomer.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the guard such a send hangs in a shield for ever, through shutdown too."""
+    monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.3)
+    async with open_stream_server() as server:
+        body = b"x" * 20_000_000
+
+        @server.app.get("/big")
+        async def big() -> bytes:
+            return body
+
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with closing(sock):
+            await sock.connect(("127.0.0.1", server.port))
+            await sock.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            with trio.fail_after(5):
+                while server.value("connections_dropped_total") == 0:
+                    await trio.sleep(0.02)
+
+
+async def test_shutdown_is_not_held_up_by_a_stalled_reader() -> None:
+    started = trio.current_time()
+    async with open_stream_server() as server, open_raw(server.port) as stalled:
+        await stalled.send_text('{"action":"subscribe","symbols":["T"],"types":["trade"]}')
+        await settle(server, 1)
+        await trio.sleep(0.05)
+        for n in range(5000):
+            server.brokers["one"].publish(Trade("T", T0 + n, 1.5, 2.0))
+        started = trio.current_time()
+        server.clients.close_all()
+        with trio.fail_after(4):
+            await server.clients.gone()
+    assert trio.current_time() - started < 6

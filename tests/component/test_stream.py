@@ -1,0 +1,262 @@
+"""The WebSocket contract, over real sockets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+from trio_websocket import ConnectionClosed
+
+from mdserver.model import Tick, Trade
+
+from .conftest import open_client, open_stream_server
+
+T0 = 1_710_918_000_123_456
+
+
+def tick(symbol: str = "EURUSD", n: int = 0) -> Tick:
+    return Tick(symbol, T0 + n, 1.08703, 1.08705, 1_000_000.0, 500_000.0)
+
+
+def trade(symbol: str = "BTCUSDT", n: int = 0) -> Trade:
+    return Trade(symbol, T0 + n, 67123.4, 0.002, "buy", str(n))
+
+
+async def test_hello_names_protocol_and_server() -> None:
+    async with open_stream_server() as server, trio.open_nursery() as nursery:
+        from trio_websocket import connect_websocket_url
+
+        for path in ("", "stream"):
+            connection = await connect_websocket_url(nursery, server.url + path)
+            hello = json.loads(await connection.get_message())
+            assert hello["message"] == "Connected to Market Data Server"
+            assert hello["protocol"] == 1
+            assert hello["server"].startswith("mdserver/")
+            await connection.aclose()
+
+
+async def test_a_tick_arrives_as_the_contract_shows_it() -> None:
+    async with open_stream_server(["oanda"]) as server, open_client(server.url) as client:
+        ack = await client.subscribe("eur/usd", id="a1")
+        assert ack == {
+            "type": "ack",
+            "id": "a1",
+            "action": "subscribe",
+            "results": [{"broker": "oanda", "symbol": "EURUSD", "type": "tick", "status": "pending"}],
+            "subscriptions": [{"broker": "oanda", "symbol": "EURUSD", "type": "tick"}],
+        }
+        confirmed = await client.get()
+        assert confirmed["id"] == "a1"
+        assert confirmed["results"][0]["status"] == "active"
+        server.brokers["oanda"].publish(tick())
+        raw = await client.connection.get_message()
+        assert raw == (
+            '{"type":"tick","broker":"oanda","symbol":"EURUSD","seq":1,"time":1710918000.123456,'
+            '"bid":1.08703,"ask":1.08705,"bid_size":1000000,"ask_size":500000}'
+        )
+
+
+async def test_a_trade_arrives_as_the_contract_shows_it() -> None:
+    async with open_stream_server(["binance"]) as server, open_client(server.url) as client:
+        await client.subscribe("BTCUSDT", types=["trade"])
+        await client.get()
+        server.brokers["binance"].publish(trade(n=7))
+        assert await client.get() == {
+            "type": "trade",
+            "broker": "binance",
+            "symbol": "BTCUSDT",
+            "seq": 1,
+            "time": 1710918000.123463,
+            "price": 67123.4,
+            "size": 0.002,
+            "side": "buy",
+            "trade_id": "7",
+        }
+
+
+async def test_seq_is_contiguous_and_order_is_kept() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        await client.subscribe("EURUSD", types=["trade"])
+        await client.get()
+        for start in range(0, 1000, 10):
+            server.brokers["one"].publish(*[trade("EURUSD", n=start + i) for i in range(10)])
+        seqs = [(await client.get())["seq"] for _ in range(1000)]
+        assert seqs == list(range(1, 1001))
+
+
+async def test_a_window_loses_nothing() -> None:
+    async with open_stream_server(window_s=0.002) as server, open_client(server.url) as client:
+        await client.subscribe("EURUSD")
+        await client.get()
+        for n in range(100):
+            server.brokers["one"].publish(tick(n=n))
+            if n % 10 == 0:
+                await trio.sleep(0.001)
+        assert [(await client.get())["seq"] for _ in range(100)] == list(range(1, 101))
+
+
+async def test_one_bad_symbol_spoils_no_other() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        server.brokers["one"].refuses["NOPE"] = "no such pair"
+        await client.subscribe("EURUSD", "NOPE", id=1)
+        answers = [await client.get(), await client.get()]
+        by_symbol = {answer["results"][0]["symbol"]: answer for answer in answers}
+        assert by_symbol["EURUSD"]["results"][0]["status"] == "active"
+        refused = by_symbol["NOPE"]["results"][0]
+        assert (refused["status"], refused["code"], refused["message"]) == ("error", 408, "no such pair")
+        listing = await client.ask({"action": "list"})
+        assert [s["symbol"] for s in listing["subscriptions"]] == ["EURUSD"]
+
+
+async def test_the_next_broker_is_tried_in_config_order() -> None:
+    async with open_stream_server(["first", "second"]) as server, open_client(server.url) as client:
+        server.brokers["first"].refuses["XAUUSD"] = "not here"
+        ack = await client.subscribe("XAUUSD")
+        assert ack["results"][0]["broker"] == "first"
+        final = await client.get()
+        assert final["results"][0] == {
+            "broker": "second",
+            "symbol": "XAUUSD",
+            "type": "tick",
+            "status": "active",
+        }
+        server.brokers["second"].publish(tick("XAUUSD"))
+        assert (await client.get())["broker"] == "second"
+
+
+async def test_one_client_leaving_never_cuts_another() -> None:
+    async with open_stream_server() as server, open_client(server.url) as stays:
+        await stays.subscribe("EURUSD")
+        await stays.get()
+        async with open_client(server.url) as leaves:
+            ack = await leaves.subscribe("EURUSD")
+            assert ack["results"][0]["status"] == "active"
+        while len(server.clients.sessions) > 1:
+            await trio.sleep(0.01)
+        assert server.brokers["one"].host.demand.current()
+        server.brokers["one"].publish(tick())
+        assert (await stays.get())["type"] == "tick"
+        await stays.ask({"action": "unsubscribe"})
+        assert not server.brokers["one"].host.demand.current()
+
+
+async def test_unsubscribe_selects_by_symbol_type_and_broker() -> None:
+    async with open_stream_server(["a", "b"]) as server, open_client(server.url) as client:
+        await client.subscribe("X", "Y", types=["tick", "trade"], broker="a")
+        for _ in range(4):
+            await client.get()
+        ack = await client.ask({"action": "unsubscribe", "symbols": ["X"], "types": ["tick"]})
+        assert ack["results"] == [{"broker": "a", "symbol": "X", "type": "tick", "status": "removed"}]
+        assert len(ack["subscriptions"]) == 3
+        ack = await client.ask({"action": "unsubscribe", "symbols": ["ZZZ"]})
+        assert ack["results"][0]["status"] == "error"
+        ack = await client.ask({"action": "unsubscribe", "broker": "a"})
+        assert ack["subscriptions"] == []
+        assert len(ack["results"]) == 3
+
+
+async def test_ping_list_auth() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        assert (await client.ask({"action": "ping", "id": 9}))["type"] == "pong"
+        assert (await client.ask({"action": "list", "id": 9}))["subscriptions"] == []
+        assert (await client.ask({"action": "auth", "key": "k"}))["type"] == "ack"
+
+
+DEEP = '{"action":' + "[" * 20_000 + "]" * 20_000 + "}"
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "says"),
+    [
+        ("nonsense", 400, "not JSON"),
+        (b"\x00\x01", 400, "binary"),
+        ("[1,2]", 400, "expected a JSON object, got a list"),
+        (DEEP, 400, "nested too deeply"),
+        ("{}", 400, "action: expected one of subscribe"),
+        ('{"action":"explode","id":5}', 400, '"explode"'),
+        ('{"action":"subscribe"}', 400, "symbols: expected a list of strings, got nothing"),
+        ('{"action":"subscribe","symbols":"EURUSD"}', 400, "got a string"),
+        ('{"action":"subscribe","symbols":[1]}', 400, "found a number"),
+        ('{"action":"subscribe","symbols":[]}', 400, "at least one"),
+        ('{"action":"subscribe","symbols":["E"],"tpyes":["tick"]}', 400, '"tpyes"'),
+        ('{"action":"subscribe","symbols":["E"],"types":["tock"]}', 408, "tick, trade"),
+        ('{"action":"subscribe","symbols":["E"],"broker":"x"}', 408, "there are: one"),
+        ('{"action":"subscribe","symbols":["E"],"id":{}}', 400, "id: expected"),
+        ('{"action":"subscribe","symbols":["E"],"since":"yesterday"}', 400, "since"),
+    ],
+)
+async def test_bad_requests_get_their_code_and_nothing_stops(
+    frame: str | bytes, code: int, says: str
+) -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        error = await client.ask(frame)
+        assert (error["type"], error["code"]) == ("error", code)
+        assert says in error["message"]
+        assert (await client.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_too_many_symbols_change_nothing() -> None:
+    async with open_stream_server(max_symbols=3) as server, open_client(server.url) as client:
+        await client.subscribe("A", "B")
+        await client.get()
+        await client.get()
+        error = await client.ask({"action": "subscribe", "symbols": ["C", "D"], "id": 7})
+        assert (error["code"], error["id"]) == (405, 7)
+        assert len((await client.ask({"action": "list"}))["subscriptions"]) == 2
+
+
+async def test_twenty_bad_requests_in_a_row_close_with_1008() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        for _ in range(20):
+            assert (await client.ask("?"))["code"] == 400
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.get()
+        assert closed.value.reason.code == 1008
+
+
+async def test_a_message_over_64_kib_closes_with_1009() -> None:
+    async with open_stream_server() as server:
+        async with open_client(server.url) as client:
+            symbols = [f"SYM{n}" for n in range(100_000)]
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.subscribe(*symbols)
+            assert closed.value.reason.code == 1009
+        async with open_client(server.url) as other:
+            assert (await other.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_too_many_connections_get_406_and_1013() -> None:
+    async with open_stream_server(max_clients=1) as server, open_client(server.url) as first:
+        async with open_client(server.url) as second:
+            assert (await second.get())["code"] == 406
+            with pytest.raises(ConnectionClosed) as closed:
+                await second.get()
+            assert closed.value.reason.code == 1013
+        assert (await first.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_shutdown_closes_with_1012() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        server.clients.close_all()
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.get()
+        assert closed.value.reason.code == 1012
+
+
+async def test_brokers_state_is_told_to_its_subscribers_only() -> None:
+    async with open_stream_server(["a", "b"]) as server:
+        async with open_client(server.url) as ours, open_client(server.url) as other:
+            await ours.subscribe("X", broker="a")
+            await ours.get()
+            await other.subscribe("X", broker="b")
+            await other.get()
+            broker = server.supervisor.brokers["a"]
+            server.clients.on_broker_state(broker, "backoff", "next attempt in 3 s")
+            assert await ours.get() == {
+                "type": "status",
+                "broker": "a",
+                "state": "backoff",
+                "message": "next attempt in 3 s",
+            }
+            assert (await other.ask({"action": "ping"}))["type"] == "pong"
