@@ -72,6 +72,11 @@ class Span:
         """Whether no bucket opens in the range."""
         return self.first_us > self.last_us
 
+    @property
+    def buckets(self) -> int:
+        """How many buckets open in the range."""
+        return max(0, (self.last_us - self.first_us) // self.bucket_us + 1)
+
     def is_closed(self, series: SeriesLike) -> bool:
         """Whether the range ends before the bucket that is forming: only ``hist_v`` tells of changes then."""
         if self.is_empty:

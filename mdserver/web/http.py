@@ -11,15 +11,16 @@ from werkzeug.exceptions import HTTPException
 
 from ..errors import StoreUnavailable
 from .answers import answer, small_body
-from .caching import REVALIDATE, DigestMemory
-from .candles_view import candles_answer, stored_series
+from .caching import REVALIDATE
+from .candles_view import candles_answer
 from .cors import cross_origin
 from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
 from .params import query_of, symbol_of
 from .problem import Problem, problem_response, store_away
+from .reading import Reading
 from .records_view import records_answer
-from .services import ReadStore, Services
+from .services import Services
 from .tables import Body
 
 __all__ = ["http_routes"]
@@ -30,9 +31,9 @@ _log = structlog.get_logger("mdserver.web")
 def http_routes(services: Services) -> Blueprint:
     """Return the blueprint of all HTTP routes, and of the error answers of the whole app."""
     routes = Blueprint("http", __name__)
-    memory = DigestMemory()
-    _add_data_routes(routes, services, memory)
-    _add_overview_routes(routes, services, memory)
+    reading = Reading(services)
+    _add_data_routes(routes, reading)
+    _add_overview_routes(routes, reading)
     _add_operator_routes(routes, services)
     _add_error_handlers(routes)
 
@@ -49,52 +50,46 @@ def http_routes(services: Services) -> Blueprint:
     return routes
 
 
-def _store(services: Services) -> ReadStore:
-    if services.store is None:
-        raise Problem(503, "unavailable", "this server does not store: database.store is off")
-    return services.store
-
-
-def _add_data_routes(routes: Blueprint, services: Services, memory: DigestMemory) -> None:
+def _add_data_routes(routes: Blueprint, reading: Reading) -> None:
     @routes.get("/api/candles")
     async def candles() -> Response:
-        return await candles_answer(request, services, _store(services), memory)
+        return await candles_answer(request, reading)
 
     @routes.get("/api/candles/<path:symbol>/<timeframe>")
     async def candles_by_path(symbol: str, timeframe: str) -> Response:
         path = (("symbol", symbol), ("timeframe", timeframe))
-        return await candles_answer(request, services, _store(services), memory, path)
+        return await candles_answer(request, reading, path)
 
     @routes.get("/api/ticks")
     async def ticks() -> Response:
-        return await records_answer(request, services, _store(services), memory, "tick")
+        return await records_answer(request, reading, "tick")
 
     @routes.get("/api/trades")
     async def trades() -> Response:
-        return await records_answer(request, services, _store(services), memory, "trade")
+        return await records_answer(request, reading, "trade")
 
 
-def _add_overview_routes(routes: Blueprint, services: Services, memory: DigestMemory) -> None:
+def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
     async def json_answer(document: dict[str, Any]) -> Response:
         async def build() -> Body:
             return small_body(msgspec.json.encode(document))
 
         headers = {"Cache-Control": REVALIDATE}
-        return await answer(request, build, form="json", headers=headers, memory=memory)
+        return await answer(request, build, form="json", headers=headers, memory=reading.memory)
 
     @routes.get("/api/metadata")
     async def metadata() -> Response:
         query = query_of(request.args.items(multi=True), ("symbol",))
         if not query:
-            return await json_answer(all_symbols(await _store(services).series()))
+            return await json_answer(all_symbols(await reading.store.series()))
         symbol = symbol_of(query)
-        stored = await stored_series(_store(services), symbol)
-        return await json_answer(one_symbol(symbol, stored, services.broker_order))
+        stored = await reading.series_of(symbol)
+        return await json_answer(one_symbol(symbol, stored, reading.services.broker_order))
 
     @routes.get("/api/brokers")
     async def brokers() -> Response:
         query_of(request.args.items(multi=True), ())
-        return await json_answer(broker_list(services.broker_states()))
+        return await json_answer(broker_list(reading.services.broker_states()))
 
     @routes.get("/api/openapi.json")
     async def openapi() -> Response:

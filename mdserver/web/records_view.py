@@ -19,12 +19,12 @@ from quart import Request, Response
 
 from ..model import US_PER_S, RecordType
 from .answers import answer, format_of
-from .caching import DigestMemory, Span, cache_control, version_key
-from .candles_view import series_headers, stored_series
+from .caching import Span, version_key
 from .choice import choose_series
 from .params import number_up_to, query_of, symbol_of, time_range_us
 from .problem import Problem, invalid_parameter
-from .services import Position, ReadStore, SeriesLike, Services
+from .reading import Reading, series_headers
+from .services import Position, ReadStore, SeriesLike
 from .tables import Body, Column, TickRow, TradeRow, build_body, seconds, whole
 
 __all__ = ["DEFAULT_RECORDS", "MAX_RECORDS", "QUERY", "records_answer"]
@@ -53,55 +53,59 @@ class _Ask:
     limit: int
 
 
-async def records_answer(
-    request: Request, services: Services, store: ReadStore, memory: DigestMemory, type_: RecordType
-) -> Response:
+async def records_answer(request: Request, reading: Reading, type_: RecordType) -> Response:
     """Answer a request for a page of ticks or of trades."""
     query = query_of(request.args.items(multi=True), QUERY)
     symbol = symbol_of(query)
     from_us, to_us = time_range_us(query)
     limit = number_up_to(query, "limit", MAX_RECORDS, DEFAULT_RECORDS)
-    stored = await stored_series(store, symbol)
     series = choose_series(
-        stored, services.broker_order, symbol, broker=query.get("broker"), wanted=type_, param=None
+        await reading.series_of(symbol),
+        reading.services.broker_order,
+        symbol,
+        broker=query.get("broker"),
+        wanted=type_,
+        param=None,
     )
     after = _after(query.get("cursor"), series, from_us, to_us)
     ask = _Ask(series, from_us, to_us, after, limit)
     form = format_of(request)
 
     async def build() -> Body:
-        row, columns, positions = await _page(store, ask)
+        row, columns, positions = await _page(reading.store, ask)
         following = _next_cursor(ask, positions)
-        columns = [column[:limit] for column in columns]
         body = await build_body(row, columns, form, **_around(series, following))
         return attrs.evolve(body, headers=_paging_headers(request.path, query, following))
 
     span = Span(from_us, to_us, _BUCKET_US)
-    caching = cache_control(
-        series, span, now_us=services.now_us(), flush_s=services.flush_s, settle_s=services.settle_s
-    )
     return await answer(
         request,
         build,
         form=form,
-        headers={"Cache-Control": caching, **series_headers(series)},
-        memory=memory,
+        headers={"Cache-Control": reading.cache_control(series, span), **series_headers(series)},
+        memory=reading.memory,
         key=("records", form, ask.after, limit, *version_key(series, span)),
     )
 
 
 async def _page(store: ReadStore, ask: _Ask) -> tuple[type[msgspec.Struct], list[Column], Sequence[Position]]:
-    """Return the row type, the columns and the positions of one row more than asked: it tells of a next page."""
+    """Return the row type, the columns, and the positions of one row more: it tells that a page follows."""
     where = (ask.series.id, ask.from_us, ask.to_us)
     if ask.series.type == "tick":
         ticks = await store.ticks(*where, after=ask.after, limit=ask.limit + 1)
-        values = (ticks.bid, ticks.ask, ticks.bid_size, ticks.ask_size)
-        columns: list[Column] = [ticks.seq, seconds(ticks.time_us), *map(whole, values)]
-        return TickRow, columns, list(zip(ticks.time_us, ticks.seq, strict=True))
+        positions = list(zip(ticks.time_us, ticks.seq, strict=True))
+        numbers = (ticks.bid, ticks.ask, ticks.bid_size, ticks.ask_size)
+        columns = [Column(values[: ask.limit], whole) for values in numbers]
+        return TickRow, [*_place_columns(positions[: ask.limit]), *columns], positions
     trades = await store.trades(*where, after=ask.after, limit=ask.limit + 1)
-    numbers = map(whole, (trades.price, trades.size))
-    columns = [trades.seq, seconds(trades.time_us), *numbers, trades.side, trades.trade_id]
-    return TradeRow, columns, list(zip(trades.time_us, trades.seq, strict=True))
+    positions = list(zip(trades.time_us, trades.seq, strict=True))
+    columns = [Column(values[: ask.limit], whole) for values in (trades.price, trades.size)]
+    columns += [Column(values[: ask.limit]) for values in (trades.side, trades.trade_id)]
+    return TradeRow, [*_place_columns(positions[: ask.limit]), *columns], positions
+
+
+def _place_columns(positions: Sequence[Position]) -> list[Column]:
+    return [Column([seq for _, seq in positions]), Column([us for us, _ in positions], seconds)]
 
 
 def _next_cursor(ask: _Ask, positions: Sequence[Position]) -> str | None:
