@@ -153,7 +153,7 @@ class Config:
         factory=DatabaseConfig, metadata={"help": "Where records are stored"}
     )
     journal: JournalConfig = attrs.field(
-        factory=JournalConfig, metadata={"help": "The log on disk before the database"}
+        factory=JournalConfig, metadata={"help": "The log before the database"}
     )
     log: LogConfig = attrs.field(factory=LogConfig, metadata={"help": "What is logged"})
     brokers: tuple[BrokerEntry, ...] = _setting((), "Sources of live data, in order of preference")

@@ -1,0 +1,7 @@
+"""``python -m mdserver`` is ``mdserver``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

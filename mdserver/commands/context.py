@@ -1,0 +1,65 @@
+"""What a command plugin gets as ``ctx.obj``: the config, loaded when first asked for, and a way into trio."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from mdserver.config import Config, load_config
+from mdserver.log import get_logger, set_up_logging
+from mdserver.plugin import BrokerPlugin
+from mdserver.registry import PluginProblem, load_brokers
+
+__all__ = ["CommandContext"]
+
+T = TypeVar("T")
+
+
+class CommandContext:
+    """One invocation of ``mdserver``.
+
+    ``config_file`` is asked when the config is first needed, since ``--config`` may stand after a command's
+    name; it returns None if no file was named.
+    """
+
+    def __init__(self, config_file: Callable[[], Path | None] = lambda: None) -> None:
+        self._config_file = config_file
+        self.log = get_logger("mdserver")
+
+    @cached_property
+    def _loaded(self) -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
+        return load_brokers()
+
+    @property
+    def brokers(self) -> dict[str, BrokerPlugin]:
+        """The broker plugins that can be used, by name."""
+        return self._loaded[0]
+
+    @property
+    def problems(self) -> list[PluginProblem]:
+        """The broker plugins that cannot be used."""
+        return self._loaded[1]
+
+    @cached_property
+    def config(self) -> Config:
+        """The checked config; from the first use on, logging follows it. Raises ConfigError."""
+        classes = {name: plugin.config for name, plugin in self.brokers.items()}
+        config = load_config(self._config_file(), environ=os.environ, brokers=classes)
+        set_up_logging(config.log)
+        for problem in self.problems:
+            self.log.warning(
+                "plugin cannot be used",
+                plugin=problem.name,
+                distribution=problem.distribution,
+                problem=problem.message,
+            )
+        return config
+
+    def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run ``work(*args)`` in trio to its end and return its result; what it raises comes out."""
+        return trio.run(partial(work, *args))

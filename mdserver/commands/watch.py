@@ -1,0 +1,105 @@
+"""``mdserver run watch``: print what a running server streams, as a client sees it."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mdserver.errors import BadMessage, ConfigError
+from mdserver.model import RECORD_TYPES
+from mdserver.net import open_websocket
+from mdserver.plugin import CommandPlugin
+from mdserver.symbols import canonical_all
+
+from .context import CommandContext
+
+__all__ = ["plugin", "watch"]
+
+SUMMARY = "Print the live records of a running server"
+
+
+@click.command("watch", short_help=SUMMARY)
+@click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
+@click.option("--type", "types", type=click.Choice(RECORD_TYPES), multiple=True, help="Default: tick.")
+@click.option("--url", metavar="URL", help="The server's address; default: that of the config.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many records.")
+@click.option("--json", "as_json", is_flag=True, help="Print records as they come: JSON, one a line.")
+@click.pass_obj
+def _command(
+    context: CommandContext,
+    symbols: tuple[str, ...],
+    types: tuple[str, ...],
+    url: str | None,
+    count: int | None,
+    as_json: bool,
+) -> None:
+    """Print the live records of a running server, such as: mdserver run watch EURUSD --type trade"""
+    try:
+        wanted = canonical_all(symbols)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    context.run(watch, url or _address(context), wanted, types or ("tick",), count, as_json)
+
+
+def _address(context: CommandContext) -> str:
+    server = context.config.server
+    if server.port == 0:
+        raise ConfigError(["server.port is 0, so the port is not known: give --url"])
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to look for, not to bind
+    host = everywhere.get(server.host, server.host)
+    return f"ws://[{host}]:{server.port}/" if ":" in host else f"ws://{host}:{server.port}/"
+
+
+async def watch(
+    url: str, symbols: tuple[str, ...], types: tuple[str, ...], count: int | None, as_json: bool
+) -> None:
+    """Subscribe and print until ``count`` records came; None: until cancelled.
+
+    Raises Unavailable if the server cannot be reached or ends the connection, BadMessage for an answer that
+    is not of our protocol. What the server refuses is printed to standard error.
+    """
+    left = count
+    async with open_websocket(url) as websocket:
+        await websocket.send(json.dumps({"action": "subscribe", "symbols": symbols, "types": types}))
+        while True:
+            for message in await websocket.receive():
+                record = _decode(url, message)
+                if record.get("type") not in RECORD_TYPES:
+                    _tell(record)
+                    continue
+                click.echo(message.decode() if as_json else _line(record))
+                if left is not None:
+                    left -= 1
+                    if left == 0:
+                        return
+
+
+def _decode(url: str, message: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(message)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadMessage(f"{url}: found a message that is not a JSON object, expected an mdserver")
+    return found
+
+
+def _tell(message: dict[str, object]) -> None:
+    """Print refusals to standard error; acknowledgements and status are nobody's concern here."""
+    if message.get("type") == "error":
+        click.echo(f"error {message.get('code')}: {message.get('message')}", err=True)
+    results = message.get("results")
+    for result in results if isinstance(results, list) else []:
+        if isinstance(result, dict) and result.get("status") == "error":
+            click.echo(f"error {result.get('code')}: {result.get('message')}", err=True)
+
+
+def _line(record: dict[str, object]) -> str:
+    """Return ``mock EURUSD tick 12: time=1710918000.5 bid=1.087 ask=1.0871``."""
+    head = [str(record.pop(key, "?")) for key in ("broker", "symbol", "type", "seq")]
+    values = " ".join(f"{key}={value}" for key, value in record.items() if value is not None)
+    return f"{' '.join(head)}: {values}"
+
+
+plugin = CommandPlugin("watch", SUMMARY, _command)

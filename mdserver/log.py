@@ -1,0 +1,112 @@
+"""Logging: structlog for ours, the standard library's (Hypercorn, psycopg's pool …) through the same lines.
+
+One line per event to standard error: JSON for machines, text for people. Secrets are blotted out on the way.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from .config import LogConfig
+from .redact import HIDDEN, is_secret_name, redact
+
+__all__ = ["get_logger", "set_up_logging"]
+
+_NOISY = ("psycopg.pool", "hypercorn.access")
+"""Loggers of others that tell each step at INFO; shown from WARNING on unless we are debugging."""
+
+
+def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
+    """Send all logging of the process to ``stream`` (standard error). May be called again with another config."""
+    stream = sys.stderr if stream is None else stream
+    as_text = config.format == "text" or (config.format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _hide_secrets,
+    ]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(as_text=as_text, colors=stream.isatty()),
+            ],
+        )
+    )
+    level = getattr(logging, config.level.upper())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(level if config.level == "debug" else max(level, logging.WARNING))
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        # Module-level loggers are made before the config is read.
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return the logger of that name: ``mdserver`` for the server's own."""
+    return structlog.stdlib.get_logger(name)
+
+
+def _renderers(*, as_text: bool, colors: bool) -> list[Processor]:
+    if as_text:
+        # Plain tracebacks: the pretty ones print local variables, and those hold secrets.
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+        )
+        return [_Redacted(console)]
+    return [
+        structlog.processors.format_exc_info,
+        _Redacted(structlog.processors.JSONRenderer(ensure_ascii=False)),
+    ]
+
+
+class _Redacted:
+    """Renders, then blots out what looks like a secret wherever it stands: in an event, an error, a traceback."""
+
+    def __init__(self, render: Processor) -> None:
+        self._render = render
+
+    def __call__(self, logger: Any, name: str, event: EventDict) -> str:
+        return redact(str(self._render(logger, name, event)))
+
+
+def _hide_secrets(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """Hide the values of keys that are named like secrets, at any depth of mappings."""
+    return _without_secrets(event)
+
+
+def _without_secrets(found: Mapping[str, Any]) -> MutableMapping[str, Any]:
+    return {
+        key: HIDDEN
+        if isinstance(key, str) and is_secret_name(key)
+        else _without_secrets(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in found.items()
+    }

@@ -1,0 +1,143 @@
+"""Entry points -> plugin descriptors, at start. A plugin that cannot be used is reported; the rest load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+import attrs
+import click
+
+from .errors import PluginError
+from .model import RECORD_TYPES
+from .plugin import API_VERSION, BROKER_GROUP, COMMAND_GROUP, BrokerPlugin, CommandPlugin
+
+__all__ = ["InstalledPlugin", "PluginProblem", "installed_plugins", "load_brokers", "load_commands"]
+
+P = TypeVar("P", BrokerPlugin, CommandPlugin)
+
+
+@attrs.frozen
+class PluginProblem:
+    """Why a plugin cannot be used. ``name`` is that of its entry point."""
+
+    name: str
+    distribution: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.name} of {self.distribution}: {self.message}"
+
+
+@attrs.frozen
+class InstalledPlugin:
+    """One row of ``mdserver plugins``: what is installed, from where, and what is wrong with it if anything."""
+
+    name: str
+    kind: str
+    distribution: str
+    version: str
+    summary: str
+    problem: str | None = None
+
+
+@attrs.frozen
+class _Loaded:
+    row: InstalledPlugin
+    descriptor: BrokerPlugin | CommandPlugin | None
+
+
+def load_brokers() -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
+    """Return the usable broker plugins by name, and the problems of the others. Imports them; blocking."""
+    return _usable(_load("broker", BROKER_GROUP, BrokerPlugin, _check_broker))
+
+
+def load_commands() -> tuple[dict[str, CommandPlugin], list[PluginProblem]]:
+    """Return the usable command plugins by name, and the problems of the others. Imports them; blocking."""
+    return _usable(_load("command", COMMAND_GROUP, CommandPlugin, _check_command))
+
+
+def installed_plugins() -> list[InstalledPlugin]:
+    """Return every plugin that is installed, usable or not, by kind and name. Imports them; blocking."""
+    brokers = _load("broker", BROKER_GROUP, BrokerPlugin, _check_broker)
+    commands = _load("command", COMMAND_GROUP, CommandPlugin, _check_command)
+    return [loaded.row for loaded in (*brokers, *commands)]
+
+
+def _usable(loaded: Iterable[_Loaded]) -> tuple[dict[str, Any], list[PluginProblem]]:
+    plugins: dict[str, Any] = {}
+    problems: list[PluginProblem] = []
+    for one in loaded:
+        if one.row.problem is not None:
+            problems.append(PluginProblem(one.row.name, one.row.distribution, one.row.problem))
+        else:
+            plugins[one.row.name] = one.descriptor
+    return plugins, problems
+
+
+def _load(kind: str, group: str, descriptor: type[P], check: Callable[[P], None]) -> list[_Loaded]:
+    loaded: list[_Loaded] = []
+    owners: dict[str, str] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: (point.name, _distribution(point)[0])):
+        distribution, version = _distribution(point)
+        found: P | None = None
+        problem: str | None = None
+        try:
+            found = _descriptor(point, descriptor)
+            check(found)
+            if other := owners.get(point.name):
+                raise PluginError(f"{other} has a {kind} plugin of this name too; uninstall one of them")
+            owners[point.name] = distribution
+        except PluginError as error:
+            problem = str(error)
+        summary = found.summary if found is not None and isinstance(found.summary, str) else ""
+        row = InstalledPlugin(point.name, kind, distribution, version, summary, problem)
+        loaded.append(_Loaded(row, found))
+    return loaded
+
+
+def _descriptor(point: EntryPoint, expected: type[P]) -> P:
+    """Import what an entry point names. Raises PluginError, whatever the import raised."""
+    try:
+        found = point.load()
+    except (Exception, SystemExit) as error:  # a plugin's import may raise anything; others must still load
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise PluginError(f"cannot be imported from {point.value}: {text}") from error
+    # The version first: a descriptor of another version may have another shape.
+    version = getattr(found, "api_version", None)
+    if isinstance(version, int) and version != API_VERSION:
+        raise PluginError(f"found API version {version}, expected {API_VERSION}: install a version that fits")
+    if not isinstance(found, expected):
+        raise PluginError(f"found {type(found).__name__} at {point.value}, expected {expected.__name__}")
+    if found.name != point.name:
+        raise PluginError(f'found the name "{found.name}" in its descriptor, expected "{point.name}"')
+    return found
+
+
+def _check_broker(plugin: BrokerPlugin) -> None:
+    if not (isinstance(plugin.config, type) and attrs.has(plugin.config)):
+        raise PluginError(f"found {plugin.config!r} as config, expected an attrs class")
+    if not callable(plugin.factory):
+        raise PluginError(f"found {plugin.factory!r} as factory, expected something to call")
+    if not plugin.types or any(kind not in RECORD_TYPES for kind in plugin.types):
+        raise PluginError(
+            f"found the types {_listed(plugin.types)}, expected some of {_listed(RECORD_TYPES)}"
+        )
+    if plugin.candles_from not in plugin.types:
+        raise PluginError(
+            f"found candles_from {plugin.candles_from}, expected one of {_listed(plugin.types)}"
+        )
+
+
+def _check_command(plugin: CommandPlugin) -> None:
+    if not isinstance(plugin.command, click.Command):
+        raise PluginError(f"found {type(plugin.command).__name__} as command, expected click.Command")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names)) or "none"
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    return ("unknown", "") if point.dist is None else (point.dist.name, point.dist.version)
