@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from ..model import RecordType
-from .problem import Problem, invalid_parameter, unknown_symbol
+from .problem import Problem, invalid_parameter, shortened, unknown_symbol
 from .services import BrokerInfo, SeriesLike
 
 __all__ = ["PRICES", "choose_series", "price_of", "symbol_not_stored"]
@@ -80,7 +80,9 @@ def _of_broker(stored: Sequence[SeriesLike], broker: str, symbol: str) -> list[S
     found = [series for series in stored if series.broker == broker]
     if not found:
         names = ", ".join(sorted({series.broker for series in stored}))
-        raise unknown_symbol("broker", f"broker {broker[:60]!r} has no data of {symbol}; these have: {names}")
+        raise unknown_symbol(
+            "broker", f"broker {shortened(broker)!r} has no data of {symbol}; these have: {names}"
+        )
     return found
 
 

@@ -17,7 +17,7 @@ from .cors import cross_origin
 from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
 from .params import query_of, symbol_of
-from .problem import Problem, problem_response, store_away
+from .problem import Problem, problem_response, shortened, store_away
 from .reading import Reading
 from .records_view import records_answer
 from .services import Services
@@ -144,11 +144,15 @@ async def _http_error(error: HTTPException) -> Response:
     """Answer what Quart itself refuses, and (as 500) what no other handler took."""
     status = error.code or 500
     if status == 404:
-        where = f"there is nothing at {request.path}" if has_request_context() else "there is nothing here"
+        where = (
+            f"there is nothing at {shortened(request.path, 200)}"
+            if has_request_context()
+            else "there is nothing here"
+        )
         return problem_response(Problem(404, "not_found", where))
     if status == 405:
         allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
-        detail = f"{request.method} is not allowed here; allowed: {allowed}"
+        detail = f"{shortened(request.method)} is not allowed here; allowed: {allowed}"
         return problem_response(Problem(405, "method_not_allowed", detail, headers={"Allow": allowed}))
     if status >= 500:
         return problem_response(Problem(status, "internal", "the server failed; its log says more"))

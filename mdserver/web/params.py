@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from ..model import TIMEFRAMES, US_PER_S
 from ..symbols import canonical
-from .problem import Problem, invalid_parameter, missing_parameter
+from .problem import Problem, invalid_parameter, missing_parameter, shortened
 
 __all__ = ["number_up_to", "query_of", "required", "symbol_of", "time_range_us", "timeframe_of"]
 
@@ -67,7 +67,7 @@ def timeframe_of(query: Mapping[str, str]) -> int:
     try:
         return TIMEFRAMES[text]
     except KeyError:
-        detail = f"timeframe={text[:60]!r}: expected {_EXPECTED['timeframe']}"
+        detail = f"timeframe={shortened(text)!r}: expected {_EXPECTED['timeframe']}"
         raise Problem(400, "unknown_timeframe", detail, param="timeframe") from None
 
 

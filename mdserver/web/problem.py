@@ -15,6 +15,7 @@ __all__ = [
     "invalid_parameter",
     "missing_parameter",
     "problem_response",
+    "shortened",
     "store_away",
     "unknown_symbol",
 ]
@@ -64,8 +65,9 @@ def missing_parameter(param: str, expected: str) -> Problem:
 
 
 def invalid_parameter(param: str, value: str, expected: str) -> Problem:
-    """Say that a value is wrong; the value is shown shortened."""
-    return Problem(400, "invalid_parameter", f"{param}={_shown(value)}: {expected}", param=param)
+    """Say that a value is wrong; what is long is shown shortened."""
+    param = shortened(param)
+    return Problem(400, "invalid_parameter", f"{param}={shortened(value)!r}: {expected}", param=param)
 
 
 def unknown_symbol(param: str, detail: str) -> Problem:
@@ -103,5 +105,6 @@ def problem_response(problem: Problem, **extra: object) -> Response:
     return response
 
 
-def _shown(value: str, most: int = 60) -> str:
-    return repr(value if len(value) <= most else value[:most] + "…")
+def shortened(text: str, most: int = 60) -> str:
+    """Return what a client sent, cut to a length that can be shown."""
+    return text if len(text) <= most else text[:most] + "…"

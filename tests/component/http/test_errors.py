@@ -98,6 +98,11 @@ async def test_unknown_and_repeated_parameters(site: Any) -> None:
     assert "known: none" in problem["detail"]
 
 
+async def test_long_input_is_shown_shortened(site: Any) -> None:
+    for where in (path(**{"x" * 5_000: "y"}), path(broker="b" * 5_000), "/api/" + "n" * 5_000):
+        assert len((await site.problem(where))["detail"]) < 300
+
+
 async def test_impossible_symbol(site: Any) -> None:
     problem = await site.problem(path(symbol="EUR;drop"))
     assert (problem["status"], problem["code"], problem["param"]) == (400, "invalid_parameter", "symbol")
