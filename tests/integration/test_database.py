@@ -1,0 +1,168 @@
+"""Database: units of work, errors, cancellation, a server that goes away and comes back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+import pytest
+import structlog
+import trio
+from psycopg.conninfo import make_conninfo
+
+from mdserver.errors import ConfigError, Rejected, StoreUnavailable
+from mdserver.store.database import Database, describe, open_database
+
+LOG = structlog.get_logger()
+Connection = psycopg.Connection[Any]
+
+
+def execute(query: str) -> Any:
+    return lambda conn: conn.execute(query).fetchone()
+
+
+async def test_run_returns_and_commits(database: Database) -> None:
+    def insert(conn: Connection) -> int:
+        conn.execute("insert into series (broker, symbol, type) values ('b', 'EURUSD', 'tick')")
+        return 7
+
+    assert await database.run(insert) == 7
+    assert await database.run(execute("select count(*) from series")) == (1,)
+    assert database.engine == "plain"
+    assert database.server_version >= 140_000
+
+
+async def test_an_error_of_the_work_rolls_back_and_comes_through_bare(database: Database) -> None:
+    def fail(conn: Connection) -> None:
+        conn.execute("insert into series (broker, symbol, type) values ('b', 'EURUSD', 'tick')")
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await database.run(fail)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await database.run(
+            execute(
+                "insert into series (broker, symbol, type) values ('b','E','tick'), ('b','E','tick') returning 1"
+            )
+        )
+    assert await database.run(execute("select count(*) from series")) == (0,)
+
+
+async def test_session_settings(database_url: str) -> None:
+    async with open_database(database_url, retry_for_s=0, log=LOG, statement_timeout_s=0.2) as database:
+        for name, value in [
+            ("timezone", "UTC"),
+            ("application_name", "mdserver"),
+            ("statement_timeout", "200ms"),
+        ]:
+            assert await database.run(execute(f"show {name}")) == (value,)
+        with pytest.raises(StoreUnavailable, match="statement timeout"):
+            await database.run(execute("select pg_sleep(5)"))
+
+
+async def test_cancelling_ends_the_statement_at_the_server(database: Database) -> None:
+    started = time.monotonic()
+    with trio.move_on_after(0.2) as scope:
+        await database.run(execute("select pg_sleep(30)"))
+    assert scope.cancelled_caught
+    assert time.monotonic() - started < 3
+    active = "select count(*) from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'"
+    assert await database.run(execute(active)) == (0,)
+
+
+async def test_cancelling_while_waiting_for_a_connection_drops_the_work(database_url: str) -> None:
+    begun = []
+    async with open_database(database_url, retry_for_s=0, log=LOG, pool_size=1) as database:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database.run, execute("select pg_sleep(0.6)"))
+            await trio.sleep(0.1)
+            started = time.monotonic()
+            with trio.move_on_after(0.1) as scope:
+                await database.run(begun.append)
+            assert scope.cancelled_caught
+            assert time.monotonic() - started < 0.4
+    assert begun == []
+
+
+async def test_a_connection_cut_by_the_server_is_unavailable_then_replaced(database: Database) -> None:
+    with pytest.raises(StoreUnavailable):
+        await database.run(execute("select pg_terminate_backend(pg_backend_pid())"))
+    assert await database.run(execute("select 1")) == (1,)
+
+
+async def test_idle_connections_cut_by_the_server_are_replaced_unseen(
+    database: Database, postgres_url: str
+) -> None:
+    await database.run(execute("select 1"))
+
+    def cut() -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as conn:
+            conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mdserver'"
+            )
+
+    await trio.to_thread.run_sync(cut)
+    assert await database.run(execute("select 1")) == (1,)
+
+
+async def test_many_units_at_once(database: Database) -> None:
+    results = []
+
+    async def one(number: int) -> None:
+        results.append(await database.run(execute(f"select {number}")))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(one, number)
+    assert sorted(results) == [(number,) for number in range(40)]
+
+
+async def test_an_unreachable_server_is_tried_for_the_given_time() -> None:
+    started = time.monotonic()
+    with structlog.testing.capture_logs() as logs:
+        with pytest.raises(StoreUnavailable, match=r"no connection to bob@127\.0\.0\.1:1/md for 1 s"):
+            async with open_database("postgresql://bob:s3cret@127.0.0.1:1/md", retry_for_s=1, log=LOG):
+                pass
+    assert 1 <= time.monotonic() - started < 3
+    assert len([line for line in logs if line["event"] == "waiting for the database"]) >= 2
+    assert "s3cret" not in repr(logs)
+
+
+async def test_an_unknown_database_or_user_is_final(postgres_url: str) -> None:
+    started = time.monotonic()
+    for part in ({"dbname": "nowhere"}, {"user": "nobody_here"}):
+        with pytest.raises(Rejected, match="does not exist"):
+            async with open_database(make_conninfo(postgres_url, **part), retry_for_s=30, log=LOG):
+                pass
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bob:pa#ss/w@rd:s3cret@host/db",
+        "postgresql://bob:s3cret@host:port/db?x",
+        "host=a pass=s3cret",
+    ],
+)
+async def test_a_malformed_url_is_a_config_error_without_the_password(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        async with open_database(url, retry_for_s=0, log=LOG):
+            pass
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_describe_shows_no_password() -> None:
+    assert describe("postgresql://bob:s3cret@db.example:6432/md?sslmode=require") == "bob@db.example:6432/md"
+
+
+async def test_without_migrating_a_database_must_be_up_to_date(empty_database_url: str) -> None:
+    with pytest.raises(Rejected, match="lacks migrations 0001_"):
+        async with open_database(empty_database_url, retry_for_s=0, migrate=False, log=LOG):
+            pass
+    async with open_database(empty_database_url, retry_for_s=0, log=LOG):
+        pass
+    async with open_database(empty_database_url, retry_for_s=0, migrate=False, log=LOG) as database:
+        assert database.engine == "plain"
