@@ -53,10 +53,6 @@ class BrokerState(Struct, frozen=True):
     refused: dict[str, str]
 
 
-class _Silent(Unavailable):
-    """The watchdog ended a session."""
-
-
 class SupervisedBroker:
     """One broker: its plugin, its demand, its host and its state."""
 
@@ -157,12 +153,14 @@ class SupervisedBroker:
 
     async def _watch(self, silence_s: float, nursery: trio.Nursery) -> None:
         """End a session that gave neither records nor heartbeats for ``silence_s`` though feeds are wanted."""
-        started = time()
+        seen, since = self.host.last_event_s, trio.current_time()
         while True:
-            await trio.sleep(silence_s / 4)
-            quiet_s = time() - max(started, self.host.last_event_s or 0.0)
-            if self.demand.current() and quiet_s > silence_s:
-                raise _Silent(f"nothing from the venue for {quiet_s:.0f} s")
+            await trio.sleep(silence_s / 10)
+            now = trio.current_time()
+            if self.host.last_event_s != seen or not self.demand.current():
+                seen, since = self.host.last_event_s, now
+            elif now - since > silence_s:
+                raise Unavailable(f"nothing from the venue for {now - since:.0f} s")
 
     def _note(self, outcome: str, error: BaseException, *, give_up: bool) -> float | None:
         """Count a session's end; return the pause before the next one, None to give up."""

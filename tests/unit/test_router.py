@@ -1,0 +1,120 @@
+"""Fan-out without sockets."""
+
+from __future__ import annotations
+
+import json
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdserver.metrics import Metrics
+from mdserver.model import Published, Tick, Topic
+from mdserver.protocol.frames import text_payloads
+from mdserver.router import Router
+
+TOPICS = [Topic("mock", symbol, "tick") for symbol in "ABCD"]
+
+
+class RecordingSink:
+    """Takes everything, or holds it back while ``behind``."""
+
+    def __init__(self) -> None:
+        self.behind = False
+        self.writes: list[bytes] = []
+        self.offered: list[Published] = []
+
+    def write(self, frames: bytes) -> None:
+        self.writes.append(frames)
+
+    def offer(self, published: Published, frame: bytes) -> None:
+        self.offered.append(published)
+
+    def seqs(self) -> list[tuple[str, int]]:
+        texts = [json.loads(text) for frames in self.writes for text in text_payloads(frames)]
+        return [(message["symbol"], message["seq"]) for message in texts]
+
+
+def record(topic: Topic, seq: int) -> Published:
+    return Published(topic, seq, Tick(topic.symbol, 1, 1.0, 2.0))
+
+
+def test_a_pass_is_one_write_per_client() -> None:
+    router, sink = Router(Metrics()), RecordingSink()
+    router.set_topics(sink, TOPICS[:2])
+    router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1), record(TOPICS[2], 1), record(TOPICS[0], 2)])
+    assert len(sink.writes) == 1
+    assert sink.seqs() == [("A", 1), ("B", 1), ("A", 2)]
+
+
+def test_clients_with_the_same_topics_share_the_bytes() -> None:
+    router, one, two = Router(Metrics()), RecordingSink(), RecordingSink()
+    router.set_topics(one, TOPICS[:2])
+    router.set_topics(two, reversed(TOPICS[:2]))
+    router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
+    assert one.writes[0] is two.writes[0]
+
+
+def test_a_client_that_is_behind_is_offered_each_record() -> None:
+    router, sink = Router(Metrics()), RecordingSink()
+    router.set_topics(sink, TOPICS)
+    sink.behind = True
+    router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
+    assert [p.topic.symbol for p in sink.offered] == ["A", "B"]
+    assert not sink.writes
+
+
+changes = st.lists(
+    st.tuples(st.integers(0, 3), st.sets(st.sampled_from(TOPICS))) | st.sampled_from(TOPICS), max_size=40
+)
+
+
+@given(changes)
+def test_everyone_gets_exactly_their_topics(steps: list[tuple[int, set[Topic]] | Topic]) -> None:
+    router = Router(Metrics())
+    sinks = [RecordingSink() for _ in range(4)]
+    wanted: list[set[Topic]] = [set() for _ in sinks]
+    expected: list[list[tuple[str, int]]] = [[] for _ in sinks]
+    seqs = dict.fromkeys(TOPICS, 0)
+    for step in steps:
+        if isinstance(step, Topic):
+            seqs[step] += 1
+            router.publish([record(step, seqs[step])])
+            for topics, seen in zip(wanted, expected, strict=True):
+                if step in topics:
+                    seen.append((step.symbol, seqs[step]))
+        else:
+            who, topics = step
+            wanted[who] = topics
+            router.set_topics(sinks[who], topics)
+    assert [sink.seqs() for sink in sinks] == expected
+    for sink, topics in zip(sinks, wanted, strict=True):
+        assert router.topics_of(sink) == topics
+        router.set_topics(sink, ())
+    assert not router._audiences
+    assert not router._groups
+
+
+async def test_a_window_joins_batches_and_loses_none_at_the_end(autojump_clock: object) -> None:
+    router, sink = Router(Metrics(), 0.005), RecordingSink()
+    router.set_topics(sink, TOPICS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(router.run)
+        await trio.testing.wait_all_tasks_blocked()
+        router.publish([record(TOPICS[0], 1)])
+        router.publish([record(TOPICS[1], 1)])
+        assert not sink.writes
+        await trio.sleep(0.006)
+        assert len(sink.writes) == 1
+        router.publish([record(TOPICS[0], 2)])
+        nursery.cancel_scope.cancel()
+    assert sink.seqs() == [("A", 1), ("B", 1), ("A", 2)]
+
+
+def test_a_change_of_topics_does_not_take_what_came_before() -> None:
+    router, sink = Router(Metrics(), 0.005), RecordingSink()
+    router.set_topics(sink, TOPICS[:1])
+    router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
+    router.set_topics(sink, TOPICS[:2])
+    assert sink.seqs() == [("A", 1)]

@@ -1,0 +1,179 @@
+"""Sessions, backoff and state, on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import trio
+
+from mdserver.demand import BrokerDemand
+from mdserver.errors import Rejected, Unavailable
+from mdserver.host import Host
+from mdserver.metrics import Metrics
+from mdserver.model import Feed, Published
+from mdserver.plugin import BrokerPlugin
+from mdserver.supervisor import BACKOFF_MAX_S, MAX_CRASHES, SupervisedBroker, Supervisor
+
+
+def supervised(
+    session: Callable[..., Any], *, silence_s: float | None = None, name: str = "x"
+) -> SupervisedBroker:
+    class Scripted:
+        async def run(self, host: Any, *, task_status: Any) -> None:
+            await session(host, task_status)
+
+    metrics, demand = Metrics(), BrokerDemand([Feed("A", "tick")])
+    published: list[Published] = []
+    host = Host(
+        name, demand, emit=published.extend, last_seqs={}, metrics=metrics, log=structlog.get_logger()
+    )
+    plugin = BrokerPlugin(name, "", object, lambda _: None, silence_s=silence_s)
+    return SupervisedBroker(plugin, Scripted, demand, host, metrics)
+
+
+async def run_for(seconds: float, *brokers: SupervisedBroker) -> None:
+    with trio.move_on_after(seconds):
+        await Supervisor(brokers).run()
+
+
+async def test_a_session_that_ends_is_restarted_with_growing_pauses(autojump_clock: object) -> None:
+    starts = []
+
+    async def session(host: Any, task_status: Any) -> None:
+        starts.append(trio.current_time())
+        raise Unavailable("gone")
+
+    broker = supervised(session)
+    await run_for(600, broker)
+    pauses = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    assert max(pauses) <= BACKOFF_MAX_S + 0.001
+    assert min(pauses) >= 0.5
+    assert sum(pauses[6:]) / len(pauses[6:]) > 10
+    assert broker.last_error == "gone"
+    assert broker.state == "stopped"
+
+
+async def test_retry_after_is_honoured(autojump_clock: object) -> None:
+    starts = []
+
+    async def session(host: Any, task_status: Any) -> None:
+        starts.append(trio.current_time())
+        raise Unavailable("busy", retry_after_s=120)
+
+    await run_for(200, supervised(session))
+    assert starts[1] - starts[0] >= 120
+
+
+async def test_a_stable_minute_resets_the_backoff(autojump_clock: object) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+        await trio.sleep(61)
+
+    broker = supervised(session)
+    await run_for(61 * 20, broker)
+    assert broker.attempt <= 1
+
+
+async def test_rejected_means_failed_while_others_go_on(autojump_clock: object) -> None:
+    async def rejected(host: Any, task_status: Any) -> None:
+        raise Rejected("bad key")
+
+    async def fine(host: Any, task_status: Any) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    bad, good = supervised(rejected), supervised(fine, name="y")
+    seen = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_for, 10, bad, good)
+        await trio.sleep(5)
+        seen = [bad.snapshot().state, good.snapshot().state]
+    assert seen == ["failed", "live"]
+    assert bad.snapshot().last_error == "bad key"
+
+
+async def test_a_crash_is_logged_and_tried_again_a_bounded_number_of_times(autojump_clock: object) -> None:
+    starts = []
+
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+        starts.append(trio.current_time())
+        raise ZeroDivisionError("a bug")
+
+    broker = supervised(session)
+    await run_for(10_000, broker)
+    assert len(starts) == MAX_CRASHES
+    assert broker.state == "failed"
+    assert broker.last_error == "a bug"
+
+
+async def test_a_session_that_never_starts_is_given_up_after_a_while(autojump_clock: object) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        await trio.sleep_forever()
+
+    broker = supervised(session)
+    await run_for(62, broker)
+    assert broker.attempt >= 1
+    assert broker.last_error
+
+
+async def test_silence_ends_a_session_and_heartbeats_do_not(autojump_clock: object) -> None:
+    starts = {"quiet": 0, "beating": 0}
+
+    async def quiet(host: Any, task_status: Any) -> None:
+        starts["quiet"] += 1
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def beating(host: Any, task_status: Any) -> None:
+        starts["beating"] += 1
+        task_status.started()
+        while True:
+            await trio.sleep(5)
+            host.alive()
+
+    broker = supervised(quiet, silence_s=30)
+    await run_for(400, broker, supervised(beating, silence_s=30, name="y"))
+    assert starts["quiet"] > 3
+    assert starts["beating"] == 1
+    assert "nothing from the venue for 3" in (broker.last_error or "")
+
+
+async def test_silence_without_demand_is_no_fault(autojump_clock: object) -> None:
+    starts = []
+
+    async def quiet(host: Any, task_status: Any) -> None:
+        starts.append(1)
+        task_status.started()
+        host.refuse([Feed("A", "tick")], "not here")
+        await trio.sleep_forever()
+
+    await run_for(400, supervised(quiet, silence_s=30))
+    assert len(starts) == 1
+
+
+async def test_a_session_that_returns_counts_as_ended(autojump_clock: object) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+
+    broker = supervised(session)
+    await run_for(3, broker)
+    assert broker.last_error == "the venue ended the session"
+
+
+async def test_degraded_shows_what_was_refused() -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+        host.refuse([Feed("A", "tick")], "no such symbol")
+        await trio.sleep_forever()
+
+    broker = supervised(session)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.run)
+        await trio.sleep(0.05)
+        state = broker.snapshot()
+        nursery.cancel_scope.cancel()
+    assert state.state == "degraded"
+    assert state.refused == {"A tick": "no such symbol"}
