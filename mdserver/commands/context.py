@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import trio
 
-from mdserver.config import Config, load_config
-from mdserver.log import get_logger, set_up_logging
-from mdserver.plugin import BrokerPlugin
-from mdserver.registry import PluginProblem, load_brokers
+from ..config import Config, load_config
+from ..log import get_logger, set_up_logging
+from ..plugin import BrokerPlugin
+from ..registry import PluginProblem, load_brokers
 
 __all__ = ["CommandContext"]
 

@@ -7,14 +7,13 @@ from contextlib import AsyncExitStack
 
 import click
 
-from mdserver.config import Config
-from mdserver.lock import lock_data_folder
-from mdserver.log import get_logger
-from mdserver.plugin import CommandPlugin
-from mdserver.store.database import open_database
-from mdserver.store.embedded import open_embedded
-from mdserver.store.migrations import migrate
-
+from ..config import Config
+from ..lock import lock_data_folder
+from ..log import get_logger
+from ..plugin import CommandPlugin
+from ..store.database import open_database
+from ..store.embedded import open_embedded
+from ..store.migrations import migrate
 from .context import CommandContext
 
 __all__ = ["apply_migrations", "plugin"]

@@ -6,12 +6,11 @@ import json
 
 import click
 
-from mdserver.errors import BadMessage, ConfigError
-from mdserver.model import RECORD_TYPES
-from mdserver.net import open_websocket
-from mdserver.plugin import CommandPlugin
-from mdserver.symbols import canonical_all
-
+from ..errors import BadMessage, ConfigError
+from ..model import RECORD_TYPES
+from ..net import open_websocket
+from ..plugin import CommandPlugin
+from ..symbols import canonical_all
 from .context import CommandContext
 
 __all__ = ["plugin", "watch"]

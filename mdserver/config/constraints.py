@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from mdserver.redact import is_secret_name
+from ..redact import is_secret_name
 
 __all__ = ["is_secret", "limits", "range_words"]
 

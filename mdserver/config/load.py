@@ -10,9 +10,8 @@ from typing import Any
 import attrs
 import platformdirs
 
-from mdserver.errors import ConfigError
-from mdserver.symbols import canonical
-
+from ..errors import ConfigError
+from ..symbols import canonical
 from .model import BrokerEntry, Config
 from .source import Located, Problem, parse_yaml, read_env_file
 from .structure import Invalid, build, config_keys, gather_fields, shown, structure

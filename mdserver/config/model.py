@@ -8,10 +8,9 @@ from typing import Any, Literal
 import attrs
 from attrs.validators import and_, ge, le, matches_re
 
-from mdserver.model import RECORD_TYPES, RecordType
-from mdserver.redact import HIDDEN, redact
-from mdserver.symbols import canonical_all
-
+from ..model import RECORD_TYPES, RecordType
+from ..redact import HIDDEN, redact
+from ..symbols import canonical_all
 from .constraints import is_secret
 
 __all__ = ["BrokerEntry", "Config", "DatabaseConfig", "JournalConfig", "LogConfig", "ServerConfig"]

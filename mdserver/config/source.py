@@ -15,7 +15,7 @@ import attrs
 import yaml
 from dotenv.parser import parse_stream
 
-from mdserver.errors import ConfigError
+from ..errors import ConfigError
 
 __all__ = ["Located", "Missing", "Problem", "parse_yaml", "read_env_file"]
 

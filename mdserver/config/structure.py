@@ -19,8 +19,7 @@ import attrs
 import cattrs
 from cattrs.errors import StructureHandlerNotFoundError
 
-from mdserver.redact import is_secret_name, redact
-
+from ..redact import is_secret_name, redact
 from .constraints import is_secret, limits, range_words
 from .source import Located, Missing, Problem
 

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Run mdserver or its tests from a clone: ``python3 dev.py run``, ``python3 dev.py test``.
+
+Needs Python 3.11 or newer and nothing else. Makes a virtual environment in ``.venv`` beside this file, with
+the versions that ``uv.lock`` names, through pip and so from whatever package index pip is set up for. Does it
+again only when a ``pyproject.toml`` or the lock has changed.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # before anything that an older Python cannot read
+    sys.exit(
+        "mdserver needs Python 3.11 or newer; this is %s (%s)" % (sys.version.split()[0], sys.executable)
+    )  # noqa: UP031
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / "bin"
+STAMP = VENV / "dev-stamp.json"
+CONSTRAINTS = VENV / "constraints.txt"
+
+CHECKS = (
+    ("ruff check", ["ruff", "check", "."]),
+    ("ruff format", ["ruff", "format", "--check", "."]),
+    ("flake8-async", ["flake8-async", "mdserver", "plugins"]),
+    ("mypy", ["mypy"]),
+)
+
+
+def main() -> int:
+    """Parse the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="dev.py", description="Run mdserver or its tests from a clone.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("run", "start the server; arguments are those of `mdserver run`"),
+        ("test", "run all checks and tests; with arguments, only pytest with them"),
+        ("bench", "run benchmarks/run.py with the arguments given"),
+        ("install", "only make the virtual environment, for the tests too"),
+    ):
+        commands.add_parser(name, help=text, add_help=False)
+    options, arguments = parser.parse_known_args()
+    install(development=options.command in ("test", "install"))
+    if options.command == "install":
+        return 0
+    if options.command == "test":
+        return test(arguments)
+    if options.command == "bench":
+        return subprocess.call([BIN / "python", ROOT / "benchmarks" / "run.py", *arguments])
+    # Replaces this process, so that signals reach the server itself.
+    sys.stdout.flush()
+    os.execv(BIN / "mdserver", ["mdserver", "run", *arguments])  # noqa: S606 - our own program
+
+
+def test(arguments: list[str]) -> int:
+    """Run every check, also after one failed; pytest last. Return 0 if all passed."""
+    failed = []
+    for name, command in () if arguments else CHECKS:
+        began = time.monotonic()
+        result = subprocess.run(
+            [BIN / command[0], *command[1:]], cwd=ROOT, check=False, capture_output=True, text=True
+        )
+        print(
+            f"{'ok    ' if result.returncode == 0 else 'FAILED'} {name} ({time.monotonic() - began:.0f} s)",
+            flush=True,
+        )
+        if result.returncode != 0:
+            failed.append(name)
+            print(result.stdout + result.stderr, flush=True)
+    if failed:
+        print(f"failed so far: {', '.join(failed)}; the tests follow", flush=True)
+    code = subprocess.call([BIN / "python", "-m", "pytest", *(arguments or ["-q"])], cwd=ROOT)
+    return code or (1 if failed else 0)
+
+
+# -- the virtual environment -----------------------------------------------------------------------------------------
+
+
+def install(*, development: bool) -> None:
+    """Make ``.venv`` fit this clone: the server and the plugins in it, and what the tests need if asked."""
+    wanted = fingerprint()
+    stamp = read_stamp()
+    kind = "test" if development else "run"
+    if stamp.get(kind) == wanted:
+        return
+    began = time.monotonic()
+    make_venv()
+    print(f"Installing what is needed to {kind} into {VENV} (once; about a minute) …", flush=True)
+    CONSTRAINTS.write_text("\n".join(locked_versions()) + "\n", encoding="utf-8")
+    plugins = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+    editable = [argument for folder in (ROOT, *plugins) for argument in ("-e", str(folder))]
+    more = [requirement for requirement in development_requirements() if development]
+    pip_install(["-c", str(CONSTRAINTS), *editable, *more])
+    # What the tests need includes what the server needs.
+    kept = {key: value for key, value in stamp.items() if value == wanted}
+    STAMP.write_text(json.dumps({**kept, kind: wanted, "run": wanted}), encoding="utf-8")
+    print(f"Installed in {time.monotonic() - began:.0f} s.", flush=True)
+
+
+def make_venv() -> None:
+    """Make the virtual environment unless there is one of this Python; say what is missing if it cannot be."""
+    if usable_venv():
+        return
+    if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        sys.exit(
+            f"dev.py: this Python ({sys.executable}) cannot make virtual environments.\n"
+            f"On Debian and Ubuntu: apt install python3-venv (or python{version}-venv)"
+        )
+    print(f"Making a virtual environment in {VENV} …", flush=True)
+    shutil.rmtree(VENV, ignore_errors=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "venv", VENV],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if result.returncode != 0:
+        shutil.rmtree(VENV, ignore_errors=True)
+        sys.exit(f"dev.py: no virtual environment could be made:\n{result.stdout}{result.stderr}")
+
+
+def usable_venv() -> bool:
+    """Say whether ``.venv`` is there, whole, and of the Python that runs this."""
+    if not (BIN / "pip").exists():
+        return False
+    code = "import sys; print(sys.version_info[:2])"
+    found = subprocess.run([BIN / "python", "-c", code], check=False, capture_output=True, text=True)
+    return found.returncode == 0 and found.stdout.strip() == str(sys.version_info[:2])
+
+
+def pip_install(arguments: list[str]) -> None:
+    """Run pip, showing what it is at on a terminal; on failure print all that it said and exit 1."""
+    command = [
+        BIN / "python",
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        *arguments,
+    ]
+    said: list[str] = []
+    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    ) as pip:
+        assert pip.stdout is not None  # noqa: S101 - asked for above
+        for line in pip.stdout:
+            said.append(line)
+            if width and line.split(maxsplit=1)[:1] in (
+                ["Collecting"],
+                ["Downloading"],
+                ["Installing"],
+                ["Building"],
+            ):
+                print(f"\r\x1b[K  {line.strip()}"[:width], end="", flush=True)
+    if width:
+        print("\r\x1b[K", end="", flush=True)
+    if pip.returncode != 0:
+        print("".join(said))
+        sys.exit("dev.py: pip could not install what is needed; what it said is above")
+
+
+def locked_versions() -> list[str]:
+    """Return the lock's versions as pip constraints; where they differ by Python or platform, with the marker."""
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    constraints = []
+    for package in lock["package"]:
+        if "registry" not in package["source"]:
+            continue  # our own
+        markers = package.get("resolution-markers", [])
+        condition = " or ".join(f"({marker})" for marker in markers)
+        constraints.append(
+            f"{package['name']}=={package['version']}" + (f" ; {condition}" if condition else "")
+        )
+    return constraints
+
+
+def development_requirements() -> list[str]:
+    """Return the ``dev`` dependency group without our own distributions, which are installed from here."""
+    own = {read_toml(path)["project"]["name"] for path in ROOT.glob("plugins/*/pyproject.toml")}
+    return [
+        entry for entry in read_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"] if entry not in own
+    ]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return a TOML file."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def fingerprint() -> str:
+    """Return a hash over all that decides what is installed."""
+    digest = hashlib.sha256(f"{sys.version}\0{ROOT}\0".encode())
+    for path in [ROOT / "uv.lock", ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def read_stamp() -> dict[str, str]:
+    """Return what was installed last time: kind -> fingerprint."""
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) and usable_venv() else {}
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
