@@ -1,0 +1,255 @@
+"""A WebSocket client for plugins: a thin trio shell over :mod:`.frames` and :mod:`.handshake`.
+
+Made for ingest: one :meth:`WebSocket.receive` hands over all messages that one read of the socket completed,
+so a burst costs one await. No compression, no subprotocols.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import trio
+
+from mdserver.errors import MdserverError, Rejected, Unavailable
+
+from . import frames
+from .handshake import Handshake, HandshakeError, Refused
+from .http import RETRY_STATUSES, status_error
+
+__all__ = ["WebSocket", "WebSocketClosed", "open_websocket"]
+
+_READ_BYTES = 64 * 1024
+_SEND_TIMEOUT_S = 10.0
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+_LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class WebSocketClosed(Unavailable):
+    """The server closed the connection with ``code`` (1005: it gave none) and ``reason``."""
+
+    def __init__(self, message: str, *, code: int, reason: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+
+@asynccontextmanager
+async def open_websocket(
+    url: str,
+    *,
+    connect_timeout_s: float = 10.0,
+    close_timeout_s: float = 1.0,
+    silence_s: float | None = None,
+    max_message_bytes: int = 4 * 1024 * 1024,
+    headers: Sequence[tuple[str, str]] = (),
+    ssl_context: ssl.SSLContext | None = None,
+    retry_statuses: Collection[int] = RETRY_STATUSES,
+) -> AsyncIterator[WebSocket]:
+    """Connect to a ``ws://`` or ``wss://`` URL and close the connection properly at the end of the block.
+
+    ``connect_timeout_s`` bounds everything up to the accepted handshake, ``close_timeout_s`` the closing one
+    (also when cancelled). ``silence_s``: see :meth:`WebSocket.receive`. Raises Unavailable, or Rejected for
+    an HTTP status below 500 that is not in ``retry_statuses``.
+    """
+    try:
+        with trio.fail_after(connect_timeout_s):
+            stream = await _connect(url, ssl_context)
+            websocket = WebSocket(url, stream, silence_s=silence_s, max_message_bytes=max_message_bytes)
+            try:
+                await websocket._shake_hands(headers, retry_statuses)  # noqa: SLF001
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+    except trio.TooSlowError as error:
+        raise Unavailable(f"{url}: no WebSocket within {connect_timeout_s:g} s") from error
+    try:
+        yield websocket
+    finally:
+        await websocket.aclose(timeout_s=close_timeout_s)
+
+
+async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    parts = urlsplit(url)
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise Rejected(f"{url}: expected ws://HOST… or wss://HOST…")
+    try:
+        stream = await trio.open_tcp_stream(parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme])
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{url}: cannot connect: {error}") from error
+    if parts.scheme == "ws":
+        return stream
+    secure = trio.SSLStream(
+        stream,
+        ssl_context or ssl.create_default_context(),
+        server_hostname=parts.hostname,
+        https_compatible=True,
+    )
+    try:
+        await secure.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise Unavailable(f"{url}: TLS handshake failed: {error.__cause__ or error}") from error
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return secure
+
+
+class WebSocket:
+    """An open connection, made by :func:`open_websocket`. One task may receive while others send."""
+
+    def __init__(
+        self, url: str, stream: trio.abc.Stream, *, silence_s: float | None, max_message_bytes: int
+    ) -> None:
+        self.url = url
+        self._stream = stream
+        self._silence_s = silence_s
+        self._frames = frames.FrameReader(max_message_bytes=max_message_bytes)
+        self._early = b""
+        self._send_lock = trio.Lock()
+        self._can_send = True
+        self._close_sent = False
+
+    async def _shake_hands(self, headers: Sequence[tuple[str, str]], retry_statuses: Collection[int]) -> None:
+        parts = urlsplit(self.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        try:
+            handshake = Handshake(parts.netloc.rpartition("@")[2], target, headers)
+        except ValueError as error:
+            raise Rejected(f"{self.url}: {error}") from error
+        try:
+            await self._stream.send_all(handshake.request)
+            while (outcome := handshake.feed(bytes(await self._stream.receive_some(_READ_BYTES)))) is None:
+                pass
+        except HandshakeError as error:
+            raise Unavailable(f"{self.url}: {error}") from error
+        except _LOST as error:
+            raise self._lost(error) from error
+        if isinstance(outcome, Refused):
+            raise status_error(self.url, outcome.status, outcome.headers, outcome.body, retry_statuses)
+        self._early = outcome.trailing
+
+    async def receive(self) -> list[bytes]:
+        """Wait for bytes and return the messages they complete: possibly none, when only a ping came.
+
+        Text is valid UTF-8, still encoded. The newest ping is answered with its own payload. With
+        ``silence_s`` set, half of it without a byte makes us send a ping, and all of it raises Unavailable;
+        so does a lost connection or a server that breaks the protocol. A close by the server raises
+        WebSocketClosed, after the messages that came before it were returned.
+        """
+        reader = self._frames
+        if reader.close is not None or reader.failure is not None:
+            raise await self._ended()
+        if self._early:
+            data, self._early = self._early, b""
+        else:
+            data = await self._read()
+        seen = reader.controls
+        messages = reader.feed(data)
+        if reader.controls != seen or reader.failure is not None:
+            await self._answer_controls()
+            if not messages and (reader.close is not None or reader.failure is not None):
+                raise await self._ended()
+        return messages
+
+    async def _read(self) -> bytes:
+        if self._silence_s is None:
+            return await self._read_some()
+        half = self._silence_s / 2
+        with trio.move_on_after(half):
+            return await self._read_some()
+        await self.ping()
+        with trio.move_on_after(half):
+            return await self._read_some()
+        raise Unavailable(f"{self.url}: nothing received for {self._silence_s:g} s, not even a pong")
+
+    async def _read_some(self) -> bytes:
+        try:
+            data = await self._stream.receive_some(_READ_BYTES)
+        except _LOST as error:
+            raise self._lost(error) from error
+        if not data:
+            self._can_send = False
+            raise Unavailable(f"{self.url}: the connection ended without a close frame")
+        return bytes(data)
+
+    async def _answer_controls(self) -> None:
+        reader = self._frames
+        if reader.ping is not None and reader.close is None and reader.failure is None:
+            payload, reader.ping = reader.ping, None
+            await self._send(frames.encode_frame(frames.PONG, payload))
+
+    async def _ended(self) -> MdserverError:
+        """Say goodbye to a server that closed or failed, and return the error that tells it."""
+        failure, close = self._frames.failure, self._frames.close
+        if failure is not None:
+            await self._send_close(failure.code, failure.reason)
+            return Unavailable(f"{self.url}: the server broke the WebSocket protocol: {failure.reason}")
+        if close is None:
+            raise AssertionError("neither closed nor failed")
+        # The echo carries no code of its own: a code such as 1006 may not be sent.
+        await self._send_close(frames.NO_STATUS)
+        code, reason = close
+        text = f"{self.url}: the server closed the connection: {code} {reason}".rstrip()
+        return WebSocketClosed(text, code=code, reason=reason)
+
+    async def send(self, text: str | bytes) -> None:
+        """Send one text message (``bytes``: already UTF-8).
+
+        Raises Unavailable when the connection is gone. Cancelled halfway, it leaves nothing more to be sent.
+        """
+        await self._send(frames.encode_frame(frames.TEXT, text.encode() if isinstance(text, str) else text))
+
+    async def ping(self, payload: bytes = b"") -> None:
+        """Send a ping of at most 125 bytes; the answer only shows as traffic."""
+        await self._send(frames.encode_frame(frames.PING, payload))
+
+    async def _send(self, data: bytes) -> None:
+        async with self._send_lock:
+            if not self._can_send:
+                raise Unavailable(f"{self.url}: the connection is closed for sending")
+            # A frame that is cut short cannot be repaired, so nothing may follow unless this completes.
+            self._can_send = False
+            try:
+                with trio.fail_after(_SEND_TIMEOUT_S):
+                    await self._stream.send_all(data)
+            except trio.TooSlowError as error:
+                raise Unavailable(f"{self.url}: the server does not read what we send") from error
+            except _LOST as error:
+                raise self._lost(error) from error
+            self._can_send = True
+
+    async def _send_close(self, code: int, reason: str = "") -> None:
+        if self._close_sent or not self._can_send:
+            return
+        self._close_sent = True
+        try:
+            await self._send(frames.encode_close(code, reason))
+        except Unavailable:
+            # We are leaving anyway, and the caller has a better reason to report.
+            self._can_send = False
+        self._can_send = False
+
+    async def aclose(self, code: int = 1000, reason: str = "", *, timeout_s: float = 1.0) -> None:
+        """Close: send a close frame, wait up to ``timeout_s`` for the server's, then cut. Never raises.
+
+        Runs to its deadline even when cancelled. No other task may be in :meth:`receive`.
+        """
+        with trio.move_on_after(timeout_s) as scope:
+            scope.shield = True
+            await self._send_close(code, reason)
+            try:
+                while self._close_sent and self._frames.close is None and self._frames.failure is None:
+                    self._frames.feed(await self._read_some())
+            except Unavailable:
+                # The server cut the connection instead of answering: closed all the same.
+                self._can_send = False
+        self._can_send = False
+        await trio.aclose_forcefully(self._stream)
+
+    def _lost(self, error: BaseException) -> Unavailable:
+        self._can_send = False
+        return Unavailable(f"{self.url}: connection lost: {error.__cause__ or error or type(error).__name__}")

@@ -1,0 +1,130 @@
+"""The server's side of a broker plugin, for tests: keeps what it is told and lets a test wait for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+import trio
+
+from mdserver.errors import BadMessage
+from mdserver.model import Feed, Instrument, Record
+
+__all__ = ["FakeDemand", "FakeHost"]
+
+
+class FakeDemand:
+    """Implements :class:`mdserver.plugin.Demand`; the test sets what is wanted."""
+
+    def __init__(self, feeds: Iterable[Feed] = ()) -> None:
+        self._feeds = frozenset(feeds)
+        self._changed = trio.Event()
+
+    def set(self, feeds: Iterable[Feed]) -> None:
+        """Make ``feeds`` the whole wanted set."""
+        self._feeds = frozenset(feeds)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def current(self) -> frozenset[Feed]:
+        """See :meth:`mdserver.plugin.Demand.current`."""
+        return self._feeds
+
+    async def wait_changed(self, known: frozenset[Feed]) -> frozenset[Feed]:
+        """See :meth:`mdserver.plugin.Demand.wait_changed`."""
+        while self._feeds == known:
+            await self._changed.wait()
+        return self._feeds
+
+
+class FakeHost:
+    """Implements :class:`mdserver.plugin.BrokerHost`.
+
+    ``batches`` holds each ``publish`` as it came; ``refused`` the last reason of each feed. As the server does,
+    a refused feed leaves the demand.
+    """
+
+    def __init__(self, feeds: Iterable[Feed] = (), *, name: str = "test") -> None:
+        self.name = name
+        self.demand = FakeDemand(feeds)
+        self.log: structlog.stdlib.BoundLogger = structlog.get_logger()
+        self.batches: list[list[Record]] = []
+        self.confirmed: set[Feed] = set()
+        self.refused: dict[Feed, str] = {}
+        self.discarded: list[BadMessage] = []
+        self.ignored_kinds: Counter[str] = Counter()
+        self.alive_count = 0
+        self.table: list[Instrument] | None = None
+        self._told = trio.Event()
+
+    @property
+    def records(self) -> list[Record]:
+        """All records published so far, in order."""
+        return [record for batch in self.batches for record in batch]
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return once ``condition`` holds; it is tried after everything that the broker tells.
+
+        Bound it with a timeout: a condition that never comes true is waited for until cancelled.
+        """
+        while not condition():
+            await self._told.wait()
+
+    async def wait_records(self, count: int) -> list[Record]:
+        """Wait for at least ``count`` records and return all there are."""
+        have = 0
+        seen = 0
+        while True:
+            have += sum(len(batch) for batch in self.batches[seen:])
+            seen = len(self.batches)
+            if have >= count:
+                return self.records
+            await self._told.wait()
+
+    async def wait_confirmed(self, feeds: Iterable[Feed]) -> None:
+        """Wait until all ``feeds`` were confirmed."""
+        wanted = set(feeds)
+        await self.wait_until(lambda: wanted <= self.confirmed)
+
+    def publish(self, batch: Sequence[Record]) -> None:
+        """Keep the batch."""
+        self.batches.append(list(batch))
+        self._tell()
+
+    def confirm(self, feeds: Iterable[Feed]) -> None:
+        """Add to ``confirmed``."""
+        self.confirmed.update(feeds)
+        self._tell()
+
+    def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
+        """Add to ``refused`` and take out of the demand."""
+        gone = dict.fromkeys(feeds, reason)
+        self.refused.update(gone)
+        self.confirmed -= gone.keys()
+        self.demand.set(self.demand.current() - gone.keys())
+        self._tell()
+
+    def alive(self) -> None:
+        """Count it."""
+        self.alive_count += 1
+        self._tell()
+
+    def discard(self, error: BadMessage) -> None:
+        """Keep the error."""
+        self.discarded.append(error)
+        self._tell()
+
+    def ignored(self, what: str) -> None:
+        """Count it by kind."""
+        self.ignored_kinds[what] += 1
+        self._tell()
+
+    def instruments(self, table: Iterable[Instrument]) -> None:
+        """Keep the table."""
+        self.table = list(table)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told.set()
+        self._told = trio.Event()

@@ -1,0 +1,60 @@
+"""The settings of a Binance broker in ``config.yaml``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+__all__ = ["BinanceConfig"]
+
+
+def _check_url(field: str, value: object, schemes: tuple[str, ...]) -> None:
+    """Raise ValueError, with the value and what was expected, unless ``value`` is a bare base URL."""
+    expected = f"expected {' or '.join(f'{scheme}://' for scheme in schemes)} and a host"
+    if not isinstance(value, str):
+        raise ValueError(f"{field}: {value!r} is no text; {expected}")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{field}: {value!r}: {error}; {expected}") from error
+    if parts.scheme not in schemes or not parts.hostname or port == 0:
+        raise ValueError(f"{field}: {value!r}; {expected}")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{field}: {value!r} has a query, fragment or user; {expected} and perhaps a path")
+    if any(character.isspace() for character in value):
+        raise ValueError(f"{field}: {value!r} holds a space; {expected}")
+
+
+def _websocket_url(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    _check_url(attribute.name, value, ("wss", "ws"))
+
+
+def _http_url(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        _check_url(attribute.name, value, ("https", "http"))
+
+
+@attrs.frozen
+class BinanceConfig:
+    """Where Binance is and what to take from it.
+
+    ``url``: base address of the streams. ``wss://data-stream.binance.vision`` has the same market data for
+    places where the main one is refused, ``wss://stream.binance.us:9443`` is the US exchange.
+    ``rest_url``: base address of the REST API (``https://api.binance.com``); where it is given, symbols are
+    checked against the exchange's own list, so an unknown one is refused; without it, it is silent.
+    ``trades``: one record for each execution (``trade``), or one for each order that took several executions
+    at one price (``aggTrade``: fewer messages).
+    ``silence_s``: with nothing received for so long, pings of ours unanswered, the connection is given up.
+    """
+
+    url: str = attrs.field(default="wss://stream.binance.com:9443", validator=_websocket_url)
+    rest_url: str | None = attrs.field(default=None, validator=_http_url)
+    trades: Literal["trade", "aggTrade"] = attrs.field(
+        default="trade", validator=attrs.validators.in_(("trade", "aggTrade"))
+    )
+    silence_s: float = attrs.field(
+        default=60.0, validator=(attrs.validators.ge(1.0), attrs.validators.le(3600.0))
+    )

@@ -1,0 +1,168 @@
+"""What to ask the venue for next: demand and replies in, requests and outcomes out. No I/O.
+
+Level-triggered: each request is worked out from the wanted set and what is known to be subscribed, so no
+change of demand can be lost. One request is in flight at a time, which gives every reply an owner, also the
+error replies that carry no id.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from mdserver.model import Feed
+
+from .codec import Reply, TradeStream, encode_request, stream_name
+
+__all__ = ["MAX_STREAMS", "Ledger", "Subscriptions"]
+
+MAX_STREAMS = 1024
+"""The venue's bound on streams per connection."""
+
+_MAX_BATCH = 100  # streams per request: about 2.5 kB of text
+_MAX_REMEMBERED = 10_000
+_PUNCTUATION = frozenset("-_.")
+
+
+@attrs.define
+class Ledger:
+    """What was learned about feeds: outlives the connections of a session, and the session.
+
+    The venue refuses a request as a whole, without naming the stream that it dislikes, and may close the
+    connection after it. Members of a refused request go into ever smaller ones until the culprit stands
+    alone.
+    """
+
+    refused: dict[Feed, str] = attrs.Factory(dict)
+    batch_bound: dict[Feed, int] = attrs.Factory(dict)
+    told: dict[Feed, str] = attrs.Factory(dict)
+    confirmed: set[Feed] = attrs.Factory(set)
+
+    def begin_session(self) -> None:
+        """Forget what the host was told: a new session says it again."""
+        self.told = {}
+        self.confirmed = set()
+
+    def forget_unwanted(self, wanted: frozenset[Feed]) -> None:
+        """Give feeds that are not wanted any more another chance for when they are wanted again.
+
+        A feed that was refused is then asked for alone, so that it cannot take others down with it again.
+        """
+        self.confirmed &= wanted
+        self.refused = {feed: reason for feed, reason in self.refused.items() if feed in wanted}
+        if len(self.batch_bound) > _MAX_REMEMBERED:
+            self.batch_bound = {feed: bound for feed, bound in self.batch_bound.items() if feed in wanted}
+
+    def blame(self, feeds: frozenset[Feed], reason: str) -> None:
+        """Take the venue's refusal of a request with these feeds."""
+        if len(feeds) == 1:
+            self.refused.update(dict.fromkeys(feeds, reason))
+        self.batch_bound.update(dict.fromkeys(feeds, math.isqrt(len(feeds))))
+
+    def confirm(self, feeds: frozenset[Feed]) -> frozenset[Feed]:
+        """Take the venue's acceptance; return the feeds of which the host does not know yet."""
+        fresh = feeds - self.confirmed
+        self.confirmed |= feeds
+        for feed in feeds:
+            self.batch_bound.pop(feed, None)
+        return fresh
+
+
+@attrs.frozen
+class _Request:
+    id: int
+    feeds: frozenset[Feed]
+    subscribe: bool
+
+
+class Subscriptions:
+    """The streams of one connection.
+
+    :meth:`plan`, then send :meth:`next_request` and hand its reply to :meth:`answered`; repeat while
+    :attr:`due`.
+    """
+
+    def __init__(self, ledger: Ledger, trades: TradeStream, *, limit: int = MAX_STREAMS) -> None:
+        self.active: frozenset[Feed] = frozenset()
+        self.last_was_refused = False
+        self._ledger = ledger
+        self._trades: TradeStream = trades
+        self._limit = limit
+        self._in_flight: _Request | None = None
+        self._missing: list[Feed] = []
+        self._surplus: list[Feed] = []
+        self._last_id = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether the last plan needs a request."""
+        return bool(self._missing or self._surplus)
+
+    def plan(self, wanted: frozenset[Feed], symbols: frozenset[str] | None) -> dict[Feed, str]:
+        """Work out what is missing and what is too much.
+
+        ``symbols`` are those that the venue trades, None if unknown. Returns the feeds that cannot be had and
+        were not reported yet, each with the reason.
+        """
+        ledger = self._ledger
+        ledger.forget_unwanted(wanted)
+        reasons = dict(ledger.refused)
+        for feed in wanted - reasons.keys():
+            if reason := _unusable(feed.symbol, symbols):
+                reasons[feed] = reason
+        self._surplus = sorted(self.active - wanted)
+        missing = sorted(wanted - self.active - reasons.keys())
+        room = max(0, self._limit - len(self.active & wanted))
+        self._missing = missing[:room]
+        full = f"Binance allows {self._limit:,} streams on a connection, {len(wanted):,} are wanted"
+        reasons.update(dict.fromkeys(missing[room:], full))
+        # A count in a text must not make it news for a feed that was told the same before.
+        fresh = {feed: reason for feed, reason in reasons.items() if feed not in ledger.told}
+        ledger.told = reasons
+        ledger.confirmed -= reasons.keys()
+        return fresh
+
+    def next_request(self) -> bytes | None:
+        """Return the next request's text, None when all is as planned. Makes room before it takes more."""
+        if self._in_flight is not None:
+            raise RuntimeError("the last request is not answered yet")
+        if self._surplus:
+            feeds = self._surplus[:_MAX_BATCH]
+        elif self._missing:
+            bounds = {feed: self._ledger.batch_bound.get(feed, _MAX_BATCH) for feed in self._missing}
+            largest = max(bounds.values())  # suspects come last: a refusal may cost the connection
+            feeds = [feed for feed in self._missing if bounds[feed] == largest][:largest]
+        else:
+            return None
+        self._last_id += 1
+        self.last_was_refused = False
+        self._in_flight = _Request(self._last_id, frozenset(feeds), subscribe=not self._surplus)
+        names = [stream_name(feed, self._trades) for feed in feeds]
+        return encode_request("UNSUBSCRIBE" if self._surplus else "SUBSCRIBE", names, self._last_id)
+
+    def answered(self, reply: Reply) -> frozenset[Feed] | None:
+        """Take a reply; return the feeds to confirm, or None if the reply belongs to no request of ours."""
+        request = self._in_flight
+        if request is None or reply.id not in (None, request.id):
+            return None
+        self._in_flight = None
+        if not request.subscribe:
+            # Refused or not, there is nothing more to do about it.
+            self.active -= request.feeds
+            return frozenset()
+        if reply.error is not None:
+            self.last_was_refused = True
+            self._ledger.blame(request.feeds, f"refused by Binance: {reply.error}")
+            return frozenset()
+        self.active |= request.feeds
+        return self._ledger.confirm(request.feeds)
+
+
+def _unusable(symbol: str, symbols: frozenset[str] | None) -> str | None:
+    """Say why a symbol cannot be asked for. Names may be outside ASCII, but hold no separators."""
+    if not symbol or not all(letter.isalnum() or letter in _PUNCTUATION for letter in symbol):
+        return "not the form of a Binance symbol"
+    if symbols is not None and symbol not in symbols:
+        return "not traded on Binance now"
+    return None
