@@ -1,0 +1,90 @@
+"""Everything that is stored, behind one class; nothing outside this package knows SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from ..errors import StoreUnavailable
+from ..model import Published, Topic
+from . import read
+from .database import Database
+from .pages import Position, TickColumns, TradeColumns, read_ticks, read_trades
+from .read import CandleColumns
+from .series import SeriesInfo, list_series
+from .write import Written, write
+
+__all__ = ["CandleColumns", "SeriesInfo", "Store", "TickColumns", "TradeColumns", "Written"]
+
+T = TypeVar("T")
+
+
+class Store:
+    """What the rest of the server sees of storage.
+
+    Each method is one transaction and one hop to a worker thread; all raise
+    :class:`~mdserver.errors.StoreUnavailable` while the database is away, and can be cancelled.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
+        """Return what is stored: a row per broker, symbol and record type; of one symbol if given."""
+        return await self._run(lambda conn: list_series(conn, symbol))
+
+    async def last_seqs(self) -> dict[Topic, int]:
+        """Return the number of the newest stored record of each topic."""
+        return {one.topic: one.last_seq for one in await self.series()}
+
+    async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
+        """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""
+        return await self._run(lambda conn: read.candles(conn, series_id, timeframe_s, from_s, to_s))
+
+    async def ticks(
+        self, series_id: int, from_us: int, to_us: int, *, after: Position | None = None, limit: int
+    ) -> TickColumns:
+        """Return the first ``limit`` ticks in ``[from_us, to_us]`` that come behind ``after``."""
+        return await self._run(
+            lambda conn: read_ticks(conn, series_id, from_us, to_us, after=after, limit=limit)
+        )
+
+    async def trades(
+        self, series_id: int, from_us: int, to_us: int, *, after: Position | None = None, limit: int
+    ) -> TradeColumns:
+        """Return the first ``limit`` trades in ``[from_us, to_us]`` that come behind ``after``."""
+        return await self._run(
+            lambda conn: read_trades(conn, series_id, from_us, to_us, after=after, limit=limit)
+        )
+
+    async def write(self, batch: Sequence[Published]) -> Written:
+        """Store a batch in one transaction; what is stored already is skipped, by ``seq``.
+
+        A record that PostgreSQL refuses never holds up the others: the batch is halved until the culprit
+        is alone, and it comes back in ``rejected``. After :class:`~mdserver.errors.StoreUnavailable` or a
+        cancellation the batch may or may not be stored: write it again.
+        """
+        try:
+            return await self._run(lambda conn: write(conn, batch))
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if len(batch) == 1:
+                return Written(rejected=[(batch[0], str(error))])
+        middle = len(batch) // 2
+        first = await self.write(batch[:middle])
+        second = await self.write(batch[middle:])
+        return Written(
+            first.ticks + second.ticks,
+            first.trades + second.trades,
+            first.skipped + second.skipped,
+            first.rejected + second.rejected,
+        )
+
+    async def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        try:
+            return await self._database.run(work)
+        except (psycopg.DataError, psycopg.IntegrityError):
+            raise  # the data's fault
+        except psycopg.Error as error:  # a lost right, a read-only standby, a missing table: the operator's
+            raise StoreUnavailable(f"the database refuses: {error}".strip()) from error

@@ -1,0 +1,83 @@
+"""The table ``series``: one row per topic that was ever stored, with what is known about its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, LiteralString
+
+import psycopg
+from msgspec import Struct
+from psycopg.rows import args_row
+
+from ..model import RecordType, Topic
+
+__all__ = ["SeriesInfo", "list_series", "lock_series"]
+
+
+class SeriesInfo(Struct, frozen=True):
+    """A row of ``series``; times in microseconds, None while it holds no rows."""
+
+    id: int
+    broker: str
+    symbol: str
+    type: RecordType
+    last_seq: int
+    row_count: int
+    earliest_us: int | None
+    latest_us: int | None
+    hist_v: int
+    live_v: int
+
+    @property
+    def topic(self) -> Topic:
+        """The topic whose records these are."""
+        return Topic(self.broker, self.symbol, self.type)
+
+
+# epoch as numeric is exact to the microsecond (as double precision it is not)
+_COLUMNS: LiteralString = """s.id, s.broker, s.symbol, s.type, s.last_seq, s.row_count,
+    (extract(epoch from s.earliest) * 1000000)::bigint, (extract(epoch from s.latest) * 1000000)::bigint,
+    s.hist_v, s.live_v"""
+
+_LIST: LiteralString = f"""select {_COLUMNS} from series s
+    where %(symbol)s::text is null or s.symbol = %(symbol)s order by s.id"""  # noqa: S608
+
+_LOCK: LiteralString = f"""select {_COLUMNS} from series s
+    join unnest(%s::text[], %s::text[], %s::text[]) as wanted(broker, symbol, type) using (broker, symbol, type)
+    order by s.id for no key update of s"""  # noqa: S608
+
+_CREATE = """insert into series (broker, symbol, type)
+    select * from unnest(%s::text[], %s::text[], %s::text[]) on conflict do nothing"""
+
+
+def list_series(conn: psycopg.Connection[Any], symbol: str | None = None) -> list[SeriesInfo]:
+    """Return all series, or those of one symbol, in the order of their making."""
+    with conn.cursor(row_factory=args_row(SeriesInfo)) as cursor:
+        return cursor.execute(_LIST, {"symbol": symbol}, prepare=True).fetchall()
+
+
+def lock_series(conn: psycopg.Connection[Any], topics: Collection[Topic]) -> dict[Topic, SeriesInfo]:
+    """Return the series of the topics, making those that are missing, locked until the transaction ends.
+
+    The lock keeps other writers out (an import of the same series), not readers; so what is read here stays true.
+    """
+    known = _lock(conn, topics)
+    missing = [topic for topic in topics if topic not in known]
+    if missing:
+        conn.execute(_CREATE, _as_columns(missing))
+        known |= _lock(conn, missing)
+    return known
+
+
+def _lock(conn: psycopg.Connection[Any], topics: Collection[Topic]) -> dict[Topic, SeriesInfo]:
+    with conn.cursor(row_factory=args_row(SeriesInfo)) as cursor:
+        found = cursor.execute(_LOCK, _as_columns(topics), prepare=True).fetchall()
+    return {series.topic: series for series in found}
+
+
+def _as_columns(topics: Collection[Topic]) -> tuple[list[str], list[str], list[str]]:
+    return (
+        [topic.broker for topic in topics],
+        [topic.symbol for topic in topics],
+        [topic.type for topic in topics],
+    )
