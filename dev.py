@@ -8,12 +8,11 @@ again only when a ``pyproject.toml`` or the lock has changed.
 
 import sys
 
-if sys.version_info < (3, 11):  # before anything that an older Python cannot read
+if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 there is, before it meets newer modules
     sys.exit(
-        "mdserver needs Python 3.11 or newer; this is %s (%s)" % (sys.version.split()[0], sys.executable)
-    )  # noqa: UP031
+        "mdserver needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (" + sys.executable + ")"
+    )
 
-import argparse
 import hashlib
 import importlib.util
 import json
@@ -31,6 +30,14 @@ BIN = VENV / "bin"
 STAMP = VENV / "dev-stamp.json"
 CONSTRAINTS = VENV / "constraints.txt"
 
+USAGE = """\
+Usage: python3 dev.py COMMAND [ARGUMENTS]
+
+  run      start the server; the arguments are those of `mdserver run`
+  test     run all checks and tests; with arguments, only pytest with them
+  bench    run the benchmarks
+  install  only make the virtual environment, with what the tests need"""
+
 CHECKS = (
     ("ruff check", ["ruff", "check", "."]),
     ("ruff format", ["ruff", "format", "--check", "."]),
@@ -40,27 +47,23 @@ CHECKS = (
 
 
 def main() -> int:
-    """Parse the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="dev.py", description="Run mdserver or its tests from a clone.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in (
-        ("run", "start the server; arguments are those of `mdserver run`"),
-        ("test", "run all checks and tests; with arguments, only pytest with them"),
-        ("bench", "run benchmarks/run.py with the arguments given"),
-        ("install", "only make the virtual environment, for the tests too"),
-    ):
-        commands.add_parser(name, help=text, add_help=False)
-    options, arguments = parser.parse_known_args()
-    install(development=options.command in ("test", "install"))
-    if options.command == "install":
+    """Carry out one command; return the exit code."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE)
         return 0
-    if options.command == "test":
+    if command not in ("run", "test", "bench", "install"):
+        print(f"dev.py: there is no command {command!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    install(development=command in ("test", "install"))
+    if command == "run":
+        # Replaces this process, so that signals reach the server itself.
+        os.execv(BIN / "mdserver", ["mdserver", "run", *arguments])  # noqa: S606 - our own program
+    if command == "test":
         return test(arguments)
-    if options.command == "bench":
+    if command == "bench":
         return subprocess.call([BIN / "python", ROOT / "benchmarks" / "run.py", *arguments])
-    # Replaces this process, so that signals reach the server itself.
-    sys.stdout.flush()
-    os.execv(BIN / "mdserver", ["mdserver", "run", *arguments])  # noqa: S606 - our own program
+    return 0
 
 
 def test(arguments: list[str]) -> int:
@@ -181,9 +184,8 @@ def pip_install(arguments: list[str]) -> None:
 
 def locked_versions() -> list[str]:
     """Return the lock's versions as pip constraints; where they differ by Python or platform, with the marker."""
-    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
     constraints = []
-    for package in lock["package"]:
+    for package in read_toml(ROOT / "uv.lock")["package"]:
         if "registry" not in package["source"]:
             continue  # our own
         markers = package.get("resolution-markers", [])
@@ -196,7 +198,11 @@ def locked_versions() -> list[str]:
 
 def development_requirements() -> list[str]:
     """Return the ``dev`` dependency group without our own distributions, which are installed from here."""
-    own = {read_toml(path)["project"]["name"] for path in ROOT.glob("plugins/*/pyproject.toml")}
+    own = {
+        package["name"]
+        for package in read_toml(ROOT / "uv.lock")["package"]
+        if "registry" not in package["source"]
+    }
     return [
         entry for entry in read_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"] if entry not in own
     ]
