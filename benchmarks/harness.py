@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ START_S = 90.0
 
 STOP_S = 15.0
 """Longest wait for a server to end after SIGTERM, before it is killed."""
+
+SERVER_CORE, CLIENT_CORE = 0, 1
+"""Server and load client get a core each: on a shared one a wake-up costs the sender less, and figures jump."""
 
 Result = dict[str, Any]
 """The load client's report: see ``load.c``."""
@@ -55,13 +58,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _on_core(core: int | None) -> Callable[[], None] | None:
+    """Return what binds a child to a core before it starts; None where that is not wanted or not possible."""
+    if core is None or not hasattr(os, "sched_setaffinity"):
+        return None
+    if not {SERVER_CORE, CLIENT_CORE} <= os.sched_getaffinity(0):
+        return None
+    return lambda: os.sched_setaffinity(0, {core})
+
+
 @contextmanager
 def process(
-    command: Sequence[str], *, log: Path, stop_s: float = STOP_S
+    command: Sequence[str], *, log: Path, stop_s: float = STOP_S, core: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process for the length of the block; its output goes to ``log``."""
+    """Run a process for the length of the block, on one core if so wished; its output goes to ``log``."""
     with log.open("wb") as sink:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, preexec_fn=_on_core(core)
+        )
         try:
             yield child
         finally:
@@ -92,14 +106,22 @@ def wait_until_up(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
 class Server:
     """A running server: where it listens and which process to measure."""
 
-    def __init__(self, port: int, pid: int) -> None:
+    def __init__(self, port: int, pid: int, *, pinned: bool) -> None:
         self.port = port
         self.pid = pid
+        self._client_core = CLIENT_CORE if pinned else None
 
     def load(self, *options: object, limit_s: float = 120.0, samples: bool = False) -> Result:
         """Run the load client against it and return its report (under ``samples``: what it told meanwhile)."""
         command = [str(LOAD), "--port", str(self.port), "--pid", str(self.pid), *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+            preexec_fn=_on_core(self._client_core),
+        )
         if not done.stdout.strip():
             raise RuntimeError(f"the load client ended with {done.returncode}: {done.stderr.strip()}")
         result: Result = json.loads(done.stdout)
@@ -124,7 +146,9 @@ class Server:
 
 
 def mdserver_command() -> str:
-    """Return the path of the `mdserver` that belongs to this Python."""
+    """Return the `mdserver` to measure: MDSERVER from the environment, else the one of this Python."""
+    if chosen := os.environ.get("MDSERVER"):
+        return chosen
     found = shutil.which("mdserver", path=str(Path(sys.executable).parent)) or shutil.which("mdserver")
     if found is None:
         raise SystemExit("no `mdserver` command: install the project into this Python first")
@@ -144,9 +168,13 @@ def data_folder() -> Iterator[Path]:
 
 @contextmanager
 def mdserver(
-    brokers: list[dict[str, Any]], *, store: bool = False, window_ms: float = 0, path: str = "/health/live"
+    brokers: list[dict[str, Any]], *, store: bool = False, window_ms: float = 0, pinned: bool = True
 ) -> Iterator[Server]:
-    """Run `mdserver run` with these brokers, in a data folder of its own."""
+    """Run `mdserver run` with these brokers, in a data folder of its own; ``pinned``: on a core of its own.
+
+    A server that stores is never pinned: its database would have to share the core.
+    """
+    pinned = pinned and not store
     with data_folder() as folder:
         port = free_port()
         config = {
@@ -158,10 +186,10 @@ def mdserver(
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         command = [mdserver_command(), "run", "--config", str(folder / "config.yaml")]
         log = folder / "server.log"
-        with process(command, log=log) as child:
+        with process(command, log=log, core=SERVER_CORE if pinned else None) as child:
             try:
-                wait_until_up(child, f"http://127.0.0.1:{port}{path}", log)
-                yield Server(port, child.pid)
+                wait_until_up(child, f"http://127.0.0.1:{port}/health/live", log)
+                yield Server(port, child.pid, pinned=pinned)
             except Exception:
                 print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
                 raise
@@ -179,9 +207,9 @@ def node_peer(variant: str, *, rate: float, burst: int, window_ms: float = 0) ->
         settings = ["--rate", f"{rate:g}", "--burst", str(burst), "--window", f"{window_ms:g}"]
         command = ["node", str(PEERS / "server.js"), "--port", str(port), "--variant", variant, *settings]
         log = folder / "server.log"
-        with process(command, log=log) as child:
+        with process(command, log=log, core=SERVER_CORE) as child:
             wait_until_up(child, f"http://127.0.0.1:{port}/", log)
-            yield Server(port, child.pid)
+            yield Server(port, child.pid, pinned=True)
 
 
 def median(values: Sequence[float]) -> float:

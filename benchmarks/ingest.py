@@ -26,7 +26,7 @@ def measure(options: argparse.Namespace) -> harness.Result:
     with harness.data_folder() as folder:
         port = harness.free_port()
         command = [sys.executable, str(harness.HERE / "venue.py"), str(port), str(options.rate)]
-        with harness.process(command, log=folder / "venue.log", stop_s=2):
+        with harness.process(command, log=folder / "venue.log", stop_s=2, core=harness.CLIENT_CORE):
             time.sleep(0.5)
             broker = {"name": "binance", "plugin": "binance", "url": f"ws://127.0.0.1:{port}"}
             with harness.mdserver([broker], store=options.storing) as server:
