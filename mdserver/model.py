@@ -8,9 +8,13 @@ encode to JSON and MessagePack in C.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "RECORD_TYPES",
@@ -23,6 +27,7 @@ __all__ = [
     "RecordType",
     "Side",
     "Tick",
+    "TickColumns",
     "Topic",
     "Trade",
 ]
@@ -74,6 +79,19 @@ class Tick(Struct, frozen=True, gc=False, array_like=True, tag="q"):
     ask: float
     bid_size: float | None = None
     ask_size: float | None = None
+
+
+class TickColumns(NamedTuple):
+    """Many ticks of one symbol, one array per column, all of one length, in the order of their source.
+
+    Times never decrease and may repeat. A size that the source does not give is NaN, never 0.
+    """
+
+    time_us: NDArray[np.int64]
+    bid: NDArray[np.float64]
+    ask: NDArray[np.float64]
+    bid_size: NDArray[np.float64]
+    ask_size: NDArray[np.float64]
 
 
 @final

@@ -3,13 +3,17 @@
 A distribution registers a descriptor under an entry-point group; the server loads it at start.
 
 * ``mdserver.brokers`` → :class:`BrokerPlugin`
+* ``mdserver.history`` → :class:`HistoryPlugin`
 * ``mdserver.commands`` → :class:`CommandPlugin`
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import attrs
 import click
@@ -17,17 +21,24 @@ import structlog
 import trio
 
 from .errors import BadMessage
-from .model import Feed, Instrument, Record, RecordType
+from .market_hours import Market
+from .model import Feed, Instrument, Record, RecordType, TickColumns
 
 __all__ = [
     "API_VERSION",
     "BROKER_GROUP",
     "COMMAND_GROUP",
+    "HISTORY_GROUP",
     "Broker",
     "BrokerHost",
     "BrokerPlugin",
     "CommandPlugin",
     "Demand",
+    "HistoryHost",
+    "HistoryInstrument",
+    "HistoryPlugin",
+    "HistorySource",
+    "RawHour",
 ]
 
 API_VERSION = 1
@@ -35,6 +46,7 @@ API_VERSION = 1
 
 BROKER_GROUP = "mdserver.brokers"
 COMMAND_GROUP = "mdserver.commands"
+HISTORY_GROUP = "mdserver.history"
 
 
 class Demand(Protocol):
@@ -129,6 +141,98 @@ class BrokerPlugin:
     types: tuple[RecordType, ...] = ("tick",)
     candles_from: RecordType = "tick"
     silence_s: float | None = 90.0
+    api_version: int = API_VERSION
+
+
+@attrs.frozen
+class HistoryInstrument:
+    """What a history source knows of a symbol.
+
+    ``start_us`` is the first hour with ticks, None where that is unknown. ``market`` says when it is open.
+    """
+
+    symbol: str
+    venue_symbol: str
+    market: Market
+    start_us: int | None
+
+
+@attrs.frozen
+class RawHour:
+    """One hour of ticks as the source gave it, not decoded.
+
+    ``service`` names the format, ``origin`` the URL or file. ``kind``: ``data``; ``empty``, where the source
+    says that there was no tick; ``missing``, where it knows nothing of this hour (every hour ``missing`` means a
+    wrong symbol). ``settled`` is False where the answer proves nothing for good: the hour is so recent that
+    data may still come, or a local folder has no such file. ``cached``: it came from the local cache.
+    """
+
+    symbol: str
+    hour_us: int
+    service: str
+    origin: str
+    kind: Literal["data", "empty", "missing"]
+    body: bytes = attrs.field(repr=lambda body: f"<{len(body)} bytes>")
+    settled: bool = True
+    cached: bool = False
+
+    def checksum(self) -> str:
+        """Return the SHA-256 of the body in hexadecimal."""
+        return hashlib.sha256(self.body).hexdigest()
+
+
+class HistorySource(Protocol):
+    """A source of recorded ticks, by symbol and hour. It may be used by many tasks at once."""
+
+    def instrument(self, symbol: str) -> HistoryInstrument:
+        """Return what is known of a canonical symbol; Rejected, naming similar ones, where nothing is."""
+        ...
+
+    async def fetch(self, symbol: str, hour_us: int, *, fresh: bool = False) -> RawHour:
+        """Return the ticks of the hour that begins at ``hour_us``; ``fresh`` passes the local cache by.
+
+        Waits for its turn and repeats what may be mended by that, a finite number of times. Raises Unavailable
+        (no answer, a block page, the hour not published yet), Rejected (unknown symbol, refused by the remote
+        side) or BadMessage (the same damaged file each time). No error is ever turned into ``empty``.
+        """
+        ...
+
+    def decode(self, raw: RawHour) -> TickColumns:
+        """Return the ticks of a fetched hour; called in a worker thread.
+
+        Raises BadMessage with the address of the file for anything that the format does not allow.
+        """
+        ...
+
+
+@attrs.frozen
+class HistoryHost:
+    """What a history source gets from the server.
+
+    ``cache_dir``: raw files are kept there and not fetched again (None: no cache). ``source_dir``: hours are
+    read from there, in the source's own layout, in place of the network. ``notice`` tells the operator
+    something that he should know, such as a switch to another service.
+    """
+
+    log: structlog.stdlib.BoundLogger
+    notice: Callable[[str], None]
+    cache_dir: Path | None = None
+    source_dir: Path | None = None
+
+
+@attrs.frozen
+class HistoryPlugin:
+    """Describes a source of recorded ticks for ``mdserver run import``.
+
+    ``config`` is a frozen attrs class, as for a broker. ``factory`` opens the source with that object and
+    closes its connections at the end of the block.
+    """
+
+    name: str
+    summary: str
+    config: type
+    factory: Callable[[Any, HistoryHost], AbstractAsyncContextManager[HistorySource]]
+    candles_from: RecordType = "tick"
     api_version: int = API_VERSION
 
 
