@@ -63,8 +63,6 @@ class _BinaryArray:
         items = np.empty(len(column), [("length", ">i4"), ("value", cls.element)])
         items["length"] = items.dtype["value"].itemsize
         items["value"] = column
-        if not len(column):
-            return cls(pack(">iii", 0, 0, cls.element_oid))
         return cls(pack(">iiiii", 1, 0, cls.element_oid, len(column), 1) + items.tobytes())
 
 

@@ -1,0 +1,315 @@
+"""From the journal into PostgreSQL: flushing, outages, crashes, draining."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import structlog
+import trio
+from structlog.testing import capture_logs
+
+from mdserver.errors import StoreUnavailable
+from mdserver.journal import Journal, open_journal
+from mdserver.metrics import Metrics
+from mdserver.model import Published, Tick, Topic
+from mdserver.store import Store, Written
+from mdserver.store.database import Database, open_database
+from mdserver.store.embedded import open_embedded
+from mdserver.store.writer import REJECTED_FILE, StoreForWriting, Writer
+
+MIB = 1 << 20
+TOPIC = Topic("mock", "EURUSD", "tick")
+START_US = 1_710_918_000_000_000
+
+
+def ticks(*seqs: int) -> list[Published]:
+    return [Published(TOPIC, seq, Tick("EURUSD", START_US + seq, 1.0 + seq, 2.0 + seq)) for seq in seqs]
+
+
+def make_writer(
+    journal: Journal, store: StoreForWriting, flush_s: float = 0.01, flush_rows: int = 1000
+) -> tuple[Writer, Metrics]:
+    metrics = Metrics()
+    log = structlog.get_logger()
+    return Writer(journal, store, flush_s=flush_s, flush_rows=flush_rows, metrics=metrics, log=log), metrics
+
+
+@asynccontextmanager
+async def running(writer: Writer) -> Any:
+    """Run the writer while the block runs, then drain it."""
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(writer.run)
+        yield nursery
+        with trio.fail_after(10):
+            await writer.drain()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Poll what no event tells."""
+    with trio.fail_after(20):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def stored(database: Database) -> list[tuple[Any, ...]]:
+    def work(conn: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+        return conn.execute("select seq, bid from ticks order by time, seq").fetchall()
+
+    return await database.run(work)
+
+
+async def candle_rows(database: Database) -> int:
+    def work(conn: psycopg.Connection[Any]) -> int:
+        row = conn.execute("select sum(row_count)::int from candles where timeframe = 60").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    return await database.run(work)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(f"mdserver_{name}", labels) or 0.0
+
+
+def as_rows(*seqs: int) -> list[tuple[int, float]]:
+    return [(seq, 1.0 + seq) for seq in seqs]
+
+
+async def test_what_is_journalled_is_stored_within_a_flush(database: Database, tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, metrics = make_writer(journal, Store(database))
+        async with running(writer):
+            journal.append(ticks(1, 2))
+            await until(lambda: not journal.pending_bytes)
+            assert await stored(database) == as_rows(1, 2)
+            journal.append(ticks(3))
+        assert await stored(database) == as_rows(1, 2, 3)
+        assert value(metrics, "records_stored_total", type="tick") == 3
+        assert value(metrics, "store_lag_seconds") == 0
+        assert value(metrics, "flush_seconds_count") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+class Recorder:
+    """A store that only remembers; ``fails`` is how often it is away first."""
+
+    def __init__(self, fails: float = 0) -> None:
+        self.batches: list[list[int]] = []
+        self.fails = fails
+
+    async def write(self, batch: Sequence[Published]) -> Written:
+        await trio.lowlevel.checkpoint()
+        if self.fails > 0:
+            self.fails -= 1
+            raise StoreUnavailable("gone fishing")
+        self.batches.append([published.seq for published in batch])
+        return Written(ticks=len(batch))
+
+
+async def test_enough_rows_are_written_before_the_time_is_up(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, _ = make_writer(journal, recorder, flush_s=60, flush_rows=3)
+        async with running(writer):
+            journal.append(ticks(1, 2))
+            await trio.sleep(0.05)
+            assert recorder.batches == []
+            journal.append(ticks(3))
+            await until(lambda: bool(recorder.batches))
+            journal.append(ticks(4))  # fewer: draining does not wait for the time either
+    assert recorder.batches == [[1, 2, 3], [4]]
+
+
+async def test_an_outage_is_said_once_and_counted(tmp_path: Path) -> None:
+    recorder = Recorder(fails=3)
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, metrics = make_writer(journal, recorder)
+        with capture_logs() as logs:
+            async with running(writer):
+                journal.append(ticks(1))
+                await until(lambda: writer.away is not None)
+                assert writer.away == "gone fishing"
+                assert value(metrics, "store_lag_seconds") > 0
+                journal.append(ticks(2, 3))
+                await until(lambda: not journal.pending_bytes)
+                assert writer.away is None
+    assert sorted(chain.from_iterable(recorder.batches)) == [1, 2, 3]
+    away, back = logs
+    assert (away["log_level"], away["error"]) == ("error", "gone fishing")
+    assert (back["log_level"], back["records"]) == ("info", 3)
+    assert 0.2 < back["away_s"] < 5
+    assert value(metrics, "store_retries_total", cause="unavailable") == 3
+
+
+async def test_draining_gives_up_when_the_database_is_away(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, _ = make_writer(journal, Recorder(fails=float("inf")))
+        async with running(writer):
+            journal.append(ticks(1, 2))
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        recorder = Recorder()
+        async with running(make_writer(journal, recorder)[0]):
+            pass
+        assert recorder.batches == [[1, 2]]
+
+
+async def test_connections_killed_again_and_again(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    """Each record is there once, in order, whatever moment the backends die at."""
+    with open_journal(tmp_path, max_bytes=64 * MIB) as journal:
+        writer, _ = make_writer(journal, Store(database), flush_s=0.001)
+        seq = 0
+        with psycopg.connect(database_url, autocommit=True) as killer:
+            async with running(writer):
+                for _ in range(40):
+                    for _ in range(10):
+                        journal.append(ticks(*range(seq + 1, seq + 21)))
+                        seq += 20
+                        await trio.sleep(0.002)
+                    killer.execute(
+                        """select pg_terminate_backend(pid) from pg_stat_activity
+                        where datname = current_database() and pid <> pg_backend_pid()"""
+                    )
+                await until(lambda: not journal.pending_bytes)
+    assert await stored(database) == as_rows(*range(1, seq + 1))
+    assert await candle_rows(database) == seq
+
+
+async def test_a_server_that_is_stopped_and_started_again(reachable_path: Path, tmp_path: Path) -> None:
+    log = structlog.get_logger()
+    async with AsyncExitStack() as stack:
+        journal = stack.enter_context(open_journal(tmp_path, max_bytes=MIB))
+        async with open_embedded(reachable_path, log=log) as url:
+            database = await stack.enter_async_context(open_database(url, retry_for_s=5, log=log))
+            writer, _ = make_writer(journal, Store(database))
+            await stack.enter_async_context(running(writer))
+            journal.append(ticks(1, 2))
+            await until(lambda: not journal.pending_bytes)
+        journal.append(ticks(3))
+        await until(lambda: writer.away is not None)
+        journal.append(ticks(4))
+        async with open_embedded(reachable_path, log=log):
+            await until(lambda: not journal.pending_bytes)
+            assert writer.away is None
+            assert await stored(database) == as_rows(1, 2, 3, 4)
+            await stack.aclose()
+
+
+CRASHES = """
+import os, signal, sys, trio, structlog
+from itertools import chain
+from pathlib import Path
+from mdserver.journal import open_journal
+from mdserver.metrics import Metrics
+from mdserver.model import Published, Tick, Topic
+from mdserver.store import Store
+from mdserver.store.database import open_database
+from mdserver.store.writer import Writer
+
+async def main(url, folder):
+    log = structlog.get_logger()
+    async with open_database(url, retry_for_s=5, migrate=False, log=log) as database:
+        with open_journal(Path(folder), max_bytes=1 << 26) as journal:
+            writer = Writer(journal, Store(database), flush_s=0.005, flush_rows=100, metrics=Metrics(), log=log)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(writer.run)
+                seq = 0
+                while True:
+                    seq += 1
+                    tick = Tick("EURUSD", 1_710_918_000_000_000 + seq, 1.0 + seq, 2.0 + seq)
+                    journal.append([Published(Topic("mock", "EURUSD", "tick"), seq, tick)])
+                    os.write(1, b"%d\\n" % seq)  # a client has seen it
+                    if seq % 10 == 0:
+                        await trio.sleep(0.001)
+
+trio.run(main, *sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("seen_before_the_kill", [50, 1500])
+async def test_kill_9_loses_nothing_that_was_seen(
+    database: Database, database_url: str, tmp_path: Path, seen_before_the_kill: int
+) -> None:
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", CRASHES, database_url, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    output = b""
+    with trio.fail_after(30):
+        while output.count(b"\n") < seen_before_the_kill:
+            output += await process.stdout.receive_some()
+        os.kill(process.pid, signal.SIGKILL)
+        while chunk := await process.stdout.receive_some():
+            output += chunk
+        await process.wait()
+    await process.stdout.aclose()
+    seen = int(output[: output.rindex(b"\n")].split()[-1])
+    already = len(await stored(database))
+    with open_journal(tmp_path, max_bytes=64 * MIB) as journal:
+        last = journal.last_seqs()[TOPIC]
+        assert last >= seen
+        async with running(make_writer(journal, Store(database))[0]):
+            pass
+        assert journal.pending_bytes == 0
+    assert already <= last
+    assert await stored(database) == as_rows(*range(1, last + 1))
+    assert await candle_rows(database) == last
+
+
+async def test_a_journal_that_the_database_has_in_part_is_replayed_once(
+    database: Database, tmp_path: Path
+) -> None:
+    store = Store(database)
+    await store.write(ticks(*range(1, 8)))
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        for seq in range(1, 20):
+            journal.append(ticks(seq))
+        async with running(make_writer(journal, store)[0]):
+            pass
+    assert await stored(database) == as_rows(*range(1, 20))
+    assert await candle_rows(database) == 19
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_cannot_be_stored_is_set_aside(database: Database, tmp_path: Path) -> None:
+    bad = Published(TOPIC, 2, Tick("EURUSD", -5, 1.0, 2.0))
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, metrics = make_writer(journal, Store(database))
+        with capture_logs() as logs:
+            async with running(writer):
+                journal.append([*ticks(1), bad, *ticks(3)])
+    assert await stored(database) == as_rows(1, 3)
+    (line,) = (tmp_path / REJECTED_FILE).read_text().splitlines()
+    told = json.loads(line)
+    assert (told["seq"], told["topic"]) == (2, list(TOPIC))
+    assert "time_us -5" in told["cause"]
+    assert value(metrics, "records_rejected_total", broker="mock", reason="unstorable") == 1
+    assert [log["event"] for log in logs] == ["records that the database cannot hold are set aside"]
+
+
+async def test_a_fault_of_ours_ends_the_writer(tmp_path: Path) -> None:
+    class Broken:
+        async def write(self, batch: Sequence[Published]) -> Written:
+            await trio.lowlevel.checkpoint()
+            raise LookupError("a bug")
+
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(ticks(1))
+        writer, _ = make_writer(journal, Broken())
+        with pytest.raises(LookupError):
+            await writer.run()
+        await writer.drain()  # does not hang
+        assert journal.pending_bytes
