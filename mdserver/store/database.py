@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
@@ -19,11 +19,12 @@ import trio
 from attrs import define, field
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import ConnectionPool, PoolClosed
+from psycopg_pool import ConnectionPool
 
 from mdserver.errors import ConfigError, Rejected, StoreUnavailable
 from mdserver.store.migrations import Engine, applied_engine, migrate, pending
 from mdserver.store.partitions import ensure_ahead
+from mdserver.store.unit import ACQUIRE_S, Unit, cancel_with_task, error_text
 
 __all__ = ["Database", "open_database"]
 
@@ -35,12 +36,6 @@ OLDEST_SERVER = 140_000
 
 CONNECT_S = 10
 """How long one attempt to connect may take."""
-
-ACQUIRE_S = 2.0
-"""How long a unit of work waits for a live connection before the database counts as away."""
-
-CANCEL_S = 5.0
-"""How long a cancelled unit of work is waited for before its thread is left to itself."""
 
 BACKOFF_S = (0.25, 5.0)
 """The first and the longest pause between attempts to connect at the start."""
@@ -61,7 +56,10 @@ _FINAL = re.compile(
     r"|is not currently accepting connections|does not support SSL|certificate|requires a password"
 )
 
-_DOWN = "the database is away"
+_BAD_URL = (
+    "database.url is not a PostgreSQL URL: expected postgresql://user:password@host:port/name, with special "
+    "characters of the password percent-encoded"
+)
 
 
 class Database:
@@ -86,10 +84,10 @@ class Database:
         When cancelled, the running statement is cancelled at the server and the thread is waited for, at most
         ``CANCEL_S``; a unit of work that was still waiting is dropped.
         """
-        unit = _Unit(self._pool, work, self.where)
+        unit = Unit(self._pool, work, self.where)
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True) as hop:
-                nursery.start_soon(_cancel_with_task, unit, hop)
+                nursery.start_soon(cancel_with_task, unit, hop)
                 await trio.to_thread.run_sync(unit.run, limiter=self._limiter, abandon_on_cancel=True)
             unit.returned.set()
             nursery.cancel_scope.cancel()
@@ -97,95 +95,6 @@ class Database:
             # given up, which only happens to a cancelled task
             await trio.lowlevel.checkpoint_if_cancelled()
         return unit.result()
-
-
-@define(eq=False)
-class _Unit(Generic[T]):
-    """One unit of work on its way through a worker thread."""
-
-    pool: ConnectionPool[Connection]
-    work: Callable[[Connection], T]
-    where: str
-    returned: trio.Event = field(factory=trio.Event)
-    _lock: threading.Lock = field(factory=threading.Lock)
-    _dropped: bool = False
-    _begun: bool = False
-    _connection: Connection | None = None
-    _values: list[T] = field(factory=list)
-    _error: BaseException | None = None
-
-    def run(self) -> None:
-        """Run in the worker thread. Raises nothing: a nursery would wrap it in a group."""
-        with self._lock:
-            if self._dropped:
-                return
-            self._begun = True
-        try:
-            self._values.append(self._run())
-        except BaseException as error:  # noqa: BLE001 - result() raises it, whatever it is
-            self._error = error
-
-    def result(self) -> T:
-        """Return what the work returned, or raise what it raised."""
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None  # no cycle of the error with its own traceback
-        return self._values[0]
-
-    def _run(self) -> T:
-        try:
-            connection = self.pool.getconn(timeout=ACQUIRE_S)
-        except (psycopg.OperationalError, PoolClosed) as error:
-            raise StoreUnavailable(
-                f"{_DOWN}: no connection to {self.where} within {ACQUIRE_S:.0f} s"
-            ) from error
-        try:
-            with self._lock:
-                if self._dropped:
-                    raise StoreUnavailable("dropped before it began")
-                self._connection = connection
-            with connection.transaction():
-                return self.work(connection)
-        except psycopg.OperationalError as error:
-            raise StoreUnavailable(f"{self.where}: {_text(error)}") from error
-        except psycopg.Error as error:
-            if connection.closed:
-                raise StoreUnavailable(f"{self.where}: {_text(error)}") from error
-            raise
-        finally:
-            with self._lock:
-                self._connection = None
-            self.pool.putconn(connection)
-
-    def drop(self) -> bool:
-        """Make sure that the work does not begin; return whether a thread may be busy with it already."""
-        with self._lock:
-            self._dropped = True
-            return self._begun
-
-    def cancel(self) -> None:
-        """Cancel the statement at the server. Blocking, from another thread; the connection is held meanwhile."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.cancel_safe(timeout=CANCEL_S)
-
-
-async def _cancel_with_task(unit: _Unit[Any], hop: trio.CancelScope) -> None:
-    """Sleep until the surrounding task is cancelled, then end its unit of work; ``hop`` shields the wait for it."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        if not unit.returned.is_set() and unit.drop():
-            with trio.move_on_after(CANCEL_S, shield=True):
-                try:
-                    await trio.to_thread.run_sync(unit.cancel, abandon_on_cancel=True)
-                except psycopg.Error as error:
-                    # the server is out of reach: the thread notices that by itself
-                    structlog.get_logger().debug("cancel request failed", error=_text(error))
-                await unit.returned.wait()
-        hop.cancel()
 
 
 @asynccontextmanager
@@ -211,7 +120,7 @@ async def open_database(
     try:
         engine, version = await trio.to_thread.run_sync(_set_up, connection, migrate, log)
     except psycopg.OperationalError as error:
-        raise StoreUnavailable(f"{where}: {_text(error)}") from error
+        raise StoreUnavailable(f"{where}: {error_text(error)}") from error
     finally:
         await trio.to_thread.run_sync(connection.close)
 
@@ -221,7 +130,6 @@ async def open_database(
         url,
         kwargs=_parameters(url),
         configure=lambda conn: _configure(conn, statement_timeout_s),
-        check=ConnectionPool.check_connection,
         min_size=1,
         max_size=pool_size,
         open=False,
@@ -246,18 +154,15 @@ def describe(url: str) -> str:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         # libpq's message quotes parts of the URL, maybe of the password
-        raise ConfigError(
-            [
-                "database.url is not a PostgreSQL URL: expected postgresql://user:password@host:port/name, with special "
-                "characters of the password percent-encoded"
-            ]
-        ) from None
+        raise ConfigError([_BAD_URL]) from None
     defaults = {
         option.keyword.decode(): (option.val or b"").decode() for option in pq.Conninfo.get_defaults()
     }
-    user, host, port, name = (
-        str(given.get(key) or defaults[key]) for key in ("user", "host", "port", "dbname")
-    )
+    keys = ("user", "host", "port", "dbname")
+    user, host, port, name = (str(given.get(key) or defaults[key]) for key in keys)
+    if not re.fullmatch(r"[\d,]*", port) or "@" in host + name:
+        # a "#", "/" or "@" in the password has moved a part of it here
+        raise ConfigError([_BAD_URL])
     return f"{user}@{host or 'localhost'}:{port}/{name or user}"
 
 
@@ -271,7 +176,7 @@ async def _connect_patiently(
         try:
             return await _Attempt(url).connect()
         except psycopg.OperationalError as error:
-            text = _text(error)
+            text = error_text(error)
         if _FINAL.search(text):
             raise Rejected(f"the database refuses {where}: {text}")
         left = deadline - trio.current_time()
@@ -347,8 +252,3 @@ def _set_up(conn: Connection, apply: bool, log: structlog.stdlib.BoundLogger) ->
 
 def _version_text(version: int) -> str:
     return f"{version // 10_000}.{version % 10_000}"
-
-
-def _text(error: psycopg.Error) -> str:
-    """One line of an error. libpq does not put passwords into errors of a well-formed URL."""
-    return " ".join(str(error).split()) or type(error).__name__

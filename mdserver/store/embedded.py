@@ -116,7 +116,8 @@ class _Server:
         """Return when the server is gone."""
         if self.process is not None:
             await self.process.wait()
-        while is_postmaster(self.place, self.pid):
+        # an adopted one is not our child: nobody tells us when it ends
+        while is_postmaster(self.place, self.pid):  # noqa: ASYNC110
             await trio.sleep(POLL_S)
 
 
@@ -170,9 +171,9 @@ async def _init_cluster(place: Place, binaries: Binaries) -> None:
         await trio.to_thread.run_sync(shutil.rmtree, stale)
     new = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=place.folder))
     place.account.own(new)
-    command = [binaries.folder / "initdb", "-D", new, "-U", NAME, "-A", "trust", "-E", "UTF8", "--locale=C"]
+    command: list[str | Path] = [binaries.folder / "initdb", "-D", new, "-U", NAME, "-A", "trust"]
     result = await trio.run_process(
-        [*command, "--no-instructions"],
+        [*command, "-E", "UTF8", "--locale=C", "--no-instructions"],
         check=False,
         capture_stdout=True,
         capture_stderr=True,
@@ -182,15 +183,7 @@ async def _init_cluster(place: Place, binaries: Binaries) -> None:
     if result.returncode != 0:
         text = result.stderr.decode(errors="replace").strip()
         raise StoreUnavailable(f"initdb of PostgreSQL {binaries.text} failed as {place.account}: {text}")
-    descriptor = os.open(new / "postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "a") as file:  # noqa: PTH123, ASYNC230 - a descriptor; half a kilobyte, once
-        file.write(SETTINGS)
-        file.flush()
-        os.fsync(descriptor)
-    new.rename(place.cluster)
-    parent = os.open(place.folder, os.O_RDONLY | os.O_CLOEXEC)
-    os.fsync(parent)
-    os.close(parent)
+    await trio.to_thread.run_sync(place.finish_cluster, new, SETTINGS)
 
 
 async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> _Server | None:

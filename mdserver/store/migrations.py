@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeAlias
 
 import psycopg
 from attrs import frozen
-from psycopg import sql
 
 from mdserver.errors import Rejected
 

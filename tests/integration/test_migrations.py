@@ -1,0 +1,220 @@
+"""Migrations and partitions on real databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from mdserver.errors import Rejected
+from mdserver.store import partitions
+from mdserver.store.migrations import Migration, applied_engine, load_migrations, migrate, pending
+from mdserver.store.partitions import ensure_ahead, ensure_partitions
+
+Connection = psycopg.Connection[Any]
+PLAIN = [migration.name for migration in load_migrations("plain")]
+
+
+def us(*parts: int) -> int:
+    return int(datetime(*parts, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+def tables(conn: Connection) -> set[str]:
+    return {
+        name for (name,) in conn.execute("select tablename::text from pg_tables where schemaname = 'public'")
+    }
+
+
+def insert_tick(conn: Connection, time: str) -> None:
+    conn.execute("insert into ticks (time, seq, bid, ask, series_id) values (%s, 1, 1.1, 1.2, 1)", [time])
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Connection]:
+    with psycopg.connect(empty_database_url) as conn:
+        yield conn
+
+
+@pytest.fixture
+def migrated(database_url: str) -> Iterator[Connection]:
+    with psycopg.connect(database_url) as conn:
+        yield conn
+
+
+def run_together(*works: Callable[[], Any]) -> list[Any]:
+    """Run each in a thread; return what they return or raise, in order."""
+    results: list[Any] = [None] * len(works)
+
+    def run(index: int) -> None:
+        try:
+            results[index] = works[index]()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_every_file_once_in_order(empty: Connection) -> None:
+    assert pending(empty) == PLAIN
+    assert applied_engine(empty) is None
+    assert migrate(empty) == PLAIN
+    assert migrate(empty) == []
+    assert pending(empty) == []
+    assert applied_engine(empty) == "plain"
+    assert tables(empty) == {"schema_migrations", "series", "candles", "ticks", "trades"}
+    for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):
+        assert empty.execute(f"select * from {view}").fetchall() == []
+
+
+def test_both_engines_have_the_same_numbers() -> None:
+    numbers = [migration.number for migration in load_migrations("plain")]
+    assert [migration.number for migration in load_migrations("timescaledb")] == numbers
+
+
+def test_servers_that_start_at_once_apply_it_once(empty_database_url: str) -> None:
+    def start() -> list[str]:
+        with psycopg.connect(empty_database_url) as conn:
+            return migrate(conn)
+
+    results = run_together(*[start] * 4)
+    assert sorted(results, key=repr) == sorted([PLAIN, [], [], []], key=repr)
+
+
+def test_an_edited_file_is_refused_by_name(migrated: Connection) -> None:
+    migrated.execute("update schema_migrations set sha256 = 'other' where number = 2")
+    with pytest.raises(Rejected, match=r"0002_ticks_and_trades\.plain\.sql was changed after it was applied"):
+        migrate(migrated)
+
+
+def test_a_database_newer_than_the_code_is_refused(migrated: Connection) -> None:
+    migrated.execute("insert into schema_migrations values (9999, '9999_future.sql', 'x')")
+    with pytest.raises(Rejected, match=r"9999_future\.sql, newer than any"):
+        migrate(migrated)
+    with pytest.raises(Rejected):
+        pending(migrated)
+
+
+def test_a_failing_file_leaves_nothing(empty: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [
+        *load_migrations("plain"),
+        Migration(4, "0004_broken.sql", None, "create table x (); select nonsense"),
+    ]
+    monkeypatch.setattr("mdserver.store.migrations.load_migrations", lambda engine: broken)
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        migrate(empty)
+    assert tables(empty) == set()
+
+
+def test_without_the_right_to_create_tables(empty: Connection) -> None:
+    empty.execute("drop role if exists weak")
+    empty.execute("create role weak")
+    empty.execute("revoke create on schema public from public")
+    empty.execute("set role weak")
+    with pytest.raises(Rejected, match="may not create the tables in database test_"):
+        migrate(empty)
+    empty.rollback()
+
+
+@pytest.mark.parametrize("table", ["ticks", "trades"])
+def test_partitions_cover_the_range_with_both_ends(migrated: Connection, table: str) -> None:
+    ensure_partitions(migrated, table, us(2023, 11, 30, 23, 59, 59), us(2024, 2, 1))
+    assert {name for name in tables(migrated) if name.startswith(f"{table}_")} == {
+        f"{table}_y2023m11",
+        f"{table}_y2023m12",
+        f"{table}_y2024m01",
+        f"{table}_y2024m02",
+    }
+    ensure_partitions(migrated, table, us(2023, 11, 30), us(2024, 2, 29))
+
+
+def test_a_months_boundaries_are_utc_whatever_the_session_says(migrated: Connection) -> None:
+    migrated.execute("set timezone to 'Asia/Tokyo'")
+    ensure_partitions(migrated, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+    insert_tick(migrated, "2024-03-01 00:00:00+00")
+    insert_tick(migrated, "2024-03-31 23:59:59.999999+00")
+    assert migrated.execute("select count(*) from ticks_y2024m03").fetchone() == (2,)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        insert_tick(migrated, "2024-04-01 00:00:00+00")
+
+
+def test_times_before_1970(migrated: Connection) -> None:
+    ensure_partitions(migrated, "ticks", -1, -1)
+    assert "ticks_y1969m12" in tables(migrated)
+
+
+def test_a_partition_rolled_back_is_made_again(migrated: Connection) -> None:
+    with migrated.transaction(force_rollback=True):
+        ensure_partitions(migrated, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+        ensure_partitions(migrated, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+    with migrated.transaction():
+        ensure_partitions(migrated, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+        insert_tick(migrated, "2024-03-05 00:00:00+00")
+
+
+def test_a_known_month_asks_nothing_of_the_server(
+    migrated: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        with migrated.transaction():
+            ensure_partitions(migrated, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+
+    def fail(*args: Any) -> Any:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(partitions, "_absent", fail)
+    ensure_partitions(migrated, "ticks", us(2024, 3, 1), us(2024, 3, 31))
+
+
+def test_several_processes_make_the_same_months(database_url: str) -> None:
+    barrier = threading.Barrier(4)
+
+    def write(seq: int) -> None:
+        with psycopg.connect(database_url) as conn:
+            barrier.wait()
+            ensure_partitions(conn, "ticks", us(2024, 1, 1), us(2024, 6, 1))
+            conn.execute(
+                "insert into ticks (time, seq, bid, ask, series_id) values ('2024-05-05Z', %s, 1, 1, 1)",
+                [seq],
+            )
+
+    assert run_together(*[lambda seq=seq: write(seq) for seq in range(4)]) == [None] * 4
+
+
+def test_making_a_month_does_not_wait_for_readers_and_writers(database_url: str) -> None:
+    with psycopg.connect(database_url) as reader, psycopg.connect(database_url) as writer:
+        ensure_partitions(reader, "ticks", us(2024, 1, 1), us(2024, 1, 1))
+        reader.commit()
+        insert_tick(reader, "2024-01-01Z")
+        reader.execute("select * from ticks").fetchall()
+        writer.execute("set lock_timeout = '2s'")
+        ensure_partitions(writer, "ticks", us(2024, 2, 1), us(2024, 2, 1))
+        writer.commit()
+
+
+def test_ahead_is_this_and_the_next_month(migrated: Connection) -> None:
+    ensure_ahead(migrated)
+    now = datetime.now(UTC)
+    assert len([name for name in tables(migrated) if name.startswith("ticks_")]) == 2
+    insert_tick(migrated, now.isoformat())
+
+
+def test_a_table_that_is_not_partitioned_needs_nothing(migrated: Connection) -> None:
+    ensure_partitions(migrated, "candles", us(2024, 1, 1), us(2024, 1, 1))
+    ensure_partitions(migrated, "candles", us(2024, 1, 1), us(2024, 1, 1))
+    assert not any(name.startswith("candles_") for name in tables(migrated))
+
+
+def test_the_wheels_postgresql_takes_the_schema(wheel_postgres_url: str) -> None:
+    with psycopg.connect(wheel_postgres_url) as conn:
+        assert migrate(conn) == PLAIN
+        ensure_ahead(conn)
+        conn.rollback()
