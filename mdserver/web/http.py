@@ -127,7 +127,8 @@ def _add_error_handlers(routes: Blueprint) -> None:
 
     @routes.errorhandler(StoreUnavailable)
     async def store_unavailable(error: StoreUnavailable) -> Response:
-        _log.warning("request not answered: the database is away", path=request.path, error=str(error))
+        # debug: the writer reports an outage once; here it would be a line per request
+        _log.debug("request not answered: the database is away", path=request.path, error=str(error))
         return problem_response(store_away(error))
 
     @routes.errorhandler(Exception)
