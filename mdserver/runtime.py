@@ -64,9 +64,8 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
     async with AsyncExitStack() as stack:
         url = config.database.url
         if url == "embedded":
-            folder = config.data_dir / "postgresql"
             url = await stack.enter_async_context(
-                open_embedded(folder, binaries=config.database.binaries, log=_log)
+                open_embedded(config.data_dir, binaries=config.database.binaries, log=_log)
             )
         database = await stack.enter_async_context(
             open_database(

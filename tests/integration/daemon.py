@@ -1,0 +1,154 @@
+"""A real ``mdserver run`` as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx2
+import trio
+import yaml
+
+from mdserver.net import open_websocket
+
+READY_S = 60.0
+
+
+@attrs.define
+class Daemon:
+    """A running server. ``lines`` are its log, parsed."""
+
+    process: trio.Process
+    folder: Path
+    base: str = ""
+    lines: list[dict[str, Any]] = attrs.field(factory=list)
+    stdout: str = ""
+
+    @property
+    def ws(self) -> str:
+        return self.base.replace("http", "ws", 1) + "/"
+
+    async def get(self, path: str, **query: Any) -> httpx2.Response:
+        async with httpx2.AsyncClient(base_url=self.base, timeout=10) as client:
+            return await client.get(path, params=query)
+
+    async def wait_log(self, event: str, *, after: int = 0) -> dict[str, Any]:
+        with trio.fail_after(READY_S):
+            while True:
+                for line in self.lines[after:]:
+                    if event in line.get("event", ""):
+                        return line
+                await trio.sleep(0.02)
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; return the exit code."""
+        self.process.send_signal(number)
+        with trio.fail_after(15):
+            return await self.process.wait()
+
+    def postgres_pid(self) -> int:
+        (pid_file,) = self.folder.glob("data/postgres/cluster/postmaster.pid")
+        return int(pid_file.read_text().split("\n")[0])
+
+
+def write_config(folder: Path, **sections: Any) -> Path:
+    """Write a config whose server takes a free port and whose data lie in ``folder``."""
+    config = {
+        "data_dir": str(folder / "data"),
+        "server": {"port": 0},
+        "log": {"format": "json"},
+        "brokers": [{"name": "mock", "rate": 500, "symbols": ["EURUSD"]}],
+        **sections,
+    }
+    config["server"] = {"port": 0, **sections.get("server", {})}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def command(config: Path) -> list[str]:
+    return [sys.executable, "-m", "mdserver", "run", "--config", str(config)]
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MDSERVER_"))}
+
+
+async def run_to_end(config: Path, limit_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to end by itself."""
+    with trio.fail_after(limit_s):
+        done = await trio.run_process(
+            command(config), capture_stdout=True, capture_stderr=True, check=False, env=clean_environment()
+        )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+
+
+@asynccontextmanager
+async def open_daemon(config: Path) -> AsyncIterator[Daemon]:
+    """Run a server until the block ends; it is ready when this yields."""
+    process = await trio.lowlevel.open_process(
+        command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+    )
+    daemon = Daemon(process, config.parent)
+    ready = trio.Event()
+
+    async def read_stdout() -> None:
+        async for chunk in process.stdout:
+            daemon.stdout += chunk.decode()
+            for line in daemon.stdout.splitlines():
+                if "/api/metadata" in line:
+                    daemon.base = line.split()[-1].removesuffix("/api/metadata")
+                    ready.set()
+
+    async def read_stderr() -> None:
+        rest = ""
+        async for chunk in process.stderr:
+            *lines, rest = (rest + chunk.decode()).split("\n")
+            for line in lines:
+                try:
+                    daemon.lines.append(json.loads(line))
+                except ValueError:
+                    daemon.lines.append({"event": line})
+        ready.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_stdout)
+        nursery.start_soon(read_stderr)
+        try:
+            with trio.fail_after(READY_S):
+                await ready.wait()
+            assert daemon.base, daemon.lines
+            yield daemon
+        finally:
+            with trio.CancelScope(shield=True):
+                if process.returncode is None:
+                    process.terminate()
+                    with trio.move_on_after(15):
+                        await process.wait()
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_stream(url: str, *symbols: str, **fields: Any) -> AsyncIterator[Any]:
+    """Subscribe, and give a function that returns the next records (tick or trade), one list a read."""
+    async with open_websocket(url) as ws:
+        await ws.send(json.dumps({"action": "subscribe", "symbols": symbols, **fields}))
+
+        async def receive() -> list[dict[str, Any]]:
+            messages = [json.loads(text) for text in await ws.receive()]
+            return [m for m in messages if m["type"] in ("tick", "trade")]
+
+        yield receive

@@ -1,0 +1,177 @@
+"""The daemon as its operators know it: started, killed, stopped, misconfigured, with its database pulled away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from .daemon import Daemon, open_daemon, open_stream, run_to_end, write_config
+
+
+async def stored_ticks(daemon: Daemon, symbol: str = "EURUSD") -> dict[int, dict[str, Any]]:
+    """Return all stored ticks by seq."""
+    out: dict[int, dict[str, Any]] = {}
+    query: dict[str, Any] = {"symbol": symbol, "from": 0, "to": 4_000_000_000, "limit": 10_000}
+    while True:
+        answer = (await daemon.get("/api/ticks", **query)).json()
+        for tick in answer["ticks"]:
+            assert tick["seq"] not in out
+            out[tick["seq"]] = tick
+        if not answer.get("next"):
+            return out
+        query["cursor"] = answer["next"]
+
+
+async def test_kill_9_loses_nothing_that_a_client_saw(folder: Path) -> None:
+    config = write_config(folder)
+    seen: dict[int, dict[str, Any]] = {}
+    async with open_daemon(config) as daemon:
+        async with open_stream(daemon.ws, "EURUSD") as receive:
+            while len(seen) < 300:
+                for tick in await receive():
+                    seen[tick["seq"]] = tick
+            daemon.process.send_signal(signal.SIGKILL)
+            try:
+                while True:  # what was on its way counts as seen
+                    for tick in await receive():
+                        seen[tick["seq"]] = tick
+            except Exception as error:  # noqa: BLE001 - however the connection ends
+                assert "tick" not in str(error)
+        await daemon.process.wait()
+    last = max(seen)
+    async with open_daemon(config) as daemon:
+        async with open_stream(daemon.ws, "EURUSD") as receive:
+            first = (await receive() or await receive())[0]
+            assert first["seq"] > last
+        await trio.sleep(0.6)
+        stored = await stored_ticks(daemon)
+        assert set(seen) <= set(stored)
+        for seq, tick in seen.items():
+            for field in ("time", "bid", "ask", "bid_size", "ask_size"):
+                assert stored[seq][field] == tick[field]
+        assert sorted(stored) == list(range(1, max(stored) + 1))
+        metadata = (await daemon.get("/api/metadata", symbol="EURUSD")).json()
+        assert metadata["tick_count"] >= len(stored)
+
+
+async def test_sigterm_flushes_everything_within_ten_seconds(folder: Path) -> None:
+    config = write_config(folder)
+    async with open_daemon(config) as daemon, open_stream(daemon.ws, "EURUSD") as receive:
+        last = 0
+        while last < 200:
+            last = max([last, *(tick["seq"] for tick in await receive())])
+        with trio.fail_after(10):
+            assert await daemon.stop(signal.SIGTERM) == 0
+    assert not list(folder.glob("data/postgres/cluster/postmaster.pid"))
+    async with open_daemon(config) as daemon:
+        stored = await stored_ticks(daemon)
+        assert set(range(1, last + 1)) <= set(stored)
+
+
+async def test_clients_are_closed_with_1012_at_shutdown(folder: Path) -> None:
+    from trio_websocket import ConnectionClosed, open_websocket_url
+
+    config = write_config(folder, database={"store": False})
+    async with open_daemon(config) as daemon:
+        async with open_websocket_url(daemon.ws) as ws:
+            await ws.get_message()
+            daemon.process.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionClosed) as closed:
+                await ws.get_message()
+            assert closed.value.reason.code == 1012
+        assert await daemon.process.wait() == 0
+
+
+async def test_a_second_server_on_the_same_data_says_so_and_exits_2(folder: Path) -> None:
+    config = write_config(folder, database={"store": False})
+    async with open_daemon(config):
+        second = await run_to_end(config)
+        assert second.returncode == 2
+        assert "used by another server" in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+async def test_a_port_in_use_exits_2_and_names_it(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = await run_to_end(
+            write_config(folder, server={"port": port}, database={"store": False})
+        )
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port} is already in use" in done.stderr
+
+
+async def test_a_database_that_cannot_be_reached_is_retried_then_exits_1(folder: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    url = f"postgresql://someone:hidden-word@127.0.0.1:{port}/nothing"
+    config = write_config(folder, database={"url": url, "connect_for_s": 2})
+    done = await run_to_end(config)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "hidden-word" not in done.stderr + done.stdout
+    assert str(port) in done.stderr
+
+
+async def test_bad_config_exits_2_with_every_error_and_its_line(folder: Path) -> None:
+    path = folder / "config.yaml"
+    path.write_text("server: {port: eighty}\nbrokers:\n  - {name: mock, rate: -5}\n  - {name: nowhere}\n")
+    done = await run_to_end(path)
+    assert done.returncode == 2
+    assert "config.yaml:1: server.port" in done.stderr
+    assert "config.yaml:3: brokers[0].rate" in done.stderr
+    assert "config.yaml:4: brokers[1]" in done.stderr
+
+
+async def test_streaming_goes_on_without_the_database_and_nothing_is_lost(folder: Path) -> None:
+    config = write_config(folder)
+    async with open_daemon(config) as daemon, open_stream(daemon.ws, "EURUSD") as receive:
+        last = 0
+        while last < 100:
+            last = max([last, *(tick["seq"] for tick in await receive())])
+        os.kill(daemon.postgres_pid(), signal.SIGKILL)
+        goal = last + 500
+        while last < goal:  # a second of records with no database
+            last = max([last, *(tick["seq"] for tick in await receive())])
+        await daemon.wait_log("records are stored again")
+        stored = {}
+        with trio.fail_after(20):
+            while last not in stored:
+                await trio.sleep(0.3)
+                stored = await stored_ticks(daemon)
+        assert set(range(1, last + 1)) <= set(stored)
+        assert (await daemon.get("/health/ready")).status_code == 200
+
+
+async def test_a_second_signal_ends_at_once(folder: Path) -> None:
+    config = write_config(folder, database={"store": False})
+    async with open_daemon(config) as daemon:
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.process.send_signal(signal.SIGINT)
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        with trio.fail_after(5):
+            assert await daemon.process.wait() in (0, 130)
+
+
+async def test_a_signal_while_starting_ends_the_start(folder: Path) -> None:
+    from .daemon import clean_environment, command
+
+    config = write_config(folder)
+    process = await trio.lowlevel.open_process(command(config), env=clean_environment())
+    await trio.sleep(1.2)
+    process.send_signal(signal.SIGTERM)
+    with trio.fail_after(12):
+        await process.wait()
+    assert not list(folder.glob("data/postgres/cluster/postmaster.pid"))
+    async with open_daemon(config) as daemon:
+        assert (await daemon.get("/health/live")).status_code == 200
