@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from shutil import copyfile
@@ -33,7 +33,8 @@ import structlog
 import trio
 
 from .errors import JournalCorrupt, JournalFull
-from .journal_format import FrameEncoder, decode, frames, next_frame, valid_end
+from .journal_format import FrameEncoder, decode, frames, next_frame
+from .journal_segment import Segment, delete_segments, load_segments
 from .model import Published, Topic
 
 __all__ = ["Journal", "Position", "open_journal"]
@@ -50,20 +51,6 @@ class Position(NamedTuple):
 
     segment: int
     offset: int
-
-
-class _Segment:
-    """An open segment file; ``end`` is where the next frame goes. Bytes behind it do not count."""
-
-    __slots__ = ("dirty", "end", "fd", "number", "path")
-
-    def __init__(self, folder: Path, number: int, *, create: bool) -> None:
-        self.number = number
-        self.path = folder / f"{number:012}.journal"
-        flags = os.O_CREAT | os.O_EXCL if create else 0
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-        self.end = 0 if create else os.fstat(self.fd).st_size
-        self.dirty = create
 
 
 class Journal:
@@ -84,7 +71,7 @@ class Journal:
         self._woken = trio.Event()
         self._wake_at: float = inf
         self._folder_dirty = True
-        self._segments = _load(folder, log)
+        self._segments = load_segments(folder, log)
         self._bytes = sum(segment.end for segment in self._segments)
         self._committed = Position(self._segments[0].number, 0)
 
@@ -105,13 +92,11 @@ class Journal:
             try:
                 if segment.end >= self._segment_bytes:
                     segment = self._new_segment()
-                _write(segment, frame)
+                segment.write(frame)
             except OSError as error:
                 if error.errno in NO_SPACE:
                     raise JournalFull(f"no space left for the journal {self.folder}: {error}") from error
                 raise
-            segment.end += size
-            segment.dirty = True
             self._bytes += size
         self.appended += len(batch)
         if self.appended >= self._wake_at:
@@ -193,7 +178,7 @@ class Journal:
             done = [segment for segment in self._segments[:-1] if _is_behind(segment, position)]
             self._segments = tuple(segment for segment in self._segments if segment not in done)
             self._bytes -= sum(segment.end for segment in done)
-        _delete(done)
+        delete_segments(done)
 
     def last_seqs(self) -> dict[Topic, int]:
         """Return the highest ``seq`` of each topic that is pending, in one pass over the backlog. Blocking.
@@ -241,12 +226,12 @@ class Journal:
             for segment in self._segments:
                 if segment not in done:
                     os.close(segment.fd)
-            _delete(done)
+            delete_segments(done)
 
     # -- inside
 
-    def _new_segment(self) -> _Segment:
-        segment = _Segment(self.folder, self._segments[-1].number + 1, create=True)
+    def _new_segment(self) -> Segment:
+        segment = Segment(self.folder, self._segments[-1].number + 1, create=True)
         self._segments = (*self._segments, segment)
         self._folder_dirty = True
         return segment
@@ -264,7 +249,7 @@ class Journal:
                     return records, position
         return records, position
 
-    def _batches(self, segment: _Segment, start: int, end: int) -> Iterator[tuple[list[Published], int]]:
+    def _batches(self, segment: Segment, start: int, end: int) -> Iterator[tuple[list[Published], int]]:
         """Yield batches and the offsets behind them; what is damaged is set aside and skipped."""
         while start < end:
             try:
@@ -317,38 +302,5 @@ def open_journal(
         journal.close()
 
 
-def _load(folder: Path, log: structlog.stdlib.BoundLogger) -> tuple[_Segment, ...]:
-    numbers = sorted(int(path.stem) for path in folder.glob("*.journal") if path.stem.isdecimal())
-    if not numbers:
-        return (_Segment(folder, 1, create=True),)
-    segments = tuple(_Segment(folder, number, create=False) for number in numbers)
-    newest = segments[-1]
-    end = valid_end(newest.fd, newest.path, newest.end)
-    if end < newest.end:
-        log.warning("cut off what a crash left half-written", file=str(newest.path), bytes=newest.end - end)
-        os.ftruncate(newest.fd, end)
-        newest.end = end
-    return segments
-
-
-def _write(segment: _Segment, frame: bytearray) -> None:
-    """Write at the segment's end. On failure the end stays, so the next frame overwrites what got there."""
-    size = len(frame)
-    try:
-        written = os.pwrite(segment.fd, frame, segment.end)
-        while written < size:  # a disk that is filling up: the next write says why, or finishes
-            written += os.pwrite(segment.fd, frame[written:], segment.end + written)
-    except OSError:
-        with suppress(OSError):  # what stays is overwritten, or cut off at the next start
-            os.ftruncate(segment.fd, segment.end)
-        raise
-
-
-def _is_behind(segment: _Segment, position: Position) -> bool:
+def _is_behind(segment: Segment, position: Position) -> bool:
     return Position(segment.number, segment.end) <= position
-
-
-def _delete(segments: Iterable[_Segment]) -> None:
-    for segment in segments:
-        os.close(segment.fd)
-        segment.path.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from mdserver import journal as journal_module
 from mdserver.errors import JournalCorrupt, JournalFull
 from mdserver.journal import Journal, open_journal
 from mdserver.journal_format import HEADER_BYTES, MAGIC, frames
@@ -202,7 +201,7 @@ class Disk:
         self.space = space
         self._write = os.pwrite
         self._number = number
-        monkeypatch.setattr(journal_module.os, "pwrite", self.write)
+        monkeypatch.setattr(os, "pwrite", self.write)
 
     def write(self, fd: int, data: Sequence[int], offset: int) -> int:
         if not self.space:
@@ -236,7 +235,7 @@ def test_a_short_write_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with open_journal(tmp_path, max_bytes=MIB) as journal:
         disk = Disk(MIB, monkeypatch)
         write = disk.write
-        monkeypatch.setattr(journal_module.os, "pwrite", lambda fd, data, at: write(fd, data[:7], at))
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, data[:7], at))
         journal.append(batch(1, 2))
         assert read_all(journal) == [1, 2]
 
@@ -251,7 +250,7 @@ def test_what_a_failed_repair_leaves_is_cut_off_at_the_next_start(
         journal.append(batch(1))
         with monkeypatch.context() as broken:
             Disk(30, broken)
-            broken.setattr(journal_module.os, "ftruncate", refuse)
+            broken.setattr(os, "ftruncate", refuse)
             with pytest.raises(JournalFull):
                 journal.append(batch(2, 3))
     with capture_logs() as logs, open_journal(tmp_path, max_bytes=MIB) as journal:
@@ -298,7 +297,7 @@ async def test_syncs_on_a_timer_and_goes_on_when_the_disk_cannot(
         if broken:
             raise OSError(errno.EIO, "bad disk")
 
-    monkeypatch.setattr(journal_module.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with open_journal(tmp_path, max_bytes=MIB) as journal, capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.sync_forever, 0.001)
