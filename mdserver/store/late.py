@@ -38,18 +38,17 @@ def _volume(table: Table) -> str:
 
 
 def _minutes_from(table: Table) -> str:
+    minute = f"""from {table} as stored
+        where stored.series_id = touched.series_id
+          and stored.time >= touched.time and stored.time < touched.time + interval '60 seconds'"""
     return f"""insert into candles (series_id, timeframe, time, open, high, low, close, volume, row_count)
-    select touched.series_id, 60, touched.time, made.prices[1], made.high, made.low, made.prices[made.n],
-           made.volume, made.n
+    select touched.series_id, 60, touched.time, first.price, made.high, made.low, last.price, made.volume, made.n
     from unnest(%s, %s) as touched(series_id, time)
     cross join lateral (
-        select array_agg({_PRICE[table]} order by time, seq) as prices, max({_PRICE[table]}) as high,
-               min({_PRICE[table]}) as low, {_volume(table)} as volume, count(*) as n
-        from {table} as stored
-        where stored.series_id = touched.series_id
-          and stored.time >= touched.time and stored.time < touched.time + interval '60 seconds'
-    ) as made
-    where made.n > 0
+        select max({_PRICE[table]}) as high, min({_PRICE[table]}) as low, {_volume(table)} as volume, count(*) as n
+        {minute}) as made
+    cross join lateral (select {_PRICE[table]} as price {minute} order by time, seq limit 1) as first
+    cross join lateral (select {_PRICE[table]} as price {minute} order by time desc, seq desc limit 1) as last
     {_REPLACE}"""  # noqa: S608 - names from this module only
 
 
