@@ -25,7 +25,13 @@ NAMES = (
 def measure(options: argparse.Namespace) -> harness.Result:
     with harness.data_folder() as folder:
         port = harness.free_port()
-        command = [sys.executable, str(harness.HERE / "venue.py"), str(port), str(options.rate)]
+        command = [
+            sys.executable,
+            str(harness.HERE / "venue.py"),
+            str(port),
+            str(options.rate),
+            str(options.per_write),
+        ]
         with harness.process(command, log=folder / "venue.log", stop_s=2, core=harness.CLIENT_CORE):
             time.sleep(0.5)
             broker = {"name": "binance", "plugin": "binance", "url": f"ws://127.0.0.1:{port}"}
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=0, help="messages/s of the venue; 0: as fast as they are taken"
     )
+    parser.add_argument("--per-write", type=int, default=500, help="messages the venue sends with one write")
     parser.add_argument("--storing", action="store_true", help="store what comes in")
     options = parser.parse_args()
     harness.build_load_client()

@@ -1,11 +1,12 @@
 // A WebSocket load client that costs less than the servers it measures: one thread, epoll, frames counted by
 // their headers. Prints one JSON object on standard output; samples, if asked for, on standard error.
 //
-//   load --port P --clients N --symbols K --universe M [--path /stream] [--pid SERVER]
+//   load --port P --clients N --symbols K --universe M [--path /stream] [--batch] [--pid SERVER]
 //        [--warm S] [--seconds S] [--stalled N] [--latency] [--sample S] [--max-wait S]
 //
-// Each client subscribes to K of M symbols named SYM000 … (or --names A,B,C: to all of these): all of them where
-// K = M, else K chosen by a fixed pseudo-random sequence. The first --stalled clients subscribe and never read.
+// --batch asks for several records in one frame (?batch=true). Each client subscribes to K of M symbols named
+// SYM000 … (or --names A,B,C: to all of these): all of them where K = M, else K chosen by a fixed pseudo-random
+// sequence. The first --stalled clients subscribe and never read.
 // Counting starts --warm seconds after every reading client has got its first record. Ends by itself in
 // max-wait + warm + seconds + 10 seconds at the latest.
 #define _GNU_SOURCE
@@ -361,13 +362,14 @@ static void run(struct client *clients, int poller) {
 
 static void read_options(int argc, char **argv) {
   static const struct option known[] = {
-      {"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"clients", 1, 0, 'n'}, {"symbols", 1, 0, 'k'},
+      {"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"batch", 0, 0, 'B'},    {"clients", 1, 0, 'n'}, {"symbols", 1, 0, 'k'},
       {"universe", 1, 0, 'm'}, {"names", 1, 0, 'N'},  {"broker", 1, 0, 'b'},  {"pid", 1, 0, 'P'},
       {"warm", 1, 0, 'w'},    {"seconds", 1, 0, 's'}, {"stalled", 1, 0, 'S'}, {"latency", 0, 0, 'l'},
       {"sample", 1, 0, 'i'},  {"max-wait", 1, 0, 'W'}, {0, 0, 0, 0}};
   for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) switch (o) {
       case 'p': opt.port = atoi(optarg); break;
       case 'u': opt.path = optarg; break;
+      case 'B': opt.path = "/stream?batch=true"; break;
       case 'n': opt.clients = atoi(optarg); break;
       case 'k': opt.per_client = atoi(optarg); break;
       case 'm': opt.universe = atoi(optarg); break;
