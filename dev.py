@@ -146,7 +146,7 @@ def usable_venv() -> bool:
 
 def pip_install(arguments: list[str]) -> None:
     """Run pip, showing what it is at on a terminal; on failure print all that it said and exit 1."""
-    command = [
+    command: list[str | Path] = [
         BIN / "python",
         "-m",
         "pip",

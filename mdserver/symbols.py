@@ -21,7 +21,8 @@ def canonical(text: str) -> str:
     Raises ValueError, naming the value, for what cannot be a symbol.
     """
     symbol = text.translate(_SEPARATORS).upper()
-    if _CANONICAL.fullmatch(symbol) is None:
+    # isascii first: upper() makes ASCII of some other letters, such as SS of a sharp s.
+    if not text.isascii() or _CANONICAL.fullmatch(symbol) is None:
         shown = text if len(text) <= 2 * MAX_LENGTH else text[: 2 * MAX_LENGTH] + "…"
         raise ValueError(f"{shown!r} is not a symbol: expected letters and digits, such as EURUSD or EUR/USD")
     return symbol

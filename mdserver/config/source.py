@@ -203,7 +203,7 @@ def _expand(text: str, environ: Mapping[str, str]) -> tuple[str | Missing, tuple
 
     def value(match: re.Match[str]) -> str:
         if match["escaped"]:
-            return ""
+            return "$"
         name, default = match["name"], match["default"]
         variables.append(name)
         found = environ.get(name)
@@ -214,7 +214,6 @@ def _expand(text: str, environ: Mapping[str, str]) -> tuple[str | Missing, tuple
             return ""
         return found
 
-    # An escaped $${X} loses one dollar here and is not looked at again: sub does not rescan.
     expanded = _VARIABLE.sub(value, text)
     if missing:
         return Missing(missing[0]), tuple(variables)

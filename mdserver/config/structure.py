@@ -100,6 +100,8 @@ def gather_fields(
         if key in skip:
             continue
         try:
+            if key in value.data and _is_empty_section(value.data[key], field):
+                continue
             if key in value.data:
                 arguments[key] = _field(value.data[key], field)
             elif field.default is attrs.NOTHING:
@@ -117,6 +119,12 @@ def config_keys(cls: type) -> tuple[str, ...]:
 
 def _fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
     return {f.alias or f.name: f for f in attrs.fields(attrs.resolve_types(cls)) if f.init}
+
+
+def _is_empty_section(value: Located, field: attrs.Attribute[Any]) -> bool:
+    """Say whether all keys of a section are commented out, so that YAML finds nothing after its name."""
+    section = isinstance(field.type, type) and attrs.has(field.type)
+    return section and value.data is None and field.default is not attrs.NOTHING
 
 
 def build(value: Located, cls: type[T], arguments: dict[str, Any]) -> T:
