@@ -102,6 +102,8 @@ class SupervisedBroker:
                 if wait_s is None:
                     log.error("broker given up", error=self.last_error)
                     self._enter("failed", self.last_error or "")
+                    # who waits for an answer gets it, or the next broker's
+                    self.demand.refuse(self.demand.current(), f"{self.name} has failed: {self.last_error}")
                     return
                 log.info("broker backs off", seconds=round(wait_s, 1), attempt=self.attempt)
                 self._enter("backoff", f"next attempt in {wait_s:.0f} s: {self.last_error}")

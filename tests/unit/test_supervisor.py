@@ -92,6 +92,7 @@ async def test_rejected_means_failed_while_others_go_on(autojump_clock: object) 
         seen = [bad.snapshot().state, good.snapshot().state]
     assert seen == ["failed", "live"]
     assert bad.snapshot().last_error == "bad key"
+    assert bad.demand.refused() == {Feed("A", "tick"): "x has failed: bad key"}
 
 
 async def test_a_crash_is_logged_and_tried_again_a_bounded_number_of_times(autojump_clock: object) -> None:

@@ -1,0 +1,164 @@
+"""From the venue's socket to a client's: a fake Binance, the real plugin in a real daemon, a WebSocket client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from mdserver.testing.binance import open_fake_binance
+from mdserver.testing.recorded import Frame, read_cryptofeed, read_jsonl, recorded_folder
+
+from .daemon import open_daemon, open_stream, write_config
+
+RECORDED = [
+    "bmoscon+cryptofeed/BINANCE.ws.1.0",
+    "bmoscon+cryptofeed/BINANCE_US.ws.1.0.first320",
+    "crypto-crawler+crypto-msg-parser/binance_spot.jsonl",
+]
+
+
+def plain(frames: Iterable[Frame]) -> list[tuple[Any, ...]]:
+    """Read single-symbol book tickers and aggregate trades in the plainest way: json and float."""
+    rows: list[tuple[Any, ...]] = []
+    for frame in frames:
+        data = json.loads(frame.text)["data"]
+        if frame.stream.endswith("@bookTicker"):
+            rows.append(("tick", data["s"], *(float(data[key]) for key in "baBA")))
+        elif frame.stream.endswith("@aggTrade"):
+            side = "sell" if data["m"] else "buy"
+            price, size = float(data["p"]), float(data["q"])
+            rows.append(("trade", data["s"], data["T"] / 1000, price, size, side, str(data["a"])))
+    return rows
+
+
+def as_seen(message: dict[str, Any]) -> tuple[Any, ...]:
+    names = (
+        ("type", "symbol", "bid", "ask", "bid_size", "ask_size")
+        if message["type"] == "tick"
+        else ("type", "symbol", "time", "price", "size", "side", "trade_id")
+    )
+    return tuple(message[name] for name in names)
+
+
+async def through_the_daemon(folder: Path, frames: list[Frame]) -> None:
+    rows = plain(frames)
+    symbols = sorted({row[1] for row in rows})
+    async with open_fake_binance() as venue:
+        broker = {"name": "binance", "url": venue.url, "trades": "aggTrade", "symbols": symbols}
+        async with open_daemon(write_config(folder, brokers=[broker])) as daemon:
+            async with open_stream(daemon.ws, *symbols, types=["tick", "trade"]) as receive:
+                streams = [f"{s.lower()}@{kind}" for s in symbols for kind in ("bookTicker", "aggTrade")]
+                with trio.fail_after(30):
+                    await venue.wait_subscribed(*streams)
+                    while (await daemon.get("/api/brokers")).json()["brokers"][0]["feeds"] < len(streams):
+                        await trio.sleep(0.05)
+                    assert await venue.replay(frames) == len(rows)
+                    seen: list[dict[str, Any]] = []
+                    while len(seen) < len(rows):
+                        seen += await receive()
+            assert [as_seen(message) for message in seen] == rows
+            counters: dict[tuple[str, str], int] = {}
+            for message in seen:
+                key = (message["symbol"], message["type"])
+                counters[key] = counters.get(key, 0) + 1
+                assert message["seq"] == counters[key]
+            await trio.sleep(0.8)
+            for symbol, kind in counters:
+                path, name = ("/api/ticks", "ticks") if kind == "tick" else ("/api/trades", "trades")
+                answer = await daemon.get(path, symbol=symbol, **{"from": 0, "to": 4_000_000_000, "limit": 1000})
+                stored = [as_seen({**row, "type": kind, "symbol": symbol}) for row in answer.json()[name]]
+                assert stored == [as_seen(m) for m in seen if (m["symbol"], m["type"]) == (symbol, kind)]
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize("name", RECORDED)
+async def test_recorded_frames_reach_a_client_and_the_store(folder: Path, name: str) -> None:
+    recorded = recorded_folder()
+    if recorded is None or not (recorded / name).exists():
+        pytest.skip("no folder of recorded venue data: name it in MDSERVER_RECORDED_DATA")
+    path = recorded / name
+    await through_the_daemon(folder, read_jsonl(path) if name.endswith("jsonl") else read_cryptofeed(path))
+
+
+def combined(stream: str, **data: Any) -> Frame:
+    return Frame(0.0, stream, json.dumps({"stream": stream, "data": data}))
+
+
+def book(n: int, symbol: str = "AAAUSDT") -> Frame:
+    prices = {"b": f"{100 + n / 100:.8f}", "B": "1.50000000", "a": f"{100.01 + n / 100:.8f}", "A": "0.00000001"}
+    return combined(f"{symbol.lower()}@bookTicker", u=n, s=symbol, **prices)
+
+
+def agg(n: int, symbol: str = "AAAUSDT") -> Frame:
+    body = {"e": "aggTrade", "E": 1_700_000_000_000 + n, "s": symbol, "a": n, "f": n, "l": n, "M": True}
+    numbers = {"p": f"{100 + n / 100:.8f}", "q": "0.12345678", "T": 1_700_000_000_000 + n, "m": n % 2 == 0}
+    return combined(f"{symbol.lower()}@aggTrade", **body, **numbers)
+
+
+async def test_made_up_frames_reach_a_client_and_the_store(folder: Path) -> None:
+    frames = [make(n, symbol) for n in range(1, 60) for symbol in ("AAAUSDT", "BBBBTC") for make in (book, agg)]
+    await through_the_daemon(folder, frames)
+
+
+BAD = [
+    "not json at all",
+    '{"stream":"aaausdt@bookTicker","data":{"u":1,"s":"AAAUSDT","b":"1.0"}}',
+    '{"stream":"aaausdt@bookTicker","data":{"u":2,"s":"AAAUSDT","b":"NaN","B":"1","a":"2","A":"1"}}',
+    '{"stream":"aaausdt@bookTicker","data":{"u":3,"s":"AAAUSDT","b":"-5","B":"1","a":"2","A":"1"}}',
+    '{"stream":"aaausdt@bookTicker","data":{"u":4,"s":"AAAUSDT","b":"1e300","B":"1","a":"1e301","A":"1"}}',
+    '{"stream":"aaausdt@bookTicker","data":{"u":5,"s":"AAAUSDT","b":[],"B":"1","a":"2","A":"1"}}',
+    "[]",
+    '"\\ud800"',
+    "[" * 3000,
+]
+
+
+async def test_garbage_from_the_venue_is_counted_and_the_stream_goes_on(folder: Path) -> None:
+    async with open_fake_binance() as venue:
+        broker = {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"], "types": ["tick"]}
+        config = write_config(folder, brokers=[broker], database={"store": False})
+        async with open_daemon(config) as daemon, open_stream(daemon.ws, "AAAUSDT") as receive:
+            with trio.fail_after(20):
+                await venue.wait_subscribed("aaausdt@bookTicker")
+                await trio.sleep(0.3)
+                for n, bad in enumerate(BAD, 1):
+                    await venue.replay([book(2 * n)])
+                    await venue.connections[0].send_text(bad)
+                    await venue.replay([book(2 * n + 1)])
+                seen: list[dict[str, Any]] = []
+                while len(seen) < 2 * len(BAD):
+                    seen += await receive()
+            assert [tick["seq"] for tick in seen] == list(range(1, 2 * len(BAD) + 1))
+            metrics = (await daemon.get("/metrics")).text
+            counted = sum(
+                float(line.split()[-1])
+                for line in metrics.splitlines()
+                if line.startswith(("mdserver_messages_discarded_total", "mdserver_records_rejected_total"))
+                or ("messages_ignored_total" in line and not line.startswith("#"))
+            )
+            assert counted >= len(BAD)
+            warnings = [x for x in daemon.lines if x["event"] in ("message discarded", "record rejected")]
+            assert 1 <= len(warnings) <= 2
+
+
+async def test_a_plugin_that_cannot_be_used_is_named_and_the_rest_run(folder: Path) -> None:
+    async with open_fake_binance() as venue:
+        venue.rules.refuse = (451, {}, "Service unavailable from a restricted location")
+        brokers = [
+            {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"]},
+            {"name": "mock", "rate": 200, "symbols": ["EURUSD"]},
+        ]
+        config = write_config(folder, brokers=brokers, database={"store": False})
+        async with open_daemon(config) as daemon, open_stream(daemon.ws, "EURUSD") as receive:
+            with trio.fail_after(10):
+                while not await receive():
+                    pass
+            states = {b["broker"]: b for b in (await daemon.get("/api/brokers")).json()["brokers"]}
+            assert states["mock"]["state"] == "live"
+            assert states["binance"]["state"] == "failed"
+            assert "451" in states["binance"]["last_error"]
