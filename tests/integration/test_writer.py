@@ -188,24 +188,34 @@ async def test_connections_killed_again_and_again(
     assert await candle_rows(database) == seq
 
 
+async def serve(folder: Path, stop: trio.Event, gone: trio.Event, *, task_status: Any) -> None:
+    """Run a PostgreSQL of its own until told to stop."""
+    async with open_embedded(folder, log=structlog.get_logger()) as url:
+        task_status.started(url)
+        await stop.wait()
+    gone.set()
+
+
 async def test_a_server_that_is_stopped_and_started_again(reachable_path: Path, tmp_path: Path) -> None:
-    log = structlog.get_logger()
-    async with AsyncExitStack() as stack:
-        journal = stack.enter_context(open_journal(tmp_path, max_bytes=MIB))
-        async with open_embedded(reachable_path, log=log) as url:
-            database = await stack.enter_async_context(open_database(url, retry_for_s=5, log=log))
-            writer, _ = make_writer(journal, Store(database))
-            await stack.enter_async_context(running(writer))
-            journal.append(ticks(1, 2))
-            await until(lambda: not journal.pending_bytes)
-        journal.append(ticks(3))
-        await until(lambda: writer.away is not None)
-        journal.append(ticks(4))
-        async with open_embedded(reachable_path, log=log):
-            await until(lambda: not journal.pending_bytes)
-            assert writer.away is None
+    stop, gone, last_stop = trio.Event(), trio.Event(), trio.Event()
+    async with trio.open_nursery() as servers:
+        url = await servers.start(serve, reachable_path, stop, gone)
+        async with open_database(url, retry_for_s=5, log=structlog.get_logger()) as database:
+            with open_journal(tmp_path, max_bytes=MIB) as journal:
+                writer, _ = make_writer(journal, Store(database))
+                async with running(writer):
+                    journal.append(ticks(1, 2))
+                    await until(lambda: not journal.pending_bytes)
+                    stop.set()
+                    await gone.wait()
+                    journal.append(ticks(3))
+                    await until(lambda: writer.away is not None)
+                    journal.append(ticks(4))
+                    assert await servers.start(serve, reachable_path, last_stop, trio.Event()) == url
+                    await until(lambda: not journal.pending_bytes)
+                    assert writer.away is None
             assert await stored(database) == as_rows(1, 2, 3, 4)
-            await stack.aclose()
+        last_stop.set()
 
 
 CRASHES = """
