@@ -15,9 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from attrs import frozen
@@ -25,7 +27,16 @@ from attrs import frozen
 from mdserver.errors import ConfigError
 from mdserver.store.account import Account, check_enterable, choose_account
 
-__all__ = ["PORT", "PidFile", "Place", "disarm_pid_file", "is_postmaster", "prepare_place", "read_pid_file"]
+__all__ = [
+    "PORT",
+    "PidFile",
+    "Place",
+    "disarm_pid_file",
+    "end_orphans",
+    "is_postmaster",
+    "prepare_place",
+    "read_pid_file",
+]
 
 PORT = 5432
 """Only part of the socket's name: nothing listens on TCP."""
@@ -35,6 +46,9 @@ SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 
 LOG_BYTES = 10_000_000
 """At a start, a log longer than this is set aside, replacing the one set aside before."""
+
+ORPHANS_S = 5.0
+"""How long killed processes may take to be gone."""
 
 _SOCKET_PREFIX = "mdserver-pg-"
 
@@ -103,9 +117,12 @@ class Place:
             file.seek(max(since if since <= size else 0, size - 1_500))
             return file.read().decode(errors="replace").strip()
 
-    def make_socket_folder(self) -> Path:
-        """Return an empty private folder for the socket, a short one elsewhere if our own path is too long."""
-        folder = self.folder / "run"
+    def make_socket_folder(self, again: Path | None = None) -> Path:
+        """Return an empty private folder for the socket, a short one elsewhere if our own path is too long.
+
+        ``again`` is the folder of a server that ended, to be used once more.
+        """
+        folder = again or self.folder / "run"
         if _fits(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
@@ -192,7 +209,7 @@ def read_pid_file(place: Place) -> PidFile | None:
 
 
 def is_postmaster(place: Place, pid: int) -> bool:
-    """Say whether process ``pid`` is a PostgreSQL server on this cluster: numbers of processes are used again."""
+    """Say whether process ``pid`` is of a PostgreSQL server on this cluster: numbers of processes are used again."""
     if sys.platform == "linux":
         proc = Path("/proc") / str(pid)
         try:
@@ -204,6 +221,24 @@ def is_postmaster(place: Place, pid: int) -> bool:
     command = ["/bin/ps", "-p", str(pid), "-o", "stat=,command="]
     text = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
     return "postgres" in text and str(place.cluster) in text and not text.startswith("Z")
+
+
+def end_orphans(place: Place) -> list[int]:
+    """End what a killed server left running, a backend in the middle of a long query; return the process numbers.
+
+    With one of them alive PostgreSQL refuses to start. Their server is gone, so nothing of theirs can be saved:
+    recovery sees to it. Only on Linux; elsewhere the next start says in its log what is in the way.
+    """
+    if sys.platform != "linux":
+        return []
+    found = [int(proc.name) for proc in Path("/proc").glob("[0-9]*") if is_postmaster(place, int(proc.name))]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + ORPHANS_S
+    while time.monotonic() < deadline and any(is_postmaster(place, pid) for pid in found):
+        time.sleep(0.01)
+    return found
 
 
 def disarm_pid_file(place: Place) -> None:

@@ -6,52 +6,28 @@ alone and the daemon can still write. One that a killed daemon left behind is ad
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import structlog
 import trio
-from attrs import define
-from psycopg import pq, sql
-from psycopg.conninfo import make_conninfo
+from psycopg import sql
 
-from mdserver.errors import StoreUnavailable
+from mdserver.errors import ConfigError, StoreUnavailable
 from mdserver.lock import lock_data_folder
 from mdserver.store.binaries import Binaries, Choice, choose_binaries
-from mdserver.store.cluster import (
-    PORT,
-    Place,
-    disarm_pid_file,
-    is_postmaster,
-    prepare_place,
-    read_pid_file,
-)
+from mdserver.store.cluster import Place, is_postmaster, prepare_place, read_pid_file
+from mdserver.store.postmaster import NAME, POLL_S, START_S, Postmaster, start_postmaster, stop_postmaster
 
 __all__ = ["open_embedded"]
 
-NAME = "mdserver"
-"""Of the superuser and of the database."""
+RESTART_S = (0.5, 30.0)
+"""The first and the longest pause before a database that ended by itself is started again."""
 
-START_S = 300.0
-"""How long a start may take: after a crash the write-ahead log (up to max_wal_size) is replayed first."""
-
-SAY_S = 5.0
-"""How often a start that takes long is logged."""
-
-POLL_S = 0.01
-FAST_STOP_S = 6.0
-"""Fast shutdown writes a checkpoint; the daemon as a whole stops within 10 s."""
-
-IMMEDIATE_STOP_S = 2.0
-"""Immediate shutdown leaves recovery to the next start."""
 
 SETTINGS = f"""
 # Settings of mdserver for a store of ticks: yours to change, this file is not written again.
@@ -70,56 +46,6 @@ log_checkpoints = off
 cluster_name = '{NAME}'
 """
 
-# Where the operator's environment sets one of these for other databases, an explicit value goes before it.
-_NEUTRAL = {
-    "hostaddr": "",
-    "options": "",
-    "client_encoding": "",
-    "sslmode": "disable",
-    "sslnegotiation": "postgres",
-    "gssencmode": "disable",
-    "channel_binding": "prefer",
-    "require_auth": "",
-    "requirepeer": "",
-    "target_session_attrs": "any",
-    "load_balance_hosts": "disable",
-}
-
-
-@define
-class _Server:
-    """A running server; ``process`` is None for one that we adopted, which is not our child."""
-
-    place: Place
-    pid: int
-    socket_folder: Path
-    process: trio.Process | None = None
-
-    def conninfo(self, dbname: str) -> str:
-        given = {
-            option.keyword.decode()
-            for option in pq.Conninfo.get_defaults()
-            if option.envvar is not None and option.envvar.decode() in os.environ
-        }
-        neutral = {name: value for name, value in _NEUTRAL.items() if name in given}
-        return make_conninfo(
-            host=str(self.socket_folder), port=PORT, user=NAME, dbname=dbname, connect_timeout=10, **neutral
-        )
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-        elif is_postmaster(self.place, self.pid):
-            os.kill(self.pid, number)
-
-    async def wait(self) -> None:
-        """Return when the server is gone."""
-        if self.process is not None:
-            await self.process.wait()
-        # an adopted one is not our child: nobody tells us when it ends
-        while is_postmaster(self.place, self.pid):  # noqa: ASYNC110
-            await trio.sleep(POLL_S)
-
 
 @asynccontextmanager
 async def open_embedded(
@@ -137,15 +63,45 @@ async def open_embedded(
     with lock_data_folder(place.folder):
         server = await _adopt(place, log)
         if server is None:
-            server = await _start(place, await _prepare(place, binaries, log), log)
+            server = await start_postmaster(place, await _prepare(place, binaries, log), log)
+        running = [server]
+        problem: Exception | None = None
         try:
             try:
                 conninfo = await trio.to_thread.run_sync(_ensure_database, server)
             except psycopg.Error as error:
                 raise StoreUnavailable(f"PostgreSQL has started but does not serve: {error}") from error
-            yield conninfo
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_keep_running, running, binaries, log)
+                try:
+                    yield conninfo
+                except Exception as error:  # noqa: BLE001 - raised below, so that the nursery does not wrap it
+                    problem = error
+                nursery.cancel_scope.cancel()
         finally:
-            await _stop(server, log)
+            await stop_postmaster(running[0], log)
+        if problem is not None:
+            raise problem
+
+
+async def _keep_running(running: list[Postmaster], choice: Choice, log: structlog.stdlib.BoundLogger) -> None:
+    """Start the server again whenever it ends by itself (out of memory, killed); ``running`` holds the one that runs.
+
+    The socket stays where it is, so connections come back by themselves. Never returns.
+    """
+    while True:
+        server = running[0]
+        await server.wait()
+        log.error("PostgreSQL has ended by itself, starting it again", pid=server.pid)
+        pause, longest = RESTART_S
+        while running[0] is server:
+            await trio.sleep(pause)
+            pause = min(2 * pause, longest)
+            try:
+                found = await _prepare(server.place, choice, log)
+                running[0] = await start_postmaster(server.place, found, log, server.socket_folder)
+            except (StoreUnavailable, ConfigError, OSError) as error:
+                log.error("PostgreSQL does not start", error=str(error), again_in_s=pause)
 
 
 async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogger) -> Binaries:
@@ -186,12 +142,12 @@ async def _init_cluster(place: Place, binaries: Binaries) -> None:
     await trio.to_thread.run_sync(place.finish_cluster, new, SETTINGS)
 
 
-async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> _Server | None:
+async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> Postmaster | None:
     """Take over a server that runs on our cluster, or stop it if it does not answer; None if there is none now."""
     found = read_pid_file(place)
     if found is None or not is_postmaster(place, found.pid):
         return None
-    server = _Server(place, found.pid, found.socket_folder)
+    server = Postmaster(place, found.pid, found.socket_folder)
     log.info("found a PostgreSQL that an earlier run left behind", pid=found.pid, status=found.status)
     with trio.move_on_after(START_S):
         while found.status == "starting" and is_postmaster(place, server.pid):
@@ -205,7 +161,7 @@ async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> _Server | N
         else:
             log.info("adopted it", pid=server.pid)
             return server
-    await _stop(server, log)
+    await stop_postmaster(server, log)
     if is_postmaster(place, server.pid):
         raise StoreUnavailable(
             f"a PostgreSQL that an earlier run left behind (process {server.pid}) neither answers nor stops: end it "
@@ -214,7 +170,7 @@ async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> _Server | N
     return None
 
 
-def _ensure_database(server: _Server) -> str:
+def _ensure_database(server: Postmaster) -> str:
     """Make our database if there is none; return its conninfo. Blocking. Raises psycopg.Error."""
     with psycopg.connect(server.conninfo("postgres"), autocommit=True) as conn:
         folder = conn.execute("show data_directory").fetchone()
@@ -225,97 +181,3 @@ def _ensure_database(server: _Server) -> str:
         if conn.execute("select from pg_database where datname = %s", [NAME]).fetchone() is None:
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(NAME)))
     return server.conninfo(NAME)
-
-
-async def _start(place: Place, binaries: Binaries, log: structlog.stdlib.BoundLogger) -> _Server:
-    """Start the server and wait until it takes connections."""
-    started = trio.current_time()
-    disarm_pid_file(place)
-    socket_folder = await trio.to_thread.run_sync(place.make_socket_folder)
-    log_descriptor = place.open_log()
-    log_start = os.fstat(log_descriptor).st_size
-    try:
-        process = await trio.lowlevel.open_process(
-            _command(place, binaries, socket_folder),
-            stdout=log_descriptor,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            **place.account.spawn,
-        )
-    finally:
-        os.close(log_descriptor)
-    server = _Server(place, process.pid, socket_folder, process)
-    try:
-        await _wait_ready(server, process, log_start, log)
-    except BaseException:
-        await _stop(server, log)
-        raise
-    log.info(
-        "PostgreSQL is ready",
-        version=binaries.text,
-        binaries=str(binaries.folder),
-        folder=str(place.cluster),
-        user=str(place.account),
-        pid=process.pid,
-        seconds=round(trio.current_time() - started, 3),
-    )
-    return server
-
-
-def _command(place: Place, binaries: Binaries, socket_folder: Path) -> list[str | Path]:
-    command: list[str | Path] = [binaries.folder / "postgres", "-D", place.cluster, "-p", str(PORT)]
-    settings: dict[str, Any] = {
-        "listen_addresses": "",
-        "unix_socket_directories": f'"{socket_folder}"',
-        "unix_socket_permissions": "0700",
-        "logging_collector": "off",
-        "log_destination": "stderr",
-    }
-    for name, value in settings.items():
-        command += ["-c", f"{name}={value}"]
-    return command
-
-
-async def _wait_ready(
-    server: _Server, process: trio.Process, log_start: int, log: structlog.stdlib.BoundLogger
-) -> None:
-    """Return when the server says that it is ready; raises :class:`StoreUnavailable` if it ends or takes too long."""
-    started = said = trio.current_time()
-    while True:
-        if process.poll() is not None:
-            text = server.place.log_tail(since=log_start)
-            raise StoreUnavailable(
-                f"PostgreSQL ended with status {process.returncode} while starting:\n{text}"
-            )
-        found = read_pid_file(server.place)
-        if found is not None and found.pid == process.pid and found.status == "ready":
-            return
-        now = trio.current_time()
-        if now - started > START_S:
-            text = server.place.log_tail(since=log_start)
-            raise StoreUnavailable(f"PostgreSQL is not ready after {START_S:.0f} s:\n{text}")
-        if now - said > SAY_S:
-            said = now
-            log.info(
-                "PostgreSQL is still starting", seconds=round(now - started), log=str(server.place.log_file)
-            )
-        await trio.sleep(POLL_S)
-
-
-async def _stop(server: _Server, log: structlog.stdlib.BoundLogger) -> None:
-    """Stop the server: politely, then not; shielded, with a deadline. Does nothing if it is gone already."""
-    started = trio.current_time()
-    stopped = False
-    for number, seconds in ((signal.SIGINT, FAST_STOP_S), (signal.SIGQUIT, IMMEDIATE_STOP_S)):
-        server.signal(number)
-        with trio.move_on_after(seconds, shield=True) as scope:
-            await server.wait()
-        stopped = not scope.cancelled_caught
-        if stopped:
-            break
-        log.warning("PostgreSQL does not stop", pid=server.pid, signal=number.name, waited_s=seconds)
-    if stopped:
-        server.place.remove_socket_folder(server.socket_folder)
-        log.info("PostgreSQL has stopped", seconds=round(trio.current_time() - started, 3))
-    else:
-        log.error("PostgreSQL is left running; the next start takes it over", pid=server.pid)

@@ -192,6 +192,42 @@ async def test_kill_9_of_daemon_and_database_recovers(
     assert query(second["url"], "select x from kept") == (1,)
 
 
+async def test_a_busy_process_of_a_killed_server_does_not_block_the_start(
+    reachable_path: Path, start_child: Any
+) -> None:
+    child, first = await trio.to_thread.run_sync(start_child, reachable_path, "auto")
+    with contextlib.closing(psycopg.connect(first["url"])) as conn:
+        conn.pgconn.send_query(b"select count(*) from generate_series(1, 1000000000) i")
+        await trio.sleep(0.3)
+        child.kill()
+        os.kill(first["pid"], signal.SIGKILL)
+        await trio.to_thread.run_sync(wait_gone, first["pid"])
+        with capture_logs() as logs:
+            assert await run_once(reachable_path, "select 1") == (1,)
+        assert logs[0]["event"] == "ended processes of a PostgreSQL server that was killed"
+        assert conn.info.backend_pid in logs[0]["pids"]
+
+
+async def test_a_server_killed_while_we_run_is_started_again(reachable_path: Path) -> None:
+    async with open_embedded(reachable_path, log=LOG) as url:
+        async with open_database(url, retry_for_s=0, log=LOG) as database:
+            first = pid_of(reachable_path)
+            os.kill(first, signal.SIGKILL)
+            with trio.fail_after(10):
+                while True:
+                    with contextlib.suppress(StoreUnavailable):
+                        await database.run(lambda conn: conn.execute("select 1").fetchone())
+                        if pid_of(reachable_path) != first:
+                            break
+                    await trio.sleep(0.1)
+
+
+async def test_an_error_in_the_context_comes_through_bare(reachable_path: Path) -> None:
+    with pytest.raises(LookupError, match="mine"):
+        async with open_embedded(reachable_path, log=LOG):
+            raise LookupError("mine")
+
+
 async def test_an_adopted_server_is_stopped_at_the_end(reachable_path: Path, start_child: Any) -> None:
     child, first = await trio.to_thread.run_sync(start_child, reachable_path, "auto")
     child.kill()
