@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from mdserver.errors import ConfigError, Rejected, StoreUnavailable
 from mdserver.store.database import Database, describe, open_database
+from mdserver.store.embedded import open_embedded
 
 LOG = structlog.get_logger()
 Connection = psycopg.Connection[Any]
@@ -166,3 +168,31 @@ async def test_without_migrating_a_database_must_be_up_to_date(empty_database_ur
         pass
     async with open_database(empty_database_url, retry_for_s=0, migrate=False, log=LOG) as database:
         assert database.engine == "plain"
+
+
+async def test_a_wrong_or_missing_password_is_final_and_not_shown(reachable_path: Path) -> None:
+    async with open_embedded(reachable_path, log=LOG) as url:
+        rules = reachable_path / "postgres/cluster/pg_hba.conf"
+        rules.write_text("local all bob scram-sha-256\nlocal all all trust\n")
+
+        def make_role() -> None:
+            with psycopg.connect(url, autocommit=True) as conn:
+                conn.execute("create role bob login password 's3cret'")
+                conn.execute("revoke create on schema public from public")
+                conn.execute("select pg_reload_conf()")
+
+        await trio.to_thread.run_sync(make_role)
+        for password, said in (("wr0ng", "password authentication failed"), ("", "no password supplied")):
+            with structlog.testing.capture_logs() as logs:
+                with pytest.raises(Rejected, match=said) as caught:
+                    async with open_database(
+                        make_conninfo(url, user="bob", password=password), retry_for_s=30, log=LOG
+                    ):
+                        pass
+            assert "wr0ng" not in f"{logs} {caught.value!r}"
+        # the right one gets in, to find that it may not make tables
+        with pytest.raises(Rejected, match="may not create the tables"):
+            async with open_database(
+                make_conninfo(url, user="bob", password="s3cret"), retry_for_s=0, log=LOG
+            ):
+                pass
