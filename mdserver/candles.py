@@ -1,6 +1,6 @@
 """Candles from ticks and trades, for many series at once: pure numpy, no I/O.
 
-A tick counts with its mid price ``(bid + ask) / 2``, a trade with its own. Rows are ordered by (series, time,
+A tick counts with its mid price (see :func:`mid`), a trade with its own. Rows are ordered by (series, time,
 seq): the first opens a candle, the last closes it. Sums of sizes are exact and hence the same in any order:
 a size is split into whole units and hundred-millionths, each summed as int64. PostgreSQL does the
 same arithmetic (see ``store/late.py``), so a candle computed there equals one computed here bit for bit.
@@ -27,6 +27,7 @@ __all__ = [
     "fold",
     "from_prices",
     "merge",
+    "mid",
     "of_ticks",
     "of_trades",
     "split_sizes",
@@ -40,6 +41,11 @@ FRACTIONS = 100_000_000
 
 MAX_SIZE = 1e13
 """The largest size that is summed: a candle of 400 000 ticks of this size still fits an int64."""
+
+MID_SCALES = ((1e-3, 1e18), (1e3, 1e12), (1e6, 1e9), (1e9, 1e6))
+"""Upper bound of a mid price, and what it is scaled by to be rounded; above the last, by :data:`MID_SCALE_ABOVE`."""
+
+MID_SCALE_ABOVE = 1e3
 
 MINUTE_S = TIMEFRAMES["1m"]
 
@@ -85,13 +91,28 @@ def split_sizes(sizes: Floats) -> tuple[Ints, Ints]:
     return floor.astype(np.int64), np.rint((given - floor) * FRACTIONS).astype(np.int64)
 
 
+def mid(bid: Floats, ask: Floats) -> Floats:
+    """Return the mid prices, rounded to about 15 significant digits.
+
+    The sum of two decimals is rarely the nearest float to their decimal sum: 1.08484 and 1.08486 would make
+    1.0848499999999999, digits that no venue sent. Rounding by a power of ten that keeps the product below 1e15
+    gives the float that prints as 1.08485. PostgreSQL rounds alike (halves to even).
+    """
+    middle = (bid + ask) / 2
+    scale = np.select(
+        [middle < bound for bound, _ in MID_SCALES], [by for _, by in MID_SCALES], MID_SCALE_ABOVE
+    )
+    rounded: Floats = np.rint(middle * scale) / scale
+    return rounded
+
+
 def of_ticks(
     series: Ints, time_us: Ints, seq: Ints, bid: Floats, ask: Floats, bid_size: Floats, ask_size: Floats
 ) -> Prices:
     """Return the prices of ticks in any order; sizes that the venue does not give are NaN."""
     bid_whole, bid_fraction = split_sizes(bid_size)
     ask_whole, ask_fraction = split_sizes(ask_size)
-    rows = Prices(series, time_us, (bid + ask) / 2, bid_whole + ask_whole, bid_fraction + ask_fraction)
+    rows = Prices(series, time_us, mid(bid, ask), bid_whole + ask_whole, bid_fraction + ask_fraction)
     return _sorted(rows, seq)
 
 

@@ -10,8 +10,8 @@ import structlog
 from .demand import BrokerDemand
 from .errors import BadMessage
 from .metrics import Metrics
-from .model import Feed, Instrument, Published, Record, Tick, Topic
-from .sanity import PriceCheck
+from .model import US_PER_S, Feed, Instrument, Published, Record, Tick, Topic
+from .sanity import RecordCheck
 
 __all__ = ["Emit", "Host"]
 
@@ -29,7 +29,7 @@ class _Line:
     def __init__(self, topic: Topic, seq: int) -> None:
         self.topic = topic
         self.seq = seq
-        self.check = PriceCheck()
+        self.check = RecordCheck()
 
 
 class Host:
@@ -60,17 +60,19 @@ class Host:
     def publish(self, batch: Sequence[Record]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.publish`."""
         accepted: list[Published] = []
+        now_s = time()
+        now_us = int(now_s * US_PER_S)
         for record in batch:
             line = (self._ticks if type(record) is Tick else self._trades).get(record.symbol)
             if line is None:
                 line = self._open_line(record)
-            fault = line.check.fault(record)
+            fault = line.check.fault(record, now_us)
             if fault is None:
                 line.seq += 1
                 accepted.append(Published(line.topic, line.seq, record))
             else:
                 self._reject(record, fault)
-        self.last_event_s = time()
+        self.last_event_s = now_s
         if accepted:
             self._published.inc(len(accepted))
             self._emit(accepted)

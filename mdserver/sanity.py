@@ -1,4 +1,4 @@
-"""Which prices cannot be true (pure).
+"""Which records cannot be true (pure).
 
 A price must be finite, above zero and below :data:`MAX_PRICE`. A jump by more than :data:`MAX_JUMP` against the
 last accepted price of the topic is a wrong scale or a corrupt message, unless the venue insists: the same level
@@ -7,17 +7,21 @@ last accepted price of the topic is a wrong scale or a corrupt message, unless t
 
 from __future__ import annotations
 
+from .candles import MAX_SIZE
 from .model import Record, Tick
 
-__all__ = ["CONFIRMATIONS", "MAX_JUMP", "MAX_PRICE", "PriceCheck"]
+__all__ = ["CONFIRMATIONS", "MAX_AHEAD_US", "MAX_JUMP", "MAX_PRICE", "RecordCheck"]
 
 MAX_PRICE = 1e12
 MAX_JUMP = 50.0
 """Dearest and cheapest believable change between two records: a factor; wrong scales are off by 10 to 1,000."""
 CONFIRMATIONS = 5
 
+MAX_AHEAD_US = 24 * 3600 * 1_000_000
+"""A record dated further in the future, in microseconds, has a wrong time: it would make all after it late."""
 
-class PriceCheck:
+
+class RecordCheck:
     """The check of one topic's records."""
 
     __slots__ = ("_high", "_low", "_strange")
@@ -27,8 +31,10 @@ class PriceCheck:
         self._high = MAX_PRICE
         self._strange = 0
 
-    def fault(self, record: Record) -> str | None:
+    def fault(self, record: Record, now_us: int) -> str | None:
         """Return why a record cannot be true, as a metric's label, or None."""
+        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
+            return "time"
         if type(record) is Tick:
             price, other = record.bid, record.ask
             if not self._low < price < self._high or not self._low < other < self._high:
@@ -56,4 +62,4 @@ class PriceCheck:
 
 
 def _plausible(size: float | None) -> bool:
-    return size is None or 0.0 <= size < 1e18
+    return size is None or 0.0 <= size <= MAX_SIZE

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from ..candles import Ints
+from ..candles import MID_SCALE_ABOVE, MID_SCALES, Ints
 from ..model import TIMEFRAMES, US_PER_S
 from .binary import Int4Array, TimeArray, to_postgres_us
 from .rows import Table
@@ -23,7 +23,19 @@ _REPLACE = """on conflict (series_id, timeframe, time) do update set
     open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
     volume = excluded.volume, row_count = excluded.row_count"""
 
-_PRICE = {"ticks": "(bid + ask) / 2", "trades": "price"}
+
+def _mid() -> str:
+    """:func:`mdserver.candles.mid` in SQL."""
+    middle = "(bid + ask) / 2"
+    cases = " ".join(
+        f"when {middle} < {bound!r}::float8 then round({middle} * {by!r}::float8) / {by!r}::float8"
+        for bound, by in MID_SCALES
+    )
+    above = f"{MID_SCALE_ABOVE!r}::float8"
+    return f"case {cases} else round({middle} * {above}) / {above} end"
+
+
+_PRICE = {"ticks": _mid(), "trades": "price"}
 
 _SIZES = {"ticks": ("bid_size", "ask_size"), "trades": ("size",)}
 

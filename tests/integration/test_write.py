@@ -308,7 +308,7 @@ async def test_candles_are_read_by_column(store: Store) -> None:
     first = START_US // 1_000_000
     columns = await store.candles(info.id, 60, first + 60, first + 180)
     assert columns.time == [first + 60, first + 120, first + 180]
-    assert columns.open == columns.close == [(bid + (bid + 0.1)) / 2 for bid in (2.0, 3.0, 4.0)]
+    assert columns.open == columns.close == [2.05, 3.05, 4.05]
     assert columns.volume == [0.3] * 3
     assert columns.count == [1, 1, 1]
     assert (await store.candles(info.id, 60, first + 61, first + 62)).time == []

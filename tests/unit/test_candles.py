@@ -26,6 +26,11 @@ class Row(NamedTuple):
     ask_size: float | None
 
 
+def mid(bid: float, ask: float) -> float:
+    """One mid price; the rounding has a test of its own."""
+    return float(candles.mid(np.array([bid]), np.array([ask]))[0])
+
+
 prices = st.floats(1e-8, 1e8, allow_subnormal=False)
 sizes = st.none() | st.floats(0, candles.MAX_SIZE) | st.decimals(0, 1000, places=8).map(float)
 times = st.integers(0, 3 * 86_400_000_000) | st.integers(0, 200).map(lambda n: n * 30_000_000)
@@ -62,7 +67,7 @@ def naive(drawn: list[Row], timeframe_s: int) -> list[tuple[object, ...]]:
         buckets.setdefault(key, []).append(row)
     result = []
     for key, members in sorted(buckets.items()):
-        mids = [(row.bid + row.ask) / 2 for row in members]
+        mids = [mid(row.bid, row.ask) for row in members]
         volume = sum((exact(row.bid_size) + exact(row.ask_size) for row in members), Decimal(0))
         result.append((*key, mids[0], max(mids), min(mids), mids[-1], volume, len(members)))
     return result
@@ -144,3 +149,16 @@ def test_the_bound_on_sizes_keeps_the_sums_within_an_int64() -> None:
     most = np.full(count, candles.MAX_SIZE)
     rows_ = candles.of_ticks(ones, ones, ones, most, most, most, most)
     assert int(candles.from_prices(rows_).whole[0]) == 2 * count * 10**13
+
+
+@given(
+    st.integers(0, 8),
+    st.lists(st.tuples(st.integers(1, 10**11), st.integers(0, 10**4)), min_size=1, max_size=20),
+)
+def test_a_mid_prints_as_the_decimal_that_it_is(decimals: int, quotes: list[tuple[int, int]]) -> None:
+    quotes = [(bid, spread) for bid, spread in quotes if bid + spread < 10**11]
+    scale = 10**decimals
+    bid = np.array([b / scale for b, _ in quotes])
+    ask = np.array([(b + spread) / scale for b, spread in quotes])
+    exact = [(Decimal(2 * b + spread) / 2) / scale for b, spread in quotes]
+    assert [Decimal(repr(float(m))) for m in candles.mid(bid, ask)] == exact
