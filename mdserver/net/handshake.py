@@ -68,10 +68,14 @@ class Handshake:
 
         Raises :class:`HandshakeError` for an answer that is no HTTP, or a wrong one.
         """
+        if not data and self._refusal is None:
+            raise HandshakeError("the connection was closed before the WebSocket handshake was answered")
         try:
             self._connection.receive_data(data)
             return self._advance()
         except h11.RemoteProtocolError as error:
+            if self._refusal is not None:
+                return self._refused(self._refusal)  # a refusal with a damaged body is one all the same
             raise HandshakeError(f"the answer is not a WebSocket handshake: {error}") from error
 
     def _advance(self) -> Accepted | Refused | None:
@@ -92,8 +96,6 @@ class Handshake:
                 or len(self._body) >= _MAX_BODY_BYTES
             ):
                 return self._refused(self._refusal)
-            if isinstance(event, h11.ConnectionClosed):
-                raise HandshakeError("the connection was closed before the WebSocket handshake was answered")
 
     def _refused(self, response: h11.Response) -> Refused:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}

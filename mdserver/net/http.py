@@ -52,10 +52,12 @@ async def _get(url: str, headers: dict[str, str], max_bytes: int, retry_statuses
     ):
         body = bytearray()
         bound = max_bytes if response.status_code == 200 else 4096
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > bound:
-                break
+        # Leaving the loop would leave the library's generators open; cancelled, they clean up.
+        with trio.CancelScope() as enough:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > bound:
+                    enough.cancel()
         if response.status_code != 200:
             text = body.decode(errors="replace")
             raise status_error(url, response.status_code, response.headers, text, retry_statuses)

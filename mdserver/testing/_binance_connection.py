@@ -12,7 +12,7 @@ import attrs
 import msgspec
 import trio
 import wsproto
-from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
 
 from ._binance_control import StreamState
 
@@ -79,6 +79,11 @@ class FakeConnection:
     def streams(self) -> frozenset[str]:
         """The streams that it is subscribed to."""
         return frozenset(self._state.streams)
+
+    async def accept(self) -> None:
+        """Complete the WebSocket handshake."""
+        async with self._lock:
+            await self._stream.send_all(self._protocol.send(AcceptConnection()))
 
     async def serve(self) -> None:
         """Run until either side ends the connection."""

@@ -21,7 +21,6 @@ import h11
 import msgspec
 import trio
 import wsproto
-from wsproto.events import AcceptConnection
 
 from ._binance_connection import BinanceRules, FakeConnection
 from ._binance_control import StreamState, is_well_formed
@@ -88,7 +87,7 @@ class FakeBinance:
             await connection.send_data("!serverShutdown", payload)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds; tried after each message and each connection's start and end."""
+        """Return once ``condition`` holds; tried after each message, and each connection's attempt, start and end."""
         while not condition():
             await self._changed.wait()
 
@@ -121,14 +120,15 @@ class FakeBinance:
         protocol = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
         protocol.initiate_upgrade_connection(list(request.headers), request.target.decode())
         list(protocol.events())
-        await stream.send_all(protocol.send(AcceptConnection()))
         micro = query.get("timeUnit", [""])[0].upper() == "MICROSECOND"
         await self._serve(FakeConnection(stream, protocol, self.rules, state, self._tell, microseconds=micro))
 
     async def _serve(self, connection: FakeConnection) -> None:
+        # Listed before the client can know that it is connected; accept() lets nothing overtake it.
         self.connections.append(connection)
-        self._tell()
         try:
+            await connection.accept()
+            self._tell()
             await connection.serve()
         finally:
             self.connections.remove(connection)
@@ -138,6 +138,7 @@ class FakeBinance:
     def _refusal(self, path: str) -> tuple[int, dict[str, str], str] | None:
         now = trio.current_time()
         self.attempts += 1
+        self._tell()
         self._attempt_times.append(now)
         while self._attempt_times[0] <= now - self.rules.connects_window_s:
             self._attempt_times.popleft()

@@ -1,0 +1,344 @@
+"""Sessions against the fake venue, over real sockets."""
+
+import functools
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from mdserver.errors import Rejected, Unavailable
+from mdserver.model import Feed, Tick, Trade
+from mdserver.testing.binance import FakeBinance
+from mdserver.testing.host import FakeHost
+from mdserver_binance import BinanceBroker, BinanceConfig
+from mdserver_binance.broker import Timing
+
+Start = Callable[..., Awaitable[BinanceBroker]]
+
+BTC = Feed("BTCUSDT", "tick")
+BTC_TRADES = Feed("BTCUSDT", "trade")
+ETH = Feed("ETHUSDT", "tick")
+QUICK = Timing(lifetime_s=3600.0, overlap_s=0.1, retry_s=0.05)
+
+
+def ticker(number: int, symbol: str = "BTCUSDT") -> dict[str, object]:
+    return {"u": number, "s": symbol, "b": f"{number}.5", "B": "1", "a": f"{number}.75", "A": "2"}
+
+
+def trade(number: int) -> dict[str, object]:
+    time = 1672515782136 + number
+    return {
+        "e": "trade",
+        "E": time,
+        "s": "BTCUSDT",
+        "t": number,
+        "p": "5",
+        "q": "1",
+        "T": time,
+        "m": False,
+        "M": True,
+    }
+
+
+async def push_tickers(venue: FakeBinance, numbers: range) -> None:
+    for number in numbers:
+        await venue.push("btcusdt@bookTicker", ticker(number))
+
+
+def bids(host: FakeHost) -> list[float]:
+    return [record.bid for record in host.records if isinstance(record, Tick)]
+
+
+async def test_ticks_and_trades_arrive_in_order(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC, BTC_TRADES])
+    await start(host)
+    await host.wait_confirmed([BTC, BTC_TRADES])
+    for number in range(50):
+        await venue.push("btcusdt@bookTicker", ticker(number))
+        await venue.push("btcusdt@trade", trade(number))
+    records = await host.wait_records(100)
+    assert [type(record) for record in records] == [Tick, Trade] * 50
+    assert bids(host) == [number + 0.5 for number in range(50)]
+    assert [record.trade_id for record in records[1::2]] == [str(number) for number in range(50)]
+
+
+async def test_records_of_one_read_come_in_one_batch(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC])
+    await start(host)
+    await host.wait_confirmed([BTC])
+    texts = [
+        json.dumps({"stream": "btcusdt@bookTicker", "data": ticker(n)}).encode() for n in range(100, 150)
+    ]
+    frames = b"".join(b"\x81\x7e" + len(text).to_bytes(2, "big") + text for text in texts if len(text) > 125)
+    short = b"".join(bytes([0x81, len(text)]) + text for text in texts if len(text) <= 125)
+    await venue.connections[0].send_raw(frames + short)
+    await host.wait_records(50)
+    assert [len(batch) for batch in host.batches] == [50]
+
+
+async def test_demand_is_followed(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost()
+    await start(host)
+    host.demand.set([BTC, ETH])
+    await host.wait_confirmed([BTC, ETH])
+    host.demand.set([ETH])
+    await venue.wait_until(lambda: venue.streams == {"ethusdt@bookTicker"})
+    host.demand.set([])
+    await venue.wait_until(lambda: not venue.streams)
+
+
+async def test_a_storm_of_changes_stays_below_the_venues_limit(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost()
+    await start(host)
+    for number in range(60):
+        host.demand.set(Feed(f"S{n}", "tick") for n in range(number + 1))
+        if number % 40 == 0:
+            await venue.connections[0].send_ping()
+        await trio.sleep(0.03)
+    await host.wait_confirmed(Feed(f"S{n}", "tick") for n in range(60))
+    assert not venue.past
+    assert len(venue.connections[0].received) <= 10
+
+
+async def test_beyond_the_cap_is_refused_with_the_reason(venue: FakeBinance, start: Start) -> None:
+    feeds = [Feed(f"S{n:04}", "tick") for n in range(1030)]
+    host = FakeHost(feeds)
+    await start(host)
+    await host.wait_confirmed(feeds[:1024])
+    assert host.refused.keys() == set(feeds[1024:])
+    assert "allows 1,024 streams" in host.refused[feeds[-1]]
+    assert len(venue.streams) == 1024
+    assert not venue.past
+
+
+async def test_a_venue_with_a_lower_cap_than_known(venue: FakeBinance, start: Start) -> None:
+    venue.rules.max_streams = 3
+    feeds = [Feed(f"S{n}", "tick") for n in range(4)]
+    host = FakeHost(feeds)
+    await start(host)
+    await host.wait_until(lambda: len(host.confirmed) + len(host.refused) == 4)
+    assert len(host.confirmed) == 3
+    assert "Too many subscriptions (code 4)" in next(iter(host.refused.values()))
+
+
+async def test_one_bad_stream_does_not_cost_the_others(venue: FakeBinance, start: Start) -> None:
+    """A nested error and then a close: the culprit is found and refused, the session goes on."""
+    venue.rules.malformed = frozenset({"s7@bookTicker"})
+    feeds = [Feed(f"S{n}", "tick") for n in range(12)]
+    host = FakeHost(feeds)
+    await start(host)
+    good = set(feeds) - {feeds[7]}
+    await host.wait_until(lambda: host.confirmed >= good and bool(host.refused))
+    assert host.refused == {feeds[7]: "refused by Binance: Invalid request: invalid stream (code 2)"}
+    await venue.wait_until(lambda: len(venue.streams) == 11)
+    await venue.push("s1@bookTicker", ticker(1, "S1"))
+    await host.wait_records(1)
+    assert venue.attempts <= 5
+
+
+async def test_bad_frames_are_discarded_and_the_stream_goes_on(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC])
+    await start(host)
+    await host.wait_confirmed([BTC])
+    connection = venue.connections[0]
+    await connection.send_text("not json")
+    await connection.send_text('{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT"}}')
+    await connection.send_data("btcusdt@bookTicker", json.dumps(ticker(1) | {"b": "NaN"}).encode())
+    await connection.send_data("btcusdt@kline_1m", b'{"e":"kline"}')
+    await connection.send_text('{"result":null,"id":999}')
+    await push_tickers(venue, range(3))
+    await host.wait_records(3)
+    assert len(host.discarded) == 3
+    assert host.ignored_kinds == {"kline": 1, "reply": 1}
+    assert not venue.past
+
+
+async def test_pings_count_as_life(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost()
+    await start(host)
+    payload = await venue.connections[0].send_ping()
+    await host.wait_until(lambda: host.alive_count > 0)
+    await venue.wait_until(lambda: venue.connections[0].pongs == [payload])
+
+
+async def test_announced_shutdown_loses_and_repeats_nothing(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC, BTC_TRADES])
+    await start(host)
+    await host.wait_confirmed([BTC, BTC_TRADES])
+    old = venue.connections[0]
+    await push_tickers(venue, range(5))
+    await venue.announce_shutdown()
+    number = 5
+    while old in venue.connections:
+        # Both connections get each record while both are open.
+        await venue.push("btcusdt@bookTicker", ticker(number))
+        await venue.push("btcusdt@trade", trade(number))
+        number += 1
+        await trio.sleep(0.002)
+    await push_tickers(venue, range(number, number + 5))
+    await host.wait_until(lambda: bids(host)[-1] == number + 4.5)
+    assert bids(host) == [n + 0.5 for n in range(number + 5)]
+    trades = [record.trade_id for record in host.records if isinstance(record, Trade)]
+    assert trades == [str(n) for n in range(5, number)]
+    assert venue.attempts == 2
+    assert old.client_close == (1000, "")
+
+
+async def test_shutdown_without_lead_time(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC])
+    await start(host)
+    await host.wait_confirmed([BTC])
+    old = venue.connections[0]
+    await venue.announce_shutdown()
+    await old.close(1001, "going away")
+    await venue.wait_until(lambda: old in venue.past and bool(venue.streams))
+    await push_tickers(venue, range(3))
+    assert len(await host.wait_records(3)) == 3
+
+
+async def test_a_replacement_that_is_refused_is_tried_again_while_the_old_one_lives(
+    venue: FakeBinance, start: Start
+) -> None:
+    host = FakeHost([BTC])
+    await start(host)
+    await host.wait_confirmed([BTC])
+    venue.rules.refuse = (503, {}, "busy")
+    await venue.announce_shutdown()
+    await venue.wait_until(lambda: venue.attempts >= 4)
+    await push_tickers(venue, range(3))
+    await host.wait_records(3)
+    venue.rules.refuse = None
+    await venue.wait_until(lambda: len(venue.past) == 1)
+    await venue.wait_subscribed("btcusdt@bookTicker")
+    await push_tickers(venue, range(3, 6))
+    await host.wait_records(6)
+    assert bids(host) == [n + 0.5 for n in range(6)]
+
+
+async def test_an_old_connection_is_replaced_before_the_venue_cuts_it(
+    venue: FakeBinance, start: Start
+) -> None:
+    host = FakeHost([BTC])
+    await start(host, Timing(lifetime_s=0.2, overlap_s=0.05, retry_s=0.05))
+    await venue.wait_until(lambda: len(venue.past) >= 2)
+    assert all(connection.closed_by is None for connection in venue.past)
+
+
+async def run(venue: FakeBinance, host: FakeHost, **settings: object) -> None:
+    config = BinanceConfig(**({"url": venue.url} | settings))  # type: ignore[arg-type]
+    await BinanceBroker(config, QUICK).run(host)
+
+
+async def test_the_daily_close_ends_a_session_normally(venue: FakeBinance) -> None:
+    venue.rules.lifetime_s = 0.1
+    await run(venue, FakeHost([BTC]))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(451, Rejected), (403, Unavailable), (429, Unavailable), (503, Unavailable)]
+)
+async def test_refused_connections(venue: FakeBinance, status: int, error: type[Exception]) -> None:
+    venue.rules.refuse = (status, {"Retry-After": "9"}, '{"msg":"restricted location"}')
+    with pytest.raises(error, match=f"HTTP {status}.*restricted location") as caught:
+        await run(venue, FakeHost())
+    if isinstance(caught.value, Unavailable):
+        assert caught.value.retry_after_s == 9
+
+
+async def test_a_close_for_cause_is_unavailable(venue: FakeBinance, nursery: trio.Nursery) -> None:
+    host = FakeHost([BTC])
+
+    async def kick() -> None:
+        await host.wait_confirmed([BTC])
+        await venue.connections[0].close(1008, "Pong timeout")
+
+    nursery.start_soon(kick)
+    with pytest.raises(Unavailable, match="1008 Pong timeout"):
+        await run(venue, host)
+
+
+async def test_reset_is_unavailable(venue: FakeBinance, nursery: trio.Nursery) -> None:
+    host = FakeHost([BTC])
+
+    async def kick() -> None:
+        await host.wait_confirmed([BTC])
+        await venue.connections[0].send_raw(b"\x81\x7e\x01\x00{")
+        venue.connections[0].reset()
+
+    nursery.start_soon(kick)
+    with pytest.raises(Unavailable, match="connection lost"):
+        await run(venue, host)
+
+
+async def test_silence_is_unavailable(venue: FakeBinance) -> None:
+    venue.rules.answer_pings = False
+    with pytest.raises(Unavailable, match="nothing received for 1 s"):
+        await run(venue, FakeHost(), silence_s=1.0)
+
+
+async def test_no_reply_to_a_request_is_unavailable(
+    venue: FakeBinance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdserver_binance.link._REPLY_S", 0.1)
+    venue.rules.answer_requests = False
+    with pytest.raises(Unavailable, match="no reply to a request"):
+        await run(venue, FakeHost([BTC]))
+
+
+async def test_symbols_are_checked_where_the_list_is_known(venue: FakeBinance, start: Start) -> None:
+    venue.instruments = {"BTCUSDT": ("TRADING", "BTC", "USDT"), "ETHUSDT": ("BREAK", "ETH", "USDT")}
+    host = FakeHost([BTC, ETH])
+    await start(host, rest_url=venue.rest_url)
+    await host.wait_confirmed([BTC])
+    assert host.refused == {ETH: "not traded on Binance now"}
+    assert host.table is not None
+    assert [instrument.symbol for instrument in host.table] == ["BTCUSDT"]
+    assert (host.table[0].base, host.table[0].quote) == ("BTC", "USDT")
+
+
+@pytest.mark.parametrize("status", [429, 403, 500])
+async def test_prices_flow_though_the_list_is_unavailable(
+    venue: FakeBinance, start: Start, status: int
+) -> None:
+    venue.rules.rest_refuse = (status, {}, "busy")
+    host = FakeHost([BTC])
+    await start(host, rest_url=venue.rest_url)
+    await host.wait_confirmed([BTC])
+    assert host.table is None
+
+
+async def test_prices_flow_though_the_list_is_nonsense(venue: FakeBinance, start: Start) -> None:
+    venue.exchange_info = b"<html>"
+    host = FakeHost([BTC])
+    await start(host, rest_url=venue.rest_url)
+    await host.wait_confirmed([BTC])
+
+
+async def test_a_wrong_rest_address_is_said(venue: FakeBinance) -> None:
+    with pytest.raises(Rejected, match="HTTP 404"):
+        await run(venue, FakeHost(), rest_url=f"{venue.rest_url}/api/wrong")
+
+
+async def test_a_session_ends_at_once_when_cancelled(venue: FakeBinance) -> None:
+    host = FakeHost([BTC])
+    async with trio.open_nursery() as nursery:
+        broker = BinanceBroker(BinanceConfig(url=venue.url), QUICK)
+        await nursery.start(functools.partial(broker.run, host))
+        await host.wait_confirmed([BTC])
+        before = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - before < 1
+    await venue.wait_until(lambda: bool(venue.past))
+    assert venue.past[0].client_close == (1000, "")
+
+
+async def test_sessions_one_after_the_other_tell_the_host_again(venue: FakeBinance) -> None:
+    broker = BinanceBroker(BinanceConfig(url=venue.url), QUICK)
+    for _ in range(2):
+        host = FakeHost([BTC, Feed("B@D", "tick")])
+        async with trio.open_nursery() as nursery:
+            await nursery.start(functools.partial(broker.run, host))
+            await host.wait_confirmed([BTC])
+            assert host.refused.keys() == {Feed("B@D", "tick")}
+            nursery.cancel_scope.cancel()
