@@ -82,7 +82,8 @@ def _renderers(*, as_text: bool, colors: bool) -> list[Processor]:
         return [_Redacted(console)]
     return [
         structlog.processors.format_exc_info,
-        _Redacted(structlog.processors.JSONRenderer(ensure_ascii=False)),
+        _redact_values,  # before the JSON is made: afterwards it could break it
+        structlog.processors.JSONRenderer(ensure_ascii=False),
     ]
 
 
@@ -96,17 +97,30 @@ class _Redacted:
         return redact(str(self._render(logger, name, event)))
 
 
+def _redact_values(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    return {key: _redacted(value) for key, value in event.items()}
+
+
+def _redacted(value: Any) -> Any:
+    """Blot out secrets at any depth; what JSON cannot hold becomes its repr."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner) for inner in value]
+    return redact(value if isinstance(value, str) else repr(value))
+
+
 def _hide_secrets(_logger: Any, _name: str, event: EventDict) -> EventDict:
     """Hide the values of keys that are named like secrets, at any depth of mappings."""
     return _without_secrets(event)
 
 
 def _without_secrets(found: Mapping[str, Any]) -> MutableMapping[str, Any]:
-    return {
-        key: HIDDEN
-        if isinstance(key, str) and is_secret_name(key)
-        else _without_secrets(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in found.items()
-    }
+    def hidden(key: object, value: Any) -> Any:
+        if isinstance(key, str) and is_secret_name(key):
+            return HIDDEN
+        return _without_secrets(value) if isinstance(value, dict) else value
+
+    return {key: hidden(key, value) for key, value in found.items()}

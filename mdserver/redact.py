@@ -14,7 +14,7 @@ _SECRET_NAME = re.compile(rf"(?:^|[_-])(?:{_WORDS}|key)(?:$|[_-])", re.IGNORECAS
 _USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/?#\"']*@", re.IGNORECASE)
 # password=… in a libpq string or a query, "api_key": "…" in JSON.
 _ASSIGNED = re.compile(
-    rf"(?P<name>(?:{_WORDS})[\"']?\s*[=:]\s*)(?P<value>\"[^\"]*\"|'[^']*'|(?:Bearer\s+)?[^\s&,;\"'}})]+)",
+    rf"(?P<name>(?:{_WORDS})[\"']?\s*[=:]\s*)(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|(?:Bearer\s+)?[^\s&,;\"'}})]+)",
     re.IGNORECASE,
 )
 
@@ -31,4 +31,9 @@ def redact(text: str) -> str:
     'postgresql://***@db/md?sslmode=require'
     """
     text = _USERINFO.sub(rf"\g<scheme>{HIDDEN}@", text)
-    return _ASSIGNED.sub(rf"\g<name>{HIDDEN}", text)
+    return _ASSIGNED.sub(_hidden, text)
+
+
+def _hidden(match: re.Match[str]) -> str:
+    quote = match["value"][0] if match["value"][0] in "\"'" else ""
+    return f"{match['name']}{quote}{HIDDEN}{quote}"

@@ -363,7 +363,7 @@ def test_repr_shows_no_secret(load: Callable[..., Config]) -> None:
     [
         ("postgresql://bob:p@ss@db/md?x=1", "postgresql://***@db/md?x=1"),
         ("host=db password=abc user=x", "host=db password=*** user=x"),
-        ('{"api_key": "abc", "b": 1}', '{"api_key": ***, "b": 1}'),
+        ('{"api_key": "abc", "b": 1}', '{"api_key": "***", "b": 1}'),
         ("Authorization: Bearer abc.def", "Authorization: ***"),
         ("https://host/path?token=abc&x=1", "https://host/path?token=***&x=1"),
         ("me@example.org wrote http://host/a@b", "me@example.org wrote http://host/a@b"),
