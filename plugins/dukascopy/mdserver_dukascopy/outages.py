@@ -1,0 +1,74 @@
+"""Which service to ask, when one of them does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import trio
+
+from mdserver.errors import MdserverError
+
+from .config import Service
+
+__all__ = ["Outages", "Turn"]
+
+
+class Turn(NamedTuple):
+    """A service to ask, and how often. ``fails_over``: the rest of the attempts is void once it is down."""
+
+    service: Service
+    attempts: int
+    fails_over: bool
+
+
+class Outages:
+    """Remembers which services are down. ``bases``: their addresses, in the order to ask them.
+
+    A service that is down is left alone for ``down_s`` as long as another one is up, then one task tries it
+    once. While all are down each is tried as if it were up.
+    """
+
+    def __init__(
+        self, bases: Mapping[Service, str], *, attempts: int, down_s: float, notice: Callable[[str], None]
+    ) -> None:
+        self._bases = bases
+        self._attempts = attempts
+        self._down_s = down_s
+        self._notice = notice
+        self._down_until: dict[Service, float] = {}
+
+    def turns(self) -> list[Turn]:
+        """Return whom to ask now, in order; all services, those that are down last."""
+        now = trio.current_time()
+        up = [service for service in self._bases if service not in self._down_until]
+        if not up:
+            return [Turn(service, self._attempts, fails_over=False) for service in self._bases]
+        turns: list[Turn] = []
+        last: list[Turn] = []
+        for service in self._bases:
+            if service in up:
+                turns.append(Turn(service, self._attempts, fails_over=len(self._bases) > 1))
+            elif self._down_until[service] <= now:
+                self._down_until[service] = now + self._down_s  # the others do not try too
+                turns.append(Turn(service, 1, fails_over=False))
+            else:
+                last.append(Turn(service, 1, fails_over=False))
+        return turns + last
+
+    def is_down(self, service: Service) -> bool:
+        """Say whether the service's last answer was an outage."""
+        return service in self._down_until
+
+    def failed(self, service: Service, error: MdserverError) -> None:
+        """Note an outage; the operator is told of the first one, and of who is asked instead."""
+        if service not in self._down_until:
+            up = [self._bases[name] for name in self._bases if name not in {service, *self._down_until}]
+            instead = f"; going on with {up[0]}" if up else ""
+            self._notice(f"{self._bases[service]} does not serve us: {error}{instead}")
+        self._down_until[service] = trio.current_time() + self._down_s
+
+    def answered(self, service: Service) -> None:
+        """Note that the service works."""
+        if self._down_until.pop(service, None) is not None:
+            self._notice(f"{self._bases[service]} answers again")

@@ -1,0 +1,144 @@
+"""Polite requests: few at once, a pause between them, finite retries that heed what the server asks for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple, TypeVar
+
+import httpx2
+import structlog
+import trio
+
+from mdserver.errors import BadMessage, Rejected, Unavailable
+from mdserver.net import status_error
+
+from .config import DukascopyConfig
+
+__all__ = ["Answer", "Outage", "PolitePool", "open_pool"]
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes in the largest body that is read; the busiest real hours have less than one million."""
+
+_T = TypeVar("_T")
+
+
+class Outage(Unavailable):
+    """The service as a whole does not work for us now: not reached, no answer, overloaded, a block page."""
+
+
+class Answer(NamedTuple):
+    """A complete answer of one of the statuses 200, 204, 400, 404."""
+
+    status: int
+    body: bytes
+
+
+class PolitePool:
+    """All requests to all services go through here."""
+
+    def __init__(
+        self, client: httpx2.AsyncClient, config: DukascopyConfig, log: structlog.stdlib.BoundLogger
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._log = log
+        self._slots = trio.CapacityLimiter(config.concurrency)
+        self._next_start = -1.0
+
+    async def get(
+        self,
+        url: str,
+        judge: Callable[[Answer], Awaitable[_T]],
+        *,
+        attempts: int,
+        void: Callable[[], bool] = lambda: False,
+    ) -> _T:
+        """Return what ``judge`` makes of the answer; it raises where the answer is no use.
+
+        Outage, Unavailable and BadMessage are tried again until ``attempts`` or ``give_up_s`` is reached; the
+        last error is raised. Rejected is raised at once. Where ``void`` says so, nothing more is asked.
+        """
+        started = trio.current_time()
+        attempt = 1
+        while True:
+            try:
+                async with self._slots:
+                    if void():
+                        raise Outage(f"{url}: not asked, the service has an outage")
+                    return await judge(await self._attempt(url))
+            except (Unavailable, BadMessage) as error:
+                wait_s = self._wait_s(attempt, error)
+                spent_s = trio.current_time() - started
+                if void() or attempt >= attempts or spent_s + wait_s > self._config.give_up_s:
+                    raise
+                self._log.debug("will ask again", url=url, attempt=attempt, wait_s=wait_s, error=str(error))
+            await trio.sleep(wait_s)
+            attempt += 1
+
+    def _wait_s(self, attempt: int, error: Exception) -> float:
+        bound = min(self._config.backoff_s * 2 ** (attempt - 1), self._config.max_backoff_s)
+        wait_s = random.uniform(bound / 2, bound)  # noqa: S311 - spreads retries, guards nothing
+        asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
+        if asked_s is None:
+            return wait_s
+        # The server means all of us: nobody starts a request before.
+        patience_s = min(asked_s, self._config.give_up_s)
+        self._next_start = max(self._next_start, trio.current_time() + patience_s)
+        return max(wait_s, asked_s)
+
+    async def _attempt(self, url: str) -> Answer:
+        await self._turn()
+        try:
+            # The deadline covers the whole exchange, so that a host that accepts and stays silent is an outage.
+            with trio.fail_after(self._config.timeout_s):
+                status, headers, body = await self._exchange(url)
+        except trio.TooSlowError as error:
+            raise Outage(f"{url}: no complete answer within {self._config.timeout_s:g} s") from error
+        except httpx2.InvalidURL as error:
+            raise Rejected(f"{url}: not a usable URL: {error}") from error
+        except httpx2.RequestError as error:
+            raise Outage(f"{url}: {str(error) or type(error).__name__}") from error
+        if len(body) > MAX_BODY:
+            raise BadMessage(f"{url}: the answer has more than {MAX_BODY} bytes")
+        return _sort(url, status, headers, body)
+
+    async def _turn(self) -> None:
+        """Wait until the pause since the last start is over, and until then for those who came before."""
+        start = max(trio.current_time(), self._next_start)
+        self._next_start = start + self._config.pause_s
+        await trio.sleep_until(start)
+
+    async def _exchange(self, url: str) -> tuple[int, httpx2.Headers, bytes]:
+        async with self._client.stream("GET", url) as response:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    break
+            return response.status_code, response.headers, bytes(body)
+
+
+def _sort(url: str, status: int, headers: httpx2.Headers, body: bytes) -> Answer:
+    """Return an answer that the service may have meant; raise for the others."""
+    if status in (200, 204, 400, 404):
+        # Decided by the body alone: real data begin with 5d or {, and types in headers cannot be relied on.
+        if status == 200 and body.lstrip()[:1] == b"<":
+            raise Outage(f"{url}: a page in place of data, as from a block or a proxy: {body[:60]!r}")
+        return Answer(status, body)
+    if status == 202:
+        raise Outage(f"{url}: HTTP 202 without data, as for clients that do not look like a browser")
+    error = status_error(url, status, headers, body[:4096].decode(errors="replace"))
+    if isinstance(error, Unavailable) and status != 500:  # a lone 500 is common for hours before the start
+        raise Outage(str(error), retry_after_s=error.retry_after_s)
+    raise error
+
+
+@asynccontextmanager
+async def open_pool(config: DukascopyConfig, log: structlog.stdlib.BoundLogger) -> AsyncIterator[PolitePool]:
+    """Open the connections; closed at the end of the block."""
+    headers = {"User-Agent": config.user_agent, "Referer": config.referer, "Accept": "*/*"}
+    limits = httpx2.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency)
+    async with httpx2.AsyncClient(timeout=None, headers=headers, limits=limits) as client:
+        yield PolitePool(client, config, log)
