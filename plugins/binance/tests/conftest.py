@@ -1,7 +1,9 @@
 """Fixtures: a fake venue, and broker sessions against it."""
 
 import functools
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,24 +13,31 @@ from mdserver.testing.host import FakeHost
 from mdserver_binance import BinanceBroker, BinanceConfig
 from mdserver_binance.broker import Timing
 
+DEADLINE_S = 20.0
 FAST = Timing(lifetime_s=3600.0, overlap_s=0.1, retry_s=0.05)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each asynchronous test of this folder a deadline."""
+    for item in items:
+        here = isinstance(item, pytest.Function) and item.path.parent == Path(__file__).parent
+        if here and inspect.iscoroutinefunction(item.obj):
+            item.obj = _bounded(item.obj)
+
+
+def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(**arguments: object) -> None:
+        with trio.fail_after(DEADLINE_S):
+            await test(**arguments)
+
+    return run
 
 
 @pytest.fixture
 async def venue() -> AsyncIterator[FakeBinance]:
     async with open_fake_binance() as venue:
         yield venue
-
-
-@pytest.fixture(autouse=True)
-async def deadline(nursery: trio.Nursery) -> None:
-    """Fail a test that hangs."""
-
-    async def fail() -> None:
-        with trio.fail_after(20):
-            await trio.sleep_forever()
-
-    nursery.start_soon(fail)
 
 
 @pytest.fixture
