@@ -7,7 +7,7 @@ that nobody subscribed to are not encoded. No await per delivery: a task switch 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -122,13 +122,31 @@ class Router:
         finally:
             self.flush()
 
-    def _deliver(
-        self, batch: Sequence[Published], join: Callable[[Iterable[bytes]], bytes] = b"".join
-    ) -> None:
-        audiences = self._audiences
+    def _deliver(self, batch: Sequence[Published]) -> None:
+        delivered = self._deliver_one(batch[0]) if len(batch) == 1 else self._deliver_many(batch)
+        if delivered:
+            self._delivered.inc(delivered)
+
+    def _deliver_one(self, published: Published) -> int:
+        """Deliver a record that came alone: nothing to join."""
+        audience = self._audiences.get(published.topic)
+        if audience is None:
+            return 0
+        frame = frame_record(published)
+        delivered = 0
+        for group in audience:
+            delivered += len(group.sinks)
+            for sink in group.sinks:
+                if sink.behind:
+                    sink.offer(published, frame)
+                else:
+                    sink.write(frame)
+        return delivered
+
+    def _deliver_many(self, batch: Sequence[Published]) -> int:
         touched: list[_Group] = []
         for published in batch:
-            audience = audiences.get(published.topic)
+            audience = self._audiences.get(published.topic)
             if audience is None:
                 continue
             entry = (published, frame_record(published))
@@ -139,7 +157,7 @@ class Router:
         delivered = 0
         for group in touched:
             owed, group.owed = group.owed, []
-            frames = owed[0][1] if len(owed) == 1 else join([frame for _, frame in owed])
+            frames = owed[0][1] if len(owed) == 1 else b"".join([frame for _, frame in owed])
             delivered += len(owed) * len(group.sinks)
             for sink in group.sinks:
                 if sink.behind:
@@ -147,5 +165,4 @@ class Router:
                         sink.offer(published, frame)
                 else:
                     sink.write(frames)
-        if delivered:
-            self._delivered.inc(delivered)
+        return delivered

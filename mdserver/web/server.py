@@ -48,6 +48,8 @@ class GuardedTCPServer(TCPServer):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self.last_received_s = trio.current_time()
+        self.fd = self.stream.socket.fileno()
+        """The socket's descriptor for direct writes; -1 from before it is closed, so that none reaches another."""
 
     async def run(self) -> None:
         """Serve the connection; errors of the peer's making end it alone."""
@@ -79,10 +81,19 @@ class GuardedTCPServer(TCPServer):
     def abort(self) -> None:
         """Reset the connection at once, without waiting for unsent bytes."""
         sock = self.stream.socket
+        self.fd = -1
         if sock.fileno() < 0:
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
+
+    async def _close(self) -> None:
+        self.fd = -1
+        await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        self.fd = -1
+        await super()._initiate_server_close()
 
     async def _read_data(self) -> None:
         while True:

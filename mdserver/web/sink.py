@@ -148,10 +148,13 @@ class BaseSink:
             return
         rest = self._send_now(frames)
         if rest:
-            self.behind = True
-            self._drained = trio.Event()
-            self._in_flight = rest
-            self._spawn(self._drain)
+            self._park(rest)
+
+    def _park(self, rest: bytes) -> None:
+        self.behind = True
+        self._drained = trio.Event()
+        self._in_flight = rest
+        self._spawn(self._drain)
 
     def _check_bound(self) -> None:
         if self._backlog.size + len(self._in_flight) > self._bound_bytes and not self.muted:
@@ -183,9 +186,22 @@ class DirectSink(BaseSink):
         super().__init__(*args)
         self._tcp = tcp
         self._server_send = protocol.send
-        # -1 once closed, so that a write fails instead of reaching a reused descriptor
-        self._fileno = tcp.stream.socket.fileno
         protocol.send = self._protocol_send
+
+    def write(self, frames: bytes) -> None:
+        """See :meth:`BaseSink.write`: the same, with the usual case in one piece, since it is all that fan-out does."""
+        if self.behind or self.muted:
+            super().write(frames)
+            return
+        try:
+            sent = os.write(self._tcp.fd, frames)
+        except BlockingIOError:
+            self._park(frames)
+        except OSError:
+            self.muted = self._torn = True  # the peer is gone; the reading side ends the session
+        else:
+            if sent != len(frames):
+                self._park(frames[sent:])
 
     def last_heard_s(self) -> float | None:
         """Return when the peer last sent bytes, or took some while it was behind."""
@@ -198,7 +214,7 @@ class DirectSink(BaseSink):
 
     def _send_now(self, frames: bytes) -> bytes:
         try:
-            sent = os.write(self._fileno(), frames)
+            sent = os.write(self._tcp.fd, frames)
         except BlockingIOError:
             return frames
         except OSError:
@@ -210,12 +226,12 @@ class DirectSink(BaseSink):
         view, sent = memoryview(data), 0
         while sent < len(data):
             with trio.move_on_after(STALL_S) as scope:
-                await trio.lowlevel.wait_writable(self._fileno())
+                await trio.lowlevel.wait_writable(self._tcp.fd)
             if scope.cancelled_caught:
                 self.cut_off()
                 return
             try:
-                sent += os.write(self._fileno(), view[sent:])
+                sent += os.write(self._tcp.fd, view[sent:])
             except BlockingIOError:
                 continue
             self.last_progress_s = trio.current_time()

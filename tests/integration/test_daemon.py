@@ -85,6 +85,7 @@ async def test_clients_are_closed_with_1012_at_shutdown(folder: Path) -> None:
             with pytest.raises(ConnectionClosed) as closed:
                 await ws.get_message()
             assert closed.value.reason.code == 1012
+            await trio.aclose_forcefully(ws._stream)  # the library leaves it to the garbage collector
         assert await daemon.process.wait() == 0
 
 
@@ -142,7 +143,7 @@ async def test_streaming_goes_on_without_the_database_and_nothing_is_lost(folder
         goal = last + 500
         while last < goal:  # a second of records with no database
             last = max([last, *(tick["seq"] for tick in await receive())])
-        await daemon.wait_log("records are stored again")
+        await daemon.wait_log("the database is back")
         stored = {}
         with trio.fail_after(20):
             while last not in stored:
