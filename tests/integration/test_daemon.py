@@ -143,7 +143,7 @@ async def test_streaming_goes_on_without_the_database_and_nothing_is_lost(folder
         goal = last + 500
         while last < goal:  # a second of records with no database
             last = max([last, *(tick["seq"] for tick in await receive())])
-        await daemon.wait_log("the database is back")
+        await daemon.wait_log("PostgreSQL has ended by itself")
         stored = {}
         with trio.fail_after(20):
             while last not in stored:
