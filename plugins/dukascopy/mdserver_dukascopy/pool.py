@@ -60,22 +60,24 @@ class PolitePool:
         Outage, Unavailable and BadMessage are tried again until ``attempts`` or ``give_up_s`` is reached; the
         last error is raised. Rejected is raised at once. Where ``void`` says so, nothing more is asked.
         """
-        started = trio.current_time()
-        attempt = 1
-        while True:
-            try:
-                async with self._slots:
-                    if void():
-                        raise Outage(f"{url}: not asked, the service has an outage")
+        # The slot is kept while waiting: a service in trouble gets fewer requests, and those that queue for a
+        # slot learn of an outage before they have tried themselves.
+        async with self._slots:
+            started = trio.current_time()
+            attempt = 1
+            while True:
+                if void():
+                    raise Outage(f"{url}: not asked, the service has an outage")
+                try:
                     return await judge(await self._attempt(url))
-            except (Unavailable, BadMessage) as error:
-                wait_s = self._wait_s(attempt, error)
-                spent_s = trio.current_time() - started
-                if void() or attempt >= attempts or spent_s + wait_s > self._config.give_up_s:
-                    raise
-                self._log.debug("will ask again", url=url, attempt=attempt, wait_s=wait_s, error=str(error))
-            await trio.sleep(wait_s)
-            attempt += 1
+                except (Unavailable, BadMessage) as error:
+                    wait_s = self._wait_s(attempt, error)
+                    spent_s = trio.current_time() - started
+                    if void() or attempt >= attempts or spent_s + wait_s > self._config.give_up_s:
+                        raise
+                    self._log.debug("will ask again", url=url, attempt=attempt, error=str(error))
+                await trio.sleep(wait_s)
+                attempt += 1
 
     def _wait_s(self, attempt: int, error: Exception) -> float:
         bound = min(self._config.backoff_s * 2 ** (attempt - 1), self._config.max_backoff_s)
