@@ -12,6 +12,7 @@ from copy import copy
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from time import time
 
 import attrs
 import click
@@ -142,7 +143,7 @@ def _serve(context: CommandContext) -> None:
         context.log.warning("no broker is switched on: nothing will be streamed")
     from .runtime import serve  # late: only the daemon needs the whole server
 
-    trio.run(partial(serve, config, context.brokers, task_status=_Announcement()))
+    trio.run(partial(serve, config, context.brokers_for_serving, task_status=_Announcement()))
 
 
 class _Announcement:
@@ -152,9 +153,10 @@ class _Announcement:
         if value is None:
             return
         again = f"{Path(sys.argv[0])} run watch"
+        now = int(time())
         click.echo(
             f"\nmdserver {__version__} is ready\n\n"
-            f"  candles  {value}/api/candles?symbol=EURUSD&timeframe=1m\n"
+            f"  candles  {value}/api/candles?symbol=EURUSD&timeframe=1m&from={now - 3600}&to={now + 86_400}\n"
             f"  symbols  {value}/api/metadata\n"
             f"  brokers  {value}/api/brokers\n"
             f"  stream   {value.replace('http', 'ws', 1)}/\n\n"

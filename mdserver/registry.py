@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 import click
 
-from .errors import PluginError
+from .errors import PluginError, Rejected
 from .model import RECORD_TYPES
 from .plugin import API_VERSION, BROKER_GROUP, COMMAND_GROUP, BrokerPlugin, CommandPlugin
 
-__all__ = ["InstalledPlugin", "PluginProblem", "installed_plugins", "load_brokers", "load_commands"]
+__all__ = [
+    "InstalledPlugin",
+    "PluginProblem",
+    "installed_plugins",
+    "load_brokers",
+    "load_commands",
+    "stand_in",
+]
 
 P = TypeVar("P", BrokerPlugin, CommandPlugin)
 
@@ -51,6 +58,15 @@ class _Loaded:
 def load_brokers() -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
     """Return the usable broker plugins by name, and the problems of the others. Imports them; blocking."""
     return _usable(_load("broker", BROKER_GROUP, BrokerPlugin, _check_broker))
+
+
+def stand_in(problem: PluginProblem) -> BrokerPlugin:
+    """Return a plugin in place of one that cannot be used: its brokers are there, as failed, with the reason."""
+
+    def refuse(_: object) -> NoReturn:
+        raise Rejected(f"its plugin cannot be used: {problem}")
+
+    return BrokerPlugin(problem.name, "cannot be used", type(None), refuse, types=RECORD_TYPES)
 
 
 def load_commands() -> tuple[dict[str, CommandPlugin], list[PluginProblem]]:

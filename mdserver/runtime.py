@@ -213,7 +213,7 @@ class _Server:
         return Supervisor(
             self._make_broker(entry, emit, last_seqs)
             for entry in self.config.brokers
-            if entry.enabled and entry.plugin in self.plugins
+            if entry.enabled
         )
 
     def _make_broker(

@@ -13,7 +13,7 @@ import trio
 from ..config import Config, load_config
 from ..log import get_logger, set_up_logging
 from ..plugin import BrokerPlugin
-from ..registry import PluginProblem, load_brokers
+from ..registry import PluginProblem, load_brokers, stand_in
 
 __all__ = ["CommandContext"]
 
@@ -41,6 +41,11 @@ class CommandContext:
         return self._loaded[0]
 
     @property
+    def brokers_for_serving(self) -> dict[str, BrokerPlugin]:
+        """The usable plugins, and for each that cannot be used one that fails with the reason."""
+        return {problem.name: stand_in(problem) for problem in self.problems} | self.brokers
+
+    @property
     def problems(self) -> list[PluginProblem]:
         """The broker plugins that cannot be used."""
         return self._loaded[1]
@@ -48,7 +53,8 @@ class CommandContext:
     @cached_property
     def config(self) -> Config:
         """The checked config; from the first use on, logging follows it. Raises ConfigError."""
-        classes = {name: plugin.config for name, plugin in self.brokers.items()}
+        classes: dict[str, type | None] = {problem.name: None for problem in self.problems}
+        classes |= {name: plugin.config for name, plugin in self.brokers.items()}
         config = load_config(self._config_file(), environ=os.environ, brokers=classes)
         set_up_logging(config.log)
         for problem in self.problems:

@@ -25,10 +25,13 @@ _LATER = ("brokers", "data_dir")
 """Keys of the file that need more than their type."""
 
 
-def load_config(path: Path | None, *, environ: Mapping[str, str], brokers: Mapping[str, type]) -> Config:
+def load_config(
+    path: Path | None, *, environ: Mapping[str, str], brokers: Mapping[str, type | None]
+) -> Config:
     """Return the config of a file, or the default one if ``path`` is None.
 
-    ``brokers`` maps the name of each installed broker plugin to its config class. Variables of a ``.env``
+    ``brokers`` maps the name of each installed broker plugin to its config class, or to None if the plugin cannot
+    be used: then nobody knows its keys, and the broker's settings are None. Variables of a ``.env``
     beside the file are read too; those of ``environ`` win. ``MDSERVER_DATA_DIR`` wins over ``data_dir``.
     Raises ConfigError with all problems. Blocking.
     """
@@ -63,7 +66,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     return platformdirs.user_data_path("mdserver")
 
 
-def _default(environ: Mapping[str, str], brokers: Mapping[str, type]) -> Config:
+def _default(environ: Mapping[str, str], brokers: Mapping[str, type | None]) -> Config:
     entries: tuple[BrokerEntry, ...] = ()
     if "mock" in brokers:
         mock = BrokerEntry(
@@ -84,7 +87,9 @@ def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
     return (beside.absolute() / folder).absolute()
 
 
-def _brokers(root: Located, plugins: Mapping[str, type]) -> tuple[tuple[BrokerEntry, ...], list[Problem]]:
+def _brokers(
+    root: Located, plugins: Mapping[str, type | None]
+) -> tuple[tuple[BrokerEntry, ...], list[Problem]]:
     listed = root.data.get("brokers") if isinstance(root.data, dict) else None
     if listed is None or listed.data is None:
         return (), []
@@ -111,7 +116,7 @@ def _brokers(root: Located, plugins: Mapping[str, type]) -> tuple[tuple[BrokerEn
     return tuple(entries), problems
 
 
-def _broker(item: Located, plugins: Mapping[str, type]) -> BrokerEntry:
+def _broker(item: Located, plugins: Mapping[str, type | None]) -> BrokerEntry:
     """Structure one entry: the common keys into BrokerEntry, all others into the plugin's class."""
     if not isinstance(item.data, dict):
         raise Invalid([Problem(item.line, item.path, "expected a mapping with at least a name")])
@@ -127,7 +132,7 @@ def _broker(item: Located, plugins: Mapping[str, type]) -> BrokerEntry:
     problems += _check_symbols(item)
     if named is not None and plugin is None and "plugin" in item.data:
         problems.append(Problem(named.line, named.path, f"found {shown(named)}, expected text"))
-    elif named is not None and plugin is not None and cls is None and enabled:
+    elif named is not None and plugin is not None and plugin not in plugins and enabled:
         hint = f"installed are {', '.join(sorted(plugins))}" if plugins else "none is installed"
         problems.append(Problem(named.line, named.path, f'there is no broker plugin "{plugin}", {hint}'))
     settings: object = None

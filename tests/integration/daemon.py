@@ -88,9 +88,7 @@ async def run_to_end(config: Path, limit_s: float = 60) -> subprocess.CompletedP
         done = await trio.run_process(
             command(config), capture_stdout=True, capture_stderr=True, check=False, env=clean_environment()
         )
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @asynccontextmanager

@@ -70,7 +70,9 @@ async def through_the_daemon(folder: Path, frames: list[Frame]) -> None:
             await trio.sleep(0.8)
             for symbol, kind in counters:
                 path, name = ("/api/ticks", "ticks") if kind == "tick" else ("/api/trades", "trades")
-                answer = await daemon.get(path, symbol=symbol, **{"from": 0, "to": 4_000_000_000, "limit": 1000})
+                answer = await daemon.get(
+                    path, symbol=symbol, **{"from": 0, "to": 4_000_000_000, "limit": 1000}
+                )
                 stored = [as_seen({**row, "type": kind, "symbol": symbol}) for row in answer.json()[name]]
                 assert stored == [as_seen(m) for m in seen if (m["symbol"], m["type"]) == (symbol, kind)]
 
@@ -90,7 +92,12 @@ def combined(stream: str, **data: Any) -> Frame:
 
 
 def book(n: int, symbol: str = "AAAUSDT") -> Frame:
-    prices = {"b": f"{100 + n / 100:.8f}", "B": "1.50000000", "a": f"{100.01 + n / 100:.8f}", "A": "0.00000001"}
+    prices = {
+        "b": f"{100 + n / 100:.8f}",
+        "B": "1.50000000",
+        "a": f"{100.01 + n / 100:.8f}",
+        "A": "0.00000001",
+    }
     return combined(f"{symbol.lower()}@bookTicker", u=n, s=symbol, **prices)
 
 
@@ -101,7 +108,9 @@ def agg(n: int, symbol: str = "AAAUSDT") -> Frame:
 
 
 async def test_made_up_frames_reach_a_client_and_the_store(folder: Path) -> None:
-    frames = [make(n, symbol) for n in range(1, 60) for symbol in ("AAAUSDT", "BBBBTC") for make in (book, agg)]
+    frames = [
+        make(n, symbol) for n in range(1, 60) for symbol in ("AAAUSDT", "BBBBTC") for make in (book, agg)
+    ]
     await through_the_daemon(folder, frames)
 
 

@@ -80,7 +80,9 @@ def look(daemon: Daemon, chromium: str) -> list[list[str]]:
         page.goto(f"{(EXAMPLES / 'browser.html').as_uri()}?symbols=EURUSD,GBPUSD&url={daemon.ws}")
         page.wait_for_function("document.querySelectorAll('#ticks tr').length === 2")
         first = page.locator("#ticks tr >> nth=0 >> td >> nth=4").inner_text()
-        page.wait_for_function(f"document.querySelector('#ticks tr td:nth-child(5)').textContent !== '{first}'")
+        page.wait_for_function(
+            f"document.querySelector('#ticks tr td:nth-child(5)').textContent !== '{first}'"
+        )
         rows = page.locator("#ticks tr")
         cells = [rows.nth(i).locator("td").all_inner_texts() for i in range(2)]
         state = page.locator("#state").inner_text()

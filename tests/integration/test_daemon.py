@@ -103,9 +103,7 @@ async def test_a_port_in_use_exits_2_and_names_it(folder: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = await run_to_end(
-            write_config(folder, server={"port": port}, database={"store": False})
-        )
+        done = await run_to_end(write_config(folder, server={"port": port}, database={"store": False}))
     assert done.returncode == 2
     assert f"127.0.0.1:{port} is already in use" in done.stderr
 
@@ -176,3 +174,48 @@ async def test_a_signal_while_starting_ends_the_start(folder: Path) -> None:
     assert not list(folder.glob("data/postgres/cluster/postmaster.pid"))
     async with open_daemon(config) as daemon:
         assert (await daemon.get("/health/live")).status_code == 200
+
+
+def broken_distribution(folder: Path, name: str, code: str) -> Path:
+    """Lay out an installed distribution with one broker plugin; return the folder to put on PYTHONPATH."""
+    site = folder / "site"
+    info = site / f"broken_{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: broken-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mdserver.brokers]\n{name} = broken_{name}:plugin\n")
+    (site / f"broken_{name}.py").write_text(code)
+    return site
+
+
+BROKEN = {
+    "noimport": "import nothing_of_this_name",
+    "oldapi": (
+        "import mdserver.plugin as p\n"
+        "plugin = p.BrokerPlugin('oldapi', '', type(None), lambda c: None, api_version=99)"
+    ),
+    "raises": (
+        "import attrs, mdserver.plugin as p\n@attrs.frozen\nclass C: pass\n"
+        "def make(config): raise RuntimeError('cannot start')\n"
+        "plugin = p.BrokerPlugin('raises', '', C, make)"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("noimport", "nothing_of_this_name"), ("oldapi", "99"), ("raises", "cannot start")],
+)
+async def test_a_broken_plugin_is_reported_by_name_and_the_rest_run(
+    folder: Path, name: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(broken_distribution(folder, name, BROKEN[name])))
+    brokers = [{"name": "odd", "plugin": name}, {"name": "mock", "rate": 200, "symbols": ["EURUSD"]}]
+    config = write_config(folder, brokers=brokers, database={"store": False})
+    async with open_daemon(config) as daemon, open_stream(daemon.ws, "EURUSD", broker="mock") as receive:
+        with trio.fail_after(10):
+            while not await receive():
+                pass
+        states = {b["broker"]: b for b in (await daemon.get("/api/brokers")).json()["brokers"]}
+        assert states["mock"]["state"] == "live"
+        assert states["odd"]["state"] in ("failed", "backoff")
+        assert says in states["odd"]["last_error"]
