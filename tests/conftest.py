@@ -1,4 +1,7 @@
-"""A PostgreSQL for the whole session, a fresh migrated database for each test that asks for one."""
+"""A PostgreSQL and a TimescaleDB for the whole session, a fresh migrated database for each test that asks for one.
+
+Tests marked ``both_engines`` run once on each; without Node and npm the TimescaleDB half is skipped, but not in CI.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ from psycopg.conninfo import make_conninfo
 
 from mdserver.store.database import Database, open_database
 from mdserver.store.embedded import open_embedded
-from mdserver.store.migrations import migrate
+from mdserver.store.migrations import Engine, migrate
+from tests import timescaledb
 
 TEMPLATE = "mdserver_template"
 START_S = 60.0
@@ -135,10 +139,62 @@ def make_database(postgres_url: str) -> Iterator[Callable[[str | None], str]]:
                 conn.execute(sql.SQL("drop database {} with (force)").format(name))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_engines: runs on plain PostgreSQL and on TimescaleDB")
+    config.addinivalue_line("markers", "plain_only: of a module marked both_engines, but not for TimescaleDB")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker
+    if "engine" in metafunc.fixturenames and marked("both_engines") and not marked("plain_only"):
+        metafunc.parametrize("engine", ["plain", "timescaledb"], indirect=True)
+
+
 @pytest.fixture
-def database_url(template_url: str, make_database: Callable[[str | None], str]) -> str:
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Which engine ``database_url`` is: plain, unless the test is marked ``both_engines``."""
+    chosen: Engine = getattr(request, "param", "plain")
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def timescale_url() -> Iterator[str]:
+    """A TimescaleDB for the session. It has one database and one session: see :mod:`tests.timescaledb`."""
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(timescaledb.running_timescaledb())
+        except timescaledb.Missing as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no TimescaleDB: {error}")
+        yield url
+
+
+@pytest.fixture
+def timescale_database_url(timescale_url: str) -> str:
+    """The TimescaleDB, emptied and migrated."""
+    with psycopg.connect(timescale_url) as conn:
+        timescaledb.reset(conn)
+        migrate(conn)
+    return timescale_url
+
+
+@pytest.fixture
+async def timescale_database(timescale_database_url: str) -> AsyncIterator[Database]:
+    """An open :class:`Database` on the emptied and migrated TimescaleDB."""
+    async with open_database(timescale_database_url, retry_for_s=0, log=structlog.get_logger()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, engine: Engine) -> str:
     """A fresh migrated database."""
-    return make_database(TEMPLATE)
+    if engine == "timescaledb":
+        url: str = request.getfixturevalue("timescale_database_url")
+        return url
+    request.getfixturevalue("template_url")
+    make: Callable[[str | None], str] = request.getfixturevalue("make_database")
+    return make(TEMPLATE)
 
 
 @pytest.fixture

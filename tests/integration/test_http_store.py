@@ -18,6 +18,8 @@ from mdserver.store.database import Database
 from mdserver.web.http import http_routes
 from mdserver.web.services import BrokerInfo, Services
 
+pytestmark = pytest.mark.both_engines
+
 T0 = 1_710_892_800
 """2024-03-20, midnight UTC."""
 
@@ -220,6 +222,7 @@ async def test_time_beyond_all_data_and_before_all_data(site: Site) -> None:
     assert (await response.get_json())["ticks"] == []
 
 
+@pytest.mark.plain_only
 async def test_database_away(database_url: str, make_database: Callable[[str | None], str]) -> None:
     """A store that lost its database answers 503, live and health stay."""
     import psycopg

@@ -17,6 +17,8 @@ from mdserver.model import TIMEFRAMES, Published, Record, Tick, Topic, Trade
 from mdserver.store import Store
 from mdserver.store.database import Database
 
+pytestmark = pytest.mark.both_engines
+
 START_US = 1_710_918_000_000_000
 MINUTE_US = 60_000_000
 EURUSD = Topic("mock", "EURUSD", "tick")
@@ -207,6 +209,7 @@ async def test_a_taken_key_costs_only_its_own_row(store: Store, database: Databa
     assert (ticks.row_count, ticks.last_seq, trades.row_count) == (3, 3, 1)
 
 
+@pytest.mark.plain_only
 async def test_months_get_their_partitions(store: Store, database: Database) -> None:
     await store.write([tick(1, 0), tick(2, START_US), tick(3, START_US + 40 * 86_400_000_000)])
     partitions = await rows(database, "select distinct tableoid::regclass::text from ticks order by 1")
@@ -268,6 +271,7 @@ create constraint trigger die after update on series deferrable initially deferr
     for each row execute function die()"""
 
 
+@pytest.mark.plain_only
 async def test_a_connection_that_breaks_at_commit_writes_nothing_twice(
     store: Store, database: Database
 ) -> None:

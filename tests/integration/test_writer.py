@@ -87,6 +87,7 @@ def as_rows(*seqs: int) -> list[tuple[int, float]]:
     return [(seq, 1.0 + seq) for seq in seqs]
 
 
+@pytest.mark.both_engines
 async def test_what_is_journalled_is_stored_within_a_flush(database: Database, tmp_path: Path) -> None:
     with open_journal(tmp_path, max_bytes=MIB) as journal:
         writer, metrics = make_writer(journal, Store(database))
@@ -279,6 +280,7 @@ async def test_kill_9_loses_nothing_that_was_seen(
     assert await candle_rows(database) == last
 
 
+@pytest.mark.both_engines
 async def test_a_journal_that_the_database_has_in_part_is_replayed_once(
     database: Database, tmp_path: Path
 ) -> None:
@@ -294,6 +296,7 @@ async def test_a_journal_that_the_database_has_in_part_is_replayed_once(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.both_engines
 async def test_what_cannot_be_stored_is_set_aside(database: Database, tmp_path: Path) -> None:
     bad = Published(TOPIC, 2, Tick("EURUSD", -5, 1.0, 2.0))
     with open_journal(tmp_path, max_bytes=MIB) as journal:
