@@ -68,9 +68,9 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 
 def _default(environ: Mapping[str, str], brokers: Mapping[str, type | None]) -> Config:
     entries: tuple[BrokerEntry, ...] = ()
-    if "mock" in brokers:
+    if (mock_class := brokers.get("mock")) is not None:
         mock = BrokerEntry(
-            "mock", "mock", symbols=DEFAULT_SYMBOLS, types=("tick", "trade"), settings=brokers["mock"]()
+            "mock", "mock", symbols=DEFAULT_SYMBOLS, types=("tick", "trade"), settings=mock_class()
         )
         entries = (mock,)
     return Config(data_dir=default_data_dir(environ), brokers=entries)
