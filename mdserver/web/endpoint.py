@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+import h11
 import structlog
 import trio
 from quart import Websocket, websocket
@@ -34,7 +35,10 @@ def stream_endpoint(
     """
 
     async def stream() -> None:
-        await websocket.accept()
+        try:
+            await websocket.accept()
+        except h11.LocalProtocolError:
+            return  # the client sent bytes before the upgrade was done: the server ends the connection
         session: Session | None = None
 
         def overflow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from contextlib import asynccontextmanager, closing
@@ -16,6 +17,11 @@ from mdserver.web import server as server_module
 
 from .conftest import open_client, open_stream_server
 
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+)
 T0 = 1_710_918_000_000_000
 
 
@@ -69,15 +75,12 @@ def _cut(data: bytes) -> tuple[int, bytes, bytes] | None:
 
 @asynccontextmanager
 async def open_raw(port: int):
+    """Upgrade, and yield a client that reads nothing by itself."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await sock.connect(("127.0.0.1", port))
     stream = trio.SocketStream(sock)
-    await stream.send_all(
-        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
-    )
+    await stream.send_all(UPGRADE)
     data = b""
     while b"\r\n\r\n" not in data:
         data += await stream.receive_some(4096)
@@ -179,15 +182,30 @@ async def test_no_sign_of_life_closes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await alive.ask({"action": "ping"}))["type"] == "pong"
 
 
-async def test_one_bad_byte_after_the_upgrade_ends_that_connection_only() -> None:
+@pytest.mark.parametrize("early", [b"x", b"\xff", b"\x81\x05hello"])
+async def test_bytes_that_come_with_the_upgrade_end_that_connection_only(early: bytes) -> None:
     """Hypercorn's issue 225: without the guard this ends the server."""
     async with open_stream_server() as server, open_client(server.url) as other:
-        async with open_raw(server.port) as bad:
-            await bad.stream.send_all(b"\xff")
-            await bad.frames_until_end(2.0)
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            await stream.send_all(UPGRADE + early)
+            with trio.move_on_after(2) as scope, contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some():
+                    pass
+            assert not scope.cancelled_caught
+        assert server.value("connections_dropped_total") == 1
         assert (await other.ask({"action": "ping"}))["type"] == "pong"
         async with open_client(server.url) as newcomer:
             assert (await newcomer.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_garbage_after_the_upgrade_ends_that_connection_only() -> None:
+    async with open_stream_server() as server, open_client(server.url) as other:
+        async with open_raw(server.port) as bad:
+            await bad.stream.send_all(b"\xff" * 100)
+            frames = await bad.frames_until_end(2.0)
+            assert frames[-1][0] == Opcode.CLOSE
+        assert (await other.ask({"action": "ping"}))["type"] == "pong"
 
 
 async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
