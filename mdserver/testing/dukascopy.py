@@ -25,7 +25,7 @@ import trio
 
 from .bi5 import FakeTick, encode_ticks, encode_ticks_json, json_path, ticks_path
 
-__all__ = ["FakeDukascopy", "FakeRequest", "FakeTick", "Fault", "open_fake_dukascopy"]
+__all__ = ["FakeDukascopy", "FakeRequest", "FakeTick", "Fault", "FaultKind", "open_fake_dukascopy"]
 
 FaultKind: TypeAlias = Literal[
     "status", "html", "cut", "broken off", "short", "garbage", "hang", "stall", "reset"

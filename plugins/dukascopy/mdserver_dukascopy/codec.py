@@ -24,6 +24,7 @@ __all__ = [
     "candles_path",
     "check",
     "decode_candles",
+    "decode_content",
     "decode_history_start",
     "decode_ticks",
     "decompress",
@@ -98,7 +99,13 @@ def decode_ticks(body: bytes, origin: str, hour_us: int, decimals: int) -> TickC
     Raises BadMessage with ``origin`` for anything that the format does not allow, for an ask below the bid and
     for a price of zero.
     """
-    words = _tick_words(body, origin)
+    content = decompress(body, origin) if body else b""
+    return decode_content(content, origin, hour_us, decimals)
+
+
+def decode_content(content: bytes, origin: str, hour_us: int, decimals: int) -> TickColumns:
+    """Return the ticks of an hour's file that is decompressed already; as :func:`decode_ticks` otherwise."""
+    words = _tick_words(content, origin)
     ms = words[:, 0].astype(np.int64)
     scale = float(10**decimals)  # a power of ten: the quotient is the float nearest to the decimal
     volumes = words[:, 3:].view(np.float32)
@@ -113,7 +120,7 @@ def decode_ticks(body: bytes, origin: str, hour_us: int, decimals: int) -> TickC
 
 def check(body: bytes, origin: str) -> bool:
     """Return whether the body has ticks; raise BadMessage as :func:`decode_ticks` does."""
-    words = _tick_words(body, origin)
+    words = _tick_words(decompress(body, origin) if body else b"", origin)
     units(words[:, 3:].view(np.float32).ravel(), origin)
     return bool(len(words))
 
@@ -123,7 +130,7 @@ def decode_candles(body: bytes, origin: str, start_us: int, period: str, decimal
 
     ``period`` as in :func:`candles_path`. Raises BadMessage as :func:`decode_ticks` does.
     """
-    words = _words(body, origin, _CANDLE_WORDS)
+    words = _words(decompress(body, origin), origin, _CANDLE_WORDS)
     seconds = words[:, 0].astype(np.int64)
     if not np.array_equal(seconds, np.arange(len(seconds)) * _PERIODS_S[period]):
         raise BadMessage(f"{origin}: the times are no complete grid of {_PERIODS_S[period]} s from 0")
@@ -208,9 +215,9 @@ def _rounded(wide: Floats, narrow: NDArray[np.float32], decimals: int) -> tuple[
     return (count * 10.0**shift if shift >= 0 else count / 10.0**-shift), exact
 
 
-def _tick_words(body: bytes, origin: str) -> NDArray[np.uint32]:
+def _tick_words(content: bytes, origin: str) -> NDArray[np.uint32]:
     """Return the checked records of an hour of ticks as rows of five native words."""
-    words = _words(body, origin, _TICK_WORDS) if body else np.empty((0, _TICK_WORDS), np.uint32)
+    words = _words(content, origin, _TICK_WORDS)
     if not len(words):
         return words
     ms, ask, bid = words[:, 0], words[:, 1], words[:, 2]
@@ -227,8 +234,7 @@ def _tick_words(body: bytes, origin: str) -> NDArray[np.uint32]:
     return words
 
 
-def _words(body: bytes, origin: str, width: int) -> NDArray[np.uint32]:
-    content = decompress(body, origin)
+def _words(content: bytes, origin: str, width: int) -> NDArray[np.uint32]:
     if len(content) % (width * _WORD):
         raise BadMessage(f"{origin}: {len(content)} bytes, expected records of {width * _WORD}")
     words: NDArray[Any] = np.frombuffer(content, ">u4")

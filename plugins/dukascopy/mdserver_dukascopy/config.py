@@ -71,7 +71,7 @@ class DukascopyConfig:
     ``url``, ``jetta_url``: base addresses of the two services; ``services``: which to use, in this order: the
     next one is asked where one has an outage, refuses us, or has a damaged file.
     ``user_agent``, ``referer``: the services turn away what does not look like a browser.
-    ``concurrency``: requests at once; ``pause_s``: least time between the starts of two.
+    ``concurrency``: requests at once to one service; ``pause_s``: least time between the starts of two.
     ``timeout_s``: longest time for one complete answer; ``attempts`` and ``give_up_s`` bound what is tried for
     one file at one service; ``backoff_s``: the first wait between two attempts, doubled each time up to
     ``max_backoff_s``, less a random part. A longer Retry-After is honoured up to ``give_up_s``.

@@ -1,10 +1,9 @@
-"""Polite requests: few at once, a pause between them, finite retries that heed what the server asks for."""
+"""Polite requests to one service: few at once, a pause between them, finite retries, Retry-After heeded."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 import httpx2
@@ -16,7 +15,7 @@ from mdserver.net import status_error
 
 from .config import DukascopyConfig
 
-__all__ = ["Answer", "Outage", "PolitePool", "open_pool"]
+__all__ = ["Answer", "Outage", "PolitePool", "open_client"]
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes in the largest body that is read; the busiest real hours have less than one million."""
@@ -36,7 +35,7 @@ class Answer(NamedTuple):
 
 
 class PolitePool:
-    """All requests to all services go through here."""
+    """All requests to one service go through its pool."""
 
     def __init__(
         self, client: httpx2.AsyncClient, config: DukascopyConfig, log: structlog.stdlib.BoundLogger
@@ -85,7 +84,7 @@ class PolitePool:
         asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
         if asked_s is None:
             return wait_s
-        # The server means all of us: nobody starts a request before.
+        # The service means all of us: nobody starts a request before.
         patience_s = min(asked_s, self._config.give_up_s)
         self._next_start = max(self._next_start, trio.current_time() + patience_s)
         return max(wait_s, asked_s)
@@ -137,10 +136,10 @@ def _sort(url: str, status: int, headers: httpx2.Headers, body: bytes) -> Answer
     raise error
 
 
-@asynccontextmanager
-async def open_pool(config: DukascopyConfig, log: structlog.stdlib.BoundLogger) -> AsyncIterator[PolitePool]:
-    """Open the connections; closed at the end of the block."""
+def open_client(config: DukascopyConfig) -> httpx2.AsyncClient:
+    """Return the HTTP client of all pools; a context manager that closes its connections at the end."""
     headers = {"User-Agent": config.user_agent, "Referer": config.referer, "Accept": "*/*"}
-    limits = httpx2.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency)
-    async with httpx2.AsyncClient(timeout=None, headers=headers, limits=limits) as client:
-        yield PolitePool(client, config, log)
+    kept = config.concurrency * len(config.services)
+    limits = httpx2.Limits(max_connections=kept, max_keepalive_connections=kept)
+    # The deadline of an attempt covers everything, so the client's own timeouts stay off.
+    return httpx2.AsyncClient(timeout=None, headers=headers, limits=limits)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import attrs
+import httpx2
 import numpy as np
 import trio
 
@@ -21,7 +22,7 @@ from . import cache, codec, instruments
 from .config import DukascopyConfig, Service
 from .instruments import DukascopyInstrument
 from .outages import Outages, Turn
-from .pool import Answer, Outage, PolitePool, open_pool
+from .pool import Answer, Outage, PolitePool, open_client
 from .services import Datafeed, Format, Jetta, Meaning
 
 __all__ = ["DukascopySource", "open_source"]
@@ -42,12 +43,11 @@ class DukascopySource:
         self,
         config: DukascopyConfig,
         host: HistoryHost,
-        pool: PolitePool,
+        client: httpx2.AsyncClient,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._host = host
-        self._pool = pool
         self._clock = clock
         # A local folder is in the datafeed's layout whatever services are configured.
         self._readers: dict[str, Format] = {
@@ -55,6 +55,7 @@ class DukascopySource:
             "jetta": Jetta(config.jetta_url),
         }
         self._formats = {name: self._readers[name] for name in config.services}
+        self._pools = {name: PolitePool(client, config, host.log) for name in config.services}
         self._cache = cache.Cache(host.cache_dir) if host.cache_dir else None
         self._threads = trio.CapacityLimiter(_THREADS)
         self._outages = Outages(
@@ -124,7 +125,7 @@ class DukascopySource:
             meaning = await self._in_thread(form.meaning, answer.status, answer.body, url, hour_us)
             return meaning, answer.body
 
-        meaning, body = await self._pool.get(url, judge, attempts=turn.attempts, void=void)
+        meaning, body = await self._pools[form.name].get(url, judge, attempts=turn.attempts, void=void)
         if meaning == "refused":
             state = "is not served" if settled else "is not published yet"
             raise Unavailable(f"{url}: HTTP 400, the hour {state}: {body[:200].decode(errors='replace')}")
@@ -163,8 +164,8 @@ class DukascopySource:
 @asynccontextmanager
 async def open_source(config: DukascopyConfig, host: HistoryHost) -> AsyncIterator[DukascopySource]:
     """Open the source; its connections are closed at the end of the block."""
-    async with open_pool(config, host.log) as pool:
-        yield DukascopySource(config, host, pool)
+    async with open_client(config) as client:
+        yield DukascopySource(config, host, client)
 
 
 def _from_folder(folder: Path, row: DukascopyInstrument, hour_us: int) -> RawHour:

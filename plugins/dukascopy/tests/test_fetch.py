@@ -136,6 +136,17 @@ async def test_a_retry_after_beyond_our_patience_ends_it_at_once(feed: FakeDukas
     assert len(feed.requests) == 1
 
 
+async def test_a_retry_after_of_one_service_does_not_hold_back_the_other(
+    feed: FakeDukascopy, open_it: Open
+) -> None:
+    feed.fail(Fault("status", 429, retry_after="7200"), path="/datafeed/")
+    async with open_it() as source:
+        with trio.fail_after(2):
+            assert (await source.fetch("EURUSD", HOUR_US)).service == "jetta"
+            assert (await source.fetch("EURUSD", NEXT_US)).service == "jetta"
+    assert feed.count("bi5") == 1
+
+
 async def test_the_pool_is_polite(feed: FakeDukascopy, open_it: Open) -> None:
     async with open_it(concurrency=2, pause_s=0.05) as source, trio.open_nursery() as nursery:
         for _ in range(8):

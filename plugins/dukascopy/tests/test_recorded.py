@@ -6,15 +6,27 @@ import csv
 import datetime
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
+import trio
 
 from mdserver.model import TickColumns
+from mdserver.plugin import HistoryHost
+from mdserver.testing.dukascopy import Fault, FaultKind, open_fake_dukascopy
 from mdserver.testing.recorded import recorded_folder
-from mdserver_dukascopy import codec, instruments, jetta
+from mdserver_dukascopy import (
+    DukascopyConfig,
+    DukascopySource,
+    codec,
+    instruments,
+    jetta,
+    open_source,
+)
 
 pytestmark = pytest.mark.recorded
 
@@ -36,7 +48,7 @@ def entries(kind: str) -> list[Any]:
 
 @pytest.fixture
 def folder() -> Path:
-    if FOLDER is None:
+    if FOLDER is None or not ENTRIES:
         pytest.skip("no recorded data: set MDSERVER_RECORDED_DATA to their folder")
     return FOLDER
 
@@ -249,6 +261,51 @@ def test_candles_of_a_service_equal_those_of_its_ticks(folder: Path) -> None:
     assert np.array_equal(candles.low[traded], np.minimum.reduceat(bid, first))
     assert np.array_equal(candles.close[traded], bid[np.append(first[1:], len(bid)) - 1])
     assert np.allclose(candles.volume[traded], np.add.reduceat(bid_size, first), rtol=1e-6)
+
+
+async def test_a_real_day_through_http_and_every_fault(folder: Path) -> None:
+    """The sums of 24 recorded hours after 503s, cut files, resets, silences and block pages."""
+    chance = random.Random(7)  # noqa: S311 - the same faults each time
+    kinds: list[FaultKind] = [
+        "status",
+        "html",
+        "cut",
+        "broken off",
+        "short",
+        "garbage",
+        "hang",
+        "stall",
+        "reset",
+    ]
+    day_us = hour_us("2019-02-04T00:00:00+00:00")
+    hours = [day_us + hour * 3_600_000_000 for hour in range(24)]
+    got: dict[int, TickColumns] = {}
+
+    async def one(source: DukascopySource, start_us: int) -> None:
+        raw = await source.fetch("EURUSD", start_us)
+        got[start_us] = await trio.to_thread.run_sync(source.decode, raw)
+
+    async with open_fake_dukascopy(folder / NODE) as feed:
+        for start_us in hours:
+            for kind in chance.sample(kinds, 2):
+                feed.fail(Fault(kind), times=1, path=codec.ticks_path("EURUSD", start_us))
+        config = DukascopyConfig(url=feed.url, services=("datafeed",), pause_s=0, backoff_s=0.02, timeout_s=1)
+        async with (
+            open_source(config, HistoryHost(structlog.get_logger(), print)) as source,
+            trio.open_nursery() as nursery,
+        ):
+            for start_us in hours:
+                nursery.start_soon(one, source, start_us)
+        assert len(feed.requests) == 3 * 24
+    facts = [
+        e["facts"] for e in ENTRIES if f"{NODE}/EURUSD/2019/01/04/" in e["file"] and "ticks" in e["file"]
+    ]
+    assert len(facts) == 24
+    day = [np.concatenate(column) for column in zip(*(got[start_us] for start_us in hours), strict=True)]
+    assert len(day[0]) == sum(fact["count"] for fact in facts)
+    assert int(np.rint(day[2] * 1e5).sum()) == sum(fact["sum_ask"] for fact in facts)
+    assert int(np.rint(day[1] * 1e5).sum()) == sum(fact["sum_bid"] for fact in facts)
+    assert (np.diff(day[0]) >= 0).all()
 
 
 def test_history_start(folder: Path) -> None:
