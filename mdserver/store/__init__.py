@@ -10,13 +10,25 @@ import psycopg
 from ..errors import StoreUnavailable
 from ..model import Published, Topic
 from . import read
+from .bulk import load_hours, open_series, prepare_months
 from .database import Database
+from .hours import FetchedHour, HourResult
+from .ledger import read_settled
 from .pages import Position, TickColumns, TradeColumns, read_ticks, read_trades
 from .read import CandleColumns
 from .series import SeriesInfo, list_series
 from .write import Written, write
 
-__all__ = ["CandleColumns", "SeriesInfo", "Store", "TickColumns", "TradeColumns", "Written"]
+__all__ = [
+    "CandleColumns",
+    "FetchedHour",
+    "HourResult",
+    "SeriesInfo",
+    "Store",
+    "TickColumns",
+    "TradeColumns",
+    "Written",
+]
 
 T = TypeVar("T")
 
@@ -80,6 +92,23 @@ class Store:
             first.skipped + second.skipped,
             first.rejected + second.rejected,
         )
+
+    async def open_series(self, source: str, symbol: str) -> SeriesInfo:
+        """Return the series that a source's ticks are imported into, made if there is none; Rejected if it is live."""
+        return await self._run(lambda conn: open_series(conn, source, symbol))
+
+    async def settled_hours(self, series_id: int, first_us: int, last_us: int) -> dict[int, bool]:
+        """Return the hours in ``[first_us, last_us]`` that were imported for good, and whether each is empty."""
+        return await self._run(lambda conn: read_settled(conn, series_id, first_us, last_us))
+
+    async def load_hours(self, series: SeriesInfo, hours: Sequence[FetchedHour]) -> list[HourResult]:
+        """Store whole hours of ticks in one transaction, with candles and ledger; see :mod:`.bulk`.
+
+        After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done: do it again, that is safe.
+        """
+        await self._run(lambda conn: prepare_months(conn, [hour.hour_us for hour in hours]))
+        engine = self._database.engine
+        return await self._run(lambda conn: load_hours(conn, series, engine, hours))
 
     async def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         try:

@@ -17,7 +17,7 @@ from ..model import TIMEFRAMES, US_PER_S
 from .binary import Int4Array, TimeArray, to_postgres_us
 from .rows import Table
 
-__all__ = ["recompute"]
+__all__ = ["recompute", "recompute_coarser"]
 
 _REPLACE = """on conflict (series_id, timeframe, time) do update set
     open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
@@ -84,10 +84,14 @@ _COARSER = f"""insert into candles (series_id, timeframe, time, open, high, low,
 
 def recompute(conn: psycopg.Connection[Any], table: Table, series_id: Ints, time_us: Ints) -> None:
     """Recompute, in every timeframe, the candles that rows of these series at these times belong to."""
-    timeframes = sorted(TIMEFRAMES.values())
-    finer = timeframes[0]
-    conn.execute(_MINUTES[table], _buckets(series_id, time_us, finer), prepare=True)
-    for timeframe_s in timeframes[1:]:
+    finest = min(TIMEFRAMES.values())
+    conn.execute(_MINUTES[table], _buckets(series_id, time_us, finest), prepare=True)
+    recompute_coarser(conn, series_id, time_us, finest)
+
+
+def recompute_coarser(conn: psycopg.Connection[Any], series_id: Ints, time_us: Ints, finer: int) -> None:
+    """Recompute the candles at these times in every timeframe above ``finer`` seconds, each from the one below it."""
+    for timeframe_s in sorted(seconds for seconds in TIMEFRAMES.values() if seconds > finer):
         ids, opens = _buckets(series_id, time_us, timeframe_s)
         conn.execute(
             _COARSER,

@@ -52,7 +52,9 @@ _WRITE = """insert into import_ledger as known
         settled = excluded.settled, attempts = known.attempts + 1, changed_at = now()"""
 
 
-def read_hours(conn: psycopg.Connection[Any], series_id: int, hours_us: Sequence[int]) -> dict[int, LedgerHour]:
+def read_hours(
+    conn: psycopg.Connection[Any], series_id: int, hours_us: Sequence[int]
+) -> dict[int, LedgerHour]:
     """Return what is known of these hours, by their starts."""
     with conn.cursor(row_factory=args_row(LedgerHour)) as cursor:
         rows = cursor.execute(_READ, (series_id, _times(hours_us))).fetchall()
@@ -64,7 +66,8 @@ def read_settled(
 ) -> dict[int, bool]:
     """Return the hours in ``[first_us, last_us]`` that need not be asked again, and whether each is empty."""
     bounds = conn.execute(
-        "select time from unnest(%s) with ordinality as given(time, n) order by n", [_times([first_us, last_us])]
+        "select time from unnest(%s) with ordinality as given(time, n) order by n",
+        [_times([first_us, last_us])],
     ).fetchall()
     return dict(conn.execute(_READ_SETTLED, (series_id, bounds[0][0], bounds[1][0])).fetchall())
 
@@ -73,9 +76,7 @@ def write_hours(conn: psycopg.Connection[Any], series_id: int, hours: Sequence[L
     """Add or replace rows; the attempts of those that were there are counted up."""
     if not hours:
         return
-    texts = [
-        [getattr(hour, name) for hour in hours] for name in ("checksum", "service", "origin", "cause")
-    ]
+    texts = [[getattr(hour, name) for hour in hours] for name in ("checksum", "service", "origin", "cause")]
     parameters = (
         series_id,
         _times([hour.hour_us for hour in hours]),

@@ -1,0 +1,79 @@
+"""Hours of ticks on their way into the database: what came, what became of it, checks and minutes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import numpy as np
+from msgspec import Struct
+
+from ..candles import MAX_SIZE, Candles, Prices, from_prices, mid, split_sizes
+from ..market_hours import HOUR_US
+from ..model import TickColumns
+
+__all__ = ["FetchedHour", "HourResult", "Status", "fault", "minutes_of"]
+
+Status: TypeAlias = Literal["added", "replaced", "unchanged", "empty", "failed"]
+
+
+class FetchedHour(Struct, frozen=True):
+    """What a source answered for an hour; ``decode`` gives its ticks or raises BadMessage.
+
+    ``missing``: the source knows nothing of the hour, which counts as empty once it was seen to know the symbol.
+    ``failed``: it could not be fetched, see ``cause``. The other fields are those of the ledger.
+    """
+
+    hour_us: int
+    kind: Literal["data", "empty", "missing", "failed"]
+    decode: Callable[[], TickColumns]
+    checksum: str = ""
+    service: str = ""
+    origin: str = ""
+    cause: str = ""
+    settled: bool = True
+
+
+class HourResult(Struct, frozen=True):
+    """What became of an hour; ``row_count`` ticks are stored of it now."""
+
+    hour_us: int
+    status: Status
+    row_count: int = 0
+    cause: str = ""
+
+
+def minutes_of(ticks: TickColumns) -> Candles:
+    """Return the 1m candles of an hour. The ticks are in order already: by time, then by position."""
+    bid_whole, bid_fraction = split_sizes(ticks.bid_size)
+    ask_whole, ask_fraction = split_sizes(ticks.ask_size)
+    series = np.zeros(len(ticks.time_us), np.int64)
+    return from_prices(
+        Prices(
+            series,
+            ticks.time_us,
+            mid(ticks.bid, ticks.ask),
+            bid_whole + ask_whole,
+            bid_fraction + ask_fraction,
+        )
+    )
+
+
+def fault(ticks: TickColumns, hour_us: int) -> str | None:
+    """Return why ticks cannot be stored as this hour, whoever decoded them, or None."""
+    time_us = ticks.time_us
+    if len({len(column) for column in ticks}) != 1:
+        return "the columns differ in length"
+    if not len(time_us):
+        return None
+    if time_us[0] < hour_us or time_us[-1] >= hour_us + HOUR_US or (np.diff(time_us) < 0).any():
+        return "a tick is outside of its hour, or not in the order of time"
+    for name in ("bid", "ask"):
+        price = getattr(ticks, name)
+        if not ((price > 0) & (price < 1e300)).all():
+            return f"a {name} is not a finite number above 0"
+    for name in ("bid_size", "ask_size"):
+        size = getattr(ticks, name)
+        if not (((size >= 0) & (size <= MAX_SIZE)) | np.isnan(size)).all():
+            return f"a {name} is not between 0 and {MAX_SIZE:g}"
+    return None

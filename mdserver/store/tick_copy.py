@@ -1,0 +1,94 @@
+"""A COPY of ticks, hour after hour, in the order of time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from ..model import US_PER_S, TickColumns
+from .binary import COPY_END, COPY_START, copy_rows, to_postgres_us
+from .migrations import Engine
+from .partitions import partition_name
+
+__all__ = ["TickCopy"]
+
+
+class TickCopy:
+    """A COPY into the table, or into the month's partition, which spares the server the search for it.
+
+    Other statements may run on the connection after :meth:`close`; the next hour begins another COPY.
+    """
+
+    def __init__(self, conn: psycopg.Connection[Any], series_id: int, engine: Engine) -> None:
+        self._conn = conn
+        self._series_id = series_id
+        self._engine = engine
+        self._table = ""
+        self._copy: psycopg.Copy | None = None
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End a COPY that an error left open, so that the connection can be rolled back."""
+        self._copy = None
+        self._exits.__exit__(kind, error, trace)
+
+    def write(self, ticks: TickColumns) -> None:
+        """Add an hour's ticks; their ``seq`` is the position in the hour, from 1."""
+        table = "ticks"
+        if self._engine == "plain":
+            # an hour lies within one month
+            table = partition_name("ticks", datetime.fromtimestamp(int(ticks.time_us[0]) / US_PER_S, UTC))
+        if self._copy is None or table != self._table:
+            self.close()
+            self._copy, self._table = self._open(table), table
+        self._copy.write(_copy_data(ticks, self._series_id))
+
+    def close(self) -> None:
+        """End the COPY that is under way, if any; raises what the server has against its rows."""
+        if self._copy is not None:
+            self._copy.write(COPY_END)
+            self._copy = None
+            self._exits.close()
+
+    def _open(self, table: str) -> psycopg.Copy:
+        statement = sql.SQL(
+            "copy {} (time, seq, bid, ask, bid_size, ask_size, series_id) from stdin (format binary)"
+        ).format(sql.Identifier(table))
+        cursor = self._exits.enter_context(self._conn.cursor())
+        copy = self._exits.enter_context(cursor.copy(statement))
+        copy.write(COPY_START)
+        return copy
+
+
+def _copy_data(ticks: TickColumns, series_id: int) -> bytes:
+    """Return the rows: one block for each combination of sizes that are not given."""
+    count = len(ticks.time_us)
+    time, seq = to_postgres_us(ticks.time_us), np.arange(1, count + 1)
+    no_bid, no_ask = np.isnan(ticks.bid_size), np.isnan(ticks.ask_size)
+    owner = np.full(count, series_id, np.int32)
+    shapes = no_bid + 2 * no_ask
+    blocks = []
+    for shape in np.unique(shapes).tolist():
+        rows = (
+            slice(None)
+            if len(shapes) == count and (shapes == shape).all()
+            else np.flatnonzero(shapes == shape)
+        )
+        columns = [column[rows] for column in (time, seq, ticks.bid, ticks.ask)]
+        sizes = [
+            None if shape & 1 else ticks.bid_size[rows],
+            None if shape & 2 else ticks.ask_size[rows],
+        ]
+        blocks.append(copy_rows([*columns, *sizes, owner[rows]], len(columns[0])))
+    return b"".join(blocks)
