@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import AsyncExitStack
 
 import click
+import structlog
+from structlog.typing import EventDict
 
 from ..config import Config
 from ..lock import lock_data_folder
-from ..log import get_logger
 from ..plugin import CommandPlugin
 from ..store.database import open_database
 from ..store.embedded import open_embedded
-from ..store.migrations import migrate
 from .context import CommandContext
 
 __all__ = ["apply_migrations", "plugin"]
@@ -43,7 +44,8 @@ async def apply_migrations(config: Config) -> list[str]:
 
     Raises DataFolderInUse if the embedded database belongs to a running server, StoreUnavailable, Rejected.
     """
-    log = get_logger("mdserver")
+    names: list[str] = []
+    log = _log_that_keeps(names)
     async with AsyncExitStack() as stack:
         url = config.database.url
         if url == "embedded":
@@ -51,10 +53,29 @@ async def apply_migrations(config: Config) -> list[str]:
             url = await stack.enter_async_context(
                 open_embedded(config.data_dir / "postgresql", binaries=config.database.binaries, log=log)
             )
-        database = await stack.enter_async_context(
-            open_database(url, retry_for_s=config.database.connect_for_s, migrate=False, log=log)
+        await stack.enter_async_context(
+            open_database(url, retry_for_s=config.database.connect_for_s, migrate=True, log=log)
         )
-        return await database.run(migrate)
+    return names
+
+
+def _log_that_keeps(names: list[str]) -> structlog.stdlib.BoundLogger:
+    """Return the server's logger, which also puts into ``names`` what the database says it applied.
+
+    Opening a database migrates it and logs that; there is no other way to learn it.
+    """
+
+    def keep(_logger: object, _method: str, event: EventDict) -> EventDict:
+        if event.get("event") == "database migrated":
+            names.extend(event["applied"])
+        return event
+
+    log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger("mdserver"),
+        processors=[keep, *structlog.get_config()["processors"]],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return log
 
 
 plugin = CommandPlugin("migrate", SUMMARY, _command)
