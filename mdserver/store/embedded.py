@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import psycopg
@@ -17,16 +17,19 @@ import structlog
 import trio
 from psycopg import sql
 
-from mdserver.errors import ConfigError, StoreUnavailable
+from mdserver.errors import ConfigError, DataFolderInUse, StoreUnavailable
 from mdserver.lock import lock_data_folder
 from mdserver.store.binaries import Binaries, Choice, choose_binaries
 from mdserver.store.cluster import Place, is_postmaster, prepare_place, read_pid_file
 from mdserver.store.postmaster import NAME, POLL_S, START_S, Postmaster, start_postmaster, stop_postmaster
 
-__all__ = ["open_embedded"]
+__all__ = ["attach_embedded", "open_embedded"]
 
 RESTART_S = (0.5, 30.0)
 """The first and the longest pause before a database that ended by itself is started again."""
+
+ATTACH_POLL_S = 0.2
+"""How often a server that another process starts is looked at."""
 
 
 SETTINGS = f"""
@@ -82,6 +85,45 @@ async def open_embedded(
             await stop_postmaster(running[0], log)
         if problem is not None:
             raise problem
+
+
+@asynccontextmanager
+async def attach_embedded(
+    data_dir: Path, *, binaries: Choice = "auto", log: structlog.stdlib.BoundLogger
+) -> AsyncIterator[str]:
+    """Yield the conninfo of the PostgreSQL in ``data_dir/postgres``: of the daemon's if that runs, else of our own.
+
+    A command can so work beside the daemon. The daemon's server is neither stopped nor waited for at the end; when
+    the daemon stops it, connections break. Raises as :func:`open_embedded`, and :class:`StoreUnavailable` where
+    the daemon's server does not get ready within ``START_S``.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            conninfo = await stack.enter_async_context(open_embedded(data_dir, binaries=binaries, log=log))
+        except DataFolderInUse:
+            conninfo = await _running_conninfo(data_dir, log)
+        yield conninfo
+
+
+async def _running_conninfo(data_dir: Path, log: structlog.stdlib.BoundLogger) -> str:
+    """Return how to reach a server that another process of ours runs, once it is ready."""
+    place = await trio.to_thread.run_sync(prepare_place, data_dir)
+    with trio.move_on_after(START_S):
+        while True:
+            found = read_pid_file(place)
+            if found is not None and found.status == "ready" and is_postmaster(place, found.pid):
+                server = Postmaster(place, found.pid, found.socket_folder)
+                try:
+                    conninfo = await trio.to_thread.run_sync(_ensure_database, server)
+                except psycopg.Error as error:
+                    log.debug("the running PostgreSQL does not serve yet", error=str(error))
+                else:
+                    log.info("using the PostgreSQL of the running server", pid=found.pid)
+                    return conninfo
+            await trio.sleep(ATTACH_POLL_S)
+    raise StoreUnavailable(
+        f"the PostgreSQL of the server that uses {data_dir} is not ready after {START_S:.0f} s"
+    )
 
 
 async def _keep_running(running: list[Postmaster], choice: Choice, log: structlog.stdlib.BoundLogger) -> None:
