@@ -84,7 +84,16 @@ class Database:
         When cancelled, the running statement is cancelled at the server and the thread is waited for, at most
         ``CANCEL_S``; a unit of work that was still waiting is dropped.
         """
-        unit = Unit(self._pool, work, self.where)
+        return await self._hop(Unit(self._pool, work, self.where))
+
+    async def run_autocommit(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` like :meth:`run`, but each statement is a transaction of its own and may take its time.
+
+        For what PostgreSQL does not do within a transaction: building an index concurrently.
+        """
+        return await self._hop(Unit(self._pool, work, self.where, autocommit=True))
+
+    async def _hop(self, unit: Unit[T]) -> T:
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True) as hop:
                 nursery.start_soon(cancel_with_task, unit, hop)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import psycopg
@@ -33,6 +34,7 @@ class Unit(Generic[T]):
     pool: ConnectionPool[Connection]
     work: Callable[[Connection], T]
     where: str
+    autocommit: bool = False
     returned: trio.Event = field(factory=trio.Event)
     _lock: threading.Lock = field(factory=threading.Lock)
     _dropped: bool = False
@@ -68,7 +70,7 @@ class Unit(Generic[T]):
                 if self._dropped:
                     raise StoreUnavailable("dropped before it began")
                 self._connection = connection
-            with connection.transaction():
+            with _autocommit(connection) if self.autocommit else connection.transaction():
                 return self.work(connection)
         except psycopg.OperationalError as error:
             raise StoreUnavailable(f"{self.where}: {error_text(error)}") from error
@@ -110,6 +112,20 @@ class Unit(Generic[T]):
         with self._lock:
             if self._connection is not None:
                 self._connection.cancel_safe(timeout=CANCEL_S)
+
+
+@contextmanager
+def _autocommit(connection: Connection) -> Iterator[None]:
+    """Outside of transactions and without a limit of time, until the block ends."""
+    connection.autocommit = True
+    row = connection.execute("select current_setting('statement_timeout')").fetchone()
+    connection.execute("select set_config('statement_timeout', '0', false)")
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("select set_config('statement_timeout', %s, false)", row)
+            connection.autocommit = False
 
 
 async def cancel_with_task(unit: Unit[Any], hop: trio.CancelScope) -> None:

@@ -70,7 +70,9 @@ def test_every_file_once_in_order(empty: Connection) -> None:
     assert migrate(empty) == []
     assert pending(empty) == []
     assert applied_engine(empty) == "plain"
-    assert tables(empty) == {"schema_migrations", "series", "candles", "ticks", "trades"}
+    assert tables(empty) == {
+        *("schema_migrations", "series", "candles", "ticks", "trades", "import_ledger", "dropped_indexes"),
+    }
     for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):
         assert empty.execute(f"select * from {view}").fetchall() == []
 
@@ -106,7 +108,7 @@ def test_a_database_newer_than_the_code_is_refused(migrated: Connection) -> None
 def test_a_failing_file_leaves_nothing(empty: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [
         *load_migrations("plain"),
-        Migration(4, "0004_broken.sql", None, "create table x (); select nonsense"),
+        Migration(len(PLAIN) + 1, "9999_broken.sql", None, "create table x (); select nonsense"),
     ]
     monkeypatch.setattr("mdserver.store.migrations.load_migrations", lambda engine: broken)
     with pytest.raises(psycopg.errors.UndefinedColumn):
