@@ -211,9 +211,7 @@ class _Server:
         emit: Emit = self.router.publish if storage is None else _Journalled(storage.journal, self)
         last_seqs = {} if storage is None else storage.last_seqs
         return Supervisor(
-            self._make_broker(entry, emit, last_seqs)
-            for entry in self.config.brokers
-            if entry.enabled
+            self._make_broker(entry, emit, last_seqs) for entry in self.config.brokers if entry.enabled
         )
 
     def _make_broker(

@@ -82,7 +82,7 @@ async def open_embedded(
                     problem = error
                 nursery.cancel_scope.cancel()
         finally:
-            await stop_postmaster(running[0], log)
+            await stop_postmaster(running[0], log)  # noqa: ASYNC102 - shields itself, with a deadline
         if problem is not None:
             raise problem
 

@@ -121,7 +121,7 @@ async def start_postmaster(
     try:
         await _wait_ready(server, process, log_start, log)
     except BaseException:
-        await stop_postmaster(server, log)
+        await stop_postmaster(server, log)  # noqa: ASYNC102 - shields itself, with a deadline
         raise
     log.info(
         "PostgreSQL is ready",

@@ -51,7 +51,7 @@ class Unit(Generic[T]):
             self._begun = True
         try:
             self._values.append(self._run())
-        except BaseException as error:  # noqa: BLE001 - result() raises it, whatever it is
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - result() raises it, whatever it is
             self._error = error
 
     def result(self) -> T:

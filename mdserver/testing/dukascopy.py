@@ -185,7 +185,7 @@ async def open_fake_dukascopy(
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
         address = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         feed.url, feed.jetta_url = address + _DATAFEED, address + _JETTA
-        nursery.start_soon(trio.serve_listeners, feed.serve_stream, listeners)
+        nursery.start_soon(trio.serve_listeners, feed.serve_stream, listeners)  # noqa: ASYNC113 - they listen already
         yield feed
         nursery.cancel_scope.cancel()
 

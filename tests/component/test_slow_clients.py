@@ -110,7 +110,7 @@ async def test_ticks_are_conflated_for_a_stalled_reader_and_the_jump_is_explaine
         for n in range(total):
             server.brokers["one"].publish(Tick("EURUSD", T0 + n, 1.1, 1.2))
             if n % 200 == 0:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
         (session,) = server.clients.sessions
         assert session.sink.behind
         assert session.sink._backlog.size < 1 << 20

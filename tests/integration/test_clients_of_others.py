@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -38,13 +37,13 @@ def program(*names: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the example and the package ws from the npm registry."""
     npm = program("npm")
     folder = tmp_path_factory.mktemp("node")
     shutil.copy(EXAMPLES / "node-client.mjs", folder)
     subprocess.run([npm, "install", "--prefix", folder, "--no-save", "ws@8"], check=True, timeout=120)
-    yield folder
+    return folder
 
 
 async def test_the_node_client_prints_ticks_and_misses_none(node_folder: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import structlog
@@ -47,7 +48,7 @@ async def test_a_session_that_ends_is_restarted_with_growing_pauses(autojump_clo
 
     broker = supervised(session)
     await run_for(600, broker)
-    pauses = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(starts)]
     assert max(pauses) <= BACKOFF_MAX_S + 0.001
     assert min(pauses) >= 0.5
     assert sum(pauses[6:]) / len(pauses[6:]) > 10
