@@ -34,7 +34,11 @@ EXIT_INTERRUPTED = 130
 
 _CONFIG_KEY = "mdserver.config"
 
-_BUILT_IN = {"migrate": "mdserver.commands.migrate", "watch": "mdserver.commands.watch"}
+_BUILT_IN = {
+    "import": "mdserver.commands.importing",
+    "migrate": "mdserver.commands.migrate",
+    "watch": "mdserver.commands.watch",
+}
 """Imported only when asked for: the store takes its time."""
 
 
@@ -224,4 +228,5 @@ def check(context: CommandContext, as_json: bool) -> None:
 def schema(context: CommandContext) -> None:
     """Print the JSON Schema of the config file, installed plugins included."""
     classes = {name: plugin.config for name, plugin in context.brokers.items()}
-    click.echo(json.dumps(json_schema(classes), indent=2))
+    sources = {name: plugin.config for name, plugin in context.history.items()}
+    click.echo(json.dumps(json_schema(classes, sources), indent=2))

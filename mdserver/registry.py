@@ -11,7 +11,15 @@ import click
 
 from .errors import PluginError, Rejected
 from .model import RECORD_TYPES
-from .plugin import API_VERSION, BROKER_GROUP, COMMAND_GROUP, BrokerPlugin, CommandPlugin
+from .plugin import (
+    API_VERSION,
+    BROKER_GROUP,
+    COMMAND_GROUP,
+    HISTORY_GROUP,
+    BrokerPlugin,
+    CommandPlugin,
+    HistoryPlugin,
+)
 
 __all__ = [
     "InstalledPlugin",
@@ -19,10 +27,11 @@ __all__ = [
     "installed_plugins",
     "load_brokers",
     "load_commands",
+    "load_history",
     "stand_in",
 ]
 
-P = TypeVar("P", BrokerPlugin, CommandPlugin)
+P = TypeVar("P", BrokerPlugin, CommandPlugin, HistoryPlugin)
 
 
 @attrs.frozen
@@ -52,7 +61,7 @@ class InstalledPlugin:
 @attrs.frozen
 class _Loaded:
     row: InstalledPlugin
-    descriptor: BrokerPlugin | CommandPlugin | None
+    descriptor: BrokerPlugin | CommandPlugin | HistoryPlugin | None
 
 
 def load_brokers() -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
@@ -74,11 +83,17 @@ def load_commands() -> tuple[dict[str, CommandPlugin], list[PluginProblem]]:
     return _usable(_load("command", COMMAND_GROUP, CommandPlugin, _check_command))
 
 
+def load_history() -> tuple[dict[str, HistoryPlugin], list[PluginProblem]]:
+    """Return the usable history plugins by name, and the problems of the others. Imports them; blocking."""
+    return _usable(_load("history", HISTORY_GROUP, HistoryPlugin, _check_history))
+
+
 def installed_plugins() -> list[InstalledPlugin]:
     """Return every plugin that is installed, usable or not, by kind and name. Imports them; blocking."""
     brokers = _load("broker", BROKER_GROUP, BrokerPlugin, _check_broker)
     commands = _load("command", COMMAND_GROUP, CommandPlugin, _check_command)
-    return [loaded.row for loaded in (*brokers, *commands)]
+    history = _load("history", HISTORY_GROUP, HistoryPlugin, _check_history)
+    return [loaded.row for loaded in (*brokers, *commands, *history)]
 
 
 def _usable(loaded: Iterable[_Loaded]) -> tuple[dict[str, Any], list[PluginProblem]]:
@@ -131,11 +146,21 @@ def _descriptor(point: EntryPoint, expected: type[P]) -> P:
     return found
 
 
-def _check_broker(plugin: BrokerPlugin) -> None:
+def _check_history(plugin: HistoryPlugin) -> None:
+    _check_config(plugin)
+    if plugin.candles_from != "tick":
+        raise PluginError(f"found candles_from {plugin.candles_from}, expected tick: sources give ticks")
+
+
+def _check_config(plugin: BrokerPlugin | HistoryPlugin) -> None:
     if not (isinstance(plugin.config, type) and attrs.has(plugin.config)):
         raise PluginError(f"found {plugin.config!r} as config, expected an attrs class")
     if not callable(plugin.factory):
         raise PluginError(f"found {plugin.factory!r} as factory, expected something to call")
+
+
+def _check_broker(plugin: BrokerPlugin) -> None:
+    _check_config(plugin)
     if not plugin.types or any(kind not in RECORD_TYPES for kind in plugin.types):
         raise PluginError(
             f"found the types {_listed(plugin.types)}, expected some of {_listed(RECORD_TYPES)}"

@@ -12,8 +12,8 @@ import trio
 
 from ..config import Config, load_config
 from ..log import get_logger, set_up_logging
-from ..plugin import BrokerPlugin
-from ..registry import PluginProblem, load_brokers, stand_in
+from ..plugin import BrokerPlugin, HistoryPlugin
+from ..registry import PluginProblem, load_brokers, load_history, stand_in
 
 __all__ = ["CommandContext"]
 
@@ -35,6 +35,15 @@ class CommandContext:
     def _loaded(self) -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
         return load_brokers()
 
+    @cached_property
+    def _loaded_history(self) -> tuple[dict[str, HistoryPlugin], list[PluginProblem]]:
+        return load_history()
+
+    @property
+    def history(self) -> dict[str, HistoryPlugin]:
+        """The history plugins that can be used, by name."""
+        return self._loaded_history[0]
+
     @property
     def brokers(self) -> dict[str, BrokerPlugin]:
         """The broker plugins that can be used, by name."""
@@ -50,14 +59,21 @@ class CommandContext:
         """The broker plugins that cannot be used."""
         return self._loaded[1]
 
+    @property
+    def history_problems(self) -> list[PluginProblem]:
+        """The history plugins that cannot be used."""
+        return self._loaded_history[1]
+
     @cached_property
     def config(self) -> Config:
         """The checked config; from the first use on, logging follows it. Raises ConfigError."""
         classes: dict[str, type | None] = {problem.name: None for problem in self.problems}
         classes |= {name: plugin.config for name, plugin in self.brokers.items()}
-        config = load_config(self._config_file(), environ=os.environ, brokers=classes)
+        sources: dict[str, type | None] = {problem.name: None for problem in self.history_problems}
+        sources |= {name: plugin.config for name, plugin in self.history.items()}
+        config = load_config(self._config_file(), environ=os.environ, brokers=classes, history=sources)
         set_up_logging(config.log)
-        for problem in self.problems:
+        for problem in (*self.problems, *self.history_problems):
             self.log.warning(
                 "plugin cannot be used",
                 plugin=problem.name,

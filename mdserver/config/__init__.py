@@ -5,13 +5,14 @@
 """
 
 from .load import default_data_dir, load_config
-from .model import BrokerEntry, Config, DatabaseConfig, JournalConfig, LogConfig, ServerConfig
+from .model import BrokerEntry, Config, DatabaseConfig, HistoryEntry, JournalConfig, LogConfig, ServerConfig
 from .schema import json_schema
 
 __all__ = [
     "BrokerEntry",
     "Config",
     "DatabaseConfig",
+    "HistoryEntry",
     "JournalConfig",
     "LogConfig",
     "ServerConfig",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import attrs
 import platformdirs
 
 from ..errors import ConfigError
 from ..symbols import canonical
-from .model import BrokerEntry, Config
+from .model import BrokerEntry, Config, HistoryEntry
 from .source import Located, Problem, parse_yaml, read_env_file
 from .structure import Invalid, build, config_keys, gather_fields, shown, structure
 
@@ -21,12 +22,24 @@ __all__ = ["DEFAULT_SYMBOLS", "default_data_dir", "load_config"]
 DEFAULT_SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "BTCUSDT")
 """What the mock broker streams when there is no config file."""
 
-_LATER = ("brokers", "data_dir")
+DEFAULT_SOURCE = "dukascopy"
+"""The source of history where the config says nothing of any, if its plugin is installed."""
+
+_LATER = ("brokers", "data_dir", "history")
 """Keys of the file that need more than their type."""
+
+_NOUNS = {"brokers": "brokers", "history": "sources"}
+_KINDS = {"brokers": "broker", "history": "history"}
+
+E = TypeVar("E", BrokerEntry, HistoryEntry)
 
 
 def load_config(
-    path: Path | None, *, environ: Mapping[str, str], brokers: Mapping[str, type | None]
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    brokers: Mapping[str, type | None],
+    history: Mapping[str, type | None] = MappingProxyType({}),
 ) -> Config:
     """Return the config of a file, or the default one if ``path`` is None.
 
@@ -36,14 +49,16 @@ def load_config(
     Raises ConfigError with all problems. Blocking.
     """
     if path is None:
-        return _default(environ, brokers)
+        return _default(environ, brokers, history)
     variables = {**read_env_file(path.parent / ".env"), **environ}
     root, problems = parse_yaml(path, variables)
     arguments: dict[str, Any] = {}
     try:
         arguments, found = gather_fields(root, Config, skip=_LATER, also_known=_LATER)
         problems += found
-        arguments["brokers"], found = _brokers(root, brokers)
+        arguments["brokers"], found = _entries(root, "brokers", BrokerEntry, brokers)
+        problems += found
+        arguments["history"], found = _history(root, history, arguments["brokers"])
         problems += found
         arguments["data_dir"] = _data_dir(root, path.parent, variables)
     except Invalid as error:
@@ -66,14 +81,21 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     return platformdirs.user_data_path("mdserver")
 
 
-def _default(environ: Mapping[str, str], brokers: Mapping[str, type | None]) -> Config:
+def _default(
+    environ: Mapping[str, str], brokers: Mapping[str, type | None], history: Mapping[str, type | None]
+) -> Config:
     entries: tuple[BrokerEntry, ...] = ()
     if (mock_class := brokers.get("mock")) is not None:
         mock = BrokerEntry(
             "mock", "mock", symbols=DEFAULT_SYMBOLS, types=("tick", "trade"), settings=mock_class()
         )
         entries = (mock,)
-    return Config(data_dir=default_data_dir(environ), brokers=entries)
+    return Config(data_dir=default_data_dir(environ), brokers=entries, history=_default_history(history))
+
+
+def _default_history(plugins: Mapping[str, type | None]) -> tuple[HistoryEntry, ...]:
+    cls = plugins.get(DEFAULT_SOURCE)
+    return () if cls is None else (HistoryEntry(DEFAULT_SOURCE, DEFAULT_SOURCE, settings=cls()),)
 
 
 def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
@@ -87,20 +109,36 @@ def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
     return (beside.absolute() / folder).absolute()
 
 
-def _brokers(
-    root: Located, plugins: Mapping[str, type | None]
-) -> tuple[tuple[BrokerEntry, ...], list[Problem]]:
-    listed = root.data.get("brokers") if isinstance(root.data, dict) else None
+def _history(
+    root: Located, plugins: Mapping[str, type | None], brokers: Sequence[BrokerEntry]
+) -> tuple[tuple[HistoryEntry, ...], list[Problem]]:
+    """Return the sources of history; a name that a broker has would mix live records with imported ones."""
+    if not isinstance(root.data, dict) or root.data.get("history") is None:
+        return _default_history(plugins), []
+    entries, problems = _entries(root, "history", HistoryEntry, plugins)
+    taken = {broker.name for broker in brokers}
+    listed = root.data["history"]
+    for entry in entries:
+        if entry.name in taken:
+            message = f'found the name "{entry.name}", which a broker has, expected another'
+            problems.append(Problem(listed.line, f"{listed.path}", message))
+    return entries, problems
+
+
+def _entries(
+    root: Located, key: str, into: type[E], plugins: Mapping[str, type | None]
+) -> tuple[tuple[E, ...], list[Problem]]:
+    listed = root.data.get(key) if isinstance(root.data, dict) else None
     if listed is None or listed.data is None:
         return (), []
     if not isinstance(listed.data, list):
-        return (), [Problem(listed.line, listed.path, "expected a list of brokers, each with a name")]
-    entries: list[BrokerEntry] = []
+        return (), [Problem(listed.line, listed.path, f"expected a list of {_NOUNS[key]}, each with a name")]
+    entries: list[E] = []
     problems: list[Problem] = []
     named: dict[str, Located] = {}
     for item in listed.data:
         try:
-            entry = _broker(item, plugins)
+            entry = _entry(item, key, into, plugins)
         except Invalid as error:
             problems += error.problems
         else:
@@ -116,8 +154,8 @@ def _brokers(
     return tuple(entries), problems
 
 
-def _broker(item: Located, plugins: Mapping[str, type | None]) -> BrokerEntry:
-    """Structure one entry: the common keys into BrokerEntry, all others into the plugin's class."""
+def _entry(item: Located, key: str, into: type[E], plugins: Mapping[str, type | None]) -> E:
+    """Structure one entry: the common keys into ``into``, all others into the plugin's class."""
     if not isinstance(item.data, dict):
         raise Invalid([Problem(item.line, item.path, "expected a mapping with at least a name")])
     enabled = "enabled" not in item.data or item.data["enabled"].data is not False
@@ -125,23 +163,23 @@ def _broker(item: Located, plugins: Mapping[str, type | None]) -> BrokerEntry:
     plugin = named.data if named is not None and isinstance(named.data, str) else None
     cls = plugins.get(plugin) if plugin is not None else None
     # Without the plugin nobody knows its keys; one complaint, about the plugin, is enough.
-    keys = tuple(item.data) if cls is None else config_keys(cls)
-    arguments, problems = gather_fields(
-        item, BrokerEntry, skip=("settings", "plugin"), also_known=("plugin", *keys)
-    )
+    keys: tuple[str, ...] = tuple(item.data) if cls is None else config_keys(cls)
+    arguments, problems = gather_fields(item, into, skip=("settings", "plugin"), also_known=("plugin", *keys))
     problems += _check_symbols(item)
     if named is not None and plugin is None and "plugin" in item.data:
         problems.append(Problem(named.line, named.path, f"found {shown(named)}, expected text"))
     elif named is not None and plugin is not None and plugin not in plugins and enabled:
         hint = f"installed are {', '.join(sorted(plugins))}" if plugins else "none is installed"
-        problems.append(Problem(named.line, named.path, f'there is no broker plugin "{plugin}", {hint}'))
+        problems.append(
+            Problem(named.line, named.path, f'there is no {_KINDS[key]} plugin "{plugin}", {hint}')
+        )
     settings: object = None
     if cls is not None:
         settings, found = _settings(item, cls, keys, enabled=enabled)
         problems += found
     if problems:
         raise Invalid(problems)
-    return build(item, BrokerEntry, {**arguments, "plugin": plugin, "settings": settings})
+    return build(item, into, {**arguments, "plugin": plugin, "settings": settings})
 
 
 def _settings(

@@ -13,7 +13,15 @@ from ..redact import HIDDEN, redact
 from ..symbols import canonical_all
 from .constraints import is_secret
 
-__all__ = ["BrokerEntry", "Config", "DatabaseConfig", "JournalConfig", "LogConfig", "ServerConfig"]
+__all__ = [
+    "BrokerEntry",
+    "Config",
+    "DatabaseConfig",
+    "HistoryEntry",
+    "JournalConfig",
+    "LogConfig",
+    "ServerConfig",
+]
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -143,6 +151,18 @@ class BrokerEntry:
 
 
 @attrs.frozen
+class HistoryEntry:
+    """One source of recorded ticks. ``settings`` is an object of the plugin's config class."""
+
+    name: str = attrs.field(
+        metadata={"help": "The name under which its ticks are stored: one that no broker has"},
+        validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
+    )
+    plugin: str = attrs.field(metadata={"help": "The plugin that reads it; default: the name"})
+    settings: object = attrs.field(default=None, repr=_settings_repr)
+
+
+@attrs.frozen
 class Config:
     """Everything that the operator can set. ``data_dir`` is absolute."""
 
@@ -156,3 +176,4 @@ class Config:
     )
     log: LogConfig = attrs.field(factory=LogConfig, metadata={"help": "What is logged"})
     brokers: tuple[BrokerEntry, ...] = _setting((), "Sources of live data, in order of preference")
+    history: tuple[HistoryEntry, ...] = _setting((), "Sources of recorded ticks for the import")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
 from .constraints import is_secret, limits
-from .model import BrokerEntry, Config
+from .model import BrokerEntry, Config, HistoryEntry
 
 __all__ = ["json_schema"]
 
@@ -28,10 +29,13 @@ _SCALARS: dict[Any, dict[str, Any]] = {
 }
 
 
-def json_schema(brokers: Mapping[str, type]) -> dict[str, Any]:
-    """Return the schema of a config whose broker entries may use these plugins (name -> config class)."""
+def json_schema(
+    brokers: Mapping[str, type], history: Mapping[str, type] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the schema of a config whose entries may use these plugins (name -> config class)."""
     schema = _class_schema(Config)
-    schema["properties"]["brokers"]["items"] = _broker_schema(brokers)
+    schema["properties"]["brokers"]["items"] = _entry_schema(BrokerEntry, brokers)
+    schema["properties"]["history"]["items"] = _entry_schema(HistoryEntry, history)
     schema["required"] = []  # data_dir has its default from the environment
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -40,12 +44,14 @@ def json_schema(brokers: Mapping[str, type]) -> dict[str, Any]:
     }
 
 
-def _broker_schema(brokers: Mapping[str, type]) -> dict[str, Any]:
+def _entry_schema(entry: type, plugins: Mapping[str, type]) -> dict[str, Any]:
     """An entry has the common keys and those of its plugin, which is the one its name says by default."""
-    common = _class_schema(BrokerEntry)
+    if not plugins:
+        return {"not": {}}  # no plugin, no entry
+    common = _class_schema(entry)
     properties = common["properties"]
     del properties["settings"]
-    names = sorted(brokers)
+    names = sorted(plugins)
     properties["plugin"] = {**properties["plugin"], "enum": names}
     return {
         "type": "object",
@@ -53,7 +59,7 @@ def _broker_schema(brokers: Mapping[str, type]) -> dict[str, Any]:
         "properties": properties,
         "required": ["name"],
         "anyOf": [{"required": ["plugin"]}, {"properties": {"name": {"enum": names}}}],
-        "allOf": [{"if": _is_plugin(name), "then": _plugin_schema(brokers[name])} for name in names],
+        "allOf": [{"if": _is_plugin(name), "then": _plugin_schema(plugins[name])} for name in names],
         "unevaluatedProperties": False,
     }
 

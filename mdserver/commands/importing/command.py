@@ -1,0 +1,245 @@
+"""``mdserver run import``: options, and what a run consists of."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import click
+import trio
+
+from ...config import Config, HistoryEntry
+from ...errors import ConfigError
+from ...log import get_logger
+from ...model import US_PER_S
+from ...plugin import CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
+from ...store import SeriesInfo, Store
+from ...store.database import Database
+from ...store.indexes import drop_secondary
+from ...store.reindex import recreate
+from ...symbols import canonical_all
+from ..context import CommandContext
+from ..storage import open_command_database
+from .pipeline import Importer
+from .plan import Dates, SymbolPlan, last_days, make_chunks, plan_symbol
+from .progress import ImportProgress
+from .summary import Summary, SymbolSummary
+
+__all__ = ["Options", "plugin", "run_import"]
+
+SUMMARY = "Import recorded ticks"
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+
+MAX_CHUNK_DAYS = 31
+"""A chunk is one transaction, and its files are held in memory."""
+
+STATEMENT_S = 3_600.0
+"""Longest COPY of a chunk: slow disks are no reason to give up."""
+
+
+@attrs.frozen
+class Options:
+    """What the command line asks for."""
+
+    symbols: tuple[str, ...]
+    dates: Dates
+    source_dir: Path | None = None
+    chunk_days: int = 7
+    manage_indexes: bool = False
+    replace: bool = False
+    dry_run: bool = False
+
+
+_DATE = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command("import", short_help=SUMMARY)
+@click.option("--symbol", "symbols", multiple=True, required=True, metavar="SYMBOL", help="May be repeated.")
+@click.option("--days", type=click.IntRange(1, 36_500), help="The last whole days, up to yesterday.")
+@click.option("--from", "first", type=_DATE, help="First day, UTC.")
+@click.option("--to", "last", type=_DATE, help="Last day, inclusive; default: yesterday.")
+@click.option("--source", metavar="NAME", help="A source of the config's history; default: the first.")
+@click.option(
+    "--source-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Read files from here, not from the network.",
+)
+@click.option(
+    "--chunk",
+    "chunk_days",
+    type=click.IntRange(1, MAX_CHUNK_DAYS),
+    default=7,
+    show_default=True,
+    metavar="DAYS",
+    help="Days in one transaction.",
+)
+@click.option("--manage-indexes", is_flag=True, help="Drop secondary indexes first, recreate them after.")
+@click.option("--replace", is_flag=True, help="Fetch all anew; replace the hours that differ.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_obj
+def _command(
+    context: CommandContext,
+    /,
+    symbols: tuple[str, ...],
+    days: int | None,
+    first: datetime | None,
+    last: datetime | None,
+    source: str | None,
+    as_json: bool,
+    **rest: object,
+) -> None:
+    """Import recorded ticks, such as: mdserver run import --symbol EURUSD --days 7
+
+    What was imported before is skipped, so an import that was interrupted goes on where it was. Exit code 0 if no
+    hour failed; those that did are tried again next time.
+    """
+    options = attrs.evolve(Options(_canonical(symbols), _dates(days, first, last)), **rest)  # type: ignore[arg-type]
+    config = context.config
+    entry = _entry(config, source, context.history)
+    summary = context.run(run_import, config, entry, context.history[entry.plugin], options)
+    if as_json:
+        click.echo(json.dumps(summary.as_json()))
+    else:
+        click.echo("\n".join(_dry_lines(summary) if options.dry_run else summary.lines()))
+    if summary.interrupted:
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
+    if not summary.ok:
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin, options: Options) -> Summary:
+    """Import what ``options`` ask for from one source of the config and return what became of it.
+
+    The first SIGINT or SIGTERM stops it after the transactions that are under way, a second one at once. Raises
+    Rejected for a symbol that the source does not have, StoreUnavailable if the database stays away.
+    """
+    began = time.monotonic()
+    log = get_logger("mdserver")
+    async with AsyncExitStack() as stack:
+        progress = stack.enter_context(ImportProgress())
+        database = await stack.enter_async_context(
+            open_command_database(config, statement_timeout_s=STATEMENT_S, log=log)
+        )
+        host = HistoryHost(
+            log=log,
+            notice=progress.notice,
+            cache_dir=None if options.source_dir else config.data_dir / "history" / entry.name,
+            source_dir=options.source_dir,
+        )
+        source = await stack.enter_async_context(plugin.factory(entry.settings, host))
+        store = Store(database)
+        plans, series = await _plan(store, source, entry.name, options)
+        summary = Summary(entry.name, options.dates, {plan.symbol: SymbolSummary(plan) for plan in plans})
+        if not options.dry_run:
+            progress.start(sum(len(plan.wanted) for plan in plans))
+            importer = Importer(store, source, series, summary, progress, log, replace=options.replace)
+            await _run(importer, database, plans, options)
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+async def _run(importer: Importer, database: Database, plans: Sequence[SymbolPlan], options: Options) -> None:
+    managed = options.manage_indexes and any(plan.wanted for plan in plans)
+    if managed:
+        for dropped in await drop_secondary(database):
+            importer.progress.notice(f"dropped the index {dropped.name} of {dropped.table}")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_watch_signals, importer, nursery.cancel_scope)
+        await importer.run(make_chunks(plans, options.dates, options.chunk_days))
+        if managed and not importer.summary.interrupted:
+            report = await recreate(database)
+            for index in report.indexes:
+                importer.progress.notice(f"recreated the index {index.name} in {index.seconds:.1f} s")
+        nursery.cancel_scope.cancel()
+    if managed and importer.summary.interrupted:
+        importer.progress.notice("the indexes are still dropped: mdserver run indexes recreate")
+
+
+async def _watch_signals(
+    importer: Importer,
+    everything: trio.CancelScope,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            if importer.summary.interrupted:
+                everything.cancel()
+                return
+            importer.progress.notice("stopping after the transactions under way; once more to stop at once")
+            importer.stop("interrupted", interrupted=True)
+
+
+async def _plan(
+    store: Store, source: HistorySource, name: str, options: Options
+) -> tuple[list[SymbolPlan], dict[str, SeriesInfo]]:
+    """Plan each symbol; all are checked before the first one is fetched."""
+    instruments = [source.instrument(symbol) for symbol in options.symbols]
+    dates, now_us = options.dates, time.time_ns() // 1000
+    plans: list[SymbolPlan] = []
+    series: dict[str, SeriesInfo] = {}
+    for instrument in instruments:
+        symbol = instrument.symbol
+        if options.dry_run:
+            found = [one for one in await store.series(symbol) if one.broker == name and one.type == "tick"]
+        else:
+            found = [await store.open_series(name, symbol)]
+        settled: dict[int, bool] = {}
+        for one in found:
+            series[symbol] = one
+            settled = await store.settled_hours(one.id, dates.first_us, dates.end_us - US_PER_S)
+        plans.append(plan_symbol(instrument, dates, settled, now_us=now_us, replace=options.replace))
+    return plans, series
+
+
+def _canonical(symbols: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(canonical_all(symbols)))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _dates(days: int | None, first: datetime | None, last: datetime | None) -> Dates:
+    now = datetime.now(UTC)
+    if (days is None) == (first is None) or (days is not None and last is not None):
+        raise click.UsageError("expected either --days, or --from with or without --to")
+    if days is not None:
+        return last_days(days, now)
+    assert first is not None  # noqa: S101 - looked at above
+    ends = last.date() if last is not None else now.date() - timedelta(days=1)
+    if ends < first.date():
+        raise click.UsageError(f"--to {ends} is before --from {first.date()}")
+    return Dates(first.date(), ends)
+
+
+def _entry(config: Config, name: str | None, plugins: dict[str, HistoryPlugin]) -> HistoryEntry:
+    """Return the source that is meant. Raises ConfigError, which says what there is."""
+    usable = [entry for entry in config.history if entry.plugin in plugins]
+    for entry in usable:
+        if name in (None, entry.name):
+            return entry
+    names = (
+        ", ".join(entry.name for entry in usable)
+        or "none; install mdserver-dukascopy or name one in the config"
+    )
+    raise ConfigError([f"history: there is no source {name or 'to import from'}; there is: {names}"])
+
+
+def _dry_lines(summary: Summary) -> list[str]:
+    return [
+        f"{plan.symbol}: would fetch {len(plan.wanted):,} hours from {summary.source}; {plan.known:,} are there "
+        f"({plan.known_empty:,} empty), {plan.closed:,} closed, {plan.before_start:,} before the start of history, "
+        f"{plan.not_over:,} not over"
+        for plan in (one.plan for one in summary.symbols.values())
+    ]
+
+
+plugin = CommandPlugin("import", SUMMARY, _command)

@@ -1,0 +1,156 @@
+"""Fetch, decode, load: all at once, in bounded memory, whatever the range.
+
+Two chunks are fetched and two are loaded at a time, one waits between: five chunks of files as they came, which are a
+tenth of their ticks in memory. Decoding happens in the loading threads, hour by hour (see ``store/bulk.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import attrs
+import structlog
+import trio
+
+from ...errors import BadMessage, Rejected, StoreUnavailable, Unavailable
+from ...model import TickColumns
+from ...plugin import HistorySource, RawHour
+from ...store import FetchedHour, HourResult, SeriesInfo, Store
+from .plan import Chunk
+from .progress import ImportProgress
+from .summary import Summary, hour_text
+
+__all__ = ["Importer"]
+
+FETCHING = 2
+"""Chunks fetched at a time; how many requests that makes at once is the source's to say."""
+
+LOADING = 2
+"""Transactions at a time."""
+
+HOURS_AT_ONCE = 32
+"""Hours that are asked of the source at the same time."""
+
+GIVE_UP_AFTER = 24
+"""Hours in a row that cannot be fetched: the source is away, and the rest would only take long to fail."""
+
+STORE_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses between attempts to store a chunk while the database is away."""
+
+
+@attrs.define(eq=False)
+class Importer:
+    """One run. ``replace``: hours are fetched anew, past the source's cache."""
+
+    store: Store
+    source: HistorySource
+    series: Mapping[str, SeriesInfo]
+    summary: Summary
+    progress: ImportProgress
+    log: structlog.stdlib.BoundLogger
+    replace: bool = False
+    _failed_in_a_row: int = 0
+    _stopping: bool = False
+    _fetching: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    _hours: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(HOURS_AT_ONCE))
+
+    async def run(self, chunks: Iterator[Chunk]) -> None:
+        """Import all chunks, or those that are under way when it is stopped.
+
+        Raises StoreUnavailable if the database stays away; what is stored by then stays stored.
+        """
+        send, receive = trio.open_memory_channel[tuple[Chunk, list[FetchedHour]]](1)
+        async with trio.open_nursery() as nursery:
+            for _ in range(LOADING):
+                nursery.start_soon(self._load_chunks, receive.clone())
+            receive.close()
+            with self._fetching:
+                async with trio.open_nursery() as fetching, send:
+                    for _ in range(FETCHING):
+                        fetching.start_soon(self._fetch_chunks, chunks, send.clone())
+
+    def stop(self, why: str, *, interrupted: bool = False) -> None:
+        """Begin nothing new; transactions that are under way are finished."""
+        self.summary.stopped = why
+        self.summary.interrupted = interrupted
+        self._stopping = True
+        self._fetching.cancel()
+
+    async def _fetch_chunks(
+        self, chunks: Iterator[Chunk], send: trio.MemorySendChannel[tuple[Chunk, list[FetchedHour]]]
+    ) -> None:
+        async with send:
+            for chunk in chunks:  # shared: each chunk goes to one of us
+                fetched: list[FetchedHour] = []
+                async with trio.open_nursery() as nursery:
+                    for hour_us in chunk.hours_us:
+                        await self._hours.acquire_on_behalf_of((chunk.symbol, hour_us))
+                        nursery.start_soon(self._fetch, chunk.symbol, hour_us, fetched)
+                if fetched:
+                    await send.send((chunk, fetched))
+
+    async def _fetch(self, symbol: str, hour_us: int, fetched: list[FetchedHour]) -> None:
+        try:
+            if self._failed_in_a_row < GIVE_UP_AFTER:
+                fetched.append(await self._fetch_one(symbol, hour_us))
+        finally:
+            self._hours.release_on_behalf_of((symbol, hour_us))
+
+    async def _fetch_one(self, symbol: str, hour_us: int) -> FetchedHour:
+        try:
+            raw = await self.source.fetch(symbol, hour_us, fresh=self.replace)
+        except (Unavailable, Rejected, BadMessage) as error:
+            if not isinstance(error, BadMessage):
+                self._failed_in_a_row += 1
+            if self._failed_in_a_row == GIVE_UP_AFTER:
+                self.summary.stopped = (
+                    f"{GIVE_UP_AFTER} hours in a row could not be fetched, the last one: {error}"
+                )
+            return FetchedHour(hour_us, "failed", _no_ticks, cause=str(error))
+        self._failed_in_a_row = 0
+        return _fetched(raw, self.source)
+
+    async def _load_chunks(self, receive: trio.MemoryReceiveChannel[tuple[Chunk, list[FetchedHour]]]) -> None:
+        async with receive:
+            async for chunk, fetched in receive:
+                if self._stopping:
+                    continue  # fetched, but not begun
+                results = await self._load(chunk, fetched)
+                ticks = self.summary.symbols[chunk.symbol].add(results)
+                self.progress.advance(_described(chunk), len(results), ticks)
+
+    async def _load(self, chunk: Chunk, fetched: list[FetchedHour]) -> list[HourResult]:
+        for pause_s in (*STORE_PAUSES_S, math.inf):
+            try:
+                # again after an unclear commit is safe: the ledger says what is done
+                return await self.store.load_hours(self.series[chunk.symbol], fetched)
+            except StoreUnavailable as error:
+                if math.isinf(pause_s):
+                    raise
+                self.log.warning("the database is away", error=str(error), again_in_s=pause_s)
+                await trio.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+
+def _fetched(raw: RawHour, source: HistorySource) -> FetchedHour:
+    cause = f"{raw.origin}: no such hour" if raw.kind == "missing" else ""
+    return FetchedHour(
+        raw.hour_us,
+        raw.kind,
+        partial(source.decode, raw),
+        raw.checksum() if raw.kind == "data" else "",
+        raw.service,
+        raw.origin,
+        cause,
+        raw.settled,
+    )
+
+
+def _no_ticks() -> TickColumns:
+    raise BadMessage("nothing was fetched")
+
+
+def _described(chunk: Chunk) -> str:
+    return f"{chunk.symbol} {hour_text(chunk.hours_us[0])} to {hour_text(chunk.hours_us[-1])}"

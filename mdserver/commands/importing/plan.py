@@ -1,0 +1,112 @@
+"""What an import has to do: dates, market hours, the ledger, chunks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import attrs
+
+from ...market_hours import HOUR_US, open_hours, trades_each_open_hour
+from ...plugin import HistoryInstrument
+
+__all__ = ["Chunk", "Dates", "SymbolPlan", "last_days", "make_chunks", "plan_symbol"]
+
+_DAY_US = 24 * HOUR_US
+_EPOCH = date(1970, 1, 1)
+
+
+@attrs.frozen
+class Dates:
+    """Whole days in UTC, both inclusive."""
+
+    first: date
+    last: date
+
+    @property
+    def first_us(self) -> int:
+        return (self.first - _EPOCH).days * _DAY_US
+
+    @property
+    def end_us(self) -> int:
+        """The first instant after the last day."""
+        return ((self.last - _EPOCH).days + 1) * _DAY_US
+
+
+@attrs.frozen
+class Chunk:
+    """Hours of one symbol that are stored in one transaction, ascending."""
+
+    symbol: str
+    hours_us: tuple[int, ...]
+
+
+@attrs.frozen
+class SymbolPlan:
+    """What is to be done for a symbol; the hours that are not in ``wanted`` are counted by the reason why."""
+
+    symbol: str
+    venue_symbol: str
+    wanted: tuple[int, ...]
+    known: int
+    """Hours that the ledger has for good."""
+    known_empty: int
+    """Those of them without ticks."""
+    closed: int
+    before_start: int
+    not_over: int
+    notes_empty: bool
+    """Whether an open hour without ticks is unusual."""
+
+
+def last_days(days: int, now: datetime) -> Dates:
+    """Return the last whole days: the last one is yesterday."""
+    today = now.astimezone(UTC).date()
+    return Dates(today - timedelta(days=days), today - timedelta(days=1))
+
+
+def plan_symbol(
+    instrument: HistoryInstrument, dates: Dates, settled: Mapping[int, bool], *, now_us: int, replace: bool
+) -> SymbolPlan:
+    """Sort the hours of a range.
+
+    ``settled`` are the hours that the ledger has for good, and whether each is empty; with ``replace`` they are
+    asked for again.
+    """
+    hours = range(dates.first_us, dates.end_us, HOUR_US)
+    is_open = open_hours(instrument.market, dates.first_us, dates.end_us)
+    start_us = instrument.start_us
+    begun = [hour for hour in is_open if start_us is None or hour >= start_us // HOUR_US * HOUR_US]
+    over = [hour for hour in begun if hour + HOUR_US <= now_us]
+    known = [] if replace else [hour for hour in over if hour in settled]
+    skipped = set(known)
+    return SymbolPlan(
+        symbol=instrument.symbol,
+        venue_symbol=instrument.venue_symbol,
+        wanted=tuple(hour for hour in over if hour not in skipped),
+        known=len(known),
+        known_empty=sum(settled[hour] for hour in known),
+        closed=len(hours) - len(is_open),
+        before_start=len(is_open) - len(begun),
+        not_over=len(begun) - len(over),
+        notes_empty=trades_each_open_hour(instrument.market),
+    )
+
+
+def make_chunks(plans: Sequence[SymbolPlan], dates: Dates, days: int) -> Iterator[Chunk]:
+    """Yield the work of all symbols, at most ``days`` whole days in each.
+
+    No candle is longer than a day, so two chunks never share one, and may be stored at the same time.
+    """
+    length_us = days * _DAY_US
+    for plan in plans:
+        hours: list[int] = []
+        number = -1
+        for hour_us in plan.wanted:
+            if (hour_us - dates.first_us) // length_us != number:
+                if hours:
+                    yield Chunk(plan.symbol, tuple(hours))
+                hours, number = [], (hour_us - dates.first_us) // length_us
+            hours.append(hour_us)
+        if hours:
+            yield Chunk(plan.symbol, tuple(hours))

@@ -1,0 +1,76 @@
+"""How far an import is: a bar on a terminal, a line per chunk elsewhere, both on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["ImportProgress"]
+
+
+class ImportProgress:
+    """Counts hours and ticks. Use it as a context."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._total = 0
+        self._hours = 0
+        self._ticks = 0
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, total: int) -> None:
+        """Show it; ``total`` is the number of hours to come."""
+        self._began = self._clock()
+        self._total = total
+        if self._console.is_terminal and total:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("hours, {task.fields[rate]:,.0f} ticks/s, left"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("importing", total=total, rate=0.0)
+            self._bar.start()
+
+    def advance(self, what: str, hours: int, ticks: int) -> None:
+        """Count a chunk, described by ``what``, that is stored."""
+        self._hours += hours
+        self._ticks += ticks
+        spent_s = max(self._clock() - self._began, 1e-9)
+        rate = self._ticks / spent_s
+        if self._bar is not None:
+            self._bar.update(self._task, advance=hours, description=what, rate=rate)
+            return
+        left_s = spent_s * (self._total - self._hours) / max(self._hours, 1)
+        click.echo(
+            f"{what}: {ticks:,} ticks in {hours} hours; {self._hours:,} of {self._total:,} hours, "
+            f"{rate:,.0f} ticks/s, {left_s:.0f} s left",
+            err=True,
+        )
+
+    def notice(self, text: str) -> None:
+        """Tell the operator something, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text, err=True)
