@@ -71,7 +71,16 @@ def test_every_file_once_in_order(empty: Connection) -> None:
     assert pending(empty) == []
     assert applied_engine(empty) == "plain"
     assert tables(empty) == {
-        *("schema_migrations", "series", "candles", "ticks", "trades", "import_ledger", "dropped_indexes"),
+        *(
+            "schema_migrations",
+            "series",
+            "candles",
+            "ticks",
+            "trades",
+            "import_ledger",
+            "dropped_indexes",
+            "retention",
+        ),
     }
     for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):
         assert empty.execute(f"select * from {view}").fetchall() == []
