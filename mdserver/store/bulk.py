@@ -49,11 +49,14 @@ _INSERT_CANDLES: LiteralString = """insert into candles as stored
         open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
         volume = excluded.volume, row_count = excluded.row_count"""
 
+# "order by" makes the planner walk the key, also while a new partition has no statistics
 _HOURS_WITH_ROWS = """select (extract(epoch from hour) * 1000000)::bigint from unnest(%s) as wanted(hour)
-    where exists (select from ticks where series_id = %s and time >= hour and time < hour + interval '1 hour')"""
+    cross join lateral (
+        select from ticks where series_id = %s and time >= hour and time < hour + interval '1 hour'
+        order by time, seq limit 1) as row"""
 
-_DELETE_HOUR = """delete from ticks using unnest(%s) as gone(hour)
-    where series_id = %s and time >= hour and time < hour + interval '1 hour'"""
+_DELETE_HOUR = """delete from ticks
+    where series_id = %(series)s and time >= (%(hour)s)[1] and time < (%(hour)s)[1] + interval '1 hour'"""
 
 _DELETE_CANDLES = """delete from candles using unnest(%s, %s) as gone(timeframe, time)
     where series_id = %s and candles.timeframe = gone.timeframe and candles.time = gone.time"""
@@ -233,7 +236,9 @@ class _Load:
         if hour_us not in self.stored:
             return False
         self.copy.close()
-        self.removed_rows += self.conn.execute(_DELETE_HOUR, (_times([hour_us]), self.series.id)).rowcount
+        self.removed_rows += self.conn.execute(
+            _DELETE_HOUR, {"series": self.series.id, "hour": _times([hour_us])}
+        ).rowcount
         self.removed.append(hour_us)
         self.touched.append(hour_us)
         return True
