@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mdserver.cli import cli
-from mdserver.config import BrokerEntry, Config, json_schema, load_config
+from mdserver.config import BrokerEntry, Config, HistoryEntry, json_schema, load_config
 from mdserver.config.constraints import limits
 from mdserver.registry import load_brokers
 
@@ -53,14 +53,16 @@ def test_each_setting_has_its_row_with_its_default(key: str, field: "attrs.Attri
 
 def test_no_row_is_left_over() -> None:
     known = {key for key, _ in settings()} | {f"brokers[].{f.name}" for f in attrs.fields(BrokerEntry)}
+    known |= {f"history[].{f.name}" for f in attrs.fields(HistoryEntry)}
     assert {key for key in rows(CONFIGURATION) if "." in key} <= known
 
 
 def test_each_section_and_broker_key_is_there() -> None:
     for section in attrs.fields(Config):
         assert f"\n## `{section.name}`\n" in CONFIGURATION
-    for field in attrs.fields(BrokerEntry):
-        assert field.name == "settings" or f"brokers[].{field.name}" in rows(CONFIGURATION)
+    for key, cls in (("brokers", BrokerEntry), ("history", HistoryEntry)):
+        for field in attrs.fields(cls):
+            assert field.name == "settings" or f"{key}[].{field.name}" in rows(CONFIGURATION)
 
 
 def test_each_setting_of_a_plugin_of_ours_is_there() -> None:
