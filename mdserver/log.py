@@ -18,7 +18,7 @@ from .redact import HIDDEN, is_secret_name, redact
 
 __all__ = ["get_logger", "set_up_logging"]
 
-_NOISY = ("psycopg.pool", "hypercorn.access")
+_NOISY = ("psycopg.pool", "hypercorn.access", "httpx2", "httpcore2")
 """Loggers of others that tell each step at INFO; shown from WARNING on unless we are debugging."""
 
 
