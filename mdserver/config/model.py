@@ -91,6 +91,12 @@ class DatabaseConfig:
     binaries: Literal["auto", "system", "wheel"] = _setting(
         "auto", "Which PostgreSQL embedded starts: the system's, the wheel's, or what there is"
     )
+    retention_days: int = _setting(
+        0, "Days to keep ticks and trades, candles stay; 0 keeps everything", validator=_between(0, 36_500)
+    )
+    compress_after_days: int = _setting(
+        7, "Days after which TimescaleDB compresses ticks and trades; 0: never", validator=_between(0, 36_500)
+    )
 
 
 @attrs.frozen

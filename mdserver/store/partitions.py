@@ -5,13 +5,14 @@ With TimescaleDB every function here does nothing: hypertables make their own ch
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-__all__ = ["ensure_ahead", "ensure_partitions", "partition_name"]
+__all__ = ["ensure_ahead", "ensure_partitions", "forget_partitions", "partition_name"]
 
 PARTITIONED = ("ticks", "trades")
 """The tables that are partitioned by month."""
@@ -23,7 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _known: set[tuple[str, str]] = set()
 """(database, partition) seen committed, and (database, table) of tables that are not partitioned. Only grows by
-a few entries a month; adding to a set is atomic, so worker threads need no lock."""
+a few entries a month; adding and removing are atomic, so worker threads need no lock."""
 
 
 def ensure_partitions(conn: psycopg.Connection[Any], table: str, first_us: int, last_us: int) -> None:
@@ -57,6 +58,13 @@ def ensure_ahead(conn: psycopg.Connection[Any]) -> None:
     next_month = _next(now)
     for table in PARTITIONED:
         ensure_partitions(conn, table, _to_us(now), _to_us(next_month))
+
+
+def forget_partitions(conn: psycopg.Connection[Any], names: Iterable[str]) -> None:
+    """Look again for these partitions when next they are needed: call it before dropping and after the commit."""
+    database = _identity(conn)
+    for name in names:
+        _known.discard((database, name))
 
 
 def partition_name(table: str, month: datetime) -> str:
