@@ -35,8 +35,12 @@ EXIT_INTERRUPTED = 130
 _CONFIG_KEY = "mdserver.config"
 
 _BUILT_IN = {
+    "check": "mdserver.commands.check",
+    "cleanup": "mdserver.commands.cleanup",
     "import": "mdserver.commands.importing",
+    "indexes": "mdserver.commands.indexes",
     "migrate": "mdserver.commands.migrate",
+    "refresh": "mdserver.commands.refresh",
     "watch": "mdserver.commands.watch",
 }
 """Imported only when asked for: the store takes its time."""
@@ -117,10 +121,16 @@ class _Run(click.Group):
 
 
 def _with_config(plugin: CommandPlugin) -> click.Command:
-    """Return a plugin's command that also takes ``--config``, after its name."""
-    command = copy(plugin.command)
+    """Return a plugin's command that also takes ``--config``, after its name and those of its subcommands."""
+    return _taking_config(plugin.command)
+
+
+def _taking_config(original: click.Command) -> click.Command:
+    command = copy(original)
     if not any("--config" in option.opts for option in command.params):
         command.params = [*command.params, _config_option()]
+    if isinstance(command, click.Group):
+        command.commands = {name: _taking_config(inner) for name, inner in command.commands.items()}
     return command
 
 

@@ -1,0 +1,83 @@
+"""What the commands that look after the database share: opening it, symbols, dates, tables for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import click
+import psycopg
+
+from ..config import Config
+from ..errors import Rejected
+from ..log import get_logger
+from ..model import TIMEFRAMES, US_PER_S
+from ..store.database import Database
+from ..symbols import canonical
+from .storage import open_command_database
+
+__all__ = ["json_option", "open_for_maintenance", "say", "size", "symbol_option", "table", "to_us"]
+
+DAY_US = TIMEFRAMES["1d"] * US_PER_S
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _symbol(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else canonical(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+symbol_option = click.option("--symbol", metavar="SYMBOL", callback=_symbol, help="Only this symbol.")
+
+
+@asynccontextmanager
+async def open_for_maintenance(config: Config) -> AsyncIterator[Database]:
+    """Open the configured database without a limit on the time of a statement; raises as opening it does.
+
+    What the database refuses within the block is raised as :class:`Rejected`.
+    """
+    log = get_logger("mdserver")
+    async with open_command_database(config, statement_timeout_s=0, log=log) as database:
+        try:
+            yield database
+        except psycopg.Error as error:
+            raise Rejected(f"the database refuses: {error}".strip()) from error
+
+
+def say(text: str) -> None:
+    """Tell a person at a terminal what is going on; nobody else."""
+    if sys.stderr.isatty():
+        click.echo(text, err=True)
+
+
+def to_us(day: datetime | None, *, days: int = 0) -> int | None:
+    """Return midnight UTC of a date, or of one some days later, in microseconds."""
+    return None if day is None else round(day.replace(tzinfo=UTC).timestamp()) * US_PER_S + days * DAY_US
+
+
+def size(size_bytes: float) -> str:
+    """Return a size as people read it: ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size_bytes) < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.4g} TB"
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as aligned columns under a heading; numbers to the right."""
+    texts = [[str(cell) for cell in row] for row in (heading, *rows)]
+    widths = [max(len(row[n]) for row in texts) for n in range(len(heading))]
+    right = [all(isinstance(row[n], int | float) for row in rows) and bool(rows) for n in range(len(heading))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in texts
+    )

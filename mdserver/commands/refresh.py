@@ -1,0 +1,65 @@
+"""``mdserver run refresh``: rebuild candles from ticks and trades."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import click
+import msgspec
+
+from ..config import Config
+from ..plugin import CommandPlugin
+from ..store.refresh import Refreshed, refresh
+from .context import CommandContext
+from .maintenance import json_option, open_for_maintenance, say, symbol_option, table, to_us
+
+__all__ = ["plugin"]
+
+SUMMARY = "Rebuild candles from ticks and trades"
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command("refresh", short_help=SUMMARY)
+@symbol_option
+@click.option("--from", "first", type=DAY, metavar="DATE", help="First day, UTC.")
+@click.option("--to", "last", type=DAY, metavar="DATE", help="Last day, UTC, inclusive.")
+@json_option
+@click.pass_obj
+def _command(
+    context: CommandContext, symbol: str | None, first: datetime | None, last: datetime | None, as_json: bool
+) -> None:
+    """Rebuild candles from ticks and trades: a repair, for they are up to date without it.
+
+    Only what differs is written. Without dates the counts in the metadata are put right too.
+    """
+    if first is not None and last is not None and last < first:
+        raise click.UsageError("--to is before --from")
+    done = context.run(_refresh, context.config, symbol, to_us(first), to_us(last, days=1))
+    if as_json:
+        click.echo(json.dumps({"series": msgspec.to_builtins(done)}))
+        return
+    if not done:
+        click.echo("nothing is stored" if symbol is None else f"nothing is stored of {symbol}")
+        return
+    rows = [
+        (one.broker, one.symbol, one.type, one.days, one.candles, "put right" if one.metadata else "right")
+        for one in done
+    ]
+    click.echo(table(("BROKER", "SYMBOL", "TYPE", "DAYS", "CANDLES CHANGED", "METADATA"), rows))
+
+
+async def _refresh(
+    config: Config, symbol: str | None, first_us: int | None, end_us: int | None
+) -> list[Refreshed]:
+    async with open_for_maintenance(config) as database:
+        return await refresh(
+            database,
+            symbol,
+            first_us,
+            end_us,
+            announce=lambda series: say(f"{series.broker} {series.symbol} …"),
+        )
+
+
+plugin = CommandPlugin("refresh", SUMMARY, _command)
