@@ -11,10 +11,9 @@ import structlog
 from structlog.typing import EventDict
 
 from ..config import Config
-from ..lock import lock_data_folder
 from ..plugin import CommandPlugin
 from ..store.database import open_database
-from ..store.embedded import open_embedded
+from ..store.embedded import attach_embedded
 from .context import CommandContext
 
 __all__ = ["apply_migrations", "plugin"]
@@ -42,16 +41,15 @@ def _command(context: CommandContext, as_json: bool) -> None:
 async def apply_migrations(config: Config) -> list[str]:
     """Apply what is pending to the configured database and return the names of the files.
 
-    Raises DataFolderInUse if the embedded database belongs to a running server, StoreUnavailable, Rejected.
+    The embedded database of a running server is reached through that. Raises StoreUnavailable, Rejected.
     """
     names: list[str] = []
     log = _log_that_keeps(names)
     async with AsyncExitStack() as stack:
         url = config.database.url
         if url == "embedded":
-            stack.enter_context(lock_data_folder(config.data_dir))
             url = await stack.enter_async_context(
-                open_embedded(config.data_dir / "postgresql", binaries=config.database.binaries, log=log)
+                attach_embedded(config.data_dir, binaries=config.database.binaries, log=log)
             )
         await stack.enter_async_context(
             open_database(url, retry_for_s=config.database.connect_for_s, migrate=True, log=log)

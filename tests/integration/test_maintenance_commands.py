@@ -129,3 +129,16 @@ def test_what_the_database_refuses_is_one_line(
 ) -> None:
     execute(url, "alter table candles rename to other")
     assert run("check")[0] == 1
+
+
+def test_migrate_meets_the_daemons_embedded_database(
+    reachable_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = reachable_path / "config.yaml"
+    config.write_text(json.dumps({"data_dir": str(reachable_path / "data")}))
+    (reachable_path / "data").mkdir(mode=0o755)
+    assert main(["run", "migrate", "--config", str(config), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["applied"]) > 5
+    assert [path.name for path in (reachable_path / "data").iterdir() if path.is_dir()] == ["postgres"]
+    assert main(["run", "check", "--config", str(config)]) == 0
+    assert "nothing is stored" in capsys.readouterr().out
