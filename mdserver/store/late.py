@@ -61,6 +61,8 @@ def _minutes_from(table: Table) -> str:
         {minute}) as made
     cross join lateral (select {_PRICE[table]} as price {minute} order by time, seq limit 1) as first
     cross join lateral (select {_PRICE[table]} as price {minute} order by time desc, seq desc limit 1) as last
+    where touched.time >= coalesce(
+        (select dropped_before from retention where table_name = '{table}'), '-infinity')
     {_REPLACE}"""  # noqa: S608 - names from this module only
 
 
@@ -83,7 +85,10 @@ _COARSER = f"""insert into candles (series_id, timeframe, time, open, high, low,
 
 
 def recompute(conn: psycopg.Connection[Any], table: Table, series_id: Ints, time_us: Ints) -> None:
-    """Recompute, in every timeframe, the candles that rows of these series at these times belong to."""
+    """Recompute, in every timeframe, the candles that rows of these series at these times belong to.
+
+    Candles whose rows retention has dropped stay as they are: a row that comes there later is not the whole story.
+    """
     finest = min(TIMEFRAMES.values())
     conn.execute(_MINUTES[table], _buckets(series_id, time_us, finest), prepare=True)
     recompute_coarser(conn, series_id, time_us, finest)

@@ -77,9 +77,16 @@ async def test_what_is_old_as_a_whole_is_dropped(store: Store, database: Databas
 
 
 async def test_an_old_record_may_come_after_all(store: Store, database: Database) -> None:
+    """It is stored until the next round; the candle of the dropped rows is not replaced by it alone."""
     await keep_partitions(database, retention_days=45, now=NOW)
-    written = await store.write([Published(TICKS, 92, Tick("EURUSD", us(2024, 1, 25), 1.0, 1.1))])
-    assert (written.rows, written.rejected) == (1, [])
+    candles = await rows(database, "select * from candles order by series_id, timeframe, time")
+    old = Published(TICKS, 92, Tick("EURUSD", us(2024, 1, 25), 5.0, 5.1))
+    written = await store.write([old, Published(TICKS, 93, Tick("EURUSD", us(2024, 4, 20), 1.0, 1.1))])
+    assert (written.rows, written.rejected) == (2, [])
+    after = await rows(database, "select * from candles order by series_id, timeframe, time")
+    assert [row for row in after if row[0] < NOW] == [row for row in candles if row[0] < NOW]
+    kept = await keep_partitions(database, retention_days=45, now=NOW)
+    assert [one.rows for one in kept.dropped] == [1]
 
 
 @pytest.mark.plain_only
