@@ -12,8 +12,9 @@ import pytest
 
 from mdserver.errors import Rejected
 from mdserver.store import partitions
-from mdserver.store.migrations import Migration, applied_engine, load_migrations, migrate, pending
+from mdserver.store.migrations import Engine, Migration, applied_engine, load_migrations, migrate, pending
 from mdserver.store.partitions import ensure_ahead, ensure_partitions
+from tests import timescaledb
 
 Connection = psycopg.Connection[Any]
 PLAIN = [migration.name for migration in load_migrations("plain")]
@@ -229,3 +230,21 @@ def test_the_wheels_postgresql_takes_the_schema(wheel_postgres_url: str) -> None
         assert migrate(conn) == PLAIN
         ensure_ahead(conn)
         conn.rollback()
+
+
+@pytest.mark.both_engines
+def test_a_database_of_an_older_version_keeps_its_rows(database_url: str, engine: Engine) -> None:
+    """The first three files are those of the first version; a tick from then is there after the rest."""
+    with psycopg.connect(database_url) as conn:
+        if engine == "timescaledb":
+            timescaledb.reset(conn)
+        else:
+            conn.execute("drop schema public cascade; create schema public")
+        old = load_migrations(engine)[:3]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mdserver.store.migrations.load_migrations", lambda engine: old)
+            assert migrate(conn) == [migration.name for migration in old]
+        ensure_partitions(conn, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+        insert_tick(conn, "2024-03-05 00:00:00+00")
+        assert migrate(conn) == [migration.name for migration in load_migrations(engine)[3:]]
+        assert conn.execute("select seq, bid from ticks").fetchall() == [(1, 1.1)]
