@@ -21,6 +21,8 @@ from mdserver.store.database import Database
 from mdserver.store.late import recompute
 from mdserver.store.series import SeriesInfo
 
+pytestmark = pytest.mark.both_engines
+
 START_US = 1_709_164_800_000_000
 """2024-02-29: hours from here cross the end of a month."""
 
