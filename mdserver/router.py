@@ -8,7 +8,7 @@ that nobody subscribed to are not encoded. No await per delivery: a task switch 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import trio
 
@@ -36,15 +36,32 @@ class Sink(Protocol):
         ...
 
 
-class _Group:
-    """Clients with one and the same set of topics."""
+_Owed: TypeAlias = tuple[Published, bytes]
+"""A record and its frame."""
 
-    __slots__ = ("owed", "sinks", "topics")
+
+class _Group:
+    """Clients with one and the same set of topics; ``only`` is the client of a group of one.
+
+    ``first`` and ``more`` are what it is owed in the current pass: mostly one record, which needs no list.
+    """
+
+    __slots__ = ("first", "more", "only", "sinks", "topics")
 
     def __init__(self, topics: frozenset[Topic]) -> None:
         self.topics = topics
         self.sinks: dict[Sink, None] = {}
-        self.owed: list[tuple[Published, bytes]] = []
+        self.only: Sink | None = None
+        self.first: _Owed | None = None
+        self.more: list[_Owed] | None = None
+
+    def add(self, sink: Sink) -> None:
+        self.sinks[sink] = None
+        self.only = sink if len(self.sinks) == 1 else None
+
+    def remove(self, sink: Sink) -> None:
+        del self.sinks[sink]
+        self.only = next(iter(self.sinks)) if len(self.sinks) == 1 else None
 
 
 class Router:
@@ -80,14 +97,14 @@ class Router:
             group = self._groups[wanted] = _Group(wanted)
             for topic in wanted:
                 self._audiences.setdefault(topic, {})[group] = None
-        group.sinks[sink] = None
+        group.add(sink)
         self._group_of[sink] = group
 
     def _leave(self, sink: Sink) -> None:
         group = self._group_of.pop(sink, None)
         if group is None:
             return
-        del group.sinks[sink]
+        group.remove(sink)
         if group.sinks:
             return
         del self._groups[group.topics]
@@ -135,6 +152,14 @@ class Router:
         frame = frame_record(published)
         delivered = 0
         for group in audience:
+            only = group.only
+            if only is not None:
+                delivered += 1
+                if only.behind:
+                    only.offer(published, frame)
+                else:
+                    only.write(frame)
+                continue
             delivered += len(group.sinks)
             for sink in group.sinks:
                 if sink.behind:
@@ -144,6 +169,7 @@ class Router:
         return delivered
 
     def _deliver_many(self, batch: Sequence[Published]) -> int:
+        """Deliver records that came together: join what each client is owed, and write it once."""
         touched: list[_Group] = []
         for published in batch:
             audience = self._audiences.get(published.topic)
@@ -151,18 +177,35 @@ class Router:
                 continue
             entry = (published, frame_record(published))
             for group in audience:
-                if not group.owed:
+                if group.first is None:
+                    group.first = entry
                     touched.append(group)
-                group.owed.append(entry)
-        delivered = 0
-        for group in touched:
-            owed, group.owed = group.owed, []
-            frames = owed[0][1] if len(owed) == 1 else b"".join([frame for _, frame in owed])
-            delivered += len(owed) * len(group.sinks)
-            for sink in group.sinks:
-                if sink.behind:
-                    for published, frame in owed:
-                        sink.offer(published, frame)
+                elif group.more is None:
+                    group.more = [entry]
                 else:
-                    sink.write(frames)
-        return delivered
+                    group.more.append(entry)
+        return sum(map(_settle, touched))
+
+
+def _settle(group: _Group) -> int:
+    """Hand a group what it is owed; return the number of deliveries."""
+    assert group.first is not None  # noqa: S101 - it was touched
+    first, more = group.first, group.more
+    group.first = group.more = None
+    only = group.only
+    if more is None:
+        if only is not None and not only.behind:
+            only.write(first[1])
+            return 1
+        owed = [first]
+        frames = first[1]
+    else:
+        owed = [first, *more]
+        frames = b"".join([frame for _, frame in owed])
+    for sink in group.sinks:
+        if sink.behind:
+            for published, frame in owed:
+                sink.offer(published, frame)
+        else:
+            sink.write(frames)
+    return len(owed) * len(group.sinks)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -49,7 +50,9 @@ class GuardedTCPServer(TCPServer):
         super().__init__(*args)  # type: ignore[arg-type]
         self.last_received_s = trio.current_time()
         self.fd = self.stream.socket.fileno()
-        """The socket's descriptor for direct writes; -1 from before it is closed, so that none reaches another."""
+        """The socket's descriptor, for who writes to it directly."""
+        self.on_close: Callable[[], None] | None = None
+        """Called before the socket is closed."""
 
     async def run(self) -> None:
         """Serve the connection; errors of the peer's making end it alone."""
@@ -81,18 +84,22 @@ class GuardedTCPServer(TCPServer):
     def abort(self) -> None:
         """Reset the connection at once, without waiting for unsent bytes."""
         sock = self.stream.socket
-        self.fd = -1
+        self._closing()
         if sock.fileno() < 0:
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
 
+    def _closing(self) -> None:
+        if self.on_close is not None:
+            self.on_close()
+
     async def _close(self) -> None:
-        self.fd = -1
+        self._closing()
         await super()._close()
 
     async def _initiate_server_close(self) -> None:
-        self.fd = -1
+        self._closing()
         await super()._initiate_server_close()
 
     async def _read_data(self) -> None:

@@ -73,6 +73,20 @@ class BaseSink:
     ``behind``: something is parked. ``muted``: what others write is dropped, since the connection is ending.
     """
 
+    __slots__ = (
+        "_backlog",
+        "_bound_bytes",
+        "_drained",
+        "_in_flight",
+        "_metrics",
+        "_on_overflow",
+        "_spawn",
+        "_torn",
+        "behind",
+        "last_progress_s",
+        "muted",
+    )
+
     def __init__(
         self,
         spawn: Callable[[Callable[[], Awaitable[None]]], object],
@@ -182,9 +196,13 @@ class BaseSink:
 class DirectSink(BaseSink):
     """Writes to the TCP socket of a plain HTTP/1.1 connection."""
 
+    __slots__ = ("_fd", "_server_send", "_tcp")
+
     def __init__(self, protocol: H11Protocol, tcp: GuardedTCPServer, *args: Any) -> None:
         super().__init__(*args)
         self._tcp = tcp
+        self._fd = tcp.fd
+        tcp.on_close = self._forget_descriptor
         self._server_send = protocol.send
         protocol.send = self._protocol_send
 
@@ -194,7 +212,7 @@ class DirectSink(BaseSink):
             super().write(frames)
             return
         try:
-            sent = os.write(self._tcp.fd, frames)
+            sent = os.write(self._fd, frames)
         except BlockingIOError:
             self._park(frames)
         except OSError:
@@ -202,6 +220,10 @@ class DirectSink(BaseSink):
         else:
             if sent != len(frames):
                 self._park(frames[sent:])
+
+    def _forget_descriptor(self) -> None:
+        """Called before the socket is closed, so that no write reaches what the number means next."""
+        self._fd = -1
 
     def last_heard_s(self) -> float | None:
         """Return when the peer last sent bytes, or took some while it was behind."""
@@ -214,7 +236,7 @@ class DirectSink(BaseSink):
 
     def _send_now(self, frames: bytes) -> bytes:
         try:
-            sent = os.write(self._tcp.fd, frames)
+            sent = os.write(self._fd, frames)
         except BlockingIOError:
             return frames
         except OSError:
@@ -226,12 +248,12 @@ class DirectSink(BaseSink):
         view, sent = memoryview(data), 0
         while sent < len(data):
             with trio.move_on_after(STALL_S) as scope:
-                await trio.lowlevel.wait_writable(self._tcp.fd)
+                await trio.lowlevel.wait_writable(self._fd)
             if scope.cancelled_caught:
                 self.cut_off()
                 return
             try:
-                sent += os.write(self._tcp.fd, view[sent:])
+                sent += os.write(self._fd, view[sent:])
             except BlockingIOError:
                 continue
             self.last_progress_s = trio.current_time()
@@ -258,6 +280,8 @@ class DirectSink(BaseSink):
 
 class AsgiSink(BaseSink):
     """Sends each record as a message through the application's own ``websocket.send``."""
+
+    __slots__ = ("_websocket",)
 
     def __init__(self, websocket: Websocket, *args: Any) -> None:
         super().__init__(*args)

@@ -17,7 +17,7 @@ async def test_a_plain_connection_is_written_to_directly() -> None:
     async with open_stream_server() as server, open_client(server.url) as client:
         (session,) = server.clients.sessions
         assert isinstance(session.sink, DirectSink)
-        assert session.sink._tcp.fd == session.sink._tcp.stream.socket.fileno()
+        assert session.sink._fd == session.sink._tcp.stream.socket.fileno()
         # the server's own output goes through the same queue
         await client.connection.ping(b"x")
         assert (await client.ask({"action": "ping"}))["type"] == "pong"
@@ -27,12 +27,11 @@ async def test_the_descriptor_is_forgotten_before_it_is_closed() -> None:
     async with open_stream_server() as server:
         async with open_client(server.url):
             (session,) = server.clients.sessions
-            tcp = session.sink._tcp
-            assert tcp.fd > 0
+            assert session.sink._fd > 0
         with trio.fail_after(2):
             while server.clients.sessions:
                 await trio.sleep(0.01)
-        assert tcp.fd == -1
+        assert session.sink._fd == -1
         session.sink.write(b"\x81\x01x")  # reaches nobody, raises nothing
 
 
