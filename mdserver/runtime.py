@@ -17,9 +17,9 @@ import attrs
 import structlog
 import trio
 
-from .config import BrokerEntry, Config
+from .config import BrokerEntry, Config, DatabaseConfig
 from .demand import BrokerDemand
-from .errors import JournalFull
+from .errors import JournalFull, StoreUnavailable
 from .host import Emit, Host
 from .journal import Journal, open_journal
 from .lock import lock_data_folder
@@ -28,8 +28,9 @@ from .model import Feed, Published, Topic
 from .plugin import BrokerPlugin
 from .router import Router
 from .store import Store
-from .store.database import open_database
+from .store.database import Database, open_database
 from .store.embedded import open_embedded
+from .store.retention import keep_partitions
 from .store.writer import Writer
 from .supervisor import SupervisedBroker, Supervisor
 from .web.app import make_app
@@ -37,55 +38,62 @@ from .web.clients import Clients
 from .web.server import open_listeners, serve_app
 from .web.services import BrokerInfo, Services
 
-__all__ = ["SHUTDOWN_S", "open_store", "serve"]
+__all__ = ["SHUTDOWN_S", "serve"]
 
 SHUTDOWN_S = 10.0
 BROKERS_STOP_S = 1.5
 CLIENTS_CLOSE_S = 2.5
 WRITER_DRAIN_S = 3.0
 JOURNAL_WARN_S = 60.0
+PARTITIONS_EVERY_S = 3600.0
 
 _log = structlog.get_logger("mdserver")
 
 
 @attrs.frozen
 class _Storage:
+    database: Database
     store: Store
     journal: Journal
     last_seqs: Mapping[Topic, int]
 
 
 @asynccontextmanager
-async def open_store(config: Config) -> AsyncIterator[Store]:
-    """Open the configured database, starting the embedded one if so configured; migrated and ready.
-
-    Raises :class:`StoreUnavailable` after ``database.connect_for_s`` without an answer.
-    """
-    async with AsyncExitStack() as stack:
-        url = config.database.url
-        if url == "embedded":
-            url = await stack.enter_async_context(
-                open_embedded(config.data_dir, binaries=config.database.binaries, log=_log)
-            )
-        database = await stack.enter_async_context(
-            open_database(
-                url, retry_for_s=config.database.connect_for_s, migrate=config.database.migrate, log=_log
-            )
-        )
-        yield Store(database)
-
-
-@asynccontextmanager
 async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
-    if not config.database.store:
+    """Open the database, the embedded one started if so configured, and the journal; None if nothing is stored."""
+    settings = config.database
+    if not settings.store:
         yield None
         return
-    async with open_store(config) as store:
+    async with AsyncExitStack() as stack:
+        url = settings.url
+        if url == "embedded":
+            url = await stack.enter_async_context(
+                open_embedded(config.data_dir, binaries=settings.binaries, log=_log)
+            )
+        database = await stack.enter_async_context(
+            open_database(url, retry_for_s=settings.connect_for_s, migrate=settings.migrate, log=_log)
+        )
+        store = Store(database)
         with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:
             last_seqs = await store.last_seqs()
-            for topic, seq in journal.last_seqs().items():
+            for topic, seq in (await trio.to_thread.run_sync(journal.last_seqs)).items():
                 last_seqs[topic] = max(seq, last_seqs.get(topic, 0))
-            yield _Storage(store, journal, last_seqs)
+            yield _Storage(database, store, journal, last_seqs)
+
+
+async def _keep_partitions(database: Database, settings: DatabaseConfig) -> None:
+    """Make partitions ahead of time and drop old ones, each hour; runs until cancelled."""
+    while True:
+        try:
+            await keep_partitions(
+                database,
+                retention_days=settings.retention_days,
+                compress_after_days=settings.compress_after_days,
+            )
+        except StoreUnavailable as error:
+            _log.info("partitions are seen to later: the database is away", error=str(error))
+        await trio.sleep(PARTITIONS_EVERY_S)
 
 
 async def serve(
@@ -155,6 +163,7 @@ class _Server:
                     sync_s = self.config.journal.sync_ms / 1000
                     self._start(storing, partial(storage.journal.sync_forever, sync_s))
                     self._start(storing, writer.run)
+                    self._start(storing, partial(_keep_partitions, storage.database, self.config.database))
                 if self.config.server.window_ms:
                     self._start(web, self.router.run)
                 self._start(web, clients.keep)

@@ -9,10 +9,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import psycopg
+import psycopg.conninfo
 import pytest
 import trio
 
 from mdserver.errors import Unavailable
+from mdserver.store.partitions import ensure_partitions
 
 from .daemon import Daemon, open_daemon, open_stream, run_to_end, write_config
 
@@ -222,3 +225,25 @@ async def test_a_broken_plugin_is_reported_by_name_and_the_rest_run(
         assert states["mock"]["state"] == "live"
         assert states["odd"]["state"] in ("failed", "backoff")
         assert says in states["odd"]["last_error"]
+
+
+async def test_the_daemon_drops_what_retention_says(folder: Path, database_url: str) -> None:
+    old = 1_577_836_800_000_000  # 2020-01-01
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        ensure_partitions(conn, "ticks", old, old)
+        row = conn.execute(
+            "insert into series (broker, symbol, type, last_seq, row_count, earliest, latest)"
+            " values ('mock', 'OLD', 'tick', 1, 1, '2020-01-01', '2020-01-01') returning id"
+        ).fetchone()
+        assert row is not None
+        conn.execute(
+            "insert into ticks (time, seq, bid, ask, series_id) values ('2020-01-01', 1, 1, 2, %s)", row
+        )
+        params = psycopg.conninfo.conninfo_to_dict(database_url)
+        url = f"postgresql://{params['user']}@/{params['dbname']}?host={params['host']}&port={params['port']}"
+        config = write_config(folder, database={"url": url, "retention_days": 30})
+        async with open_daemon(config):
+            with trio.fail_after(10):
+                while conn.execute("select count(*) from ticks where time < '2021-01-01'").fetchone() != (0,):
+                    await trio.sleep(0.1)
+            assert conn.execute("select row_count from series where symbol = 'OLD'").fetchone() == (0,)
