@@ -10,26 +10,34 @@ import structlog
 from .demand import BrokerDemand
 from .errors import BadMessage
 from .metrics import Metrics
-from .model import US_PER_S, Feed, Instrument, Published, Record, Tick, Topic
+from .model import US_PER_S, Feed, Gap, Instrument, Published, Record, Tick, Topic
 from .sanity import RecordCheck
 
-__all__ = ["Emit", "Host"]
+__all__ = ["Announce", "Emit", "Host"]
 
 Emit = Callable[[list[Published]], None]
 """Takes an accepted batch: appends it to the journal, then fans it out."""
+
+Announce = Callable[[Gap], None]
+"""Tells a topic's subscribers of a hole, before the record that ends it."""
 
 LOG_EVERY_S = 60.0
 
 
 class _Line:
-    """One topic of this broker: its number and its check."""
+    """One topic of this broker: its number, its check, and where its last record stood.
 
-    __slots__ = ("check", "seq", "topic")
+    ``broken_off`` is why records may be missing behind that one, or None.
+    """
+
+    __slots__ = ("broken_off", "check", "last_us", "seq", "topic")
 
     def __init__(self, topic: Topic, seq: int) -> None:
         self.topic = topic
         self.seq = seq
         self.check = RecordCheck()
+        self.last_us = 0
+        self.broken_off: str | None = None
 
 
 class Host:
@@ -41,6 +49,7 @@ class Host:
         demand: BrokerDemand,
         *,
         emit: Emit,
+        announce: Announce,
         last_seqs: Mapping[Topic, int],
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
@@ -50,6 +59,7 @@ class Host:
         self.log = log.bind(broker=name)
         self.last_event_s: float | None = None
         self._emit = emit
+        self._announce = announce
         self._last_seqs = last_seqs
         self._ticks: dict[str, _Line] = {}
         self._trades: dict[str, _Line] = {}
@@ -68,7 +78,10 @@ class Host:
                 line = self._open_line(record)
             fault = line.check.fault(record, now_us)
             if fault is None:
+                if line.broken_off is not None:
+                    self._close_gap(line, record)
                 line.seq += 1
+                line.last_us = record.time_us
                 accepted.append(Published(line.topic, line.seq, record))
             else:
                 self._reject(record, fault)
@@ -76,6 +89,11 @@ class Host:
         if accepted:
             self._published.inc(len(accepted))
             self._emit(accepted)
+
+    def session_over(self, cause: str) -> None:
+        """Note that records may be missing from here on, in every topic that had any."""
+        for line in (*self._ticks.values(), *self._trades.values()):
+            line.broken_off = cause
 
     def confirm(self, feeds: Iterable[Feed]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.confirm`."""
@@ -113,6 +131,13 @@ class Host:
         line = _Line(topic, self._last_seqs.get(topic, 0))
         (self._ticks if ticks else self._trades)[record.symbol] = line
         return line
+
+    def _close_gap(self, line: _Line, record: Record) -> None:
+        """A topic goes on after a session ended: say between which records others may be missing."""
+        gap = Gap(line.topic, line.last_us, record.time_us, line.broken_off or "")
+        line.broken_off = None
+        self._metrics.gaps.labels(self.name, gap.cause).inc()
+        self._announce(gap)
 
     def _reject(self, record: Record, fault: str) -> None:
         self._metrics.rejected.labels(self.name, fault).inc()

@@ -21,6 +21,7 @@ __all__ = [
     "TIMEFRAMES",
     "US_PER_S",
     "Feed",
+    "Gap",
     "Instrument",
     "Published",
     "Record",
@@ -130,3 +131,12 @@ class Published(Struct, frozen=True, gc=False, array_like=True):
     topic: Topic
     seq: int
     record: Record
+
+
+class Gap(Struct, frozen=True):
+    """An interval in which records of a topic may be missing: the last one before and the first one after it."""
+
+    topic: Topic
+    from_us: int
+    to_us: int
+    cause: str

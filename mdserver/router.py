@@ -13,7 +13,8 @@ from typing import Protocol, TypeAlias
 import trio
 
 from .metrics import Metrics
-from .model import Published, Topic
+from .model import Gap, Published, Topic
+from .protocol import answers
 from .protocol.records import frame_record
 
 __all__ = ["Router", "Sink"]
@@ -121,6 +122,17 @@ class Router:
             return
         self._collected.extend(batch)
         self._wake.set()
+
+    def announce(self, gap: Gap) -> None:
+        """Tell a topic's subscribers of a hole, behind all records published before."""
+        self.flush()
+        audience = self._audiences.get(gap.topic)
+        if audience is None:
+            return
+        frame = answers.gap(gap)
+        for group in audience:
+            for sink in group.sinks:
+                sink.write(frame)
 
     def flush(self) -> None:
         """Deliver what the window has collected."""

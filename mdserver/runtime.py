@@ -229,7 +229,15 @@ class _Server:
         plugin = self.plugins[entry.plugin]
         types = entry.types or plugin.types
         demand = BrokerDemand(Feed(symbol, kind) for symbol in entry.symbols for kind in types)
-        host = Host(entry.name, demand, emit=emit, last_seqs=last_seqs, metrics=self.metrics, log=_log)
+        host = Host(
+            entry.name,
+            demand,
+            emit=emit,
+            announce=self.router.announce,
+            last_seqs=last_seqs,
+            metrics=self.metrics,
+            log=_log,
+        )
         return SupervisedBroker(plugin, partial(plugin.factory, entry.settings), demand, host, self.metrics)
 
     def _make_services(

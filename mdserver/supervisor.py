@@ -136,6 +136,8 @@ class SupervisedBroker:
             self.host.log.exception("broker crashed", exc_info=group)
             self._crashes += 1
             outcome, error = "crashed", _first(group)
+        if live_since is not None:
+            self.host.session_over("disconnected")
         if live_since is not None and trio.current_time() - live_since >= STABLE_S:
             self.attempt = self._crashes = 0
         return self._note(outcome, error, give_up=final or self._crashes >= MAX_CRASHES)

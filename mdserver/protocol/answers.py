@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Encoder
 
-from ..model import RecordType, Topic
+from ..model import US_PER_S, Gap, RecordType, Topic
 from .frames import text_frame
 from .requests import RequestId
 
@@ -69,6 +69,7 @@ class _Status(Struct, frozen=True, tag_field="type", tag="status"):
 class _Gap(Struct, frozen=True, tag_field="type", tag="gap", rename={"from_s": "from", "to_s": "to"}):
     broker: str
     symbol: str
+    record_type: RecordType
     from_s: float
     to_s: float
     cause: str
@@ -108,6 +109,8 @@ def status(broker: str, state: str, message: str) -> bytes:
     return text_frame(_encode(_Status(broker, state, message)))
 
 
-def gap(topic: Topic, from_s: float, to_s: float, cause: str) -> bytes:
-    """Frame a known hole in a topic; times in Unix seconds."""
-    return text_frame(_encode(_Gap(topic.broker, topic.symbol, from_s, to_s, cause)))
+def gap(hole: Gap) -> bytes:
+    """Frame a known hole in a topic."""
+    topic = hole.topic
+    from_s, to_s = hole.from_us / US_PER_S, hole.to_us / US_PER_S
+    return text_frame(_encode(_Gap(topic.broker, topic.symbol, topic.type, from_s, to_s, hole.cause)))

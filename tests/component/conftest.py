@@ -84,7 +84,15 @@ async def open_stream_server(
     supervised = []
     for name, broker in scripted.items():
         demand = BrokerDemand()
-        host = Host(name, demand, emit=router.publish, last_seqs={}, metrics=metrics, log=log)
+        host = Host(
+            name,
+            demand,
+            emit=router.publish,
+            announce=router.announce,
+            last_seqs={},
+            metrics=metrics,
+            log=log,
+        )
         plugin = BrokerPlugin(name, "scripted", object, lambda _: None, types=types)
         supervised.append(SupervisedBroker(plugin, lambda broker=broker: broker, demand, host, metrics))
     supervisor = Supervisor(supervised)

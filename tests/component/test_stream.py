@@ -260,3 +260,31 @@ async def test_brokers_state_is_told_to_its_subscribers_only() -> None:
                 "message": "next attempt in 3 s",
             }
             assert (await other.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_a_hole_is_announced_before_the_record_that_ends_it() -> None:
+    async with open_stream_server(["a"]) as server, open_client(server.url) as client:
+        await client.subscribe("X", types=["tick", "trade"])
+        while server.brokers["a"].host.demand.current() and server.supervisor.brokers["a"].demand.count() < 2:
+            await trio.sleep(0.01)
+        await client.get()
+        server.brokers["a"].publish(tick("X", 0))
+        assert (await client.get())["type"] in ("ack", "tick")
+        server.supervisor.brokers["a"].host.session_over("disconnected")
+        server.brokers["a"].publish(tick("X", 2_000_000), tick("X", 3_000_000), trade("X", 9))
+        messages = []
+        while len(messages) < 4:
+            message = await client.get()
+            if message["type"] in ("gap", "trade") or message.get("seq", 0) > 1:
+                messages.append(message)
+        assert messages[0] == {
+            "type": "gap",
+            "broker": "a",
+            "symbol": "X",
+            "record_type": "tick",
+            "from": 1710918000.123456,
+            "to": 1710918002.123456,
+            "cause": "disconnected",
+        }
+        assert [(m["type"], m["seq"]) for m in messages[1:]] == [("tick", 2), ("tick", 3), ("trade", 1)]
+        assert server.value("gaps_total", broker="a", cause="disconnected") == 1

@@ -28,7 +28,13 @@ def supervised(
     metrics, demand = Metrics(), BrokerDemand([Feed("A", "tick")])
     published: list[Published] = []
     host = Host(
-        name, demand, emit=published.extend, last_seqs={}, metrics=metrics, log=structlog.get_logger()
+        name,
+        demand,
+        emit=published.extend,
+        announce=lambda gap: None,
+        last_seqs={},
+        metrics=metrics,
+        log=structlog.get_logger(),
     )
     plugin = BrokerPlugin(name, "", object, lambda _: None, silence_s=silence_s)
     return SupervisedBroker(plugin, Scripted, demand, host, metrics)
