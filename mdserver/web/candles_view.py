@@ -24,7 +24,7 @@ MAX_CANDLES = 1_000_000
 LARGE_CANDLES = 50_000
 """From here on only a few answers are made at a time."""
 
-QUERY = ("symbol", "timeframe", "from", "to", "broker", "price")
+QUERY = ("symbol", "timeframe", "from", "to", "broker", "price", "format")
 
 
 async def candles_answer(
@@ -36,11 +36,10 @@ async def candles_answer(
     query = in_path | query_of(request.args.items(multi=True), known)
     symbol, timeframe_s = symbol_of(query), timeframe_of(query)
     span = _span(*time_range_us(query), timeframe_s)
-    wanted = price_of(query)
+    wanted, form = price_of(query), format_of(request, query)
     stored = await reading.series_of(symbol)
     order = reading.services.broker_order
     series = choose_series(stored, order, symbol, broker=query.get("broker"), wanted=wanted)
-    form = format_of(request)
 
     async def build() -> Body:
         if span.buckets > LARGE_CANDLES:

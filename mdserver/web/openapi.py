@@ -8,6 +8,7 @@ from .. import __version__
 from ..model import TIMEFRAMES
 from .candles_view import MAX_CANDLES
 from .records_view import DEFAULT_RECORDS, MAX_RECORDS
+from .tables import FORMATS
 
 __all__ = ["openapi_document"]
 
@@ -38,6 +39,14 @@ def _ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _rows_or_columns(name: str) -> dict[str, Any]:
+    return {"oneOf": [_list(_ref(name)), _ref(f"{name}Columns")]}
+
+
+def _page(field: str, name: str) -> dict[str, Any]:
+    return _object({"broker": _TEXT, "symbol": _TEXT, field: _rows_or_columns(name)} | _CURSOR)
+
+
 _EXTENT = {
     "earliest": _nullable(_TIME),
     "latest": _nullable(_TIME),
@@ -60,8 +69,20 @@ _SCHEMAS = {
         {"seq": _COUNT, "time": _TIME, "price": _NUMBER, "size": _NUMBER},
         {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": _TEXT},
     ),
-    "TickPage": _object({"broker": _TEXT, "symbol": _TEXT, "ticks": _list(_ref("Tick"))} | _CURSOR),
-    "TradePage": _object({"broker": _TEXT, "symbol": _TEXT, "trades": _list(_ref("Trade"))} | _CURSOR),
+    "CandleColumns": _object(
+        {"time": _list({**_TIME, "type": "integer"})}
+        | dict.fromkeys(("open", "high", "low", "close", "volume"), _list(_NUMBER))
+    ),
+    "TickColumns": _object(
+        {"seq": _list(_COUNT), "time": _list(_TIME), "bid": _list(_NUMBER), "ask": _list(_NUMBER)}
+        | dict.fromkeys(("bid_size", "ask_size"), _list(_nullable(_NUMBER)))
+    ),
+    "TradeColumns": _object(
+        {"seq": _list(_COUNT), "time": _list(_TIME), "price": _list(_NUMBER), "size": _list(_NUMBER)}
+        | dict.fromkeys(("side", "trade_id"), _list(_nullable(_TEXT)))
+    ),
+    "TickPage": _page("ticks", "Tick"),
+    "TradePage": _page("trades", "Trade"),
     "Metadata": {
         "oneOf": [
             _object({"symbols": _list(_object({"symbol": _TEXT} | _EXTENT)), "timeframes": _TIMEFRAMES}),
@@ -135,6 +156,11 @@ _BROKER = _parameter("broker", "default: the first broker of the config that has
 _PRICE = _parameter(
     "price", "default: the broker's own kind of chart", {"type": "string", "enum": ["mid", "trade"]}
 )
+_FORMAT = _parameter(
+    "format",
+    "default: by `Accept`; `columns` is JSON with one array per field",
+    {"type": "string", "enum": list(FORMATS)},
+)
 _PAGING = [
     _parameter(
         "limit",
@@ -142,6 +168,7 @@ _PAGING = [
         {"type": "integer", "minimum": 1, "maximum": MAX_RECORDS, "default": DEFAULT_RECORDS},
     ),
     _parameter("cursor", "`next_cursor` of the page before", _TEXT),
+    _FORMAT,
 ]
 
 
@@ -169,7 +196,7 @@ def _get(
 
 
 _DATA = (400, 404, 500, 503)
-_CANDLES = _list(_ref("Candle"))
+_CANDLES = _rows_or_columns("Candle")
 _LIMIT = f"Candles of one symbol, at most {MAX_CANDLES} opens"
 
 _PATHS = {
@@ -177,12 +204,12 @@ _PATHS = {
         "What is stored", _ref("Metadata"), [{**_SYMBOL, "required": False}], problems=_DATA
     ),
     "/api/candles": _get(
-        _LIMIT, _CANDLES, [_SYMBOL, _TIMEFRAME, *_RANGE, _BROKER, _PRICE], csv=True, problems=_DATA
+        _LIMIT, _CANDLES, [_SYMBOL, _TIMEFRAME, *_RANGE, _BROKER, _PRICE, _FORMAT], csv=True, problems=_DATA
     ),
     "/api/candles/{symbol}/{timeframe}": _get(
         _LIMIT,
         _CANDLES,
-        [_in_path(_SYMBOL), _in_path(_TIMEFRAME), *_RANGE, _BROKER, _PRICE],
+        [_in_path(_SYMBOL), _in_path(_TIMEFRAME), *_RANGE, _BROKER, _PRICE, _FORMAT],
         csv=True,
         problems=_DATA,
     ),

@@ -29,7 +29,7 @@ from .tables import Body, Column, TickRow, TradeRow, build_body, seconds, whole
 
 __all__ = ["DEFAULT_RECORDS", "MAX_RECORDS", "QUERY", "records_answer"]
 
-QUERY = ("symbol", "from", "to", "broker", "limit", "cursor")
+QUERY = ("symbol", "from", "to", "broker", "limit", "cursor", "format")
 MAX_RECORDS = 10_000
 DEFAULT_RECORDS = 1_000
 
@@ -58,6 +58,7 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     query = query_of(request.args.items(multi=True), QUERY)
     symbol = symbol_of(query)
     from_us, to_us = time_range_us(query)
+    form = format_of(request, query)
     limit = number_up_to(query, "limit", MAX_RECORDS, DEFAULT_RECORDS)
     series = choose_series(
         await reading.series_of(symbol),
@@ -69,7 +70,6 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     )
     after = _after(query.get("cursor"), series, from_us, to_us)
     ask = _Ask(series, from_us, to_us, after, limit)
-    form = format_of(request)
 
     async def build() -> Body:
         row, columns, positions = await _page(reading.store, ask)

@@ -89,7 +89,7 @@ async def test_range_too_large(site: Any) -> None:
 async def test_unknown_and_repeated_parameters(site: Any) -> None:
     problem = await site.problem(path(form="1"))
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "form")
-    assert "known: symbol, timeframe, from, to, broker, price" in problem["detail"]
+    assert "known: symbol, timeframe, from, to, broker, price, format" in problem["detail"]
     problem = await site.problem(path() + "&to=5")
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "to")
     problem = await site.problem(f"/api/candles/EURUSD/1h?from={T0}&to={T0}&symbol=EURUSD")

@@ -15,10 +15,18 @@ from mdserver.web.openapi import openapi_document
 T0 = 1_710_892_800
 EXAMPLES = {
     "/api/metadata": ["/api/metadata", "/api/metadata?symbol=EURUSD"],
-    "/api/candles": [f"/api/candles?symbol=EURUSD&timeframe=1h&from={T0}&to={T0 + 7_200}"],
+    "/api/candles": [
+        f"/api/candles?symbol=EURUSD&timeframe=1h&from={T0}&to={T0 + 7_200}",
+        f"/api/candles?symbol=EURUSD&timeframe=1h&from={T0}&to={T0 + 7_200}&format=columns",
+        "/api/candles?symbol=EURUSD&timeframe=1h&from=0&to=0&format=columns",
+    ],
     "/api/candles/{symbol}/{timeframe}": [f"/api/candles/EURUSD/1d?from={T0}&to={T0}"],
-    "/api/ticks": [f"/api/ticks?symbol=EURUSD&from={T0}&to={T0 + 9}&limit=3"],
-    "/api/trades": [f"/api/trades?symbol=EURUSD&from={T0}&to={T0 + 1}"],
+    "/api/ticks": [
+        f"/api/ticks?symbol=EURUSD&from={T0}&to={T0 + 9}&limit=3{more}" for more in ("", "&format=columns")
+    ],
+    "/api/trades": [
+        f"/api/trades?symbol=EURUSD&from={T0}&to={T0 + 1}{more}" for more in ("", "&format=columns")
+    ],
     "/api/brokers": ["/api/brokers"],
     "/api/openapi.json": ["/api/openapi.json"],
     "/health/live": ["/health/live"],
