@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -41,9 +42,8 @@ from .web.services import BrokerInfo, Services
 __all__ = ["SHUTDOWN_S", "serve"]
 
 SHUTDOWN_S = 10.0
-BROKERS_STOP_S = 1.5
-CLIENTS_CLOSE_S = 2.5
-WRITER_DRAIN_S = 3.0
+CLIENTS_CLOSE_S = 2.0
+WRITER_DRAIN_S = 2.5
 JOURNAL_WARN_S = 60.0
 PARTITIONS_EVERY_S = 3600.0
 
@@ -116,10 +116,13 @@ async def serve(
     """
     with lock_data_folder(config.data_dir):
         server = _Server(config, plugins)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.watch_signals, nursery.cancel_scope)
-            await server.run(task_status)
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.watch_signals, nursery.cancel_scope)
+                await server.run(task_status)
+                nursery.cancel_scope.cancel()
+        finally:
+            server.last_resort.cancel()
     if server.failures:
         raise ExceptionGroup("core tasks failed", server.failures)
 
@@ -135,6 +138,7 @@ class _Server:
         self.stop = trio.Event()
         self.serving = False
         self.failures: list[Exception] = []
+        self.last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
 
     async def watch_signals(self, everything: trio.CancelScope) -> None:
         """Stop on the first signal, end at once on the second."""
@@ -177,9 +181,17 @@ class _Server:
                     host, port = listeners[0].socket.getsockname()[:2]
                     task_status.started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
                     await self.stop.wait()
-                    brokers.cancel_scope.deadline = trio.current_time() + BROKERS_STOP_S
+                    self._bound_the_rest()
                     brokers.cancel_scope.cancel()
                 await self._wind_down(clients, web_stop, web, storing, writer)
+
+    def _bound_the_rest(self) -> None:
+        """From now on the process has :data:`SHUTDOWN_S`, whatever hangs: a plugin in a shield, a disk, a database.
+
+        A thread, since the loop itself may be what hangs. What is journalled waits for the next start.
+        """
+        self.last_resort.daemon = True
+        self.last_resort.start()
 
     async def _wind_down(
         self,
@@ -279,6 +291,11 @@ class _Server:
         self, run: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None]
     ) -> None:
         await self._guarded(partial(run, task_status=task_status))
+
+
+def _end_now() -> None:
+    _log.error("not stopped in time: ends now; what is not in the database waits in the journal")
+    os._exit(1)
 
 
 class _Journalled:

@@ -31,10 +31,10 @@ SAY_S = 5.0
 
 POLL_S = 0.01
 
-FAST_STOP_S = 6.0
+FAST_STOP_S = 3.0
 """Fast shutdown writes a checkpoint; the daemon as a whole stops within 10 s."""
 
-IMMEDIATE_STOP_S = 2.0
+IMMEDIATE_STOP_S = 1.0
 """Immediate shutdown leaves recovery to the next start."""
 
 # Where the operator's environment sets one of these for other databases, an explicit value goes before it.

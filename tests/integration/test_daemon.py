@@ -193,6 +193,30 @@ def broken_distribution(folder: Path, name: str, code: str) -> Path:
     return site
 
 
+STUBBORN = """
+import attrs, trio, mdserver.plugin as p
+@attrs.frozen
+class C: pass
+class Stubborn:
+    async def run(self, host, *, task_status):
+        task_status.started()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+plugin = p.BrokerPlugin('stubborn', '', C, lambda config: Stubborn(), silence_s=None)
+"""
+
+
+async def test_a_plugin_that_will_not_stop_cannot_hold_up_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(broken_distribution(folder, "stubborn", STUBBORN)))
+    config = write_config(folder, brokers=[{"name": "stubborn"}], database={"store": False})
+    async with open_daemon(config) as daemon:
+        with trio.fail_after(10):
+            assert await daemon.stop(signal.SIGTERM) == 1
+        assert any("not stopped in time" in line["event"] for line in daemon.lines)
+
+
 BROKEN = {
     "noimport": "import nothing_of_this_name",
     "oldapi": (
