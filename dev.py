@@ -35,7 +35,6 @@ Usage: python3 dev.py COMMAND [ARGUMENTS]
 
   run      start the server; the arguments are those of `mdserver run`
   test     run all checks and tests; with arguments, only pytest with them
-  bench    run the benchmarks
   install  only make the virtual environment, with what the tests need"""
 
 SOURCES = [*ROOT.glob("mdserver/**/*.py"), *ROOT.glob("plugins/*/mdserver_*/**/*.py")]
@@ -58,7 +57,7 @@ def main() -> int:
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    if command not in ("run", "test", "bench", "install"):
+    if command not in ("run", "test", "install"):
         print(f"dev.py: there is no command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     install(development=command in ("test", "install"))
@@ -67,8 +66,6 @@ def main() -> int:
         os.execv(BIN / "mdserver", ["mdserver", "run", *arguments])  # noqa: S606 - our own program
     if command == "test":
         return test(arguments)
-    if command == "bench":
-        return subprocess.call([BIN / "python", ROOT / "benchmarks" / "run.py", *arguments])
     return 0
 
 
