@@ -1,15 +1,15 @@
 """Candles from ticks and trades, for many series at once: pure numpy, no I/O.
 
-A tick counts with its mid price (see :func:`mid`), a trade with its own. Rows are ordered by (series, time,
-seq): the first opens a candle, the last closes it. Sums of sizes are exact and hence the same in any order:
-a size is split into whole units and hundred-millionths, each summed as int64. PostgreSQL does the
+A tick counts with its mid price (see :func:`mid`), or with its bid or its ask, a trade with its own. Rows are
+ordered by (series, time, seq): the first opens a candle, the last closes it. Sums of sizes are exact and hence the
+same in any order: a size is split into whole units and hundred-millionths, each summed as int64. PostgreSQL does the
 same arithmetic (see ``store/late.py``), so a candle computed there equals one computed here bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ __all__ = [
     "Floats",
     "Ints",
     "Prices",
+    "QuotePrice",
     "all_timeframes",
     "fold",
     "from_prices",
@@ -35,6 +36,9 @@ __all__ = [
 
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
+
+QuotePrice: TypeAlias = Literal["mid", "bid", "ask"]
+"""What a tick counts with."""
 
 FRACTIONS = 100_000_000
 """Hundred-millionths (the resolution of a volume) in one unit of size."""
@@ -107,9 +111,22 @@ def mid(bid: Floats, ask: Floats) -> Floats:
 
 
 def of_ticks(
-    series: Ints, time_us: Ints, seq: Ints, bid: Floats, ask: Floats, bid_size: Floats, ask_size: Floats
+    series: Ints,
+    time_us: Ints,
+    seq: Ints,
+    bid: Floats,
+    ask: Floats,
+    bid_size: Floats,
+    ask_size: Floats,
+    price: QuotePrice = "mid",
 ) -> Prices:
-    """Return the prices of ticks in any order; sizes that the venue does not give are NaN."""
+    """Return the prices of ticks in any order; sizes that the venue does not give are NaN.
+
+    The size of a mid price is that of both sides, that of a bid or ask its own.
+    """
+    if price != "mid":
+        value, size = (bid, bid_size) if price == "bid" else (ask, ask_size)
+        return _sorted(Prices(series, time_us, value, *split_sizes(size)), seq)
     bid_whole, bid_fraction = split_sizes(bid_size)
     ask_whole, ask_fraction = split_sizes(ask_size)
     rows = Prices(series, time_us, mid(bid, ask), bid_whole + ask_whole, bid_fraction + ask_fraction)

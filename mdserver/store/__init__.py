@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from ..candles import QuotePrice
 from ..errors import StoreUnavailable
 from ..model import Published, Topic
-from . import read
+from . import read, sides
 from .bulk import load_hours, open_series, prepare_months
 from .database import Database
 from .hours import FetchedHour, HourResult
@@ -54,6 +55,21 @@ class Store:
     async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
         """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""
         return await self._run(lambda conn: read.candles(conn, series_id, timeframe_s, from_s, to_s))
+
+    async def side_candles(
+        self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice
+    ) -> CandleColumns:
+        """Return the bid or ask candles whose opens are in ``[from_s, to_s]``: computed from the stored ticks.
+
+        See :func:`sides.side_candles`; ask :meth:`count_ticks` first how many those are.
+        """
+        return await self._run(
+            lambda conn: sides.side_candles(conn, series_id, timeframe_s, from_s, to_s, side)
+        )
+
+    async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
+        """Return how many stored ticks make the candles whose opens are in ``[from_s, to_s]``."""
+        return await self._run(lambda conn: sides.count_ticks(conn, series_id, timeframe_s, from_s, to_s))
 
     async def ticks(
         self, series_id: int, from_us: int, to_us: int, *, after: Position | None = None, limit: int

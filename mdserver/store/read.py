@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from msgspec import Struct
 
-__all__ = ["CandleColumns", "candles"]
+__all__ = ["CandleColumns", "candles", "moment"]
 
 
 class CandleColumns(Struct):
@@ -38,7 +38,7 @@ def candles(
 ) -> CandleColumns:
     """Return the candles of a series whose opens are in ``[from_s, to_s]``, ascending. Blocking."""
     with conn.cursor(binary=True) as cursor:
-        parameters = (series_id, timeframe_s, _time(from_s), _time(to_s))
+        parameters = (series_id, timeframe_s, moment(from_s), moment(to_s))
         row = cursor.execute(_CANDLES, parameters, prepare=True).fetchone()
     return CandleColumns() if row is None or row[0] is None else CandleColumns(*row)
 
@@ -47,6 +47,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_S = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 
 
-def _time(time_s: int) -> datetime:
+def moment(time_s: int) -> datetime:
     """Return a time as PostgreSQL takes it; nothing is stored beyond what datetime holds."""
     return _EPOCH + timedelta(seconds=max(0, min(time_s, _LAST_S)))

@@ -10,7 +10,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from ..candles import Candles, Ints, Prices, from_prices, merge, of_ticks, of_trades
+from ..candles import Candles, Ints, Prices, QuotePrice, from_prices, merge, of_ticks, of_trades
 from ..model import TIMEFRAMES
 from .binary import COPY_END, COPY_START, to_postgres_us
 from .rows import Table
@@ -41,11 +41,16 @@ class Block(NamedTuple):
 
 
 def scan(
-    conn: psycopg.Connection[Any], table: Table, series_id: int, first_us: int, end_us: int
+    conn: psycopg.Connection[Any],
+    table: Table,
+    series_id: int,
+    first_us: int,
+    end_us: int,
+    price: QuotePrice = "mid",
 ) -> Iterator[Block]:
-    """Yield the rows of a series in ``[first_us, end_us)``, at most ``BLOCK_ROWS`` at once. Blocking.
+    """Yield the rows of a series in ``[first_us, end_us)``, about ``BLOCK_ROWS`` at once. Blocking.
 
-    The connection is busy until the last one is read.
+    ``price`` is what ticks count with. The connection is busy until the last one is read.
     """
     columns = _COLUMNS[table]
     statement = sql.SQL(_COPY).format(
@@ -70,11 +75,11 @@ def scan(
             if size >= BLOCK_ROWS * dtype.itemsize:
                 joined = rest + b"".join(pieces)
                 whole = len(joined) // dtype.itemsize * dtype.itemsize
-                yield _block(table, joined[:whole], dtype)
+                yield _block(table, joined[:whole], dtype, price)
                 rest, pieces, size = joined[whole:], [], 0
     joined = (rest + b"".join(pieces)).removesuffix(COPY_END)
     if joined:
-        yield _block(table, joined, dtype)
+        yield _block(table, joined, dtype, price)
 
 
 def candles_of(block: Block) -> Candles:
@@ -100,7 +105,7 @@ def _row_type(columns: int) -> np.dtype[Any]:
     return np.dtype(fields)
 
 
-def _block(table: Table, data: bytes, dtype: np.dtype[Any]) -> Block:
+def _block(table: Table, data: bytes, dtype: np.dtype[Any], price: QuotePrice) -> Block:
     rows = np.frombuffer(data, dtype)
     time_us = rows["value0"].astype(np.int64) + _POSTGRES_EPOCH_US
     seq = rows["value1"].astype(np.int64)
@@ -111,7 +116,8 @@ def _block(table: Table, data: bytes, dtype: np.dtype[Any]) -> Block:
         return values
 
     if table == "ticks":
-        prices = of_ticks(series, time_us, seq, *(column(number) for number in range(2, 6)))
+        bid, ask, bid_size, ask_size = (column(number) for number in range(2, 6))
+        prices = of_ticks(series, time_us, seq, bid, ask, bid_size, ask_size, price)
     else:
         prices = of_trades(series, time_us, seq, column(2), column(3))
     return Block(time_us, seq, prices)

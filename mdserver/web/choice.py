@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Literal, TypeAlias
 
+from ..candles import QuotePrice
 from ..model import RecordType
 from .problem import Problem, invalid_parameter, shortened, unknown_symbol
 from .services import BrokerInfo, SeriesLike
 
-__all__ = ["PRICES", "choose_series", "price_of", "symbol_not_stored"]
+__all__ = ["PRICES", "Price", "choose_series", "default_price", "price_of", "symbol_not_stored"]
 
-PRICES: dict[RecordType, str] = {"tick": "mid", "trade": "trade"}
-"""What candles of each record type show."""
+Price: TypeAlias = QuotePrice | Literal["trade"]
 
-_TYPES: dict[str, RecordType] = {price: type_ for type_, price in PRICES.items()}
+PRICES: dict[Price, RecordType] = {"mid": "tick", "bid": "tick", "ask": "tick", "trade": "trade"}
+"""What candles may show, and the records that it takes."""
+
+_DEFAULTS: dict[RecordType, Price] = {"tick": "mid", "trade": "trade"}
 _NAMES_SHOWN = 20
 
 
-def price_of(query: Mapping[str, str]) -> RecordType | None:
-    """Return the record type that ``price`` asks for; None if it is left to the broker's default."""
+def price_of(query: Mapping[str, str]) -> Price | None:
+    """Return ``price``; None if it is left to the series, and that to the broker's default."""
     text = query.get("price")
     if text is None:
         return None
-    try:
-        return _TYPES[text]
-    except KeyError:
-        hint = "; bid and ask candles are not kept" if text in {"bid", "ask"} else ""
-        raise invalid_parameter("price", text, f"expected one of {', '.join(_TYPES)}{hint}") from None
+    for price in PRICES:
+        if text == price:
+            return price
+    raise invalid_parameter("price", text, f"expected one of {', '.join(PRICES)}")
+
+
+def default_price(series: SeriesLike) -> Price:
+    """Return what the candles of a series show where nothing else is asked for."""
+    return _DEFAULTS[series.type]
 
 
 def choose_series(
@@ -89,7 +97,7 @@ def _of_broker(stored: Sequence[SeriesLike], broker: str, symbol: str) -> list[S
 def _no_such_price(
     candidates: Sequence[SeriesLike], symbol: str, wanted: RecordType | None, param: str | None
 ) -> Problem:
-    there = ", ".join(f"{series.broker}: {PRICES[series.type]}" for series in candidates)
+    there = ", ".join(f"{series.broker}: {default_price(series)}" for series in candidates)
     kind = "quotes (ticks)" if wanted == "tick" else "trades"
     detail = f"no {kind} of {symbol} are stored; there is {there}"
     if param is None:

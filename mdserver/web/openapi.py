@@ -7,6 +7,7 @@ from typing import Any
 from .. import __version__
 from ..model import TIMEFRAMES
 from .candles_view import MAX_CANDLES
+from .choice import PRICES
 from .records_view import DEFAULT_RECORDS, MAX_RECORDS
 from .tables import FORMATS
 
@@ -154,7 +155,7 @@ _RANGE = [
 ]
 _BROKER = _parameter("broker", "default: the first broker of the config that has the symbol", _TEXT)
 _PRICE = _parameter(
-    "price", "default: the broker's own kind of chart", {"type": "string", "enum": ["mid", "trade"]}
+    "price", "default: the broker's own kind of chart", {"type": "string", "enum": list(PRICES)}
 )
 _FORMAT = _parameter(
     "format",

@@ -27,7 +27,7 @@ _TITLES = {
     "missing_parameter": "A parameter is missing",
     "invalid_parameter": "A parameter is not valid",
     "unknown_timeframe": "There is no such timeframe",
-    "range_too_large": "The range holds too many candles",
+    "range_too_large": "The range holds too much",
     "unknown_symbol": "There is no data of this symbol",
     "not_found": "There is nothing here",
     "method_not_allowed": "This method is not allowed here",

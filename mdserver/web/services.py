@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import attrs
 
+from ..candles import QuotePrice
 from ..metrics import Metrics
 from ..model import RecordType
 
@@ -113,6 +114,16 @@ class ReadStore(Protocol):
 
     async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumnsLike:
         """Return the candles that open in [from_s, to_s]."""
+        ...
+
+    async def side_candles(
+        self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice
+    ) -> CandleColumnsLike:
+        """Return the bid or ask candles that open in [from_s, to_s]: computed from that many ticks."""
+        ...
+
+    async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
+        """Return how many stored ticks make the candles that open in [from_s, to_s]."""
         ...
 
     async def ticks(

@@ -56,6 +56,7 @@ class FakeStore:
     reads: list[str] = attrs.field(factory=list)
     fault: Exception | None = None
     shift: float = 0.0
+    tick_count: int = 5_000_000
 
     async def series(self, symbol: str | None = None) -> Sequence[Series]:
         self._note("series")
@@ -75,6 +76,19 @@ class FakeStore:
         return Columns(
             {"time": times, "open": price, "high": price, "low": price, "close": price, "volume": volume}
         )
+
+    async def side_candles(
+        self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: str
+    ) -> Columns:
+        columns = await self.candles(series_id, timeframe_s, from_s, to_s)
+        self.reads[-1] = side
+        away = {"bid": -0.25, "ask": 0.25}[side]
+        moved = {name: [v + away for v in columns.values[name]] for name in ("open", "high", "low", "close")}
+        return Columns(columns.values | moved)
+
+    async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
+        self._note("count_ticks")
+        return self.tick_count
 
     async def ticks(
         self, series_id: int, from_us: int, to_us: int, *, after: tuple[int, int] | None, limit: int

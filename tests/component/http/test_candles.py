@@ -151,3 +151,33 @@ async def test_year_of_hours_is_encoded_fast() -> None:
         await build_body(CandleRow, [Column(columns[0]), *(Column(c, whole) for c in columns[1:])], "json")
         took.append(time.perf_counter() - start)
     assert min(took) < 0.1
+
+
+async def test_bid_and_ask_are_other_candles_of_the_same_series(site: Any, hours: str) -> None:
+    opens: dict[str, float] = {}
+    tags = set()
+    for price in ("mid", "bid", "ask"):
+        response = await site.get(f"{hours}&broker=oanda&price={price}")
+        assert (response.headers["X-Broker"], response.headers["X-Price"]) == ("oanda", price)
+        opens[price] = (await response.get_json())[0]["open"]
+        tags.add(response.headers["ETag"])
+        site.store.reads.clear()
+        again = await site.get(f"{hours}&broker=oanda&price={price}", If_None_Match=response.headers["ETag"])
+        assert (again.status_code, site.store.reads) == (304, ["series"])
+    assert opens["bid"] < opens["mid"] < opens["ask"]
+    assert len(tags) == 3
+
+
+@pytest.mark.parametrize("price", ["bid", "ask"])
+async def test_bid_and_ask_of_a_broker_with_both_are_from_its_quotes(
+    site: Any, hours: str, price: str
+) -> None:
+    response = await site.get(f"{hours}&price={price}")
+    assert (response.headers["X-Broker"], response.headers["X-Price"]) == ("binance", price)
+
+
+async def test_there_is_no_bid_of_trades(site: Any, rows: Any, hours: str) -> None:
+    del rows[:2]
+    problem = await site.problem(f"{hours}&price=bid")
+    assert (problem["status"], problem["code"], problem["param"]) == (400, "invalid_parameter", "price")
+    assert "no quotes (ticks) of EURUSD are stored; there is binance: trade" in problem["detail"]

@@ -130,17 +130,22 @@ async def test_unknown_broker_says_which_have_the_symbol(site: Any) -> None:
     assert "these have: binance, oanda" in problem["detail"]
 
 
-@pytest.mark.parametrize(
-    ("price", "said"),
-    [
-        ("bid", "expected one of mid, trade; bid and ask candles are not kept"),
-        ("x", "expected one of mid, trade"),
-    ],
-)
-async def test_unknown_price(site: Any, price: str, said: str) -> None:
+@pytest.mark.parametrize("price", ["x", "Bid", "bid,ask"])
+async def test_unknown_price(site: Any, price: str) -> None:
     problem = await site.problem(path(price=price))
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "price")
-    assert problem["detail"].endswith(said)
+    assert problem["detail"].endswith("expected one of mid, bid, ask, trade")
+
+
+async def test_sides_of_too_many_ticks(site: Any) -> None:
+    """The mid candles of the same range are there for the asking; nothing is read for those of a side."""
+    site.store.tick_count += 1
+    problem = await site.problem(path(broker="oanda", price="ask"))
+    assert (problem["status"], problem["code"], problem["param"]) == (400, "range_too_large", "to")
+    assert "ask candles are computed from the ticks, and 5000001 are stored" in problem["detail"]
+    assert "at most 5000000" in problem["detail"]
+    assert site.store.reads == ["series", "count_ticks"]
+    assert (await site.get(path(broker="oanda", price="mid"))).status_code == 200
 
 
 async def test_price_that_is_not_stored_says_what_there_is(site: Any) -> None:
