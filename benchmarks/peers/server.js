@@ -16,6 +16,7 @@ const { parseArgs } = require('node:util');
 const { WebSocket, WebSocketServer } = require('ws');
 
 const HIGH_WATER_BYTES = 64 * 1024;
+const PACE_MS = 2; // as mdserver's mock broker: ticks that fall due meanwhile follow in one turn
 
 const { values: options } = parseArgs({
   options: {
@@ -171,7 +172,7 @@ function runPaced() {
       made += burst;
     }
   }
-  setTimeout(runPaced, 1);
+  setTimeout(runPaced, PACE_MS);
 }
 
 // ---- clients -----------------------------------------------------------------------------------------------
