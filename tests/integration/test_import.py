@@ -233,7 +233,8 @@ async def test_interrupted_and_killed_it_ends_in_the_same_table(
         process.send_signal(signal.SIGINT if number % 2 else signal.SIGKILL)
         with trio.fail_after(DEADLINE_S):
             codes.append(await process.wait())
-    assert {code for code in codes if code != 0} <= {130, -signal.SIGKILL}
+    # -SIGINT: it came while Python itself was starting
+    assert {code for code in codes if code != 0} <= {130, -signal.SIGINT, -signal.SIGKILL}
     assert set(codes) != {0}
     await importer.run()
     assert importer.tables() == expected
