@@ -57,7 +57,7 @@ def stream_endpoint(
             try:
                 await _serve(session, clients)
             finally:
-                sink.muted = True
+                sink.mute()
                 clients.forget(session)
                 nursery.cancel_scope.cancel()
 

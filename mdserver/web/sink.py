@@ -1,6 +1,6 @@
 """The write side of a WebSocket client.
 
-:class:`DirectSink` writes framed bytes straight to the socket: one non-blocking ``os.write`` per client and pass
+:class:`DirectSink` has framed bytes written straight to the socket: one non-blocking ``os.write`` per client and pass
 costs 3 µs where an awaited send through the server's layers costs 40 to 80. It takes the write side over by
 replacing the instance attribute ``H11Protocol.send``, so that pongs, closes and the server's own answers go through
 the same queue as records, in order; reading stays Hypercorn's and Quart's. A contract test pins that chain.
@@ -71,6 +71,7 @@ class BaseSink:
     """Backlog, bound and draining; how bytes leave is the subclass's.
 
     ``behind``: something is parked. ``muted``: what others write is dropped, since the connection is ending.
+    ``descriptor``: where frames may be written past :meth:`write`; -1 unless a write would do just that.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class BaseSink:
         "_spawn",
         "_torn",
         "behind",
+        "descriptor",
         "last_progress_s",
         "muted",
     )
@@ -96,6 +98,7 @@ class BaseSink:
     ) -> None:
         self.behind = False
         self.muted = False
+        self.descriptor = -1
         self.last_progress_s = trio.current_time()
         self._spawn = spawn
         self._bound_bytes = bound_bytes
@@ -119,8 +122,21 @@ class BaseSink:
 
     def write_last(self, frames: bytes) -> None:
         """Send frames to a muted sink too, and nothing of anyone else after them."""
-        self.muted = True
+        self.mute()
         self._enqueue(frames)
+
+    def mute(self) -> None:
+        """Drop what others write from now on."""
+        self.muted = True
+        self.descriptor = -1
+
+    def park(self, rest: bytes) -> None:
+        """Send frames' rest once the client takes it; until then it is behind."""
+        self.behind = True
+        self.descriptor = -1
+        self._drained = trio.Event()
+        self._in_flight = rest
+        self._spawn(self._drain)
 
     def ping(self, payload: bytes) -> bool:
         """Send a ping, unless the client is behind: queued pings prove nothing, and clients count them."""
@@ -135,7 +151,7 @@ class BaseSink:
 
     def cut_off(self) -> None:
         """Send nothing more and end the connection now."""
-        self.muted = self._torn = True
+        self._tear()
         self._backlog.clear()
 
     async def drained(self) -> None:
@@ -148,6 +164,9 @@ class BaseSink:
     def _send_now(self, frames: bytes) -> bytes:
         """Send without blocking; return the rest."""
         raise NotImplementedError
+
+    def _caught_up(self) -> None:
+        """Called when nothing is parked any more."""
 
     async def _send_rest(self, data: bytes) -> None:
         """Send all of ``data``."""
@@ -162,22 +181,20 @@ class BaseSink:
             return
         rest = self._send_now(frames)
         if rest:
-            self._park(rest)
+            self.park(rest)
 
-    def _park(self, rest: bytes) -> None:
-        self.behind = True
-        self._drained = trio.Event()
-        self._in_flight = rest
-        self._spawn(self._drain)
+    def _tear(self) -> None:
+        """Send nothing more, not even what ends the connection: the peer is gone, or would misread it."""
+        self._torn = True
+        self.mute()
 
     def _check_bound(self) -> None:
         if self._backlog.size + len(self._in_flight) > self._bound_bytes and not self.muted:
-            self.muted = True
+            self.mute()
             self._backlog.clear()
             self._on_overflow()
 
     async def _drain(self) -> None:
-        self._torn = False
         try:
             while self._in_flight:
                 await self._send_rest(self._in_flight)
@@ -187,9 +204,11 @@ class BaseSink:
             self.cut_off()  # the peer is gone; the reading side ends the session
         finally:
             # cancelled within a frame: whatever came after it would be read as part of it
-            self._torn = self._torn or bool(self._in_flight)
+            if self._in_flight:
+                self._tear()
             self._in_flight = b""
             self.behind = False
+            self._caught_up()
             self._drained.set()
 
 
@@ -201,29 +220,18 @@ class DirectSink(BaseSink):
     def __init__(self, protocol: H11Protocol, tcp: GuardedTCPServer, *args: Any) -> None:
         super().__init__(*args)
         self._tcp = tcp
-        self._fd = tcp.fd
+        self._fd = self.descriptor = tcp.fd
         tcp.on_close = self._forget_descriptor
         self._server_send = protocol.send
         protocol.send = self._protocol_send
 
-    def write(self, frames: bytes) -> None:
-        """See :meth:`BaseSink.write`: the same, with the usual case in one piece, since it is all that fan-out does."""
-        if self.behind or self.muted:
-            super().write(frames)
-            return
-        try:
-            sent = os.write(self._fd, frames)
-        except BlockingIOError:
-            self._park(frames)
-        except OSError:
-            self.muted = self._torn = True  # the peer is gone; the reading side ends the session
-        else:
-            if sent != len(frames):
-                self._park(frames[sent:])
-
     def _forget_descriptor(self) -> None:
         """Called before the socket is closed, so that no write reaches what the number means next."""
-        self._fd = -1
+        self._fd = self.descriptor = -1
+
+    def _caught_up(self) -> None:
+        if not self.muted:
+            self.descriptor = self._fd
 
     def last_heard_s(self) -> float | None:
         """Return when the peer last sent bytes, or took some while it was behind."""
@@ -240,7 +248,7 @@ class DirectSink(BaseSink):
         except BlockingIOError:
             return frames
         except OSError:
-            self.muted = self._torn = True  # the peer is gone; the reading side ends the session
+            self._tear()  # the reading side ends the session
             return b""
         return b"" if sent == len(frames) else frames[sent:]
 
@@ -272,7 +280,7 @@ class DirectSink(BaseSink):
                 await trio.lowlevel.checkpoint()
             return
         if isinstance(event, Closed):
-            self.muted = True
+            self.mute()
             with trio.move_on_after(CLOSE_GRACE_S, shield=True):
                 await self.drained()
         await self._server_send(event)

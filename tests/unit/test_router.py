@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from contextlib import ExitStack, suppress
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
@@ -12,21 +16,29 @@ from hypothesis import strategies as st
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 from mdserver.protocol.frames import text_payloads
+from mdserver.protocol.records import frame_record
 from mdserver.router import Router
 
 TOPICS = [Topic("mock", symbol, "tick") for symbol in "ABCD"]
 
 
 class RecordingSink:
-    """Takes everything, or holds it back while ``behind``."""
+    """Takes everything, or holds it back while ``behind``; through ``descriptor`` what its socket takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptor: int = -1) -> None:
         self.behind = False
+        self.descriptor = descriptor
+        self.parked: list[bytes] = []
         self.writes: list[bytes] = []
         self.offered: list[Published] = []
 
     def write(self, frames: bytes) -> None:
         self.writes.append(frames)
+
+    def park(self, rest: bytes) -> None:
+        self.behind = True
+        self.descriptor = -1
+        self.parked.append(rest)
 
     def offer(self, published: Published, frame: bytes) -> None:
         self.offered.append(published)
@@ -63,6 +75,37 @@ def test_a_client_that_is_behind_is_offered_each_record() -> None:
     router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
     assert [p.topic.symbol for p in sink.offered] == ["A", "B"]
     assert not sink.writes
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_write_that_fails_or_stops_midway_concerns_nobody_else(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five clients the second cannot be written to, and the fourth takes a part only."""
+    with ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(5)]
+        for ours, _ in pairs:
+            ours.setblocking(False)
+        full, narrow = pairs[1][0], pairs[3][0].fileno()
+        with suppress(BlockingIOError):
+            while True:
+                full.send(bytes(4096))
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10] if fd == narrow else data))
+        router, sinks = Router(Metrics()), [RecordingSink(ours.fileno()) for ours, _ in pairs]
+        for sink in sinks:
+            router.set_topics(sink, TOPICS[:1])
+        router.set_topics(sinks[4], TOPICS[:2])  # in a group of its own
+        records = [record(TOPICS[0], 1 + number) for number in range(together)]
+        router.publish(records)
+        frames = b"".join(map(frame_record, records))
+        assert [sink.writes for sink in sinks] == [[], [frames], [], [], []]
+        for number in (0, 2, 4):
+            assert pairs[number][1].recv(1 << 20) == frames
+        assert sinks[3].parked == [frames[10:]]
+        router.publish(records)
+        assert sinks[3].offered == records
+        assert pairs[4][1].recv(1 << 20) == frames
 
 
 changes = st.lists(
