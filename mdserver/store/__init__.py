@@ -11,7 +11,7 @@ from ..candles import QuotePrice
 from ..errors import StoreUnavailable
 from ..model import Published, Topic
 from . import read, sides
-from .bulk import load_hours, open_series, prepare_months
+from .bulk import load_hours, open_series
 from .database import Database
 from .hours import FetchedHour, HourResult
 from .ledger import read_settled
@@ -122,7 +122,6 @@ class Store:
 
         After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done: do it again, that is safe.
         """
-        await self._run(lambda conn: prepare_months(conn, [hour.hour_us for hour in hours]))
         engine = self._database.engine
         return await self._run(lambda conn: load_hours(conn, series, engine, hours))
 

@@ -3,6 +3,9 @@
 Nothing here holds more than one decoded hour: hours are decoded as they are copied, while the server is busy with
 those before, and only their minutes are kept for the candles.
 
+Of a month that nobody has stored anything of, the rows go into a table of its own first, which becomes the month's
+partition at the end: building the key over all rows is cheaper than adding each of them to it.
+
 Candles up to one hour lie within the hour that was imported, so they are computed from its ticks alone. The coarser
 ones are folded in SQL from the stored hours of their bucket, whoever stored those and when: hence every order of
 imports ends in the same table.
@@ -11,13 +14,14 @@ imports ends in the same table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Literal, LiteralString
 
 import attrs
 import numpy as np
 import psycopg
 
-from ..candles import Candles, Ints, all_timeframes, merge
+from ..candles import Candles, all_timeframes, merge
 from ..errors import BadMessage, Rejected
 from ..market_hours import HOUR_US
 from ..model import TIMEFRAMES, US_PER_S, Topic
@@ -26,11 +30,11 @@ from .hours import FetchedHour, HourResult, Status, fault, minutes_of
 from .late import recompute_coarser
 from .ledger import LedgerHour, read_hours, write_hours
 from .migrations import Engine
-from .partitions import ensure_partitions
+from .partitions import add_key, attach_partition, create_partitions
 from .series import SeriesInfo, lock_series
 from .tick_copy import TickCopy
 
-__all__ = ["load_hours", "open_series", "prepare_months"]
+__all__ = ["load_hours", "open_series"]
 
 HOUR_S = TIMEFRAMES["1h"]
 _DAY_US = 24 * HOUR_US
@@ -89,15 +93,6 @@ def open_series(conn: psycopg.Connection[Any], source: str, symbol: str) -> Seri
     return series
 
 
-def prepare_months(conn: psycopg.Connection[Any], hours_us: Sequence[int]) -> None:
-    """Make the partitions for these hours, in a transaction of its own.
-
-    Making one locks out whoever wants to make another until the transaction ends: a load is too long for that.
-    """
-    for month in _months(np.array(hours_us, np.int64)):
-        ensure_partitions(conn, "ticks", month, month)
-
-
 def load_hours(
     conn: psycopg.Connection[Any], series: SeriesInfo, engine: Engine, hours: Sequence[FetchedHour]
 ) -> list[HourResult]:
@@ -131,6 +126,7 @@ class _Load:
     stored: set[int] = attrs.Factory(set)
     """Hours that have rows, whatever the ledger says."""
     symbol_known: bool = False
+    new_months: list[datetime] = attrs.Factory(list)
     entries: list[LedgerHour] = attrs.Factory(list)
     minutes: list[Candles] = attrs.Factory(list)
     removed: list[int] = attrs.Factory(list)
@@ -146,7 +142,7 @@ class _Load:
 
     def begin(self, hours: Sequence[FetchedHour]) -> None:
         starts = [hour.hour_us for hour in hours]
-        prepare_months(self.conn, starts)
+        self.new_months = create_partitions(self.conn, "ticks", starts)
         # Whoever imports the same days waits here, then finds in the ledger what we did.
         days = sorted({start // _DAY_US for start in starts})
         self.conn.execute(
@@ -173,10 +169,15 @@ class _Load:
             self._empty(hour)
 
     def finish(self) -> None:
+        for month in self.new_months:
+            add_key(self.conn, "ticks", month)
         self._update_candles()
         write_hours(self.conn, self.series.id, self.entries)
         if self.added_rows or self.removed_rows:
             self._update_series()
+        # last, since until the commit no other transaction can attach a partition
+        for month in self.new_months:
+            attach_partition(self.conn, "ticks", month)
 
     # -- what an hour may be ---------------------------------------------------------------------------
 
@@ -299,14 +300,6 @@ class _Load:
         # The lock comes first: the ends must be read after the commit of whoever held it.
         self.conn.execute("select from series where id = %s for no key update", [self.series.id])
         self.conn.execute(_COUNT_REVISED, (net, self.series.id))
-
-
-def _months(times_us: Ints) -> list[int]:
-    """Return the first instants of the months that these times are in, in microseconds."""
-    months: list[int] = (
-        np.unique(times_us.astype("M8[us]").astype("M8[M]")).astype("M8[us]").astype(np.int64).tolist()
-    )
-    return months
 
 
 def _times(times_us: Sequence[int]) -> TimeArray:

@@ -38,7 +38,6 @@ max_connections = 50
 shared_buffers = 256MB
 max_wal_size = 2GB
 checkpoint_timeout = 15min
-wal_compression = on
 jit = off
 # parallel workers share memory in /dev/shm, which is small in containers; no query of ours gains by them
 max_parallel_workers_per_gather = 0

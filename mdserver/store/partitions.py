@@ -12,13 +12,21 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-__all__ = ["ensure_ahead", "ensure_partitions", "forget_partitions", "partition_name"]
+__all__ = [
+    "add_key",
+    "attach_partition",
+    "create_partitions",
+    "ensure_ahead",
+    "ensure_partitions",
+    "forget_partitions",
+    "partition_name",
+]
 
 PARTITIONED = ("ticks", "trades")
 """The tables that are partitioned by month."""
 
-LOCK_KEY = 0x6D64706172746974
-"""Advisory lock of whoever makes a partition: "mdpartit" in ASCII."""
+LOCK_CLASS = 0x6D647061
+"""Advisory locks of those who make a partition, one for each: "mdpa" in ASCII, and the hash of its name."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -34,22 +42,47 @@ def ensure_partitions(conn: psycopg.Connection[Any], table: str, first_us: int, 
     Costs nothing for months that this process has seen, one query otherwise. Blocking; safe in several processes
     at once (the second waits for the first one's commit). Writers and readers of other months are not blocked.
     """
-    database = _identity(conn)
-    if (database, table) in _known:
-        return
-    missing = [
-        month
-        for month in _months(first_us, last_us)
-        if (database, partition_name(table, month)) not in _known
-    ]
-    if not missing:
-        return
-    missing = _absent(conn, database, table, missing)
-    if missing and (database, table) not in _known:
-        conn.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
-        # look again: another process may have made them while we waited for the lock
-        for month in _absent(conn, database, table, missing):
-            _create(conn, table, month)
+    for month in _claim(conn, table, _months(first_us, last_us)):
+        _create(conn, table, month)
+        attach_partition(conn, table, month)
+
+
+def create_partitions(conn: psycopg.Connection[Any], table: str, times_us: Iterable[int]) -> list[datetime]:
+    """Make the missing partitions for these times as tables by themselves, without indexes; return their months.
+
+    For bulk loads: a key that is built over the rows costs half of one that grows with each of them. Nobody sees the
+    tables before :func:`add_key` and :func:`attach_partition`, which must follow in this transaction; who wants to
+    write to the same months waits until it ends. Otherwise as :func:`ensure_partitions`.
+    """
+    months = sorted({_start(_EPOCH + timedelta(microseconds=time_us)) for time_us in times_us})
+    created = _claim(conn, table, months)
+    for month in created:
+        _create(conn, table, month)
+    return created
+
+
+def add_key(conn: psycopg.Connection[Any], table: str, month: datetime) -> None:
+    """Build the key of a table of :func:`create_partitions`; UniqueViolation if its rows do not allow it."""
+    conn.execute(
+        sql.SQL("alter table {child} add primary key (series_id, time, seq)").format(
+            child=sql.Identifier(partition_name(table, month))
+        )
+    )
+
+
+def attach_partition(conn: psycopg.Connection[Any], table: str, month: datetime) -> None:
+    """Make a table the month's partition: checks its rows, and builds the indexes that it lacks.
+
+    Until the transaction ends nobody else can attach one; writing and reading go on.
+    """
+    conn.execute(
+        sql.SQL("alter table {parent} attach partition {child} for values from ({first}) to ({end})").format(
+            parent=sql.Identifier(table),
+            child=sql.Identifier(partition_name(table, month)),
+            first=sql.Literal(month.isoformat()),
+            end=sql.Literal(_next(month).isoformat()),
+        )
+    )
 
 
 def ensure_ahead(conn: psycopg.Connection[Any]) -> None:
@@ -70,6 +103,23 @@ def forget_partitions(conn: psycopg.Connection[Any], names: Iterable[str]) -> No
 def partition_name(table: str, month: datetime) -> str:
     """Return the partition's name: ``ticks_y2024m03``."""
     return f"{table}_y{month.year:04}m{month.month:02}"
+
+
+def _claim(conn: psycopg.Connection[Any], table: str, months: list[datetime]) -> list[datetime]:
+    """Return the months that have no partition; only this transaction may make them."""
+    database = _identity(conn)
+    if (database, table) in _known:
+        return []
+    missing = [month for month in months if (database, partition_name(table, month)) not in _known]
+    if missing:
+        missing = _absent(conn, database, table, missing)
+    if not missing or (database, table) in _known:
+        return []
+    for month in missing:  # ascending, so that two transactions cannot wait for each other
+        name = partition_name(table, month)
+        conn.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [LOCK_CLASS, name])
+    # look again: another process may have made them while we waited for the lock
+    return _absent(conn, database, table, missing)
 
 
 def _absent(
@@ -100,17 +150,10 @@ def _absent(
 
 
 def _create(conn: psycopg.Connection[Any], table: str, month: datetime) -> None:
-    """Make one partition and attach it: "create … partition of" would lock every reader of the table out."""
-    parent, child = sql.Identifier(table), sql.Identifier(partition_name(table, month))
+    """Make a partition's table, to be attached: "create … partition of" would lock every reader of the table out."""
     conn.execute(
-        sql.SQL("create table {child} (like {parent} including all)").format(child=child, parent=parent)
-    )
-    conn.execute(
-        sql.SQL("alter table {parent} attach partition {child} for values from ({first}) to ({end})").format(
-            parent=parent,
-            child=child,
-            first=sql.Literal(month.isoformat()),
-            end=sql.Literal(_next(month).isoformat()),
+        sql.SQL("create table {child} (like {parent} including all excluding indexes)").format(
+            child=sql.Identifier(partition_name(table, month)), parent=sql.Identifier(table)
         )
     )
 

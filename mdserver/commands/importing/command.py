@@ -50,7 +50,7 @@ class Options:
     symbols: tuple[str, ...]
     dates: Dates
     source_dir: Path | None = None
-    chunk_days: int = 7
+    chunk_days: int | None = None
     manage_indexes: bool = False
     replace: bool = False
     dry_run: bool = False
@@ -75,10 +75,8 @@ _DATE = click.DateTime(["%Y-%m-%d"])
     "--chunk",
     "chunk_days",
     type=click.IntRange(1, MAX_CHUNK_DAYS),
-    default=7,
-    show_default=True,
     metavar="DAYS",
-    help="Days in one transaction.",
+    help="Days in one transaction; default: a calendar month.",
 )
 @click.option("--manage-indexes", is_flag=True, help="Drop secondary indexes first, recreate them after.")
 @click.option("--replace", is_flag=True, help="Fetch all anew; replace the hours that differ.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 
 import attrs
 
@@ -93,20 +94,22 @@ def plan_symbol(
     )
 
 
-def make_chunks(plans: Sequence[SymbolPlan], dates: Dates, days: int) -> Iterator[Chunk]:
-    """Yield the work of all symbols, at most ``days`` whole days in each.
+def make_chunks(plans: Sequence[SymbolPlan], dates: Dates, days: int | None) -> Iterator[Chunk]:
+    """Yield the work of all symbols: a calendar month in each chunk, or at most ``days`` whole days.
 
     No candle is longer than a day, so two chunks never share one, and may be stored at the same time.
     """
-    length_us = days * _DAY_US
+
+    def number_of(hour_us: int) -> int:
+        if days is None:
+            return _month_number(hour_us)
+        return (hour_us - dates.first_us) // (days * _DAY_US)
+
     for plan in plans:
-        hours: list[int] = []
-        number = -1
-        for hour_us in plan.wanted:
-            if (hour_us - dates.first_us) // length_us != number:
-                if hours:
-                    yield Chunk(plan.symbol, tuple(hours))
-                hours, number = [], (hour_us - dates.first_us) // length_us
-            hours.append(hour_us)
-        if hours:
+        for _, hours in groupby(plan.wanted, number_of):
             yield Chunk(plan.symbol, tuple(hours))
+
+
+def _month_number(time_us: int) -> int:
+    day = _EPOCH + timedelta(days=time_us // _DAY_US)
+    return day.year * 12 + day.month
