@@ -1,7 +1,7 @@
 """Whole hours of ticks into the database: rows, candles, ledger and metadata in one transaction.
 
-Nothing here holds more than one decoded hour: hours are decoded as they are copied, while the server is busy with
-those before, and only their minutes are kept for the candles.
+Nothing here holds more than a few decoded hours: the next ones are decoded in a thread while one is copied, and only
+their minutes are kept for the candles.
 
 Of a month that nobody has stored anything of, the rows go into a table of its own first, which becomes the month's
 partition at the end: building the key over all rows is cheaper than adding each of them to it.
@@ -13,7 +13,9 @@ imports ends in the same table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Literal, LiteralString
 
@@ -24,7 +26,7 @@ import psycopg
 from ..candles import Candles, all_timeframes, merge
 from ..errors import BadMessage, Rejected
 from ..market_hours import HOUR_US
-from ..model import TIMEFRAMES, US_PER_S, Topic
+from ..model import TIMEFRAMES, US_PER_S, TickColumns, Topic
 from .binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
 from .hours import FetchedHour, HourResult, Status, fault, minutes_of
 from .late import recompute_coarser
@@ -35,6 +37,9 @@ from .series import SeriesInfo, lock_series
 from .tick_copy import TickCopy
 
 __all__ = ["load_hours", "open_series"]
+
+DECODED_AHEAD = 4
+"""Hours that are decoded before they are copied."""
 
 HOUR_S = TIMEFRAMES["1h"]
 _DAY_US = 24 * HOUR_US
@@ -106,9 +111,9 @@ def load_hours(
         return []
     load = _Load(conn, series, engine)
     load.begin(hours)
-    with load.copy:
-        for hour in hours:
-            load.take(hour)
+    with load.copy, ThreadPoolExecutor(1, "decode") as decoder:
+        for hour, ticks in _decoded_ahead(decoder, hours, load.is_unchanged):
+            load.take(hour, ticks)
         load.copy.close()
     load.finish()
     return load.results
@@ -155,16 +160,16 @@ class _Load:
             hour.kind in ("data", "empty") for hour in hours
         )
 
-    def take(self, hour: FetchedHour) -> None:
-        """Handle one hour; they come in the order of time."""
+    def take(self, hour: FetchedHour, ticks: Future[TickColumns] | None) -> None:
+        """Handle one hour, with its ticks unless it is unchanged or has none; they come in the order of time."""
         if hour.kind == "failed":
             self._failed(hour, hour.cause)
         elif hour.kind == "missing" and not (hour.settled and self.symbol_known):
             self._failed(hour, hour.cause or _NOT_KNOWN)
-        elif self._is_unchanged(hour):
+        elif self.is_unchanged(hour):
             self._unchanged(hour)
-        elif hour.kind == "data":
-            self._data(hour)
+        elif ticks is not None:
+            self._data(hour, ticks)
         else:
             self._empty(hour)
 
@@ -181,7 +186,8 @@ class _Load:
 
     # -- what an hour may be ---------------------------------------------------------------------------
 
-    def _is_unchanged(self, hour: FetchedHour) -> bool:
+    def is_unchanged(self, hour: FetchedHour) -> bool:
+        """Tell whether the ledger and the table have this hour as it was fetched."""
         known = self.known.get(hour.hour_us)
         if known is None or known.outcome == "failed":
             return False
@@ -211,9 +217,9 @@ class _Load:
         self._record(hour, "empty", 0)
         self.results.append(HourResult(hour.hour_us, "empty"))
 
-    def _data(self, hour: FetchedHour) -> None:
+    def _data(self, hour: FetchedHour, decoded: Future[TickColumns]) -> None:
         try:
-            ticks = hour.decode()
+            ticks = decoded.result()
             if problem := fault(ticks, hour.hour_us):
                 raise BadMessage(f"{hour.origin}: {problem}")
         except BadMessage as error:
@@ -300,6 +306,19 @@ class _Load:
         # The lock comes first: the ends must be read after the commit of whoever held it.
         self.conn.execute("select from series where id = %s for no key update", [self.series.id])
         self.conn.execute(_COUNT_REVISED, (net, self.series.id))
+
+
+def _decoded_ahead(
+    decoder: Executor, hours: Iterable[FetchedHour], is_unchanged: Callable[[FetchedHour], bool]
+) -> Iterator[tuple[FetchedHour, Future[TickColumns] | None]]:
+    """Yield the hours with their ticks on the way; those that need no decoding with None."""
+    ahead: deque[tuple[FetchedHour, Future[TickColumns] | None]] = deque()
+    for hour in hours:
+        wanted = hour.kind == "data" and not is_unchanged(hour)
+        ahead.append((hour, decoder.submit(hour.decode) if wanted else None))
+        if len(ahead) > DECODED_AHEAD:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _times(times_us: Sequence[int]) -> TimeArray:
