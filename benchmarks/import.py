@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from mdserver.store.embedded import open_embedded
 from mdserver.testing.bi5 import FakeTick, encode_ticks, ticks_path
 
 SYMBOL = "EURUSD"
-FIRST, LAST, END = "2024-03-01", "2024-03-31", "2024-04-01"
+YEAR = 2024
 TIME_MEASURED = ["/usr/bin/time", "-f", "%M"]
 
 KEYED = """create table bare (time timestamptz not null, seq bigint not null, bid double precision not null,
@@ -43,18 +44,23 @@ CUSTOMARY = """create table bare (time timestamptz not null, symbol text not nul
     create index on bare (time); create index on bare (symbol, time); create index on bare using brin (time)"""
 
 
-def day_us(text: str) -> int:
-    return int(np.datetime64(text, "us").astype(np.int64))
+def us(day: date) -> int:
+    return int(np.datetime64(day, "us").astype(np.int64))
 
 
-def make_hours(folder: Path, per_hour: int) -> dict[str, Path]:
-    """Write a month of bi5 files, and its rows as COPY data for both layouts; return the paths."""
+def end_of(months: int) -> date:
+    """The first day after the year's first months."""
+    return date(YEAR + months // 12, months % 12 + 1, 1)
+
+
+def make_hours(folder: Path, months: int, per_hour: int) -> dict[str, Path]:
+    """Write the year's first months as bi5 files, and the rows as COPY data for both layouts; return the paths."""
     rng = np.random.default_rng(1)
     paths = {name: folder / name for name in ("bi5", "keyed.copy", "customary.copy")}
     with paths["keyed.copy"].open("wb") as keyed, paths["customary.copy"].open("wb") as customary:
         keyed.write(COPY_START)
         customary.write(COPY_START)
-        for hour in open_hours("fx", day_us(FIRST), day_us(END)):
+        for hour in open_hours("fx", us(date(YEAR, 1, 1)), us(end_of(months))):
             count = int(per_hour * rng.uniform(0.5, 1.5))
             # one tick a millisecond: the customary layout cannot hold two
             ms = np.sort(rng.choice(HOUR_US // 1000, count, replace=False))
@@ -97,7 +103,7 @@ def copy_with_psql(url: str, table: str, file: Path) -> tuple[float, float]:
     return time.perf_counter() - began, int(done.stderr.split()[-1]) / 1024
 
 
-def import_files(url: str, folder: Path, files: Path) -> tuple[float, float, int]:
+def import_files(url: str, folder: Path, files: Path, months: int) -> tuple[float, float, int]:
     """Return seconds, MiB and ticks; the whole process counts, its start included. Tables are made before."""
     given = psycopg.conninfo.conninfo_to_dict(url)
     address = "postgresql:///?" + "&".join(f"{key}={value}" for key, value in given.items())
@@ -107,7 +113,18 @@ def import_files(url: str, folder: Path, files: Path) -> tuple[float, float, int
     )
     command = [harness.mdserver_command(), "run"]
     subprocess.run([*command, "migrate", "--config", str(config)], check=True, capture_output=True)
-    options = ["--symbol", SYMBOL, "--from", FIRST, "--to", LAST, "--source-dir", str(files), "--json"]
+    last = end_of(months) - timedelta(days=1)
+    options = [
+        "--symbol",
+        SYMBOL,
+        "--from",
+        f"{YEAR}-01-01",
+        "--to",
+        str(last),
+        "--source-dir",
+        str(files),
+        "--json",
+    ]
     began = time.perf_counter()
     done = subprocess.run(
         [*TIME_MEASURED, *command, "import", "--config", str(config), *options],
@@ -120,11 +137,13 @@ def import_files(url: str, folder: Path, files: Path) -> tuple[float, float, int
     return seconds, int(done.stderr.split()[-1]) / 1024, summary["symbols"][0]["ticks"]
 
 
-def measure(conninfo: str, folder: Path, paths: dict[str, Path], rounds: int) -> dict[str, list[Any]]:
+def measure(
+    conninfo: str, folder: Path, paths: dict[str, Path], options: argparse.Namespace
+) -> dict[str, list[Any]]:
     seconds: dict[str, list[Any]] = {"mdserver": [], "keyed": [], "customary": [], "rss": [], "ticks": []}
-    for number in range(rounds):
+    for number in range(options.rounds):
         with new_database(conninfo, "ours") as url:
-            spent, rss, ticks = import_files(url, folder, paths["bi5"])
+            spent, rss, ticks = import_files(url, folder, paths["bi5"], options.months)
         seconds["mdserver"].append(spent)
         seconds["rss"].append(rss)
         seconds["ticks"].append(ticks)
@@ -136,9 +155,9 @@ def measure(conninfo: str, folder: Path, paths: dict[str, Path], rounds: int) ->
 
 
 async def run(options: argparse.Namespace, folder: Path) -> dict[str, list[Any]]:
-    paths = make_hours(folder, options.per_hour)
+    paths = make_hours(folder, options.months, options.per_hour)
     async with open_embedded(folder / "data", log=get_logger("benchmark")) as conninfo:
-        return await trio.to_thread.run_sync(measure, conninfo, folder, paths, options.rounds)
+        return await trio.to_thread.run_sync(measure, conninfo, folder, paths, options)
 
 
 def main() -> None:
@@ -146,14 +165,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--per-hour", type=int, default=3_000, help="ticks in an average hour of the month")
+    parser.add_argument("--months", type=int, default=1, choices=range(1, 13), metavar="N")
+    parser.add_argument("--per-hour", type=int, default=6_000, help="ticks in an average hour")
     options = parser.parse_args()
     if shutil.which("psql") is None:
         sys.exit("psql is not installed")
     with harness.data_folder() as folder:
         result = trio.run(run, options, folder)
     ticks = result["ticks"][0]
-    print(f"{harness.machine()}\n{ticks:,} ticks of one month, median of {options.rounds} (least-greatest)\n")
+    print(
+        f"{harness.machine()}\n{ticks:,} ticks of {options.months} month(s), "
+        f"median of {options.rounds} (least-greatest)\n"
+    )
     rows = []
     for name, what in (
         ("mdserver", "mdserver run import, bi5 to ticks and all candles"),
