@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 import trio
 
@@ -19,6 +20,7 @@ from mdserver.model import Published, Tick, TickColumns, Topic
 from mdserver.store import FetchedHour, Store
 from mdserver.store.database import Database
 from mdserver.store.late import recompute
+from mdserver.store.partitions import ensure_partitions
 from mdserver.store.series import SeriesInfo
 
 pytestmark = pytest.mark.both_engines
@@ -260,6 +262,55 @@ async def test_two_at_once_on_the_same_and_on_other_days(store: Store, database:
         for part in (range(48), range(48, 96), range(24, 72), range(0, 96, 2)):
             nursery.start_soon(load, part)
     await assert_stored(store, database, hours)
+
+
+@pytest.mark.plain_only
+async def test_a_new_month_is_a_partition_like_any_other(store: Store, database: Database) -> None:
+    """It has the key and the operator's own index, whether a load made it or ensure_partitions."""
+    await database.run(lambda conn: conn.execute("create index own on ticks (bid)"))
+    await database.run(lambda conn: ensure_partitions(conn, "ticks", hour_us(-24), hour_us(-24)))
+    series = await opened(store)
+    hours = {number: make_ticks(number, 1) for number in (20, 30)}
+    await store.load_hours(series, [data(*item) for item in hours.items()])
+    indexes = await rows(
+        database,
+        """select c.relname, pg_get_indexdef(indexrelid), i.inhparent::regclass::text from pg_index
+           join pg_class c on c.oid = indrelid left join pg_inherits i on i.inhrelid = indexrelid
+           where c.relname like 'ticks_y2024%' order by 1, 3""",
+    )
+    prepared, made = (
+        [(definition.replace(name, ""), parent) for name, definition, parent in indexes if name == wanted]
+        for wanted in ("ticks_y2024m02", "ticks_y2024m03")
+    )
+    assert made == prepared
+    assert [parent for _, parent in made] == ["own", "ticks_pkey"]
+
+
+@pytest.mark.plain_only
+async def test_a_load_that_fails_leaves_no_month_behind(store: Store, database: Database) -> None:
+    series = await opened(store)
+    bad = make_ticks(1, 1)
+    await database.run(lambda conn: conn.execute("alter table candles add constraint never check (open < 0)"))
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await store.load_hours(series, [data(1, bad)])
+    await database.run(lambda conn: conn.execute("alter table candles drop constraint never"))
+    assert await rows(database, "select 1 from pg_class where relname like 'ticks_y2024%'") == []
+    await store.load_hours(series, [data(1, bad)])
+    await assert_stored(store, database, {1: bad})
+
+
+@pytest.mark.plain_only
+async def test_loads_of_several_series_make_the_same_months_at_once(store: Store, database: Database) -> None:
+    """Whoever comes second waits for the first one's month, and then adds to it."""
+    symbols = ["AUDUSD", "EURUSD", "GBPUSD", "USDJPY"]
+    batch = [data(number, make_ticks(number, 2)) for number in range(0, 60, 5)]
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for symbol in symbols:
+                nursery.start_soon(store.load_hours, await store.open_series(SOURCE, symbol), batch)
+    counts = await rows(database, "select series_id, count(*), sum(seq) from ticks group by 1")
+    assert len(counts) == len(symbols)
+    assert len({row[1:] for row in counts}) == 1
 
 
 async def test_rows_that_the_ledger_does_not_know_are_replaced(store: Store, database: Database) -> None:
