@@ -1,12 +1,15 @@
 """Decoding bi5 files in ticks per second: ours against npm's dukascopy-node 1.46.4, and ours without LZMA.
 
-LZMA is nearly all of our time and liblzma is shared by everybody, so one core gains no more than that allows;
-it releases the interpreter lock, so the importer's worker threads gain with each core.
+LZMA is nearly all of our time, so liblzma decides: 5.6 brought a decoder in assembly. To measure with another one
+than Python's: LD_PRELOAD=/path/to/liblzma.so.5 python benchmarks/decode.py. It releases the interpreter lock, so the
+importer's worker threads gain with each core.
 """
 
 from __future__ import annotations
 
+import _lzma
 import argparse
+import ctypes
 import json
 import random
 import subprocess
@@ -110,6 +113,15 @@ def decompressed(bodies: list[bytes]) -> Callable[[bytes], object]:
     return decode
 
 
+def lzma_version() -> str:
+    """The version of the library that Python's lzma uses: a preloaded one, else its own."""
+    preloaded = ctypes.CDLL(None)
+    library = preloaded if hasattr(preloaded, "lzma_version_string") else ctypes.CDLL(_lzma.__file__)
+    version = library.lzma_version_string
+    version.restype = ctypes.c_char_p
+    return bytes(version()).decode()
+
+
 def measure(root: Path, paths: list[Path], rounds: int) -> dict[str, list[Pass]]:
     bodies = [path.read_bytes() for path in paths]
     without_lzma = decompressed(bodies)
@@ -154,7 +166,8 @@ def main() -> None:
         results = measure(root, paths, options.rounds)
     count = results["ours"][0].count
     kind = "made up" if root == made_up else "recorded"
-    print(f"{harness.machine()}; {len(paths)} {kind} hours, {count:,} ticks; {options.rounds} rounds\n")
+    print(f"{harness.machine()}; liblzma {lzma_version()}")
+    print(f"{len(paths)} {kind} hours, {count:,} ticks; {options.rounds} rounds\n")
     rates = {name: [done.count / done.seconds / 1e6 for done in passes] for name, passes in results.items()}
     labels = {
         "node": "dukascopy-node 1.46.4",
