@@ -119,7 +119,7 @@ class Importer:
                     continue  # fetched, but not begun
                 results = await self._load(chunk, fetched)
                 ticks = self.summary.symbols[chunk.symbol].add(results)
-                self.progress.advance(_described(chunk), len(results), ticks)
+                self.progress.advance(chunk.symbol, _span(chunk), len(results), ticks)
 
     async def _load(self, chunk: Chunk, fetched: list[FetchedHour]) -> list[HourResult]:
         for pause_s in (*STORE_PAUSES_S, math.inf):
@@ -152,5 +152,5 @@ def _no_ticks() -> TickColumns:
     raise BadMessage("nothing was fetched")
 
 
-def _described(chunk: Chunk) -> str:
-    return f"{chunk.symbol} {hour_text(chunk.hours_us[0])} to {hour_text(chunk.hours_us[-1])}"
+def _span(chunk: Chunk) -> str:
+    return f"{hour_text(chunk.hours_us[0])} to {hour_text(chunk.hours_us[-1])}"

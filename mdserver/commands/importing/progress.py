@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 __all__ = ["ImportProgress"]
 
@@ -43,28 +44,26 @@ class ImportProgress:
         if self._console.is_terminal and total:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("hours, {task.fields[rate]:,.0f} ticks/s, left"),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=None),  # whatever is left of the width: the numbers come first
+                TextColumn("{task.completed:,.0f} of {task.total:,.0f} hours{task.fields[speed]}"),
                 console=self._console,
             )
-            self._task = self._bar.add_task("importing", total=total, rate=0.0)
+            self._task = self._bar.add_task("importing", total=total, speed="")
             self._bar.start()
 
-    def advance(self, what: str, hours: int, ticks: int) -> None:
-        """Count a chunk, described by ``what``, that is stored."""
+    def advance(self, symbol: str, span: str, hours: int, ticks: int) -> None:
+        """Count a chunk of ``symbol`` that is stored; ``span`` says from when to when it is."""
         self._hours += hours
         self._ticks += ticks
         spent_s = max(self._clock() - self._began, 1e-9)
-        rate = self._ticks / spent_s
-        if self._bar is not None:
-            self._bar.update(self._task, advance=hours, description=what, rate=rate)
-            return
         left_s = spent_s * (self._total - self._hours) / max(self._hours, 1)
+        speed = f", {self._ticks / spent_s:,.0f} ticks/s, {timedelta(seconds=round(left_s))} left"
+        if self._bar is not None:
+            self._bar.update(self._task, advance=hours, description=symbol, speed=speed)
+            return
         click.echo(
-            f"{what}: {ticks:,} ticks in {hours} hours; {self._hours:,} of {self._total:,} hours, "
-            f"{rate:,.0f} ticks/s, {left_s:.0f} s left",
+            f"{symbol} {span}: {ticks:,} ticks in {hours} hours; "
+            f"{self._hours:,} of {self._total:,} hours{speed}",
             err=True,
         )
 
