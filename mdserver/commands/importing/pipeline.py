@@ -128,7 +128,10 @@ class Importer:
                 return await self.store.load_hours(self.series[chunk.symbol], fetched)
             except StoreUnavailable as error:
                 if math.isinf(pause_s):
-                    raise
+                    raise StoreUnavailable(
+                        f"the database stays away: {error}; what is stored stays, "
+                        "the same command goes on from here"
+                    ) from error
                 self.log.warning("the database is away", error=str(error), again_in_s=pause_s)
                 await trio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
