@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,13 +21,13 @@ from ...model import US_PER_S
 from ...plugin import CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
 from ...store import SeriesInfo, Store
 from ...store.database import Database
-from ...store.indexes import drop_secondary
+from ...store.indexes import drop_secondary, status
 from ...store.reindex import recreate
 from ...symbols import canonical_all
 from ..context import CommandContext
 from ..storage import open_command_database
 from .pipeline import Importer
-from .plan import Dates, SymbolPlan, last_days, make_chunks, plan_symbol
+from .plan import Chunk, Dates, SymbolPlan, last_days, make_chunks, plan_symbol
 from .progress import ImportProgress
 from .summary import Summary, SymbolSummary
 
@@ -145,20 +145,41 @@ async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin,
 
 
 async def _run(importer: Importer, database: Database, plans: Sequence[SymbolPlan], options: Options) -> None:
-    managed = options.manage_indexes and any(plan.wanted for plan in plans)
-    if managed:
-        for dropped in await drop_secondary(database):
-            importer.progress.notice(f"dropped the index {dropped.name} of {dropped.table}")
+    chunks = make_chunks(plans, options.dates, options.chunk_days)
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, importer, nursery.cancel_scope)
-        await importer.run(make_chunks(plans, options.dates, options.chunk_days))
-        if managed and not importer.summary.interrupted:
-            report = await recreate(database)
-            for index in report.indexes:
-                importer.progress.notice(f"recreated the index {index.name} in {index.seconds:.1f} s")
+        if options.manage_indexes:
+            drop = any(plan.wanted for plan in plans)
+            await _run_managing_indexes(importer, database, chunks, drop=drop)
+        else:
+            await importer.run(chunks)
         nursery.cancel_scope.cancel()
-    if managed and importer.summary.interrupted:
-        importer.progress.notice("the indexes are still dropped: mdserver run indexes recreate")
+
+
+async def _run_managing_indexes(
+    importer: Importer, database: Database, chunks: Iterator[Chunk], *, drop: bool
+) -> None:
+    """Import without secondary indexes and recreate them, also those that an earlier run left dropped.
+
+    Whatever keeps it from recreating them, the operator is told what is missing.
+    """
+    notice = importer.progress.notice
+    missing = {index.name for index in (await status(database)).dropped}
+    if drop:
+        for dropped in await drop_secondary(database):
+            notice(f"dropped the index {dropped.name} of {dropped.table}")
+            missing.add(dropped.name)
+    try:
+        await importer.run(chunks)
+        if not importer.summary.interrupted:
+            for index in (await recreate(database)).indexes:
+                made = index.lost or f"recreated in {index.seconds:.1f} s"
+                notice(f"index {index.name} of {index.table}: {made}")
+            missing.clear()
+    finally:
+        if missing:
+            names = ", ".join(sorted(missing))
+            notice(f"still dropped: {names}; to make them again: mdserver run indexes recreate")
 
 
 async def _watch_signals(
