@@ -2,134 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
-import psycopg
 import pytest
 import trio
-import yaml
 
-from mdserver.market_hours import open_hours
-from mdserver.testing.bi5 import FakeTick, ticks_path
-from mdserver.testing.dukascopy import FakeDukascopy, Fault, open_fake_dukascopy
-from mdserver.testing.recorded import recorded_folder
+from mdserver.testing.bi5 import ticks_path
+from mdserver.testing.dukascopy import FakeDukascopy, Fault
 from tests.integration.daemon import clean_environment, open_daemon, write_config
-
-DEADLINE_S = 60.0
-FIRST, LAST = "2024-03-08", "2024-03-11"
-"""Friday to Monday over the change to summer time: the market closes at 22:00 and opens at 21:00 UTC."""
-
-TABLES = {
-    "ticks": "select time, seq, bid, ask, bid_size, ask_size from ticks order by time, seq",
-    "candles": "select timeframe, time, open, high, low, close, volume, row_count from candles order by 1, 2",
-    "series": "select broker, symbol, type, row_count, earliest, latest from series",
-    "ledger": "select hour, outcome, row_count, checksum from import_ledger order by hour",
-}
-
-
-def us(text: str) -> int:
-    return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000
-
-
-HOURS = open_hours("fx", us(FIRST), us("2024-03-12"))
-CODE, JETTA_CODE = "EURUSD", "EUR-USD"
-
-
-def made_up(hour_us: int, seed: int = 0) -> list[FakeTick]:
-    random_ = random.Random(hour_us + seed)  # noqa: S311
-    ms = sorted(random_.randrange(3_600_000) for _ in range(random_.randint(1, 80)))
-    bids = [random_.randint(114000, 115000) for _ in ms]
-    return [
-        FakeTick(
-            at, bid + random_.randint(0, 5), bid, random_.randint(1, 900) / 100, random_.randint(1, 900) / 100
-        )
-        for at, bid in zip(ms, bids, strict=True)
-    ]
-
-
-@pytest.fixture
-async def feed() -> AsyncIterator[FakeDukascopy]:
-    async with open_fake_dukascopy() as feed:
-        for hour_us in HOURS:
-            feed.put_hour(CODE, JETTA_CODE, hour_us, made_up(hour_us), decimals=5)
-        yield feed
-
-
-class Importer:
-    """Runs the command with a config of its own."""
-
-    def __init__(self, folder: Path, url: str, feed: FakeDukascopy, **settings: Any) -> None:
-        source = {
-            "name": "dukascopy",
-            "url": feed.url,
-            "jetta_url": feed.jetta_url,
-            "services": ["datafeed"],
-            "pause_s": 0,
-            "backoff_s": 0.01,
-            "attempts": 2,
-            "timeout_s": 0.5,
-            **settings,
-        }
-        self.url = url
-        self.config = folder / "config.yaml"
-        config: dict[str, Any] = {"data_dir": str(folder / "data"), "history": [source]}
-        self.config.write_text(yaml.safe_dump({**config, "database": {"url": as_url(url)}}))
-
-    def command(self, *options: str) -> list[str]:
-        chosen = [
-            "--config",
-            str(self.config),
-            "--symbol",
-            "EUR/USD",
-            "--from",
-            FIRST,
-            "--to",
-            LAST,
-            *options,
-        ]
-        return [sys.executable, "-m", "mdserver", "run", "import", "--json", "--chunk", "1", *chosen]
-
-    async def run(self, *options: str, code: int = 0) -> dict[str, Any]:
-        """Run to the end and return the hours by what became of them, and the rest of the summary."""
-        with trio.fail_after(DEADLINE_S):
-            done = await trio.run_process(
-                self.command(*options),
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env=clean_environment(),
-            )
-        assert done.returncode == code, done.stderr.decode()
-        return _flat(json.loads(done.stdout))
-
-    def tables(self) -> dict[str, list[tuple[Any, ...]]]:
-        with psycopg.connect(self.url) as conn:
-            return {name: conn.execute(query).fetchall() for name, query in TABLES.items()}  # type: ignore[call-overload]
-
-
-def _flat(summary: dict[str, Any]) -> dict[str, Any]:
-    (symbol,) = summary["symbols"]
-    return {**summary, **symbol, **symbol["hours"], "causes": symbol["failed"]}
-
-
-def as_url(conninfo: str) -> str:
-    given = psycopg.conninfo.conninfo_to_dict(conninfo)
-    return "postgresql:///?" + "&".join(f"{key}={value}" for key, value in given.items())
-
-
-@pytest.fixture
-def importer(tmp_path: Path, database_url: str, feed: FakeDukascopy) -> Importer:
-    return Importer(tmp_path, database_url, feed)
+from tests.integration.importing import (
+    CODE,
+    DEADLINE_S,
+    FIRST,
+    HOURS,
+    JETTA_CODE,
+    Importer,
+    made_up,
+    make_importer,
+    us,
+)
 
 
 async def test_it_imports_then_skips_then_compares(importer: Importer, feed: FakeDukascopy) -> None:
@@ -198,10 +92,9 @@ async def test_404_is_empty_unless_nothing_is_known(
     done = await importer.run()
     assert done["empty"] == 1
     feed.files.clear()
-    with psycopg.connect(importer.url) as conn:
-        conn.execute("truncate ticks, candles, import_ledger, series")
-    (tmp_path / "new").mkdir()  # with an empty cache
-    done = await Importer(tmp_path / "new", importer.url, feed).run(code=1)
+    importer.empty()
+    new = make_importer(tmp_path / "new", importer.url, feed)  # with an empty cache
+    done = await new.run(code=1)
     assert (done["empty"], len(done["causes"])) == (0, len(HOURS))
 
 
@@ -219,12 +112,10 @@ async def test_interrupted_and_killed_it_ends_in_the_same_table(
 ) -> None:
     await importer.run()
     expected = importer.tables()
-    with psycopg.connect(importer.url) as conn:
-        conn.execute("truncate ticks, candles, import_ledger, series")
+    importer.empty()
     random_ = random.Random(7)  # noqa: S311
     codes = []
-    (tmp_path / "slow").mkdir()  # with a cache of its own
-    slow = Importer(tmp_path / "slow", database_url, feed, pause_s=0.06)
+    slow = make_importer(tmp_path / "slow", database_url, feed, pause_s=0.06)  # with a cache of its own
     for number in range(10):
         process = await trio.lowlevel.open_process(
             slow.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environment()
@@ -245,8 +136,7 @@ async def test_beside_a_running_server(folder: Path, feed: FakeDukascopy) -> Non
     config = write_config(folder, history=[source])
     query = {"symbol": "EURUSD", "broker": "dukascopy", "timeframe": "1h", "from": us(FIRST) // 10**6}
     async with open_daemon(config) as daemon:
-        importer = Importer.__new__(Importer)
-        importer.config = config
+        importer = Importer(config)
         etags = []
         for seed in (0, 1):
             feed.put_hour(CODE, JETTA_CODE, HOURS[0], made_up(HOURS[0], seed), decimals=5)
@@ -257,38 +147,3 @@ async def test_beside_a_running_server(folder: Path, feed: FakeDukascopy) -> Non
         assert etags[0] != etags[1]
     alone = await importer.run()
     assert alone["skipped"] == len(HOURS)
-
-
-@contextmanager
-def recorded_day() -> Iterator[tuple[Path, Sequence[dict[str, Any]]]]:
-    folder = recorded_folder()
-    if folder is None:
-        pytest.skip("no recorded data: set MDSERVER_RECORDED_DATA")
-    repository = folder / "Leo4815162342+dukascopy-node"
-    index = msgspec.json.decode((folder.parent / "index.json").read_bytes())
-    day = "Leo4815162342+dukascopy-node/EURUSD/2019/01/04/"
-    yield (
-        repository,
-        [entry["facts"] for entry in index if day in entry["file"] and "h_ticks" in entry["file"]],
-    )
-
-
-@pytest.mark.recorded
-async def test_a_recorded_day(tmp_path: Path, database_url: str) -> None:
-    with recorded_day() as (folder, facts):
-        assert len(facts) == 24
-        async with open_fake_dukascopy(folder) as feed:
-            importer = Importer(tmp_path, database_url, feed, attempts=20)
-            feed.fail(Fault("status", status=503), times=5)
-            feed.fail(Fault("cut"), times=3)
-            feed.fail(Fault("hang"), times=2)
-            await importer.run("--from", "2019-02-04", "--to", "2019-02-04")
-    with psycopg.connect(database_url) as conn:
-        found = conn.execute(
-            """select count(*), sum(round(ask * 100000)), sum(round(bid * 100000)),
-                sum(extract(epoch from time - date_trunc('hour', time)) * 1000)
-            from ticks group by date_trunc('hour', time) order by date_trunc('hour', time)"""
-        ).fetchall()
-    assert [tuple(map(int, row)) for row in found] == [
-        (fact["count"], fact["sum_ask"], fact["sum_bid"], fact["sum_ms"]) for fact in facts
-    ]
