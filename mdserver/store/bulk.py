@@ -28,7 +28,7 @@ from ..errors import BadMessage, Rejected
 from ..market_hours import HOUR_US
 from ..model import TIMEFRAMES, US_PER_S, TickColumns, Topic
 from .binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
-from .hours import FetchedHour, HourResult, Status, fault, minutes_of
+from .hours import FetchedHour, HourResult, LastBid, Status, fault, leap, minutes_of
 from .late import recompute_coarser
 from .ledger import LedgerHour, read_hours, write_hours
 from .migrations import Engine
@@ -63,6 +63,13 @@ _HOURS_WITH_ROWS = """select (extract(epoch from hour) * 1000000)::bigint from u
     cross join lateral (
         select from ticks where series_id = %s and time >= hour and time < hour + interval '1 hour'
         order by time, seq limit 1) as row"""
+
+_LAST_BIDS = """select (extract(epoch from hour) * 1000000)::bigint, (extract(epoch from time) * 1000000)::bigint,
+        bid
+    from unnest(%s) as wanted(hour) cross join lateral (
+        select time, bid from ticks
+        where series_id = %s and time >= hour - interval '7 days' and time < hour
+        order by time desc, seq desc limit 1) as row"""
 
 _DELETE_HOUR = """delete from ticks
     where series_id = %(series)s and time >= (%(hour)s)[1] and time < (%(hour)s)[1] + interval '1 hour'"""
@@ -132,6 +139,10 @@ class _Load:
     """Hours that have rows, whatever the ledger says."""
     symbol_known: bool = False
     new_months: list[datetime] = attrs.Factory(list)
+    before: dict[int, LastBid] = attrs.Factory(dict)
+    """What is stored of the week before those hours that do not follow one of ours."""
+    last: LastBid | None = None
+    """The price that the next hour must be in keeping with."""
     entries: list[LedgerHour] = attrs.Factory(list)
     minutes: list[Candles] = attrs.Factory(list)
     removed: list[int] = attrs.Factory(list)
@@ -159,9 +170,16 @@ class _Load:
         self.symbol_known = bool(self.series.row_count or self.stored) or any(
             hour.kind in ("data", "empty") for hour in hours
         )
+        given = set(starts) - self.stored
+        begins = [start for start in starts if start - HOUR_US not in given]
+        bids = self.conn.execute(_LAST_BIDS, (_times(begins), self.series.id)).fetchall()
+        self.before = {hour_us: LastBid(time_us, bid) for hour_us, time_us, bid in bids}
 
     def take(self, hour: FetchedHour, ticks: Future[TickColumns] | None) -> None:
         """Handle one hour, with its ticks unless it is unchanged or has none; they come in the order of time."""
+        before = self.before.get(hour.hour_us)
+        if before and (self.last is None or self.last.time_us // HOUR_US < before.time_us // HOUR_US):
+            self.last = before
         if hour.kind == "failed":
             self._failed(hour, hour.cause)
         elif hour.kind == "missing" and not (hour.settled and self.symbol_known):
@@ -220,7 +238,7 @@ class _Load:
     def _data(self, hour: FetchedHour, decoded: Future[TickColumns]) -> None:
         try:
             ticks = decoded.result()
-            if problem := fault(ticks, hour.hour_us):
+            if problem := fault(ticks, hour.hour_us) or self._leap(ticks, hour.hour_us):
                 raise BadMessage(f"{hour.origin}: {problem}")
         except BadMessage as error:
             self._failed(hour, str(error))
@@ -228,6 +246,7 @@ class _Load:
         count = len(ticks.time_us)
         replaced = self._remove(hour.hour_us)
         if count:
+            self.last = LastBid(int(ticks.time_us[-1]), float(ticks.bid[-1]))
             self.copy.write(ticks)
             self.minutes.append(minutes_of(ticks))
             self.touched.append(hour.hour_us)
@@ -237,6 +256,12 @@ class _Load:
         self._record(hour, "ok" if count else "empty", count)
         status: Status = "replaced" if replaced else "added" if count else "empty"
         self.results.append(HourResult(hour.hour_us, status, count))
+
+    def _leap(self, ticks: TickColumns, hour_us: int) -> str | None:
+        """Compare with the price before; not an hour that is stored: its revision may mend the scale of all."""
+        if self.last is None or not len(ticks.time_us) or hour_us in self.stored:
+            return None
+        return leap(ticks, self.last)
 
     def _remove(self, hour_us: int) -> bool:
         """Delete what is stored of an hour; return whether there was something."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -10,9 +11,16 @@ from msgspec import Struct
 
 from ..candles import MAX_SIZE, Candles, Prices, from_prices, mid, split_sizes
 from ..market_hours import HOUR_US
-from ..model import TickColumns
+from ..model import US_PER_S, TickColumns
+from ..sanity import MAX_JUMP
 
-__all__ = ["FetchedHour", "HourResult", "Status", "fault", "minutes_of"]
+__all__ = ["FetchedHour", "HourResult", "LastBid", "Status", "fault", "leap", "minutes_of"]
+
+MAX_SPAN = 5.0
+"""Highest ask to lowest bid that are believed of one hour: a factor. Nothing that is halted on its way goes so far."""
+
+MAX_AGE_US = 7 * 24 * HOUR_US
+"""A last price that is older says nothing about the next one: it outlasts weekends and holidays."""
 
 Status: TypeAlias = Literal["added", "replaced", "unchanged", "empty", "failed"]
 
@@ -41,6 +49,13 @@ class HourResult(Struct, frozen=True):
     status: Status
     row_count: int = 0
     cause: str = ""
+
+
+class LastBid(Struct, frozen=True):
+    """The last price before an hour."""
+
+    time_us: int
+    bid: float
 
 
 def minutes_of(ticks: TickColumns) -> Candles:
@@ -76,4 +91,22 @@ def fault(ticks: TickColumns, hour_us: int) -> str | None:
         size = getattr(ticks, name)
         if not (((size >= 0) & (size <= MAX_SIZE)) | np.isnan(size)).all():
             return f"a {name} is not between 0 and {MAX_SIZE:g}"
+    low, high = float(ticks.bid.min()), float(ticks.ask.max())
+    if high > low * MAX_SPAN:
+        return f"the ask {high:.15g} is more than {MAX_SPAN:g} times the lowest bid of the hour, {low:.15g}"
     return None
+
+
+def leap(ticks: TickColumns, last: LastBid) -> str | None:
+    """Return why an hour cannot be what follows ``last``, or None.
+
+    The factor is that of live records: shares are split by up to 50, and scales are mostly off by 100 or more.
+    """
+    bid = float(ticks.bid[0])
+    if ticks.time_us[0] - last.time_us > MAX_AGE_US or last.bid / MAX_JUMP <= bid <= last.bid * MAX_JUMP:
+        return None
+    when = datetime.fromtimestamp(last.time_us // US_PER_S, UTC)
+    return (
+        f"the bid {bid:.15g} is off by more than a factor of {MAX_JUMP:g} from the last one before, "
+        f"{last.bid:.15g} at {when:%Y-%m-%dT%H:%M:%SZ}"
+    )

@@ -240,6 +240,7 @@ async def test_what_is_not_settled_is_asked_again(store: Store, database: Databa
         lambda ticks: ticks._replace(ask_size=ticks.ask_size * 1e12),
         lambda ticks: ticks._replace(bid_size=-ticks.bid_size - 1),
         lambda ticks: ticks._replace(bid=ticks.bid[1:]),
+        lambda ticks: ticks._replace(ask=np.append(ticks.ask[1:], 5.6)),
     ],
 )
 async def test_what_cannot_be_true_is_a_failed_hour(
@@ -249,6 +250,33 @@ async def test_what_cannot_be_true_is_a_failed_hour(
     results = await store.load_hours(series, [data(1, spoil(make_ticks(1, 0))), data(2, make_ticks(2, 0))])
     assert [result.status for result in results] == ["failed", "added"]
     await assert_stored(store, database, {2: make_ticks(2, 0)})
+
+
+async def test_a_wrong_scale_is_a_failed_hour_unless_it_replaces_one(
+    store: Store, database: Database
+) -> None:
+    def scaled(number: int, factor: float) -> FetchedHour:
+        ticks = make_ticks(number, 0)
+        return data(number, ticks._replace(bid=ticks.bid * factor, ask=ticks.ask * factor))
+
+    async def load(*hours: FetchedHour) -> list[str]:
+        return [result.status for result in await store.load_hours(series, hours)]
+
+    series = await opened(store)
+    assert await load(scaled(1, 1), scaled(2, 100), scaled(3, 1)) == ["added", "failed", "added"]
+    assert await load(scaled(4, 0.01)) == ["failed"]
+    assert await load(scaled(5, 49), scaled(6, 1)) == ["added", "added"]  # a split of a share
+    # each is compared with what is stored shortly before it, whatever else is loaded
+    assert await load(scaled(2, 100), scaled(7 * 24 + 6, 100)) == ["failed", "failed"]
+    assert await load(scaled(7 * 24 + 8, 100)) == ["added"]  # too long after
+    # all at once in another scale, as after a mistake in the source's table
+    assert await load(*(scaled(number, 100) for number in (1, 2, 3))) == ["replaced", "added", "replaced"]
+    ticks, hundredfold = make_ticks(5, 0), {number: make_ticks(number, 0) for number in (1, 2, 3, 7 * 24 + 8)}
+    hours = {
+        number: one._replace(bid=one.bid * 100, ask=one.ask * 100) for number, one in hundredfold.items()
+    }
+    hours[5] = ticks._replace(bid=ticks.bid * 49, ask=ticks.ask * 49)
+    await assert_stored(store, database, {**hours, 6: make_ticks(6, 0)})
 
 
 async def test_two_at_once_on_the_same_and_on_other_days(store: Store, database: Database) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from mdserver.testing.bi5 import ticks_path
+from mdserver.testing.bi5 import FakeTick, ticks_path
 from mdserver.testing.dukascopy import FakeDukascopy, Fault
 from tests.integration.daemon import clean_environment, open_daemon, write_config
 from tests.integration.importing import (
@@ -82,6 +84,41 @@ async def test_a_fault_is_failed_and_mended_by_the_next_run(
     feed.heal()
     mended = await importer.run()
     assert (mended["added"], mended["skipped"]) == (1, len(HOURS) - 1)
+    assert len(importer.tables()["ticks"]) == sum(len(made_up(hour)) for hour in HOURS)
+
+
+def times_ten(hour_us: int) -> list[FakeTick]:
+    *others, last = made_up(hour_us)
+    return [*others, last._replace(ask=last.ask * 10, bid=last.bid * 10)]
+
+
+def times_hundred(hour_us: int) -> list[FakeTick]:
+    return [tick._replace(ask=tick.ask * 100, bid=tick.bid * 100) for tick in made_up(hour_us)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (times_ten, r"the ask 11\.\d+ is more than 5 times the lowest bid of the hour, 1\.1\d+"),
+        (
+            times_hundred,
+            r"the bid 11\d\.\d+ is off by more than a factor of 50 from the last one before, 1\.1\d+ at 2024-03-11T1",
+        ),
+    ],
+    ids=["one tick", "all"],
+)
+async def test_a_price_that_cannot_be_true_is_failed(
+    importer: Importer, feed: FakeDukascopy, spoil: Callable[[int], list[FakeTick]], cause: str
+) -> None:
+    bad = us("2024-03-11 12:00")
+    feed.put_hour(CODE, JETTA_CODE, bad, spoil(bad), decimals=5)
+    for added in (len(HOURS) - 1, 0):  # the second run has only the database to compare with
+        done = await importer.run(code=1)
+        assert (done["added"], [one["hour"] for one in done["causes"]]) == (added, ["2024-03-11T12:00Z"])
+        assert re.search(rf"/2024/02/11/12h_ticks\.bi5: {cause}", done["causes"][0]["cause"])
+    assert len(importer.tables()["ticks"]) == sum(len(made_up(hour)) for hour in HOURS if hour != bad)
+    feed.put_hour(CODE, JETTA_CODE, bad, made_up(bad), decimals=5)
+    assert (await importer.run("--replace"))["added"] == 1
     assert len(importer.tables()["ticks"]) == sum(len(made_up(hour)) for hour in HOURS)
 
 

@@ -294,7 +294,9 @@ async def test_a_bar_on_a_terminal(importer: Importer) -> None:
     bars = [line for line in shown if "ticks/s" in line]
     assert bars
     for line in bars:
-        assert re.fullmatch(rf"EURUSD [━╸╺]+ +\d+ of {total} hours, [\d,]+ ticks/s, \d+:\d\d:\d\d left *", line)
+        assert re.fullmatch(
+            rf"EURUSD [━╸╺]+ +\d+ of {total} hours, [\d,]+ ticks/s, \d+:\d\d:\d\d left *", line
+        )
     assert bars[-1].rstrip().endswith("0:00:00 left")
     assert flat([line for line in shown if line][-1])["added"] == total
 
