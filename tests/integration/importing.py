@@ -200,3 +200,12 @@ def flat(stdout: str) -> dict[str, Any]:
 def as_url(conninfo: str) -> str:
     given = psycopg.conninfo.conninfo_to_dict(conninfo)
     return "postgresql:///?" + "&".join(f"{key}={value}" for key, value in given.items())
+
+
+async def until_a_lock_is_awaited(url: str) -> None:
+    """Wait until a session hangs at a lock of another one: a transaction is under way and stays so."""
+    query = """select count(*) from pg_locks l join pg_database d on d.oid = l.database
+        where not granted and datname = current_database()"""
+    with psycopg.connect(url, autocommit=True) as conn, trio.fail_after(DEADLINE_S):
+        while conn.execute(query).fetchone() == (0,):
+            await trio.sleep(0.01)

@@ -28,6 +28,7 @@ from tests.integration.importing import (
     made_up,
     make_importer,
     source_settings,
+    until_a_lock_is_awaited,
     us,
 )
 
@@ -37,15 +38,6 @@ pipeline.STORE_PAUSES_S = (0.1,)
 from mdserver.__main__ import main
 sys.exit(main())"""
 """The command line with a short patience for a database that is away."""
-
-
-async def until_a_lock_is_awaited(url: str) -> None:
-    """Wait until a session hangs at a lock of another one: a transaction is under way and stays so."""
-    query = """select count(*) from pg_locks l join pg_database d on d.oid = l.database
-        where not granted and datname = current_database()"""
-    with psycopg.connect(url, autocommit=True) as conn, trio.fail_after(DEADLINE_S):
-        while conn.execute(query).fetchone() == (0,):
-            await trio.sleep(0.01)
 
 
 # -- killed ------------------------------------------------------------------------------------------------

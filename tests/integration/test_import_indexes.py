@@ -16,7 +16,14 @@ from mdserver.store.database import Database
 from mdserver.store.indexes import drop_secondary
 from mdserver.testing.dukascopy import FakeDukascopy, Fault
 from tests.integration.daemon import clean_environment
-from tests.integration.importing import DEADLINE_S, HOURS, Importer, flat, make_importer
+from tests.integration.importing import (
+    DEADLINE_S,
+    HOURS,
+    Importer,
+    flat,
+    make_importer,
+    until_a_lock_is_awaited,
+)
 
 NAMES = ["by_price", "by_time"]
 HINT = "still dropped: by_price, by_time; to make them again: mdserver run indexes recreate"
@@ -95,6 +102,25 @@ async def test_interrupted_it_says_so(
     assert rows(importer, INDEXES) == []
     feed.heal()
     assert (await importer.run("--manage-indexes"))["added"] == len(HOURS)
+    assert_as_before(importer, before)
+
+
+async def test_interrupted_while_it_recreates_them(
+    importer: Importer, before: Sequence[tuple[Any, ...]], database: Database
+) -> None:
+    await importer.run()
+    await drop_secondary(database)
+    for at_once in (True, False):
+        with psycopg.connect(importer.url) as writer:
+            writer.execute("lock table ticks in row exclusive mode")  # an index waits for those who write
+            async with importer.running("--manage-indexes") as run:
+                await until_a_lock_is_awaited(importer.url)
+                run.process.send_signal(signal.SIGINT)
+                await run.wait_said("once more to stop at once")
+                if not at_once:
+                    writer.rollback()
+                assert await run.end(signal.SIGINT if at_once else None) == 130
+        assert (HINT in run.said) == at_once
     assert_as_before(importer, before)
 
 
