@@ -21,6 +21,7 @@ from ..candles import Candles, Ints, all_timeframes, merge
 from ..errors import BadMessage, Rejected
 from ..market_hours import HOUR_US
 from ..model import TIMEFRAMES, US_PER_S, Topic
+from . import direct_compress
 from .binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
 from .hours import FetchedHour, HourResult, Status, fault, minutes_of
 from .late import recompute_coarser
@@ -142,7 +143,8 @@ class _Load:
     copy: TickCopy = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.copy = TickCopy(self.conn, self.series.id, self.engine)
+        compressing = direct_compress.begin(self.conn, self.engine)
+        self.copy = TickCopy(self.conn, self.series.id, self.engine, compressing=compressing)
 
     def begin(self, hours: Sequence[FetchedHour]) -> None:
         starts = [hour.hour_us for hour in hours]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import TracebackType
@@ -11,6 +12,8 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from ..candles import Ints
+from ..market_hours import HOUR_US
 from ..model import US_PER_S, TickColumns
 from .binary import COPY_END, COPY_START, copy_rows, to_postgres_us
 from .migrations import Engine
@@ -22,13 +25,19 @@ __all__ = ["TickCopy"]
 class TickCopy:
     """A COPY into the table, or into the month's partition, which spares the server the search for it.
 
-    Other statements may run on the connection after :meth:`close`; the next hour begins another COPY.
+    Other statements may run on the connection after :meth:`close`; the next hour begins another COPY. If
+    ``compressing``, so does an hour that does not follow the last one: a compressed batch never spans an hour that
+    may get rows later, which would make it overlap with theirs.
     """
 
-    def __init__(self, conn: psycopg.Connection[Any], series_id: int, engine: Engine) -> None:
+    def __init__(
+        self, conn: psycopg.Connection[Any], series_id: int, engine: Engine, *, compressing: bool = False
+    ) -> None:
         self._conn = conn
         self._series_id = series_id
         self._engine = engine
+        self._compressing = compressing
+        self._next_hour_us = 0
         self._table = ""
         self._copy: psycopg.Copy | None = None
         self._exits = ExitStack()
@@ -49,7 +58,10 @@ class TickCopy:
         if self._engine == "plain":
             # an hour lies within one month
             table = partition_name("ticks", datetime.fromtimestamp(int(ticks.time_us[0]) / US_PER_S, UTC))
-        if self._copy is None or table != self._table:
+        hour_us = int(ticks.time_us[0]) // HOUR_US * HOUR_US
+        apart = self._compressing and hour_us != self._next_hour_us
+        self._next_hour_us = hour_us + HOUR_US
+        if self._copy is None or table != self._table or apart:
             self.close()
             self._copy, self._table = self._open(table), table
         self._copy.write(_copy_data(ticks, self._series_id))
@@ -72,23 +84,32 @@ class TickCopy:
 
 
 def _copy_data(ticks: TickColumns, series_id: int) -> bytes:
-    """Return the rows: one block for each combination of sizes that are not given."""
+    """Return the rows in their order, whichever sizes are not given."""
     count = len(ticks.time_us)
     time, seq = to_postgres_us(ticks.time_us), np.arange(1, count + 1)
-    no_bid, no_ask = np.isnan(ticks.bid_size), np.isnan(ticks.ask_size)
+    shapes = np.isnan(ticks.bid_size) + 2 * np.isnan(ticks.ask_size)
     owner = np.full(count, series_id, np.int32)
-    shapes = no_bid + 2 * no_ask
     blocks = []
     for shape in np.unique(shapes).tolist():
-        rows = (
-            slice(None)
-            if len(shapes) == count and (shapes == shape).all()
-            else np.flatnonzero(shapes == shape)
-        )
-        columns = [column[rows] for column in (time, seq, ticks.bid, ticks.ask)]
+        rows = np.flatnonzero(shapes == shape)
+        chosen = slice(None) if len(rows) == count else rows
+        columns = [column[chosen] for column in (time, seq, ticks.bid, ticks.ask)]
         sizes = [
-            None if shape & 1 else ticks.bid_size[rows],
-            None if shape & 2 else ticks.ask_size[rows],
+            None if shape & 1 else ticks.bid_size[chosen],
+            None if shape & 2 else ticks.ask_size[chosen],
         ]
-        blocks.append(copy_rows([*columns, *sizes, owner[rows]], len(columns[0])))
-    return b"".join(blocks)
+        blocks.append((rows, copy_rows([*columns, *sizes, owner[chosen]], len(rows))))
+    return blocks[0][1] if len(blocks) == 1 else _in_order(blocks, count)
+
+
+def _in_order(blocks: Sequence[tuple[Ints, bytes]], count: int) -> bytes:
+    """Put rows of several lengths, given by their places, into the order of these."""
+    lengths = np.empty(count, np.int64)
+    for rows, data in blocks:
+        lengths[rows] = len(data) // len(rows)
+    starts = np.cumsum(lengths) - lengths
+    ordered = np.empty(lengths.sum(), np.uint8)
+    for rows, data in blocks:
+        block = np.frombuffer(data, np.uint8).reshape(len(rows), -1)
+        ordered[starts[rows][:, None] + np.arange(block.shape[1])] = block
+    return ordered.tobytes()
