@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from mdserver.cli import main
 from mdserver.errors import Rejected
 from mdserver.model import Published, Tick, TickColumns, Topic
 from mdserver.store import Store, direct_compress
@@ -19,6 +23,7 @@ from mdserver.store.direct_compress import INDEX, status, switch_off, switch_on
 from mdserver.store.indexes import drop_secondary
 from mdserver.store.migrations import migrate
 from mdserver.store.unique import clean_up
+from tests.conftest import TEMPLATE
 
 from .test_bulk import (
     CANDLES,
@@ -142,12 +147,12 @@ async def test_the_same_as_without_it(store: Store, database: Database, seed: in
 async def test_an_hour_between_two_comes_out_in_its_place(store: Store, direct: Database) -> None:
     """Batches of one COPY would span the gap, and overlap with what is stored in it later."""
     series = await opened(store)
-    hours = {number: make_ticks(number, 0, 100) for number in (30, 31, 32, 33)}
-    await store.load_hours(series, [data(30, hours[30]), other(31, "failed"), data(32, hours[32])])
-    await store.load_hours(series, [data(31, hours[31]), data(33, hours[33])])
-    assert await count_compressed(direct) == (400, 0)
-    page = await store.ticks(series.id, hour_us(0), hour_us(99), limit=1_000)
-    assert page.time_us == sorted(page.time_us)
+    hours = {number: make_ticks(number, 0, 700) for number in range(30, 60)}
+    for numbers in (range(30, 60, 2), range(31, 60, 2)):
+        await store.load_hours(series, [data(number, hours[number]) for number in numbers])
+    assert await count_compressed(direct) == (21_000, 0)
+    times = await rows(direct, f"select time from ticks where series_id = {series.id} order by time, seq")
+    assert times == sorted(times)
     await assert_stored(store, direct, hours)
 
 
@@ -326,3 +331,50 @@ async def test_what_did_not_begin_is_not_half_done(
         [row[0] for row in await rows(direct, "select bid from ticks order by time, seq")],
         make_ticks(30, 0).bid,
     )
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command on a database; return the exit code, what it printed, and its last error."""
+
+    def call(url: str, *arguments: str) -> tuple[int, str, str]:
+        parts = psycopg.conninfo.conninfo_to_dict(url)
+        target = "postgresql:///?" + "&".join(f"{key}={value}" for key, value in parts.items())
+        config = tmp_path / "config.yaml"
+        config.write_text(json.dumps({"database": {"url": target}, "data_dir": str(tmp_path)}))
+        code = main(["run", "direct-compress", *arguments, "--config", str(config)])
+        out, err = capsys.readouterr()
+        return code, out, err.strip().splitlines()[-1] if err.strip() else ""
+
+    return call
+
+
+def test_the_command(timescale_database_url: str, command: Callable[..., tuple[int, str, str]]) -> None:
+    url = timescale_database_url
+    assert command(url, "status")[:2] == (
+        0,
+        "direct compress is off\ncompressed: 0 of 0 chunks of ticks\n",
+    )
+    code, out, _ = command(url, "on")
+    assert code == 0
+    assert "the way back" in out
+    assert command(url, "on")[:2] == (0, "direct compress was on already\n")
+    status = json.loads(command(url, "status", "--json")[1])
+    assert status == {"on": True, "problem": None, "chunks": 0, "compressed_chunks": 0}
+    assert json.loads(command(url, "off", "--json")[1]) == {"on": False, "changed": True}
+    assert command(url, "off")[:2] == (0, "direct compress was off already\n")
+
+
+def test_plain_postgresql_is_refused(
+    template_url: str,
+    make_database: Callable[[str | None], str],
+    command: Callable[..., tuple[int, str, str]],
+) -> None:
+    url = make_database(TEMPLATE)
+    code, out, error = command(url, "on")
+    assert (code, out) == (1, "")
+    assert "direct compress is TimescaleDB's" in error
+    assert json.loads(command(url, "status", "--json")[1])["problem"] in error
+    assert json.loads(command(url, "off", "--json")[1]) == {"on": False, "changed": False}
+    with psycopg.connect(url) as conn:
+        assert len(conn.execute(KEY).fetchall()) == 1
