@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
+import trio
 
 from ..candles import QuotePrice
 from ..errors import StoreUnavailable
 from ..model import Published, Topic
 from . import read, sides
-from .bulk import load_hours, open_series, prepare_months
+from .bulk import load_hours, make_ready, open_series, prepare
 from .database import Database
 from .hours import FetchedHour, HourResult
 from .ledger import read_settled
@@ -122,9 +123,10 @@ class Store:
 
         After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done: do it again, that is safe.
         """
-        await self._run(lambda conn: prepare_months(conn, [hour.hour_us for hour in hours]))
         engine = self._database.engine
-        return await self._run(lambda conn: load_hours(conn, series, engine, hours))
+        first = await self._run(lambda conn: prepare(conn, series, engine, hours))
+        ready = await trio.to_thread.run_sync(make_ready, series, first) if first else {}
+        return await self._run(lambda conn: load_hours(conn, series, engine, hours, ready))
 
     async def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         try:

@@ -1,7 +1,9 @@
 """Whole hours of ticks into the database: rows, candles, ledger and metadata in one transaction.
 
 Nothing here holds more than one decoded hour: hours are decoded as they are copied, while the server is busy with
-those before, and only their minutes are kept for the candles.
+those before, and only their minutes are kept for the candles. Only where the server compresses what is copied are the
+rows of a load made before its transaction: two loads would wait there for each other's new chunks, and their decoding
+would take longer than the compressing.
 
 Candles up to one hour lie within the hour that was imported, so they are computed from its ticks alone. The coarser
 ones are folded in SQL from the stored hours of their bucket, whoever stored those and when: hence every order of
@@ -11,11 +13,13 @@ imports ends in the same table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal, LiteralString
 
 import attrs
 import numpy as np
 import psycopg
+from msgspec import Struct
 
 from ..candles import Candles, Ints, all_timeframes, merge
 from ..errors import BadMessage, Rejected
@@ -29,9 +33,9 @@ from .ledger import LedgerHour, read_hours, write_hours
 from .migrations import Engine
 from .partitions import ensure_partitions
 from .series import SeriesInfo, lock_series
-from .tick_copy import TickCopy
+from .tick_copy import TickCopy, copy_data
 
-__all__ = ["load_hours", "open_series", "prepare_months"]
+__all__ = ["Ready", "load_hours", "make_ready", "open_series", "prepare"]
 
 HOUR_S = TIMEFRAMES["1h"]
 _DAY_US = 24 * HOUR_US
@@ -90,27 +94,69 @@ def open_series(conn: psycopg.Connection[Any], source: str, symbol: str) -> Seri
     return series
 
 
-def prepare_months(conn: psycopg.Connection[Any], hours_us: Sequence[int]) -> None:
-    """Make the partitions for these hours, in a transaction of its own.
+class Ready(Struct, frozen=True):
+    """An hour with ticks as it is copied, and what the rest of its load needs of it."""
+
+    count: int
+    first_us: int
+    last_us: int
+    minutes: Candles
+    rows: bytes
+
+
+def prepare(
+    conn: psycopg.Connection[Any], series: SeriesInfo, engine: Engine, hours: Sequence[FetchedHour]
+) -> list[FetchedHour]:
+    """Make the partitions for these hours, in a transaction of its own; return those to make ready before the load.
 
     Making one locks out whoever wants to make another until the transaction ends: a load is too long for that.
     """
-    for month in _months(np.array(hours_us, np.int64)):
-        ensure_partitions(conn, "ticks", month, month)
+    starts = [hour.hour_us for hour in hours]
+    _prepare_months(conn, starts)
+    if not direct_compress.begin(conn, engine):
+        return []
+    known = {hour_us: one.checksum for hour_us, one in read_hours(conn, series.id, starts).items()}
+    return [hour for hour in hours if hour.kind == "data" and known.get(hour.hour_us) != hour.checksum]
+
+
+def make_ready(series: SeriesInfo, hours: Sequence[FetchedHour]) -> dict[int, Ready]:
+    """Return those of these hours that have ticks and nothing wrong with them, by their starts. Takes its time."""
+    ready: dict[int, Ready] = {}
+    for hour in hours:
+        # what is wrong with an hour comes up again when it is loaded, and is recorded then
+        with suppress(BadMessage):
+            if (one := _ready(series.id, hour)) is not None:
+                ready[hour.hour_us] = one
+    return ready
+
+
+def _ready(series_id: int, hour: FetchedHour) -> Ready | None:
+    """Decode an hour; None if it has no ticks. Raises BadMessage."""
+    ticks = hour.decode()
+    if problem := fault(ticks, hour.hour_us):
+        raise BadMessage(f"{hour.origin}: {problem}")
+    if not len(ticks.time_us):
+        return None
+    first_us, last_us = int(ticks.time_us[0]), int(ticks.time_us[-1])
+    return Ready(len(ticks.time_us), first_us, last_us, minutes_of(ticks), copy_data(ticks, series_id))
 
 
 def load_hours(
-    conn: psycopg.Connection[Any], series: SeriesInfo, engine: Engine, hours: Sequence[FetchedHour]
+    conn: psycopg.Connection[Any],
+    series: SeriesInfo,
+    engine: Engine,
+    hours: Sequence[FetchedHour],
+    ready: dict[int, Ready] | None = None,
 ) -> list[HourResult]:
     """Bring the database up to date with these hours; runs inside the caller's transaction.
 
-    Hours whose checksum the ledger knows are not decoded. An hour that does not decode is recorded as failed,
-    unless a good one is stored: that stays. Blocking.
+    Hours whose checksum the ledger knows are not decoded, nor those that are ``ready``. An hour that does not decode
+    is recorded as failed, unless a good one is stored: that stays. Blocking.
     """
     hours = sorted(hours, key=lambda hour: hour.hour_us)
     if not hours:
         return []
-    load = _Load(conn, series, engine)
+    load = _Load(conn, series, engine, ready or {})
     load.begin(hours)
     with load.copy:
         for hour in hours:
@@ -127,6 +173,7 @@ class _Load:
     conn: psycopg.Connection[Any]
     series: SeriesInfo
     engine: Engine
+    ready: dict[int, Ready]
     results: list[HourResult] = attrs.Factory(list)
     known: dict[int, LedgerHour] = attrs.Factory(dict)
     stored: set[int] = attrs.Factory(set)
@@ -144,11 +191,11 @@ class _Load:
 
     def __attrs_post_init__(self) -> None:
         compressing = direct_compress.begin(self.conn, self.engine)
-        self.copy = TickCopy(self.conn, self.series.id, self.engine, compressing=compressing)
+        self.copy = TickCopy(self.conn, self.engine, compressing=compressing)
 
     def begin(self, hours: Sequence[FetchedHour]) -> None:
         starts = [hour.hour_us for hour in hours]
-        prepare_months(self.conn, starts)
+        _prepare_months(self.conn, starts)
         # Whoever imports the same days waits here, then finds in the ledger what we did.
         days = sorted({start // _DAY_US for start in starts})
         self.conn.execute(
@@ -214,20 +261,18 @@ class _Load:
 
     def _data(self, hour: FetchedHour) -> None:
         try:
-            ticks = hour.decode()
-            if problem := fault(ticks, hour.hour_us):
-                raise BadMessage(f"{hour.origin}: {problem}")
+            ready = self.ready.get(hour.hour_us) or _ready(self.series.id, hour)
         except BadMessage as error:
             self._failed(hour, str(error))
             return
-        count = len(ticks.time_us)
+        count = ready.count if ready else 0
         replaced = self._remove(hour.hour_us)
-        if count:
-            self.copy.write(ticks)
-            self.minutes.append(minutes_of(ticks))
+        if ready:
+            self.copy.write(hour.hour_us, ready.rows)
+            self.minutes.append(ready.minutes)
             self.touched.append(hour.hour_us)
-            self.first_us = self.first_us or int(ticks.time_us[0])
-            self.last_us = int(ticks.time_us[-1])
+            self.first_us = self.first_us or ready.first_us
+            self.last_us = ready.last_us
             self.added_rows += count
         self._record(hour, "ok" if count else "empty", count)
         status: Status = "replaced" if replaced else "added" if count else "empty"
@@ -301,6 +346,11 @@ class _Load:
         # The lock comes first: the ends must be read after the commit of whoever held it.
         self.conn.execute("select from series where id = %s for no key update", [self.series.id])
         self.conn.execute(_COUNT_REVISED, (net, self.series.id))
+
+
+def _prepare_months(conn: psycopg.Connection[Any], hours_us: Sequence[int]) -> None:
+    for month in _months(np.array(hours_us, np.int64)):
+        ensure_partitions(conn, "ticks", month, month)
 
 
 def _months(times_us: Ints) -> list[int]:

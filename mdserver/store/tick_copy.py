@@ -19,7 +19,7 @@ from .binary import COPY_END, COPY_START, copy_rows, to_postgres_us
 from .migrations import Engine
 from .partitions import partition_name
 
-__all__ = ["TickCopy"]
+__all__ = ["TickCopy", "copy_data"]
 
 
 class TickCopy:
@@ -30,11 +30,8 @@ class TickCopy:
     may get rows later, which would make it overlap with theirs.
     """
 
-    def __init__(
-        self, conn: psycopg.Connection[Any], series_id: int, engine: Engine, *, compressing: bool = False
-    ) -> None:
+    def __init__(self, conn: psycopg.Connection[Any], engine: Engine, *, compressing: bool = False) -> None:
         self._conn = conn
-        self._series_id = series_id
         self._engine = engine
         self._compressing = compressing
         self._next_hour_us = 0
@@ -52,19 +49,18 @@ class TickCopy:
         self._copy = None
         self._exits.__exit__(kind, error, trace)
 
-    def write(self, ticks: TickColumns) -> None:
-        """Add an hour's ticks; their ``seq`` is the position in the hour, from 1."""
+    def write(self, hour_us: int, rows: bytes) -> None:
+        """Add an hour's rows, made by :func:`copy_data`."""
         table = "ticks"
         if self._engine == "plain":
             # an hour lies within one month
-            table = partition_name("ticks", datetime.fromtimestamp(int(ticks.time_us[0]) / US_PER_S, UTC))
-        hour_us = int(ticks.time_us[0]) // HOUR_US * HOUR_US
+            table = partition_name("ticks", datetime.fromtimestamp(hour_us / US_PER_S, UTC))
         apart = self._compressing and hour_us != self._next_hour_us
         self._next_hour_us = hour_us + HOUR_US
         if self._copy is None or table != self._table or apart:
             self.close()
             self._copy, self._table = self._open(table), table
-        self._copy.write(_copy_data(ticks, self._series_id))
+        self._copy.write(rows)
 
     def close(self) -> None:
         """End the COPY that is under way, if any; raises what the server has against its rows."""
@@ -83,8 +79,8 @@ class TickCopy:
         return copy
 
 
-def _copy_data(ticks: TickColumns, series_id: int) -> bytes:
-    """Return the rows in their order, whichever sizes are not given."""
+def copy_data(ticks: TickColumns, series_id: int) -> bytes:
+    """Return an hour's rows in their order, whichever sizes are not given; ``seq`` is the position, from 1."""
     count = len(ticks.time_us)
     time, seq = to_postgres_us(ticks.time_us), np.arange(1, count + 1)
     shapes = np.isnan(ticks.bid_size) + 2 * np.isnan(ticks.ask_size)
