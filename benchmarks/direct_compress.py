@@ -1,8 +1,8 @@
 """Importing with TimescaleDB's direct compress, against `psql \\copy` of the same rows into a bare keyed hypertable.
 
-All get the same month of ticks. mdserver decodes bi5 files and makes all candles, once in the mode that `mdserver run
-direct-compress on` sets and once with the primary key; psql gets the rows in PostgreSQL's own binary format, a file a
-week, and makes no candles. The start of each process counts. Each begins with a new TimescaleDB and empty tables.
+Both get the same ticks. mdserver decodes bi5 files and makes all candles, in the mode of `mdserver run direct-compress
+on`, with `--keyed` also without it; psql gets the rows in PostgreSQL's own binary format, a file a week, and makes no
+candles. The start of each process counts. Each begins with a new TimescaleDB and empty tables.
 
 The TimescaleDB is that of the tests (tests/timescaledb; needs Node and npm): PostgreSQL in WebAssembly, one session
 and one thread for all connections, everything in memory, and a COPY begins when its last byte is there. So the
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import numpy as np
 import psycopg
 import yaml
 
@@ -35,23 +36,27 @@ bare_import: Any = importlib.import_module("import")
 HYPERTABLE = bare_import.KEYED + (
     "; select create_hypertable('bare', by_range('time', interval '7 days'), create_default_indexes => false)"
 )
+
 ROW_BYTES = 82
 """One row of COPY data: all have all columns."""
 
-WEEKS = 5
+ENDS = {1: "2024-04-01", 2: "2024-05-01", 3: "2024-06-01"}
+"""The day after the last one, by months."""
+
+WEEKS_A_MONTH = 4.4
 
 STORED = """select (select count(*) from ticks), (select count(*) from candles),
     (select count(*) from timescaledb_information.chunks where hypertable_name = 'ticks' and is_compressed),
     (select count(*) from timescaledb_information.chunks where hypertable_name = 'ticks')"""
 
 
-def split_rows(folder: Path) -> list[Path]:
-    """Cut the month's COPY data into files of a week each; return them."""
+def split_rows(folder: Path, weeks: int) -> list[Path]:
+    """Cut the COPY data into so many files; return them."""
     whole = folder / "keyed.copy"
     rows = memoryview(whole.read_bytes())[len(COPY_START) : -len(COPY_END)]
-    step = -(-len(rows) // ROW_BYTES // WEEKS) * ROW_BYTES
+    step = -(-len(rows) // ROW_BYTES // weeks) * ROW_BYTES
     paths = []
-    for number in range(WEEKS):
+    for number in range(weeks):
         paths.append(folder / f"week{number}.copy")
         part = rows[number * step : (number + 1) * step]
         paths[-1].write_bytes(b"".join((COPY_START, part, COPY_END)))
@@ -71,7 +76,7 @@ def copy_with_psql(files: list[Path]) -> float:
         return time.perf_counter() - began
 
 
-def import_files(folder: Path, files: Path, *, direct: bool) -> tuple[float, tuple[int, ...]]:
+def import_files(folder: Path, files: Path, end: str, *, direct: bool) -> tuple[float, tuple[int, ...]]:
     """Return the seconds of one import, and ticks, candles, compressed chunks and chunks."""
     with timescaledb.running_timescaledb() as url:
         given = psycopg.conninfo.conninfo_to_dict(url)
@@ -87,7 +92,8 @@ def import_files(folder: Path, files: Path, *, direct: bool) -> tuple[float, tup
         run("migrate")
         if direct:
             run("direct-compress", "on")
-        dates = ["--from", bare_import.FIRST, "--to", bare_import.LAST]
+        last = str(np.datetime64(end) - 1)
+        dates = ["--from", bare_import.FIRST, "--to", last]
         began = time.perf_counter()
         run("import", "--symbol", bare_import.SYMBOL, *dates, "--source-dir", str(files))
         seconds = time.perf_counter() - began
@@ -95,25 +101,25 @@ def import_files(folder: Path, files: Path, *, direct: bool) -> tuple[float, tup
             return seconds, conn.execute(STORED).fetchall()[0]
 
 
-def measure(folder: Path, per_hour: int, rounds: int) -> tuple[dict[str, list[float]], tuple[int, ...]]:
+def measure(folder: Path, options: argparse.Namespace) -> tuple[dict[str, list[float]], tuple[int, ...]]:
     """Return the seconds of each way, by round, and what the compressing import stored."""
-    paths = bare_import.make_hours(folder, per_hour)
-    weeks = split_rows(folder)
-    spent: dict[str, list[float]] = {"direct": [], "psql": [], "keyed": []}
+    end = ENDS[options.months]
+    files = bare_import.make_hours(folder, options.per_hour, end)["bi5"]
+    weeks = split_rows(folder, round(options.months * WEEKS_A_MONTH))
+    spent: dict[str, list[float]] = {way: [] for way in ("direct", "psql", "keyed")[: 2 + options.keyed]}
     stored: tuple[int, ...] = ()
-    for number in range(rounds):
+    for number in range(options.rounds):
         ways = list(spent)
-        for way in ways[number % 3 :] + ways[: number % 3]:
+        turn = number % len(ways)  # each round starts with another one
+        for way in ways[turn:] + ways[:turn]:
             if way == "psql":
                 spent[way].append(copy_with_psql(weeks))
                 continue
-            seconds, counts = import_files(folder, paths["bi5"], direct=way == "direct")
+            seconds, counts = import_files(folder, files, end, direct=way == "direct")
             spent[way].append(seconds)
             stored = counts if way == "direct" else stored
-        print(
-            f"  round {number + 1}: {', '.join(f'{way} {s[-1]:.2f} s' for way, s in spent.items())}",
-            file=sys.stderr,
-        )
+        told = ", ".join(f"{way} {seconds[-1]:.2f} s" for way, seconds in spent.items())
+        print(f"  round {number + 1}: {told}", file=sys.stderr, flush=True)
     return spent, stored
 
 
@@ -122,20 +128,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--per-hour", type=int, default=3_000, help="ticks in an average hour of the month")
+    parser.add_argument("--per-hour", type=int, default=5_700, help="ticks in an average hour")
+    parser.add_argument("--months", type=int, choices=ENDS, default=2)
+    parser.add_argument("--keyed", action="store_true", help="also import with the primary key")
     options = parser.parse_args()
     if shutil.which("psql") is None:
         sys.exit("psql is not installed")
     with harness.data_folder() as folder:
-        spent, (ticks, candles, compressed, chunks) = measure(folder, options.per_hour, options.rounds)
-    print(f"{harness.machine()}\n{ticks:,} ticks of one month, median of {options.rounds} (least-greatest)")
+        spent, (ticks, candles, compressed, chunks) = measure(folder, options)
+    print(
+        f"{harness.machine()}\n{ticks:,} ticks, months: {options.months}, median of {options.rounds} (least-greatest)"
+    )
     print(f"stored with direct compress: {candles:,} candles, {compressed} of {chunks} chunks compressed\n")
     rows = []
     for way, what in (
         ("direct", "mdserver run import, direct compress, bi5 to ticks and all candles"),
         ("psql", "psql \\copy binary, bare keyed hypertable"),
         ("keyed", "mdserver run import, with the primary key"),
-    ):
+    )[: len(spent)]:
         rates = [ticks / seconds for seconds in spent[way]]
         ratios = [seconds / own for seconds, own in zip(spent[way], spent["direct"], strict=True)]
         rows.append(

@@ -47,14 +47,14 @@ def day_us(text: str) -> int:
     return int(np.datetime64(text, "us").astype(np.int64))
 
 
-def make_hours(folder: Path, per_hour: int) -> dict[str, Path]:
-    """Write a month of bi5 files, and its rows as COPY data for both layouts; return the paths."""
+def make_hours(folder: Path, per_hour: int, end: str = END) -> dict[str, Path]:
+    """Write bi5 files from FIRST to ``end``, and their rows as COPY data for both layouts; return the paths."""
     rng = np.random.default_rng(1)
     paths = {name: folder / name for name in ("bi5", "keyed.copy", "customary.copy")}
     with paths["keyed.copy"].open("wb") as keyed, paths["customary.copy"].open("wb") as customary:
         keyed.write(COPY_START)
         customary.write(COPY_START)
-        for hour in open_hours("fx", day_us(FIRST), day_us(END)):
+        for hour in open_hours("fx", day_us(FIRST), day_us(end)):
             count = int(per_hour * rng.uniform(0.5, 1.5))
             # one tick a millisecond: the customary layout cannot hold two
             ms = np.sort(rng.choice(HOUR_US // 1000, count, replace=False))
