@@ -119,7 +119,7 @@ class Store:
         return await self._run(lambda conn: read_settled(conn, series_id, first_us, last_us))
 
     async def load_hours(self, series: SeriesInfo, hours: Sequence[FetchedHour]) -> list[HourResult]:
-        """Store whole hours of ticks in one transaction, with candles and ledger; see :mod:`.bulk`.
+        """Store whole hours of ticks in one transaction, after a short one; with candles and ledger. See :mod:`.bulk`.
 
         After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done: do it again, that is safe.
         """

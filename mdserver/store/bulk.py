@@ -20,6 +20,7 @@ import attrs
 import numpy as np
 import psycopg
 from msgspec import Struct
+from psycopg import sql
 
 from ..candles import Candles, Ints, all_timeframes, merge
 from ..errors import BadMessage, Rejected
@@ -32,6 +33,7 @@ from .late import recompute_coarser
 from .ledger import LedgerHour, read_hours, write_hours
 from .migrations import Engine
 from .partitions import ensure_partitions
+from .scan import timestamp
 from .series import SeriesInfo, lock_series
 from .tick_copy import TickCopy, copy_data
 
@@ -60,8 +62,9 @@ _HOURS_WITH_ROWS = """select (extract(epoch from hour) * 1000000)::bigint from u
         select from ticks where series_id = %s and time >= hour and time < hour + interval '1 hour'
         order by time, seq limit 1) as row"""
 
-_DELETE_HOUR = """delete from ticks
-    where series_id = %(series)s and time >= (%(hour)s)[1] and time < (%(hour)s)[1] + interval '1 hour'"""
+# With literals: of parameters TimescaleDB makes no filter, and decompresses all that the series has in the chunk.
+_DELETE_HOUR: LiteralString = """delete from ticks
+    where series_id = {series} and time >= {first} and time < {end}"""
 
 _DELETE_CANDLES = """delete from candles using unnest(%s, %s) as gone(timeframe, time)
     where series_id = %s and candles.timeframe = gone.timeframe and candles.time = gone.time"""
@@ -283,9 +286,10 @@ class _Load:
         if hour_us not in self.stored:
             return False
         self.copy.close()
-        self.removed_rows += self.conn.execute(
-            _DELETE_HOUR, {"series": self.series.id, "hour": _times([hour_us])}
-        ).rowcount
+        statement = sql.SQL(_DELETE_HOUR).format(
+            series=sql.Literal(self.series.id), first=timestamp(hour_us), end=timestamp(hour_us + HOUR_US)
+        )
+        self.removed_rows += self.conn.execute(statement).rowcount
         self.removed.append(hour_us)
         self.touched.append(hour_us)
         return True

@@ -192,6 +192,22 @@ async def test_a_revised_hour_in_a_compressed_chunk(store: Store, direct: Databa
     assert result.status == "unchanged"
 
 
+async def test_a_revised_hour_decompresses_its_own_batches_only(store: Store, direct: Database) -> None:
+    """TimescaleDB has a limit for each statement; a week that is replaced must not run into it."""
+    series = await opened(store)
+    hours = {number: make_ticks(number, 0, 700) for number in range(30, 42)}
+    await store.load_hours(series, [data(number, ticks) for number, ticks in hours.items()])
+    limit = "select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '{}', false)"
+    await run(direct, limit.format(3_000))
+    try:
+        hours = {number: make_ticks(number, 2, 700) for number in hours}
+        results = await store.load_hours(series, [data(number, ticks) for number, ticks in hours.items()])
+    finally:
+        await run(direct, limit.format(100_000))
+    assert {result.status for result in results} == {"replaced"}
+    await assert_stored(store, direct, hours)
+
+
 async def test_live_records_are_stored_once_without_the_key(store: Store, direct: Database) -> None:
     series = await opened(store)
     await store.load_hours(series, [data(number, make_ticks(number, 0)) for number in range(3, 6)])
