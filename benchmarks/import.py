@@ -53,6 +53,11 @@ def end_of(months: int) -> date:
     return date(YEAR + months // 12, months % 12 + 1, 1)
 
 
+def dates(months: int) -> list[str]:
+    """The importer's options for the year's first months."""
+    return ["--from", f"{YEAR}-01-01", "--to", str(end_of(months) - timedelta(days=1))]
+
+
 def make_hours(folder: Path, months: int, per_hour: int) -> dict[str, Path]:
     """Write the year's first months as bi5 files, and the rows as COPY data for both layouts; return the paths."""
     rng = np.random.default_rng(1)
@@ -113,18 +118,7 @@ def import_files(url: str, folder: Path, files: Path, months: int) -> tuple[floa
     )
     command = [harness.mdserver_command(), "run"]
     subprocess.run([*command, "migrate", "--config", str(config)], check=True, capture_output=True)
-    last = end_of(months) - timedelta(days=1)
-    options = [
-        "--symbol",
-        SYMBOL,
-        "--from",
-        f"{YEAR}-01-01",
-        "--to",
-        str(last),
-        "--source-dir",
-        str(files),
-        "--json",
-    ]
+    options = ["--symbol", SYMBOL, *dates(months), "--source-dir", str(files), "--json"]
     began = time.perf_counter()
     done = subprocess.run(
         [*TIME_MEASURED, *command, "import", "--config", str(config), *options],

@@ -37,6 +37,7 @@ _CONFIG_KEY = "mdserver.config"
 _BUILT_IN = {
     "check": "mdserver.commands.check",
     "cleanup": "mdserver.commands.cleanup",
+    "direct-compress": "mdserver.commands.direct_compress",
     "import": "mdserver.commands.importing",
     "indexes": "mdserver.commands.indexes",
     "migrate": "mdserver.commands.migrate",

@@ -24,7 +24,8 @@ SUMMARY = "Remove duplicates that other programs wrote, rebuild the primary key"
 def _command(context: CommandContext, as_json: bool) -> None:
     """Remove duplicates that other programs wrote, rebuild the primary key, analyze.
 
-    There can be none while the primary keys are there. Where one was dropped, writers wait until it is back.
+    There can be none while the primary keys are there. Where one was dropped, writers wait until it is back. In the
+    mode direct-compress ticks have none and get none.
     """
 
     async def work(config: Config) -> list[Cleaned]:
@@ -37,9 +38,8 @@ def _command(context: CommandContext, as_json: bool) -> None:
         return
     for one in done:
         candles = sum(series.candles for series in one.refreshed)
-        click.echo(
-            f"{one.table}: removed {one.removed} rows, made the primary key again, rebuilt {candles} candles"
-        )
+        made = ", made the primary key again" if one.rebuilt else ""
+        click.echo(f"{one.table}: removed {one.removed} rows{made}, rebuilt {candles} candles")
     if not done:
         click.echo("the primary keys are there, so there is no duplicate; analyzed")
 

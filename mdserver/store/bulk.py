@@ -1,7 +1,7 @@
 """Whole hours of ticks into the database: rows, candles, ledger and metadata in one transaction.
 
-Nothing here holds more than a few decoded hours: the next ones are decoded in a thread while one is copied, and only
-their minutes are kept for the candles.
+Nothing here holds more than a few decoded hours: the next ones are made ready in a thread while one is copied, and
+only their minutes are kept for the candles.
 
 Of a month that nobody has stored anything of, the rows go into a table of its own first, which becomes the month's
 partition at the end: building the key over all rows is cheaper than adding each of them to it.
@@ -22,24 +22,28 @@ from typing import Any, Literal, LiteralString
 import attrs
 import numpy as np
 import psycopg
+from msgspec import Struct
+from psycopg import sql
 
 from ..candles import Candles, all_timeframes, merge
 from ..errors import BadMessage, Rejected
 from ..market_hours import HOUR_US
-from ..model import TIMEFRAMES, US_PER_S, TickColumns, Topic
+from ..model import TIMEFRAMES, US_PER_S, Topic
+from . import direct_compress
 from .binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
-from .hours import FetchedHour, HourResult, LastBid, Status, fault, leap, minutes_of
+from .hours import BidAt, FetchedHour, HourResult, Status, fault, leap, minutes_of
 from .late import recompute_coarser
 from .ledger import LedgerHour, read_hours, write_hours
 from .migrations import Engine
 from .partitions import add_key, attach_partition, create_partitions
+from .scan import timestamp
 from .series import SeriesInfo, lock_series
-from .tick_copy import TickCopy
+from .tick_copy import TickCopy, copy_data
 
 __all__ = ["load_hours", "open_series"]
 
-DECODED_AHEAD = 4
-"""Hours that are decoded before they are copied."""
+READY_AHEAD = 4
+"""Hours that are ready before they are copied."""
 
 HOUR_S = TIMEFRAMES["1h"]
 _DAY_US = 24 * HOUR_US
@@ -71,8 +75,9 @@ _LAST_BIDS = """select (extract(epoch from hour) * 1000000)::bigint, (extract(ep
         where series_id = %s and time >= hour - interval '7 days' and time < hour
         order by time desc, seq desc limit 1) as row"""
 
-_DELETE_HOUR = """delete from ticks
-    where series_id = %(series)s and time >= (%(hour)s)[1] and time < (%(hour)s)[1] + interval '1 hour'"""
+# With literals: of parameters TimescaleDB makes no filter, and decompresses all that the series has in the chunk.
+_DELETE_HOUR: LiteralString = """delete from ticks
+    where series_id = {series} and time >= {first} and time < {end}"""
 
 _DELETE_CANDLES = """delete from candles using unnest(%s, %s) as gone(timeframe, time)
     where series_id = %s and candles.timeframe = gone.timeframe and candles.time = gone.time"""
@@ -105,13 +110,38 @@ def open_series(conn: psycopg.Connection[Any], source: str, symbol: str) -> Seri
     return series
 
 
+class _Ready(Struct, frozen=True):
+    """An hour as it is copied, and what the rest of its load needs of it."""
+
+    count: int
+    first: BidAt
+    last: BidAt
+    minutes: Candles
+    rows: bytes
+
+
+def _make_ready(series_id: int, hour: FetchedHour) -> _Ready | None:
+    """Decode an hour; None if it has no ticks. Raises BadMessage."""
+    ticks = hour.decode()
+    if problem := fault(ticks, hour.hour_us):
+        raise BadMessage(f"{hour.origin}: {problem}")
+    count = len(ticks.time_us)
+    if not count:
+        return None
+    first, last = (BidAt(int(ticks.time_us[row]), float(ticks.bid[row])) for row in (0, -1))
+    return _Ready(count, first, last, minutes_of(ticks), copy_data(ticks, series_id))
+
+
 def load_hours(
-    conn: psycopg.Connection[Any], series: SeriesInfo, engine: Engine, hours: Sequence[FetchedHour]
+    conn: psycopg.Connection[Any],
+    series: SeriesInfo,
+    engine: Engine,
+    hours: Sequence[FetchedHour],
 ) -> list[HourResult]:
     """Bring the database up to date with these hours; runs inside the caller's transaction.
 
-    Hours whose checksum the ledger knows are not decoded. An hour that does not decode is recorded as failed,
-    unless a good one is stored: that stays. Blocking.
+    Hours whose checksum the ledger knows are not decoded. An hour that does not decode
+    is recorded as failed, unless a good one is stored: that stays. Blocking.
     """
     hours = sorted(hours, key=lambda hour: hour.hour_us)
     if not hours:
@@ -119,8 +149,8 @@ def load_hours(
     load = _Load(conn, series, engine)
     load.begin(hours)
     with load.copy, ThreadPoolExecutor(1, "decode") as decoder:
-        for hour, ticks in _decoded_ahead(decoder, hours, load.is_unchanged):
-            load.take(hour, ticks)
+        for hour, ready in _ready_ahead(decoder, series.id, hours, load.is_unchanged):
+            load.take(hour, ready)
         load.copy.close()
     load.finish()
     return load.results
@@ -139,9 +169,9 @@ class _Load:
     """Hours that have rows, whatever the ledger says."""
     symbol_known: bool = False
     new_months: list[datetime] = attrs.Factory(list)
-    before: dict[int, LastBid] = attrs.Factory(dict)
+    before: dict[int, BidAt] = attrs.Factory(dict)
     """What is stored of the week before those hours that do not follow one of ours."""
-    last: LastBid | None = None
+    last: BidAt | None = None
     """The price that the next hour must be in keeping with."""
     entries: list[LedgerHour] = attrs.Factory(list)
     minutes: list[Candles] = attrs.Factory(list)
@@ -154,7 +184,8 @@ class _Load:
     copy: TickCopy = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.copy = TickCopy(self.conn, self.series.id, self.engine)
+        compressing = direct_compress.begin(self.conn, self.engine)
+        self.copy = TickCopy(self.conn, self.engine, compressing=compressing)
 
     def begin(self, hours: Sequence[FetchedHour]) -> None:
         starts = [hour.hour_us for hour in hours]
@@ -173,10 +204,10 @@ class _Load:
         given = set(starts) - self.stored
         begins = [start for start in starts if start - HOUR_US not in given]
         bids = self.conn.execute(_LAST_BIDS, (_times(begins), self.series.id)).fetchall()
-        self.before = {hour_us: LastBid(time_us, bid) for hour_us, time_us, bid in bids}
+        self.before = {hour_us: BidAt(time_us, bid) for hour_us, time_us, bid in bids}
 
-    def take(self, hour: FetchedHour, ticks: Future[TickColumns] | None) -> None:
-        """Handle one hour, with its ticks unless it is unchanged or has none; they come in the order of time."""
+    def take(self, hour: FetchedHour, coming: Future[_Ready | None] | None) -> None:
+        """Handle one hour, in the order of time; ``coming`` are its ticks, unless it is unchanged or has none."""
         before = self.before.get(hour.hour_us)
         if before and (self.last is None or self.last.time_us // HOUR_US < before.time_us // HOUR_US):
             self.last = before
@@ -186,8 +217,8 @@ class _Load:
             self._failed(hour, hour.cause or _NOT_KNOWN)
         elif self.is_unchanged(hour):
             self._unchanged(hour)
-        elif ticks is not None:
-            self._data(hour, ticks)
+        elif coming is not None:
+            self._data(hour, coming)
         else:
             self._empty(hour)
 
@@ -235,42 +266,41 @@ class _Load:
         self._record(hour, "empty", 0)
         self.results.append(HourResult(hour.hour_us, "empty"))
 
-    def _data(self, hour: FetchedHour, decoded: Future[TickColumns]) -> None:
+    def _data(self, hour: FetchedHour, coming: Future[_Ready | None]) -> None:
         try:
-            ticks = decoded.result()
-            if problem := fault(ticks, hour.hour_us) or self._leap(ticks, hour.hour_us):
+            ready = coming.result()
+            if ready and (problem := self._leap(ready.first, hour.hour_us)):
                 raise BadMessage(f"{hour.origin}: {problem}")
         except BadMessage as error:
             self._failed(hour, str(error))
             return
-        count = len(ticks.time_us)
+        count = ready.count if ready else 0
         replaced = self._remove(hour.hour_us)
-        if count:
-            self.last = LastBid(int(ticks.time_us[-1]), float(ticks.bid[-1]))
-            self.copy.write(ticks)
-            self.minutes.append(minutes_of(ticks))
+        if ready:
+            self.last = ready.last
+            self.copy.write(hour.hour_us, ready.rows)
+            self.minutes.append(ready.minutes)
             self.touched.append(hour.hour_us)
-            self.first_us = self.first_us or int(ticks.time_us[0])
-            self.last_us = int(ticks.time_us[-1])
+            self.first_us = self.first_us or ready.first.time_us
+            self.last_us = ready.last.time_us
             self.added_rows += count
         self._record(hour, "ok" if count else "empty", count)
         status: Status = "replaced" if replaced else "added" if count else "empty"
         self.results.append(HourResult(hour.hour_us, status, count))
 
-    def _leap(self, ticks: TickColumns, hour_us: int) -> str | None:
+    def _leap(self, first: BidAt, hour_us: int) -> str | None:
         """Compare with the price before; not an hour that is stored: its revision may mend the scale of all."""
-        if self.last is None or not len(ticks.time_us) or hour_us in self.stored:
-            return None
-        return leap(ticks, self.last)
+        return None if self.last is None or hour_us in self.stored else leap(first, self.last)
 
     def _remove(self, hour_us: int) -> bool:
         """Delete what is stored of an hour; return whether there was something."""
         if hour_us not in self.stored:
             return False
         self.copy.close()
-        self.removed_rows += self.conn.execute(
-            _DELETE_HOUR, {"series": self.series.id, "hour": _times([hour_us])}
-        ).rowcount
+        statement = sql.SQL(_DELETE_HOUR).format(
+            series=sql.Literal(self.series.id), first=timestamp(hour_us), end=timestamp(hour_us + HOUR_US)
+        )
+        self.removed_rows += self.conn.execute(statement).rowcount
         self.removed.append(hour_us)
         self.touched.append(hour_us)
         return True
@@ -333,15 +363,18 @@ class _Load:
         self.conn.execute(_COUNT_REVISED, (net, self.series.id))
 
 
-def _decoded_ahead(
-    decoder: Executor, hours: Iterable[FetchedHour], is_unchanged: Callable[[FetchedHour], bool]
-) -> Iterator[tuple[FetchedHour, Future[TickColumns] | None]]:
+def _ready_ahead(
+    decoder: Executor,
+    series_id: int,
+    hours: Iterable[FetchedHour],
+    is_unchanged: Callable[[FetchedHour], bool],
+) -> Iterator[tuple[FetchedHour, Future[_Ready | None] | None]]:
     """Yield the hours with their ticks on the way; those that need no decoding with None."""
-    ahead: deque[tuple[FetchedHour, Future[TickColumns] | None]] = deque()
+    ahead: deque[tuple[FetchedHour, Future[_Ready | None] | None]] = deque()
     for hour in hours:
         wanted = hour.kind == "data" and not is_unchanged(hour)
-        ahead.append((hour, decoder.submit(hour.decode) if wanted else None))
-        if len(ahead) > DECODED_AHEAD:
+        ahead.append((hour, decoder.submit(_make_ready, series_id, hour) if wanted else None))
+        if len(ahead) > READY_AHEAD:
             yield ahead.popleft()
     yield from ahead
 

@@ -14,7 +14,7 @@ from ..market_hours import HOUR_US
 from ..model import US_PER_S, TickColumns
 from ..sanity import MAX_JUMP
 
-__all__ = ["FetchedHour", "HourResult", "LastBid", "Status", "fault", "leap", "minutes_of"]
+__all__ = ["BidAt", "FetchedHour", "HourResult", "Status", "fault", "leap", "minutes_of"]
 
 MAX_SPAN = 5.0
 """Highest ask to lowest bid that are believed of one hour: a factor. Nothing that is halted on its way goes so far."""
@@ -51,8 +51,8 @@ class HourResult(Struct, frozen=True):
     cause: str = ""
 
 
-class LastBid(Struct, frozen=True):
-    """The last price before an hour."""
+class BidAt(Struct, frozen=True):
+    """The first or the last price of an hour."""
 
     time_us: int
     bid: float
@@ -97,16 +97,16 @@ def fault(ticks: TickColumns, hour_us: int) -> str | None:
     return None
 
 
-def leap(ticks: TickColumns, last: LastBid) -> str | None:
-    """Return why an hour cannot be what follows ``last``, or None.
+def leap(first: BidAt, last: BidAt) -> str | None:
+    """Return why an hour that begins with ``first`` cannot be what follows ``last``, or None.
 
     The factor is that of live records: shares are split by up to 50, and scales are mostly off by 100 or more.
     """
-    bid = float(ticks.bid[0])
-    if ticks.time_us[0] - last.time_us > MAX_AGE_US or last.bid / MAX_JUMP <= bid <= last.bid * MAX_JUMP:
+    recent = first.time_us - last.time_us <= MAX_AGE_US
+    if not recent or last.bid / MAX_JUMP <= first.bid <= last.bid * MAX_JUMP:
         return None
     when = datetime.fromtimestamp(last.time_us // US_PER_S, UTC)
     return (
-        f"the bid {bid:.15g} is off by more than a factor of {MAX_JUMP:g} from the last one before, "
+        f"the bid {first.bid:.15g} is off by more than a factor of {MAX_JUMP:g} from the last one before, "
         f"{last.bid:.15g} at {when:%Y-%m-%dT%H:%M:%SZ}"
     )

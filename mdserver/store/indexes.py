@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.rows import args_row
 
 from ..errors import StoreUnavailable
+from . import direct_compress
 from .database import Database
 from .migrations import Engine
 
@@ -111,6 +112,7 @@ _SECONDARY = """select n.nspname, t.relname, c.relname, c.relkind = 'I',
     s.spcname, obj_description(c.oid, 'pg_class'), x.indisvalid,
     case when exists (select from pg_constraint k where k.conindid = c.oid) then 'it belongs to a constraint'
          when x.indisunique then 'it is unique'
+         when c.relname = %(stand_in)s then 'it stands in for the primary key'
          when x.indisreplident then 'replication needs it' end
     from tree join pg_index x on x.indrelid = tree.relation
     join pg_class c on c.oid = x.indexrelid
@@ -179,7 +181,11 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine) -> list[SecondaryIndex]
 def secondary(conn: psycopg.Connection[Any], engine: Engine) -> list[SecondaryIndex]:
     """Return the indexes of ticks and trades beside the primary keys: of the tables, and of single partitions."""
     with conn.cursor(row_factory=args_row(SecondaryIndex)) as cursor:
-        parameters = {"tables": list(TABLES), "timescaledb": engine == "timescaledb"}
+        parameters = {
+            "tables": list(TABLES),
+            "timescaledb": engine == "timescaledb",
+            "stand_in": direct_compress.INDEX,
+        }
         return cursor.execute(sql.SQL(_TREE + _SECONDARY), parameters).fetchall()
 
 

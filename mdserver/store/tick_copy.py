@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import TracebackType
@@ -11,24 +12,29 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from ..candles import Ints
+from ..market_hours import HOUR_US
 from ..model import US_PER_S, TickColumns
 from .binary import COPY_END, COPY_START, copy_rows, to_postgres_us
 from .migrations import Engine
 from .partitions import partition_name
 
-__all__ = ["TickCopy"]
+__all__ = ["TickCopy", "copy_data"]
 
 
 class TickCopy:
     """A COPY into the table, or into the month's partition, which spares the server the search for it.
 
-    Other statements may run on the connection after :meth:`close`; the next hour begins another COPY.
+    Other statements may run on the connection after :meth:`close`; the next hour begins another COPY. If
+    ``compressing``, so does an hour that does not follow the last one: a compressed batch never spans an hour that
+    may get rows later, which would make it overlap with theirs.
     """
 
-    def __init__(self, conn: psycopg.Connection[Any], series_id: int, engine: Engine) -> None:
+    def __init__(self, conn: psycopg.Connection[Any], engine: Engine, *, compressing: bool = False) -> None:
         self._conn = conn
-        self._series_id = series_id
         self._engine = engine
+        self._compressing = compressing
+        self._next_hour_us = 0
         self._table = ""
         self._copy: psycopg.Copy | None = None
         self._exits = ExitStack()
@@ -43,16 +49,18 @@ class TickCopy:
         self._copy = None
         self._exits.__exit__(kind, error, trace)
 
-    def write(self, ticks: TickColumns) -> None:
-        """Add an hour's ticks; their ``seq`` is the position in the hour, from 1."""
+    def write(self, hour_us: int, rows: bytes) -> None:
+        """Add an hour's rows, made by :func:`copy_data`."""
         table = "ticks"
         if self._engine == "plain":
             # an hour lies within one month
-            table = partition_name("ticks", datetime.fromtimestamp(int(ticks.time_us[0]) / US_PER_S, UTC))
-        if self._copy is None or table != self._table:
+            table = partition_name("ticks", datetime.fromtimestamp(hour_us / US_PER_S, UTC))
+        apart = self._compressing and hour_us != self._next_hour_us
+        self._next_hour_us = hour_us + HOUR_US
+        if self._copy is None or table != self._table or apart:
             self.close()
             self._copy, self._table = self._open(table), table
-        self._copy.write(_copy_data(ticks, self._series_id))
+        self._copy.write(rows)
 
     def close(self) -> None:
         """End the COPY that is under way, if any; raises what the server has against its rows."""
@@ -71,24 +79,33 @@ class TickCopy:
         return copy
 
 
-def _copy_data(ticks: TickColumns, series_id: int) -> bytes:
-    """Return the rows: one block for each combination of sizes that are not given."""
+def copy_data(ticks: TickColumns, series_id: int) -> bytes:
+    """Return an hour's rows in their order, whichever sizes are not given; ``seq`` is the position, from 1."""
     count = len(ticks.time_us)
     time, seq = to_postgres_us(ticks.time_us), np.arange(1, count + 1)
-    no_bid, no_ask = np.isnan(ticks.bid_size), np.isnan(ticks.ask_size)
+    shapes = np.isnan(ticks.bid_size) + 2 * np.isnan(ticks.ask_size)
     owner = np.full(count, series_id, np.int32)
-    shapes = no_bid + 2 * no_ask
     blocks = []
     for shape in np.unique(shapes).tolist():
-        rows = (
-            slice(None)
-            if len(shapes) == count and (shapes == shape).all()
-            else np.flatnonzero(shapes == shape)
-        )
-        columns = [column[rows] for column in (time, seq, ticks.bid, ticks.ask)]
+        rows = np.flatnonzero(shapes == shape)
+        chosen = slice(None) if len(rows) == count else rows
+        columns = [column[chosen] for column in (time, seq, ticks.bid, ticks.ask)]
         sizes = [
-            None if shape & 1 else ticks.bid_size[rows],
-            None if shape & 2 else ticks.ask_size[rows],
+            None if shape & 1 else ticks.bid_size[chosen],
+            None if shape & 2 else ticks.ask_size[chosen],
         ]
-        blocks.append(copy_rows([*columns, *sizes, owner[rows]], len(columns[0])))
-    return b"".join(blocks)
+        blocks.append((rows, copy_rows([*columns, *sizes, owner[chosen]], len(rows))))
+    return blocks[0][1] if len(blocks) == 1 else _in_order(blocks, count)
+
+
+def _in_order(blocks: Sequence[tuple[Ints, bytes]], count: int) -> bytes:
+    """Put rows of several lengths, given by their places, into the order of these."""
+    lengths = np.empty(count, np.int64)
+    for rows, data in blocks:
+        lengths[rows] = len(data) // len(rows)
+    starts = np.cumsum(lengths) - lengths
+    ordered = np.empty(lengths.sum(), np.uint8)
+    for rows, data in blocks:
+        block = np.frombuffer(data, np.uint8).reshape(len(rows), -1)
+        ordered[starts[rows][:, None] + np.arange(block.shape[1])] = block
+    return ordered.tobytes()

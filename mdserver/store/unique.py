@@ -1,7 +1,7 @@
 """The primary keys of ticks and trades: whether they are there, and making them again after they were lost.
 
-mdserver never drops them and cannot write a row twice while they are there. An operator can drop one, and another
-program can then write what is there already.
+mdserver cannot write a row twice while they are there. An operator can drop one, and another program can then write
+what is there already; likewise where a plain index stands in for the key of ticks (see :mod:`.direct_compress`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import psycopg
 from msgspec import Struct
 from psycopg import sql
 
+from . import direct_compress
 from .database import Database
 from .migrations import Engine
 from .refresh import Refreshed, refresh_series
@@ -41,6 +42,8 @@ _DELETE = """with numbered as (
         returning stored.series_id)
     select series_id, count(*) from gone group by series_id"""
 
+_SOME = """select from {part} group by series_id, time, seq having count(*) > 1 limit 1"""
+
 
 class Cleaned(Struct):
     """What a cleanup of one table did: rows removed, whether its key was made again, what that changed in candles."""
@@ -52,8 +55,9 @@ class Cleaned(Struct):
 
 
 def tables_without_key(conn: psycopg.Connection[Any]) -> list[Table]:
-    """Return which of ticks and trades have lost their primary key."""
-    return [name for (name,) in conn.execute(_WITHOUT, [list(TABLES)]).fetchall()]
+    """Return which of ticks and trades have lost their primary key, and have no index in its place."""
+    without = [name for (name,) in conn.execute(_WITHOUT, [list(TABLES)]).fetchall()]
+    return [name for name in without if not (name == "ticks" and direct_compress.is_on(conn))]
 
 
 async def clean_up(
@@ -62,14 +66,17 @@ async def clean_up(
     """Remove rows that have the key of another, make the lost keys again, and ANALYZE.
 
     Of rows with one key the one that was stored first stays. A table without its key is locked for writers until
-    it has one (they wait, nothing is lost); one with its key cannot hold such rows and is only analyzed. Then the
-    candles and counts of the series that had any are rebuilt. One transaction a table: it may be stopped at any time.
+    it has one (they wait, nothing is lost); one with its key cannot hold such rows and is only analyzed. Ticks that
+    have a plain index in its place keep that. Then the candles and counts of the series that had any are rebuilt.
+    One transaction a table: it may be stopped at any time.
     """
     results = []
-    for table in await database.run(tables_without_key):
-        announce(f"{table}: removing duplicates, rebuilding the primary key")
+    direct = await database.run(direct_compress.is_on)
+    for table in [*(["ticks"] if direct else []), *await database.run(tables_without_key)]:
+        rebuild = not (direct and table == "ticks")
+        announce(f"{table}: removing duplicates{', rebuilding the primary key' * rebuild}")
         cleaned, touched = await database.run(
-            lambda conn, table=table: _clean(conn, database.engine, table)  # type: ignore[misc]
+            lambda conn, table=table, rebuild=rebuild: _clean(conn, database.engine, table, rebuild)  # type: ignore[misc]
         )
         for series in await database.run(list_series):
             if series.id in touched:
@@ -85,19 +92,24 @@ async def clean_up(
     return results
 
 
-def _clean(conn: psycopg.Connection[Any], engine: Engine, table: Table) -> tuple[Cleaned, set[int]]:
+def _clean(
+    conn: psycopg.Connection[Any], engine: Engine, table: Table, rebuild: bool
+) -> tuple[Cleaned, set[int]]:
     """Return what was done, and the ids of the series that lost rows."""
     conn.execute("set local statement_timeout = 0")
     whole = sql.Identifier(table)
     conn.execute(sql.SQL("lock table {} in share row exclusive mode").format(whole))
-    if engine == "timescaledb":  # rows in compressed chunks have no place of their own
-        conn.execute("select decompress_chunk(chunk, true) from show_chunks(%s::regclass) as chunk", [table])
-    cleaned = Cleaned(table, rebuilt=True, refreshed=[])
+    cleaned = Cleaned(table, rebuilt=rebuild, refreshed=[])
     touched: set[int] = set()
-    parts = [sql.Identifier(*names) for names in conn.execute(_PARTS, [table]).fetchall()]
-    for part in parts or [whole]:
+    parts = [sql.Identifier(*names) for names in conn.execute(_PARTS, [table]).fetchall()] or [whole]
+    if not rebuild:
+        parts = [part for part in parts if conn.execute(sql.SQL(_SOME).format(part=part)).fetchall()]
+    for part in parts:
+        if engine == "timescaledb" and part != whole:  # rows in compressed chunks have no place of their own
+            conn.execute("select decompress_chunk(%s::regclass, true)", [part.as_string(conn)])
         rows = conn.execute(sql.SQL(_DELETE).format(part=part)).fetchall()
         touched.update(series_id for series_id, _ in rows)
         cleaned.removed += sum(count for _, count in rows)
-    conn.execute(sql.SQL("alter table {} add primary key (series_id, time, seq)").format(whole))
+    if rebuild:
+        conn.execute(sql.SQL("alter table {} add primary key (series_id, time, seq)").format(whole))
     return cleaned, touched
