@@ -38,6 +38,9 @@ max_connections = 50
 shared_buffers = 256MB
 max_wal_size = 2GB
 checkpoint_timeout = 15min
+# without the log that replicas and pg_basebackup need, what is loaded into a new table is written once, not twice
+wal_level = minimal
+max_wal_senders = 0
 jit = off
 # parallel workers share memory in /dev/shm, which is small in containers; no query of ours gains by them
 max_parallel_workers_per_gather = 0
