@@ -30,6 +30,9 @@ from mdserver_dukascopy import codec
 
 DECODERS = harness.HERE / "decoders"
 SYMBOL, DECIMALS = "EURUSD", 5
+PASSES = 10
+"""How often a round decodes each file: a day of ticks takes 50 ms, too short to time."""
+
 MADE_UP_HOURS, MADE_UP_TICKS = 24, 5_000
 THREADS = 2
 
@@ -66,23 +69,26 @@ def make_up(folder: Path) -> None:
 
 
 def timed(
-    decode: Callable[[bytes], object], bodies: list[bytes], pool: ThreadPoolExecutor | None = None
+    decode: Callable[[bytes], TickColumns], bodies: list[bytes], pool: ThreadPoolExecutor | None = None
 ) -> Pass:
-    """Decode all bodies once; the sum shows afterwards that it was the same work."""
+    """Decode all bodies PASSES times over; the sum shows afterwards that it was the same work."""
+
+    def sums(body: bytes) -> tuple[int, int]:
+        ticks = decode(body)
+        return len(ticks.ask), int((ticks.ask * 10**DECIMALS).round().sum())
+
     time.sleep(SETTLE_S)
     start = time.perf_counter()
-    decoded = list((pool.map if pool else map)(decode, bodies))
+    done = list((pool.map if pool else map)(sums, bodies * PASSES))
     seconds = time.perf_counter() - start
-    columns = [ticks for ticks in decoded if isinstance(ticks, TickColumns)]
-    ask_sum = sum(int((ticks.ask * 10**DECIMALS).round().sum()) for ticks in columns)
-    return Pass(seconds, sum(len(ticks.ask) for ticks in columns), ask_sum)
+    return Pass(seconds, sum(count for count, _ in done), sum(ask_sum for _, ask_sum in done))
 
 
 @contextmanager
 def node_decoder(root: Path, paths: list[Path]) -> Iterator[Callable[[], Pass]]:
     """Run dukascopy-node over the same files; the callable makes one pass."""
     names = [str(path.relative_to(root)) for path in paths]
-    command = ["node", str(DECODERS / "decode.js"), SYMBOL.lower(), str(root), *names]
+    command = ["node", str(DECODERS / "decode.js"), SYMBOL.lower(), str(root), str(PASSES), *names]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -103,11 +109,11 @@ def install() -> None:
         subprocess.run(command, cwd=DECODERS, check=True)
 
 
-def decompressed(bodies: list[bytes]) -> Callable[[bytes], object]:
+def decompressed(bodies: list[bytes]) -> Callable[[bytes], TickColumns]:
     """Return our decoder with LZMA taken out: it looks the content up."""
     contents = {body: codec.decompress(body, "") for body in bodies}
 
-    def decode(body: bytes) -> object:
+    def decode(body: bytes) -> TickColumns:
         return codec.decode_content(contents[body], "", HOUR_US, DECIMALS)
 
     return decode
@@ -127,7 +133,7 @@ def measure(root: Path, paths: list[Path], rounds: int) -> dict[str, list[Pass]]
     without_lzma = decompressed(bodies)
     results: dict[str, list[Pass]] = {"node": [], "ours": [], "threads": [], "decode": []}
 
-    def ours(body: bytes) -> object:
+    def ours(body: bytes) -> TickColumns:
         return codec.decode_ticks(body, "", HOUR_US, DECIMALS)
 
     with node_decoder(root, paths) as node, ThreadPoolExecutor(THREADS) as pool:
@@ -164,10 +170,12 @@ def main() -> None:
         if not paths:
             raise SystemExit(f"{root}: no files like {SYMBOL}/2019/01/04/00h_ticks.bi5")
         results = measure(root, paths, options.rounds)
-    count = results["ours"][0].count
+    count = results["ours"][0].count // PASSES
     kind = "made up" if root == made_up else "recorded"
     print(f"{harness.machine()}; liblzma {lzma_version()}")
-    print(f"{len(paths)} {kind} hours, {count:,} ticks; {options.rounds} rounds\n")
+    print(
+        f"{len(paths)} {kind} hours, {count:,} ticks, each file {PASSES} times a round; {options.rounds} rounds\n"
+    )
     rates = {name: [done.count / done.seconds / 1e6 for done in passes] for name, passes in results.items()}
     labels = {
         "node": "dukascopy-node 1.46.4",

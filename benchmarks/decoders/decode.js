@@ -1,13 +1,13 @@
 'use strict';
-// Decodes files with dukascopy-node, once for each line on stdin; one line of JSON each on stdout.
-// Usage: node decode.js INSTRUMENT ROOT PATH...   (PATH as in the datafeed, below ROOT)
+// Decodes files with dukascopy-node, PASSES times over for each line on stdin; one line of JSON each on stdout.
+// Usage: node decode.js INSTRUMENT ROOT PASSES PATH...   (PATH as in the datafeed, below ROOT)
 
 const fs = require('fs');
 const path = require('path');
 const readline = require('readline');
 const { processData, URL_ROOT } = require('dukascopy-node');
 
-const [instrument, root, ...paths] = process.argv.slice(2);
+const [instrument, root, passes, ...paths] = process.argv.slice(2);
 const bufferObjects = paths.map((name) => ({
   url: `${URL_ROOT}/${name}`, // it reads the hour from the address
   buffer: fs.readFileSync(path.join(root, name)),
@@ -17,7 +17,7 @@ function pass() {
   const start = process.hrtime.bigint();
   let count = 0;
   let askSum = 0;
-  for (const bufferObject of bufferObjects) {
+  for (const bufferObject of Array(Number(passes)).fill(bufferObjects).flat()) {
     const rows = processData({
       instrument,
       requestedTimeframe: 'tick',
