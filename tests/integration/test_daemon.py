@@ -29,9 +29,9 @@ async def stored_ticks(daemon: Daemon, symbol: str = "EURUSD") -> dict[int, dict
         for tick in answer["ticks"]:
             assert tick["seq"] not in out
             out[tick["seq"]] = tick
-        if not answer.get("next"):
+        if answer["next_cursor"] is None:
             return out
-        query["cursor"] = answer["next"]
+        query["cursor"] = answer["next_cursor"]
 
 
 async def test_kill_9_loses_nothing_that_a_client_saw(folder: Path) -> None:
