@@ -23,6 +23,9 @@ three requests leave room for those, and for requests that a slow network pushes
 
 _REPLY_S = 10.0
 
+_LAG_S = 30.0
+"""How far a new connection may lag behind the one that it replaced: for so long it is checked for repeats."""
+
 
 class Link:
     """A connection's life: ``shadow`` first if it is to replace another, in charge, ``retiring``, ``ended``.
@@ -58,6 +61,8 @@ class Link:
         self._next_request_at = trio.current_time()
         self._held: list[tuple[int, Record]] | None = [] if shadow else None
         self._marks: dict[Feed, int] | None = None
+        self._delivered: dict[Feed, int] = {}
+        self._lag_ends = 0.0
         self._dismissed = False
 
     async def run(self) -> None:
@@ -95,9 +100,13 @@ class Link:
         return self._marks or {}
 
     def take_over(self, marks: dict[Feed, int]) -> None:
-        """Deliver what was held back beyond ``marks``, and from now on everything as it comes."""
+        """Deliver what was held back beyond ``marks``, and from now on what comes and is beyond them.
+
+        The connection before may have been the faster one, so what it delivered can still be on its way here.
+        """
         held, self._held = self._held or [], None
-        batch = [record for id_, record in held if id_ > marks.get(_feed(record), -1)]
+        self._delivered, self._lag_ends = dict(marks), trio.current_time() + _LAG_S
+        batch = [record for id_, record in held if self._is_due(id_, record)]
         if batch:
             self._host.publish(batch)
 
@@ -107,7 +116,9 @@ class Link:
             frames = await receive()
             received_us = time.time_ns() // 1000
             batch: list[Record] = []
-            special = self._held is not None or self._marks is not None
+            if self._delivered and trio.current_time() > self._lag_ends:
+                self._delivered = {}
+            changing = self._held is not None or self._marks is not None or bool(self._delivered)
             for frame in frames:
                 try:
                     event = decode(frame, received_us)
@@ -115,23 +126,29 @@ class Link:
                     host.discard(error)
                     continue
                 if isinstance(event, Tick | Trade):
-                    batch.append(event)
-                    if special:
-                        self._note(event)
+                    if not changing or self._is_due(self._decoder.venue_id, event):
+                        batch.append(event)
                 else:
                     self._handle(event)
             if self._dismissed:
                 return
-            if batch and self._held is None:
+            if batch:
                 host.publish(batch)
             else:
                 host.alive()
 
-    def _note(self, record: Record) -> None:
+    def _is_due(self, id_: int, record: Record) -> bool:
+        """Tell, around a change of connections, whether this one has to deliver a record now; keep account of it."""
         if self._held is not None:
-            self._held.append((self._decoder.venue_id, record))
-        elif self._marks is not None:
-            self._marks[_feed(record)] = self._decoder.venue_id
+            self._held.append((id_, record))
+            return False
+        feed = _feed(record)
+        if id_ <= self._delivered.get(feed, -1):
+            return False
+        self._delivered.pop(feed, None)
+        if self._marks is not None:
+            self._marks[feed] = id_
+        return True
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Reply):

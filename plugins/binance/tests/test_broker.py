@@ -185,6 +185,24 @@ async def test_announced_shutdown_loses_and_repeats_nothing(venue: FakeBinance, 
     assert old.client_close == (1000, "")
 
 
+async def test_a_replacement_that_lags_behind_repeats_nothing(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC])
+    await start(host)
+    await host.wait_confirmed([BTC])
+    old = venue.connections[0]
+    await venue.announce_shutdown()
+    await venue.wait_until(lambda: len(venue.connections) == 2 and bool(venue.connections[1].streams))
+    new = venue.connections[1]
+    for number in range(3):
+        await old.send_data("btcusdt@bookTicker", json.dumps(ticker(number)).encode())
+    await host.wait_until(lambda: len(host.records) == 3)
+    await venue.wait_until(lambda: old in venue.past)
+    for number in range(5):  # only now does the new connection get what the old one delivered, and then more
+        await new.send_data("btcusdt@bookTicker", json.dumps(ticker(number)).encode())
+    await host.wait_until(lambda: bids(host)[-1] == 4.5)
+    assert bids(host) == [n + 0.5 for n in range(5)]
+
+
 async def test_shutdown_without_lead_time(venue: FakeBinance, start: Start) -> None:
     host = FakeHost([BTC])
     await start(host)
