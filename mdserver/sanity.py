@@ -2,7 +2,7 @@
 
 A price must be finite, above zero and below :data:`MAX_PRICE`. A jump by more than :data:`MAX_JUMP` against the
 last accepted price of the topic is a wrong scale or a corrupt message, unless the venue insists: the same level
-:data:`CONFIRMATIONS` times in a row is believed, so that a redenominated symbol is not cut off for ever.
+(within the same factor) :data:`CONFIRMATIONS` times in a row is believed, so that a redenominated symbol is not cut off for ever.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ MAX_AHEAD_US = 24 * 3600 * 1_000_000
 class RecordCheck:
     """The check of one topic's records."""
 
-    __slots__ = ("_high", "_low", "_strange")
+    __slots__ = ("_high", "_low", "_strange", "_strange_level")
 
     def __init__(self) -> None:
         self._low = 0.0
         self._high = MAX_PRICE
         self._strange = 0
+        self._strange_level = 0.0
 
     def fault(self, record: Record, now_us: int) -> str | None:
         """Return why a record cannot be true, as a metric's label, or None."""
@@ -55,9 +56,11 @@ class RecordCheck:
     def _judge(self, price: float) -> str:
         if not 0.0 < price < MAX_PRICE:  # also true of NaN
             return "price"
-        self._strange += 1
+        same_level = self._strange_level / MAX_JUMP < price < self._strange_level * MAX_JUMP
+        self._strange = self._strange + 1 if same_level else 1
+        self._strange_level = price
         if self._strange >= CONFIRMATIONS:
-            self._low, self._high, self._strange = 0.0, MAX_PRICE, 0
+            self._low, self._high, self._strange = price / MAX_JUMP, price * MAX_JUMP, 0
         return "jump"
 
 

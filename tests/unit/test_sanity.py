@@ -49,6 +49,14 @@ def test_a_wrong_scale_is_a_jump_until_the_venue_insists(scale: float) -> None:
     assert check.fault(Trade("A", NOW + 99, 1.1 * scale, 1.0), NOW) is None
 
 
+def test_prices_without_a_common_level_confirm_nothing() -> None:
+    check = RecordCheck()
+    assert check.fault(Trade("A", NOW, 1.1, 1.0), NOW) is None
+    for n, price in enumerate([900.0, 0.001, 5e6, 77_777.0, 1e9, 3e11] * CONFIRMATIONS):
+        assert check.fault(Trade("A", NOW + n, price, 1.0), NOW) == "jump"
+    assert check.fault(Trade("A", NOW + 99, 1.1, 1.0), NOW) is None
+
+
 def test_one_stray_price_does_not_move_the_level() -> None:
     check = RecordCheck()
     for n in range(20):
