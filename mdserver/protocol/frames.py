@@ -14,6 +14,7 @@ class CloseCode:
     """The close codes that this server sends (RFC 6455, section 7.4.1, and the IANA registry)."""
 
     POLICY = 1008
+    TOO_BIG = 1009
     INTERNAL = 1011
     RESTART = 1012
     TRY_LATER = 1013

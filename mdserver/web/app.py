@@ -8,12 +8,12 @@ from ..config import ServerConfig
 from ..router import Router
 from ..supervisor import Supervisor
 from .clients import Clients
+from .connection import StreamingQuartTrio
 from .endpoint import stream_endpoint
 from .http import http_routes
 from .pending import PendingFeeds
 from .services import Services
 from .session import Session
-from .sink import StreamingQuartTrio
 
 __all__ = ["make_app"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import h11
@@ -15,6 +16,7 @@ from .. import __version__
 from ..protocol import answers
 from ..protocol.frames import CloseCode
 from .clients import Clients
+from .connection import on_message_too_long
 from .session import Session
 from .sink import CLOSE_GRACE_S, BaseSink, open_sink
 
@@ -45,15 +47,17 @@ def stream_endpoint(
             if session is not None:
                 session.overflow()
 
+        own = cast("LocalProxy[Websocket]", websocket)._get_current_object()  # noqa: SLF001 - werkzeug's way to it
         async with trio.open_nursery() as nursery:
             sink = open_sink(
-                cast("LocalProxy[Websocket]", websocket)._get_current_object(),  # noqa: SLF001 - werkzeug's way to it
+                own,
                 nursery,
                 bound_bytes=buffer_bytes,
                 metrics=clients.metrics,
                 on_overflow=overflow,
             )
             session = make_session(sink)
+            on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
             try:
                 await _serve(session, clients)
             finally:
@@ -73,17 +77,20 @@ async def _serve(session: Session, clients: Clients) -> None:
         nursery.start_soon(_read, session)
         await session.closing.wait()
         nursery.cancel_scope.cancel()
-    # with the client gone the handler is cancelled instead, and nothing of this runs
+    # With the client gone the handler is cancelled instead, and nothing of this runs: its answer to the close ends
+    # the wait. A socket closed over bytes that still come in would be reset, and the close frame lost with it.
     with trio.move_on_after(CLOSE_GRACE_S):
         await websocket.close(session.close_code or CloseCode.INTERNAL, session.close_reason)
         await session.sink.drained()
+        while True:
+            await websocket.receive()
 
 
 async def _read(session: Session) -> None:
     while True:
         raw = await websocket.receive()
         try:
-            session.handle(raw)
+            session.handle(b"" if raw is None else raw)  # Quart's form of an empty binary message
         except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
             _log.exception("client request failed", request=repr(raw)[:200])
             session.complain(500, "internal error")

@@ -20,18 +20,16 @@ from typing import Any
 import trio
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.protocol.ws_stream import WSStream
 from quart import Websocket
-from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIWebsocketConnection
 
 from ..metrics import Metrics
 from ..model import Published
 from ..protocol.frames import ping_frame, text_payloads
 from .backlog import Backlog
+from .connection import stream_of
 from .server import GuardedTCPServer
 
-__all__ = ["AsgiSink", "BaseSink", "DirectSink", "StreamingQuartTrio", "open_sink"]
+__all__ = ["AsgiSink", "BaseSink", "DirectSink", "open_sink"]
 
 HIGH_WATER_BYTES = 64 * 1024
 """Above it the server's own answers to this client wait, so that a client cannot pile them up."""
@@ -40,31 +38,7 @@ STALL_S = 30.0
 CLOSE_GRACE_S = 2.0
 """A closing client gets this long to take what it is owed."""
 
-_EXTENSION = "mdserver.ws_stream"
 _CLOSE = 0x88
-
-
-class _StreamConnection(TrioASGIWebsocketConnection):
-    """Shows the handler the server's stream object, and refuses permessage-deflate.
-
-    Compression costs 1.4 to 1.8 times the CPU and 100 kB per client, and bytes could not be shared between clients;
-    Hypercorn has no switch for it.
-    """
-
-    async def __call__(self, receive: Any, send: Any) -> None:
-        stream = getattr(send, "__self__", None)
-        if isinstance(stream, WSStream):
-            stream.handshake.extensions = None
-            extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            extensions[_EXTENSION] = stream
-            self.scope["extensions"] = extensions
-        await super().__call__(receive, send)
-
-
-class StreamingQuartTrio(QuartTrio):
-    """Quart-Trio whose WebSocket handlers can take the write side over."""
-
-    asgi_websocket_class = _StreamConnection
 
 
 class BaseSink:
@@ -320,8 +294,7 @@ def open_sink(
         metrics: Counts conflated ticks.
         on_overflow: Called from within a write.
     """
-    stream = (websocket.scope.get("extensions") or {}).get(_EXTENSION)
-    protocol = getattr(getattr(stream, "send", None), "__self__", None)
+    protocol = getattr(getattr(stream_of(websocket), "send", None), "__self__", None)
     tcp = getattr(getattr(protocol, "send", None), "__self__", None)
     common = (nursery.start_soon, bound_bytes, metrics, on_overflow)
     if (

@@ -23,9 +23,9 @@ from mdserver.router import Router
 from mdserver.supervisor import SupervisedBroker, Supervisor
 from mdserver.web.app import make_app
 from mdserver.web.clients import Clients
+from mdserver.web.connection import StreamingQuartTrio
 from mdserver.web.server import open_listeners, serve_app
 from mdserver.web.services import BrokerInfo, Services
-from mdserver.web.sink import StreamingQuartTrio
 
 
 class ScriptedBroker:

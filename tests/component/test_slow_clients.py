@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from contextlib import asynccontextmanager, closing
 
 import pytest
 import trio
+from trio_websocket import ConnectionClosed
 from wsproto.frame_protocol import Opcode
 
 from mdserver.model import Tick, Trade
@@ -207,6 +209,47 @@ async def test_garbage_after_the_upgrade_ends_that_connection_only() -> None:
                 await bad.frames_until_end()
             await settle(server, 1)
         assert (await other.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_a_message_without_end_takes_no_memory_and_ends_the_connection() -> None:
+    async with open_stream_server() as server, open_raw(server.port) as bad:
+        await settle(server, 1)
+        (session,) = server.clients.sessions
+        stream = session.sink._tcp.protocol.protocol.stream
+        await bad.stream.send_all(b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"\0\0\0\0")
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(5):
+            for _ in range(100):
+                await bad.stream.send_all(b"x" * 65536)
+                held = stream.buffer.value
+                assert held is None or len(held.getvalue()) <= 65536
+        frames = await bad.frames_until_end()
+        assert frames[-1][1][:2] == (1009).to_bytes(2, "big")
+        await settle(server, 0)
+
+
+async def test_the_bound_on_a_message_counts_bytes() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.send("€" * 30_000)
+            while True:
+                await client.connection.get_message()
+        assert closed.value.reason.code == 1009
+
+
+async def test_a_client_closed_over_its_queued_requests_leaves_no_socket_behind() -> None:
+    async with open_stream_server() as server:
+        await trio.sleep(0.05)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            async with open_raw(server.port) as rude:
+                for _ in range(20):
+                    await rude.send_text("?" * 10)
+                await rude.stream.send_all(b"\x81\x81\0\0\0\0?" * 200)
+                frames = await rude.frames_until_end()
+                assert frames[-1][1][:2] == (1008).to_bytes(2, "big")
+        with trio.fail_after(5):
+            while len(os.listdir("/proc/self/fd")) > before:
+                await trio.sleep(0.05)
 
 
 async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:

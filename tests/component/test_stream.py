@@ -171,6 +171,7 @@ DEEP = '{"action":' + "[" * 20_000 + "]" * 20_000 + "}"
     [
         ("nonsense", 400, "not JSON"),
         (b"\x00\x01", 400, "binary"),
+        (b"", 400, "binary"),
         ("[1,2]", 400, "expected a JSON object, got a list"),
         (DEEP, 400, "nested too deeply"),
         ("{}", 400, "action: expected one of subscribe"),
