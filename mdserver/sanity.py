@@ -2,7 +2,8 @@
 
 A price must be finite, above zero and below :data:`MAX_PRICE`. A jump by more than :data:`MAX_JUMP` against the
 last accepted price of the topic is a wrong scale or a corrupt message, unless the venue insists: the same level
-(within the same factor) :data:`CONFIRMATIONS` times in a row is believed, so that a redenominated symbol is not cut off for ever.
+(within the same factor) :data:`CONFIRMATIONS` times in a row is believed, so that a redenominated symbol is not cut off
+for ever.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Three faults that one client can use against the server, each pinned by a test:
 * Hypercorn stores a message before it measures it, in characters, and goes on storing after it refused it;
 * when the handler of a connection ends while requests are queued, nobody takes them, so the reader waits for ever: it
   never sees the peer leave, and the socket stays;
-* permessage-deflate costs 1.4 to 1.8 times the CPU and 100 kB per client, and bytes could not be shared between clients;
-  Hypercorn has no switch for it.
+* permessage-deflate costs 1.4 to 1.8 times the CPU and 100 kB per client, and bytes could not be shared between
+  clients; Hypercorn has no switch for it.
 """
 
 from __future__ import annotations
