@@ -7,19 +7,28 @@ last holder lets go, so that one client leaving never cuts another.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import trio
 
 from .model import Feed, Instrument
 
-__all__ = ["BrokerDemand", "FeedStatus", "Watcher"]
+__all__ = ["BrokerDemand", "FeedChange", "FeedStatus", "Watcher"]
 
 FeedStatus: TypeAlias = Literal["pending", "active", "refused"]
 
-Watcher: TypeAlias = Callable[[Feed, FeedStatus, str], None]
-"""Called with a feed, what it became, and the reason of a refusal."""
+
+class FeedChange(NamedTuple):
+    """What became of a feed, and the reason of a refusal; ``unwanted``: its last holder let go."""
+
+    feed: Feed
+    status: Literal["active", "refused", "unwanted"]
+    reason: str = ""
+
+
+Watcher: TypeAlias = Callable[[Sequence[FeedChange]], None]
+"""Called with all that changed at once."""
 
 
 class BrokerDemand:
@@ -50,30 +59,43 @@ class BrokerDemand:
 
     def confirm(self, feeds: Iterable[Feed]) -> None:
         """Note that the venue accepted these feeds."""
-        for feed in feeds:
-            if self._status.get(feed, "active") != "active":
-                self._set(feed, "active")
+        self._settle([FeedChange(f, "active") for f in feeds if self._status.get(f, "active") != "active"])
 
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
         """Note that the venue will not serve these feeds: they are no longer wanted."""
-        for feed in feeds:
-            if feed in self._holders:
-                self._reasons[feed] = reason
-                self._set(feed, "refused", reason)
+        self._settle([FeedChange(f, "refused", reason) for f in feeds if f in self._holders])
 
-    def set_instruments(self, table: Iterable[Instrument]) -> None:
-        """Take the venue's complete list; held feeds of unknown symbols are refused."""
-        self._symbols = frozenset(i.symbol for i in table)
-        unknown = [f for f in self._holders if f.symbol not in self._symbols]
-        for feed in unknown:
-            self.refuse([feed], f"the venue has no symbol {feed.symbol}")
+    def set_instruments(self, table: Iterable[Instrument]) -> dict[Feed, str]:
+        """Take the venue's complete list; return the held feeds that are refused as their symbols are not in it.
+
+        What was refused and is newly listed is asked for once more.
+        """
+        before, self._symbols = self._symbols, frozenset(i.symbol for i in table)
+        gone = {
+            f: f"the venue has no symbol {f.symbol}"
+            for f, status in self._status.items()
+            if status != "refused" and f.symbol not in self._symbols
+        }
+        if before is not None:
+            listed = self._symbols - before
+            for feed in [f for f in self._reasons if f.symbol in listed]:
+                self._status[feed] = "pending"
+                del self._reasons[feed]
+            self._touch()
+        self._settle([FeedChange(feed, "refused", reason) for feed, reason in gone.items()])
+        return gone
 
     def begin_session(self) -> None:
-        """Forget what the venue said in the last session; what it refused is asked for once more."""
+        """Ask for everything once more, also for what the venue refused in the last session."""
         self._reasons.clear()
-        for feed in self._holders:
-            self._status[feed] = "pending"
+        self._status = dict.fromkeys(self._holders, "pending")
         self._touch()
+
+    def end_session(self) -> None:
+        """Note that nothing is served any more: what was active waits for the next session's answer."""
+        for feed, status in self._status.items():
+            if status == "active":
+                self._status[feed] = "pending"
 
     # -- the clients' side ---------------------------------------------------------------------------
 
@@ -82,6 +104,7 @@ class BrokerDemand:
         self._holders[feed] += 1
         if self._holders[feed] == 1 or self._status[feed] == "refused":
             self._status[feed] = "pending"
+            self._reasons.pop(feed, None)
             self._touch()
         return self._status[feed]
 
@@ -92,6 +115,11 @@ class BrokerDemand:
             del self._holders[feed], self._status[feed]
             self._reasons.pop(feed, None)
             self._touch()
+            self._tell([FeedChange(feed, "unwanted")])
+
+    def status(self, feed: Feed) -> FeedStatus:
+        """Return what the venue has said so far to a held feed."""
+        return self._status[feed]
 
     def has(self, symbol: str) -> bool | None:
         """Tell whether the venue has a symbol; None where it gave no list."""
@@ -106,18 +134,24 @@ class BrokerDemand:
         return sum(status == "active" for status in self._status.values())
 
     def watch(self, watcher: Watcher) -> None:
-        """Call ``watcher`` at each change of a feed's status until :meth:`unwatch`."""
+        """Call ``watcher`` at each change of feeds' status; it may hold and release feeds."""
         self._watchers[watcher] = None
 
-    def unwatch(self, watcher: Watcher) -> None:
-        """End :meth:`watch`."""
-        self._watchers.pop(watcher, None)
+    def _settle(self, changes: Sequence[FeedChange]) -> None:
+        for feed, status, reason in changes:
+            if status == "refused":
+                self._status[feed] = "refused"
+                self._reasons[feed] = reason
+            else:
+                self._status[feed] = "active"
+                self._reasons.pop(feed, None)
+        if changes:
+            self._touch()
+            self._tell(changes)
 
-    def _set(self, feed: Feed, status: FeedStatus, reason: str = "") -> None:
-        self._status[feed] = status
-        self._touch()
+    def _tell(self, changes: Sequence[FeedChange]) -> None:
         for watcher in tuple(self._watchers):
-            watcher(feed, status, reason)
+            watcher(changes)
 
     def _touch(self) -> None:
         self._wanted = None

@@ -102,8 +102,7 @@ class Host:
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.refuse`."""
         feeds = tuple(feeds)
-        self._metrics.refused_feeds.labels(self.name).inc(len(feeds))
-        self.log.warning("feeds refused", feeds=[f"{f.symbol} {f.type}" for f in feeds], reason=reason)
+        self._note_refused(dict.fromkeys(feeds, reason))
         self.demand.refuse(feeds, reason)
 
     def alive(self) -> None:
@@ -123,7 +122,15 @@ class Host:
 
     def instruments(self, table: Iterable[Instrument]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.instruments`."""
-        self.demand.set_instruments(table)
+        self._note_refused(self.demand.set_instruments(table))
+
+    def _note_refused(self, reasons: Mapping[Feed, str]) -> None:
+        by_reason: dict[str, list[str]] = {}
+        for feed, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(f"{feed.symbol} {feed.type}")
+        self._metrics.refused_feeds.labels(self.name).inc(len(reasons))
+        for reason, feeds in by_reason.items():
+            self.log.warning("feeds refused", feeds=feeds, reason=reason)
 
     def _open_line(self, record: Record) -> _Line:
         ticks = type(record) is Tick

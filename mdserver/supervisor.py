@@ -136,6 +136,7 @@ class SupervisedBroker:
             self.host.log.exception("broker crashed", exc_info=group)
             self._crashes += 1
             outcome, error = "crashed", _first(group)
+        self.demand.end_session()
         if live_since is not None:
             self.host.session_over("disconnected")
         if live_since is not None and trio.current_time() - live_since >= STABLE_S:

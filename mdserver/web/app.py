@@ -10,8 +10,8 @@ from ..supervisor import Supervisor
 from .clients import Clients
 from .connection import StreamingQuartTrio
 from .endpoint import stream_endpoint
+from .holders import FeedHolders
 from .http import http_routes
-from .pending import PendingFeeds
 from .services import Services
 from .session import Session
 
@@ -29,7 +29,7 @@ def make_app(
         Session,
         brokers=brokers,
         router=router,
-        pending=PendingFeeds(brokers.values()),
+        holders=FeedHolders(brokers.values()),
         metrics=services.metrics,
         max_symbols=config.max_symbols,
     )

@@ -35,7 +35,7 @@ class _BoundedBuffer(WebsocketBuffer):
         self._bytes = 0
         self._refused = False
 
-    def extend(self, event: Message) -> None:
+    def extend(self, event: Message[Any]) -> None:
         """Store a part; raises FrameTooLargeError, upon which Hypercorn sends the close frame (once)."""
         if not self._refused:
             self._bytes += len(event.data.encode() if isinstance(event.data, str) else event.data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import time
 
+import attrs
 import trio
 
+from ..demand import FeedChange
 from ..metrics import Metrics
 from ..model import Feed, RecordType, Topic
 from ..protocol import answers
@@ -24,12 +26,24 @@ from ..protocol.requests import (
 )
 from ..router import Router
 from ..supervisor import SupervisedBroker
-from .pending import PendingFeeds
+from .holders import FeedHolders
 from .sink import BaseSink
 
 __all__ = ["Session"]
 
 MAX_BAD_IN_A_ROW = 20
+
+
+@attrs.define(eq=False)
+class _Hold:
+    """A topic that the client holds.
+
+    ``waiting``: the requests that get another answer once the broker has settled it; ``others``: the brokers to try
+    if this one refuses.
+    """
+
+    others: list[SupervisedBroker] = attrs.Factory(list)
+    waiting: list[RequestId] = attrs.Factory(list)
 
 
 class Session:
@@ -44,7 +58,7 @@ class Session:
         *,
         brokers: Mapping[str, SupervisedBroker],
         router: Router,
-        pending: PendingFeeds,
+        holders: FeedHolders,
         metrics: Metrics,
         max_symbols: int,
     ) -> None:
@@ -56,10 +70,10 @@ class Session:
         self.pinged_s: float | None = None
         self._brokers = brokers
         self._router = router
-        self._pending = pending
+        self._holders = holders
         self._metrics = metrics
         self._max_symbols = max_symbols
-        self._topics: dict[Topic, None] = {}
+        self._topics: dict[Topic, _Hold] = {}
         self._bad_in_a_row = 0
         self._handlers: dict[type, Callable[..., None]] = {
             Subscribe: self._subscribe,
@@ -102,9 +116,8 @@ class Session:
     def release_all(self) -> None:
         """Let go of everything the client held."""
         self._router.set_topics(self.sink, ())
-        for topic in self._topics:
+        for topic in tuple(self._topics):
             self._let_go(topic)
-        self._topics.clear()
 
     def listens_to(self, broker: str) -> bool:
         """Tell whether the client has a subscription with a broker."""
@@ -129,40 +142,55 @@ class Session:
         candidates = list(self._candidates(feed, request.broker))
         if not candidates:
             return self._no_broker(feed, request.broker)
-        for broker in candidates:
-            topic = Topic(broker.name, *feed)
-            if topic in self._topics:
-                waits = self._pending.waits(topic, self)
-                return Outcome(broker.name, symbol, kind, "pending" if waits else "active")
-        return self._hold_first(request.id, feed, candidates)
+        held = [broker for broker in candidates if Topic(broker.name, *feed) in self._topics]
+        return self._hold(request.id, feed, held or candidates)
 
-    def _hold_first(self, request_id: RequestId, feed: Feed, candidates: list[SupervisedBroker]) -> Outcome:
+    def _hold(self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker]) -> Outcome:
+        """Hold a feed of the first candidate; the others are for the case that it refuses."""
         broker, *others = candidates
         topic = Topic(broker.name, *feed)
-        self._topics[topic] = None
-        if broker.demand.hold(feed) == "active":
+        hold = self._topics.get(topic)
+        if hold is None:
+            broker.demand.hold(feed)
+            hold = self._topics[topic] = _Hold(others)
+            self._holders.add(topic, self)
+        if broker.demand.status(feed) == "active":
             return Outcome(broker.name, *feed, "active")
-        self._pending.add(topic, self, lambda reason: self._settled(request_id, topic, others, reason))
+        if request_id not in hold.waiting:
+            hold.waiting.append(request_id)
         return Outcome(broker.name, *feed, "pending")
 
-    def _settled(
-        self, request_id: RequestId, topic: Topic, others: list[SupervisedBroker], refusal: str | None
-    ) -> None:
-        """The broker answered for a pending topic: tell the client, or try the next broker."""
-        feed = Feed(topic.symbol, topic.type)
-        if refusal is None:
-            outcome = Outcome(topic.broker, *feed, "active")
-        else:
-            del self._topics[topic]
-            self._brokers[topic.broker].demand.release(feed)
-            if others:
-                outcome = self._hold_first(request_id, feed, others)
+    def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
+        """Tell the client what a venue said to its feeds; one answer for each request that waited for it."""
+        answers_: dict[RequestId, list[Outcome]] = {}
+        for feed, status, reason in changes:
+            topic = Topic(broker, *feed)
+            hold = self._topics[topic]
+            if status == "refused":
+                for request_id, outcome in self._refused(topic, hold, reason):
+                    answers_.setdefault(request_id, []).append(outcome)
             else:
-                outcome = Outcome(topic.broker, *feed, "error", 408, refusal)
-                self._metrics.client_errors.labels("408").inc()
+                waiting, hold.waiting, hold.others = hold.waiting, [], []
+                for request_id in waiting:
+                    answers_.setdefault(request_id, []).append(Outcome(*topic, "active"))
+        if any(change.status == "refused" for change in changes):
             self._update_router()
-        if outcome.status != "pending":
-            self._ack(request_id, "subscribe", [outcome])
+        for request_id, outcomes in answers_.items():
+            self._ack(request_id, "subscribe", outcomes)
+
+    def _refused(self, topic: Topic, hold: _Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
+        """Let go of a refused feed; where the next broker may have it, hold that one in its place."""
+        self._let_go(topic)
+        feed = Feed(topic.symbol, topic.type)
+        others = [broker for broker in hold.others if self._may_have(broker, feed)]
+        for request_id in hold.waiting or [None]:  # one that was active before is told without an id
+            if others:
+                outcome = self._hold(request_id, feed, others)
+            else:
+                self._metrics.client_errors.labels("408").inc()
+                outcome = Outcome(*topic, "error", 408, reason)
+            if outcome.status != "pending":
+                yield request_id, outcome
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         self._check_broker(request.broker)
@@ -174,10 +202,8 @@ class Session:
             and (request.broker is None or topic.broker == request.broker)
         ]
         for topic in gone:
-            del self._topics[topic]
-        self._update_router()
-        for topic in gone:
             self._let_go(topic)
+        self._update_router()
         results = [Outcome(*topic, "removed") for topic in gone]
         found = {topic.symbol for topic in gone}
         missing = [symbol for symbol in request.symbols if symbol not in found]
@@ -202,13 +228,16 @@ class Session:
     def _candidates(self, feed: Feed, name: str | None) -> Iterator[SupervisedBroker]:
         """Yield the brokers that may have a feed, in config order."""
         for broker in self._brokers.values():
-            if (
-                name in (None, broker.name)
-                and feed.type in broker.plugin.types
-                and broker.state != "failed"
-                and broker.demand.has(feed.symbol) is not False
-            ):
+            if name in (None, broker.name) and self._may_have(broker, feed):
                 yield broker
+
+    @staticmethod
+    def _may_have(broker: SupervisedBroker, feed: Feed) -> bool:
+        return (
+            feed.type in broker.plugin.types
+            and broker.state != "failed"
+            and broker.demand.has(feed.symbol) is not False
+        )
 
     def _no_broker(self, feed: Feed, name: str | None) -> Outcome:
         self._metrics.client_errors.labels("408").inc()
@@ -233,7 +262,8 @@ class Session:
         return {topic.symbol for topic in self._topics}
 
     def _let_go(self, topic: Topic) -> None:
-        self._pending.discard(topic, self)
+        del self._topics[topic]
+        self._holders.discard(topic, self)
         self._brokers[topic.broker].demand.release(Feed(topic.symbol, topic.type))
 
     def _update_router(self) -> None:

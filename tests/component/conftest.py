@@ -36,19 +36,27 @@ class ScriptedBroker:
         self.refuses: dict[str, str] = {}
         self.silent: set[str] = set()
         self.running = trio.Event()
+        self.end = trio.Event()
 
     async def run(self, host: BrokerHost, *, task_status: trio.TaskStatus[None]) -> None:
         self.host = host
         task_status.started()
         self.running.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer, host)
+            await self.end.wait()
+            self.end = trio.Event()
+            nursery.cancel_scope.cancel()
+
+    async def _answer(self, host: BrokerHost) -> None:
         known: frozenset[Feed] = frozenset()
         while True:
             wanted = await host.demand.wait_changed(known)
-            for feed in wanted - known:
+            new = sorted(wanted - known)
+            for feed in new:
                 if feed.symbol in self.refuses:
                     host.refuse([feed], self.refuses[feed.symbol])
-                elif feed.symbol not in self.silent:
-                    host.confirm([feed])
+            host.confirm([f for f in new if f.symbol not in self.silent and f.symbol not in self.refuses])
             known = host.demand.current()
 
     def publish(self, *batch: Record) -> None:

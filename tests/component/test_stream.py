@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
-from mdserver.model import Tick, Trade
+from mdserver.model import Feed, Tick, Trade
 
 from .conftest import open_client, open_stream_server
 
@@ -125,6 +125,107 @@ async def test_the_next_broker_is_tried_in_config_order() -> None:
         assert (await client.get())["broker"] == "second"
 
 
+async def test_a_thousand_symbols_are_answered_in_a_few_messages() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        symbols = [f"SYM{n:03}" for n in range(1000)]
+        first = await client.subscribe(*symbols, id=1)
+        assert {result["status"] for result in first["results"]} == {"pending"}
+        server.brokers["one"].publish(tick("SYM999"))
+        settled: list[str] = []
+        acks = 0
+        while (message := await client.get())["type"] == "ack":
+            settled += [result["symbol"] for result in message["results"] if result["status"] == "active"]
+            acks += 1
+            if len(settled) == 1000:
+                break
+        assert sorted(settled) == symbols
+        assert acks <= 10
+
+
+async def test_a_feed_that_is_refused_after_it_was_active_is_told() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        await client.subscribe("EURUSD", "GBPUSD", id=1)
+        assert [result["status"] for result in (await client.get())["results"]] == ["active", "active"]
+        server.brokers["one"].host.refuse([Feed("EURUSD", "tick")], "delisted")
+        told = await client.get()
+        assert "id" not in told
+        assert told["results"] == [
+            {
+                "broker": "one",
+                "symbol": "EURUSD",
+                "type": "tick",
+                "status": "error",
+                "code": 408,
+                "message": "delisted",
+            }
+        ]
+        assert [s["symbol"] for s in told["subscriptions"]] == ["GBPUSD"]
+        again = await client.subscribe("EURUSD", id=2)  # asked for once more
+        assert again["results"][0]["status"] == "pending"
+        assert (await client.get())["results"][0]["status"] == "active"
+
+
+async def test_each_request_that_waits_is_answered() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        server.brokers["one"].silent.add("EURUSD")
+        for number in (1, 2):
+            ack = await client.subscribe("EURUSD", id=number)
+            assert (ack["id"], ack["results"][0]["status"]) == (number, "pending")
+        server.brokers["one"].host.confirm([Feed("EURUSD", "tick")])
+        answers = [await client.get(), await client.get()]
+        assert [(a["id"], a["results"][0]["status"]) for a in answers] == [(1, "active"), (2, "active")]
+
+
+async def test_falling_back_to_a_broker_held_already_holds_it_once() -> None:
+    async with open_stream_server(["first", "second"]) as server:
+        async with open_client(server.url) as client:
+            server.brokers["first"].silent.add("X")
+            await client.subscribe("X", id=1)
+            await client.subscribe("X", broker="second", id=2)
+            assert (await client.get())["results"][0]["status"] == "active"
+            server.brokers["first"].host.refuse([Feed("X", "tick")], "not here")
+            told = await client.get()
+            assert (told["id"], told["results"][0]["broker"], told["results"][0]["status"]) == (
+                1,
+                "second",
+                "active",
+            )
+            assert len(told["subscriptions"]) == 1
+        with trio.fail_after(3):
+            while server.clients.sessions:
+                await trio.sleep(0.01)
+        assert server.supervisor.brokers["second"].demand.current() == frozenset()
+
+
+async def test_a_broker_that_failed_meanwhile_is_not_waited_for() -> None:
+    async with open_stream_server(["first", "second"]) as server, open_client(server.url) as client:
+        server.brokers["first"].silent.add("X")
+        await client.subscribe("X", id=1)
+        server.supervisor.brokers["second"].state = "failed"
+        server.brokers["first"].host.refuse([Feed("X", "tick")], "not here")
+        told = await client.get()
+        assert (told["id"], told["results"][0]["status"], told["results"][0]["message"]) == (
+            1,
+            "error",
+            "not here",
+        )
+        assert told["subscriptions"] == []
+
+
+async def test_nothing_is_active_while_its_broker_is_away() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        await client.subscribe("EURUSD")
+        await client.get()
+        server.brokers["one"].end.set()
+        assert (await client.get())["state"] == "backoff"
+        async with open_client(server.url) as other:
+            assert (await other.subscribe("EURUSD", id=1))["results"][0]["status"] == "pending"
+            with trio.fail_after(10):
+                while (told := await other.get())["type"] != "ack":
+                    pass
+            assert (told["id"], told["results"][0]["status"]) == (1, "active")
+
+
 async def test_one_client_leaving_never_cuts_another() -> None:
     async with open_stream_server() as server, open_client(server.url) as stays:
         await stays.subscribe("EURUSD")
@@ -144,8 +245,7 @@ async def test_one_client_leaving_never_cuts_another() -> None:
 async def test_unsubscribe_selects_by_symbol_type_and_broker() -> None:
     async with open_stream_server(["a", "b"]) as server, open_client(server.url) as client:
         await client.subscribe("X", "Y", types=["tick", "trade"], broker="a")
-        for _ in range(4):
-            await client.get()
+        await client.get()
         ack = await client.ask({"action": "unsubscribe", "symbols": ["X"], "types": ["tick"]})
         assert ack["results"] == [{"broker": "a", "symbol": "X", "type": "tick", "status": "removed"}]
         assert len(ack["subscriptions"]) == 3
@@ -200,7 +300,6 @@ async def test_bad_requests_get_their_code_and_nothing_stops(
 async def test_too_many_symbols_change_nothing() -> None:
     async with open_stream_server(max_symbols=3) as server, open_client(server.url) as client:
         await client.subscribe("A", "B")
-        await client.get()
         await client.get()
         error = await client.ask({"action": "subscribe", "symbols": ["C", "D"], "id": 7})
         assert (error["code"], error["id"]) == (405, 7)

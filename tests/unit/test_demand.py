@@ -8,7 +8,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdserver.demand import BrokerDemand
+from mdserver.demand import BrokerDemand, FeedChange
 from mdserver.model import Feed, Instrument
 
 A, B = Feed("A", "tick"), Feed("B", "trade")
@@ -37,13 +37,57 @@ def test_wanted_are_exactly_the_held(steps: list[tuple[bool, Feed]]) -> None:
 def test_a_refused_feed_is_wanted_no_more_until_asked_for_again() -> None:
     demand = BrokerDemand([A])
     seen = []
-    demand.watch(lambda *event: seen.append(event))
+    demand.watch(seen.extend)
     demand.refuse([A], "no such thing")
     assert demand.current() == frozenset()
     assert demand.refused() == {A: "no such thing"}
     assert seen == [(A, "refused", "no such thing")]
     assert demand.hold(A) == "pending"
     assert demand.current() == {A}
+
+
+def test_what_is_asked_for_again_has_no_reason_left() -> None:
+    demand = BrokerDemand([A, B])
+    demand.refuse([A, B], "no such thing")
+    demand.hold(A)
+    demand.confirm([B])
+    assert not demand.refused()
+
+
+def test_what_changes_at_once_is_told_at_once() -> None:
+    demand = BrokerDemand([A, B])
+    told: list[list[FeedChange]] = []
+    demand.watch(lambda changes: told.append(list(changes)))
+    demand.confirm([A, B])
+    demand.confirm([A, B])  # nothing new
+    demand.refuse([A, B], "gone")
+    assert told == [
+        [FeedChange(A, "active"), FeedChange(B, "active")],
+        [FeedChange(A, "refused", "gone"), FeedChange(B, "refused", "gone")],
+    ]
+
+
+def test_what_was_active_waits_when_its_session_ends() -> None:
+    demand = BrokerDemand([A, B])
+    demand.confirm([A])
+    demand.refuse([B], "not now")
+    demand.end_session()
+    assert demand.status(A) == "pending"
+    assert demand.status(B) == "refused"
+    assert demand.hold(A) == "pending"
+
+
+def test_a_symbol_that_is_listed_again_is_asked_for_again() -> None:
+    demand = BrokerDemand([A, B])
+    a, b = (Instrument(symbol, symbol) for symbol in "AB")
+    demand.confirm([A, B])
+    assert demand.set_instruments([b]) == {A: "the venue has no symbol A"}
+    assert demand.current() == {B}
+    demand.refuse([B], "for another reason")
+    assert demand.set_instruments([a, b]) == {}
+    assert demand.current() == {A}
+    assert demand.status(A) == "pending"
+    assert demand.refused() == {B: "for another reason"}
 
 
 def test_a_new_session_asks_for_everything_once_more() -> None:
