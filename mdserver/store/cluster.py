@@ -122,7 +122,9 @@ class Place:
 
         ``again`` is the folder of a server that ended, to be used once more.
         """
-        folder = again or self.folder / "run"
+        folder = self.folder / "run" if again is None else again
+        if not self.is_own_socket_folder(folder):
+            raise ValueError(f"{folder} was not made by us")
         if _fits(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
@@ -133,8 +135,12 @@ class Place:
 
     def remove_socket_folder(self, folder: Path) -> None:
         """Remove a folder that :meth:`make_socket_folder` made, also one of an earlier process."""
-        if folder.parent == self.folder or folder.name.startswith(_SOCKET_PREFIX):
+        if self.is_own_socket_folder(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def is_own_socket_folder(self, folder: Path) -> bool:
+        """Say whether :meth:`make_socket_folder` made a folder: no other may be emptied."""
+        return folder.parent == self.folder or folder.name.startswith(_SOCKET_PREFIX)
 
     def _short_folder(self) -> Path:
         for base in dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp"))):  # noqa: S108 - a private folder in it
@@ -214,13 +220,25 @@ def is_postmaster(place: Place, pid: int) -> bool:
         proc = Path("/proc") / str(pid)
         try:
             # the server works in its data folder; a zombie's link cannot be read
-            program = (proc / "cmdline").read_bytes().split(b"\0")[0]
-            return (proc / "cwd").readlink() == place.cluster and b"postgres" in program
+            command = (proc / "cmdline").read_bytes().split(b"\0")
+            if not _is_postgres(command[0]):
+                return False
+            try:
+                return (proc / "cwd").readlink() == place.cluster
+            except (
+                PermissionError
+            ):  # another account's, and we are a root without CAP_SYS_PTRACE, as in a container
+                return os.fsencode(place.cluster) in command[1:]
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return False
     command = ["/bin/ps", "-p", str(pid), "-o", "stat=,command="]
     text = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
     return "postgres" in text and str(place.cluster) in text and not text.startswith("Z")
+
+
+def _is_postgres(program: bytes) -> bool:
+    """Say whether argv[0] is that of a server or of one of its processes, which show what they do there."""
+    return program.startswith(b"postgres:") or os.path.basename(program) == b"postgres"  # noqa: PTH119 - bytes
 
 
 def end_orphans(place: Place) -> list[int]:

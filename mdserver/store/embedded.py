@@ -191,6 +191,12 @@ async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> Postmaster 
     found = read_pid_file(place)
     if found is None or not is_postmaster(place, found.pid):
         return None
+    if not place.is_own_socket_folder(found.socket_folder):
+        # Started by hand, for a dump perhaps: not ours to stop, and its socket may lie among others'.
+        raise DataFolderInUse(
+            f"a PostgreSQL that was not started by mdserver runs on {place.cluster} (process {found.pid}, socket in "
+            f"{found.socket_folder}): stop it first, with pg_ctl stop"
+        )
     server = Postmaster(place, found.pid, found.socket_folder)
     log.info("found a PostgreSQL that an earlier run left behind", pid=found.pid, status=found.status)
     with trio.move_on_after(START_S):

@@ -1,11 +1,13 @@
 """Hypercorn's trio TCP server, made safe for a daemon, and the loop that serves it.
 
-Hypercorn 0.18 has two faults that one client can use against all others, both pinned by tests:
+Hypercorn 0.18 has faults that one client can use against all others, each pinned by a test:
 
 * an exception while one connection is parsed leaves the connection's task and ends the whole server (one
   byte that is no WebSocket frame after an upgrade is enough; Hypercorn issue 225);
 * ``send_all`` runs inside a shield without a deadline, so a peer that stops reading can be neither timed out
-  nor cancelled, not even at shutdown.
+  nor cancelled, not even at shutdown;
+* with Quart-Trio it never closes an HTTP connection, neither after ``Connection: close`` nor an idle one: the end of a
+  request cancels the task that should see to that, at its first checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ __all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
 MAX_FRAME_BYTES = 64 * 1024
 """A longer client message is refused with close 1009."""
 SEND_TIMEOUT_S = 10.0
-"""A peer that takes nothing of one response for this long is cut off."""
+"""A peer that takes less than :data:`SLICE_BYTES` of a response in this time is cut off."""
+SLICE_BYTES = 64 * 1024
 BACKLOG = 4096
 
 _log = structlog.get_logger("mdserver.web")
@@ -66,20 +69,40 @@ class GuardedTCPServer(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Send within a bound; past it the connection is reset."""
         if not isinstance(event, RawData):
-            await super().protocol_send(event)
+            with trio.move_on_after(SEND_TIMEOUT_S, shield=True):
+                await super().protocol_send(event)
             return
         async with self.send_lock:
+            if await self._send_all(memoryview(event.data)):
+                return
+        await self.protocol.handle(Closed())
+
+    async def _send_all(self, data: memoryview) -> bool:
+        """Send slice by slice, each within the bound; False if the peer is gone or does not read."""
+        for start in range(0, len(data), SLICE_BYTES):
+            if start:
+                await self._stop_if_cancelled()
             with trio.move_on_after(SEND_TIMEOUT_S, shield=True) as scope:
                 try:
-                    await self.stream.send_all(event.data)
-                    return
+                    await self.stream.send_all(data[start : start + SLICE_BYTES])
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    pass  # the peer is gone: said to the protocol below
-        if scope.cancelled_caught:
-            self._count_drop()
-            _log.info("connection reset: the peer does not read", peer=self._peer(), seconds=SEND_TIMEOUT_S)
+                    return False  # the peer is gone: said to the protocol by the caller
+            if scope.cancelled_caught:
+                self._count_drop()
+                _log.info(
+                    "connection reset: the peer does not read", peer=self._peer(), seconds=SEND_TIMEOUT_S
+                )
+                self.abort()
+                return False
+        return True
+
+    async def _stop_if_cancelled(self) -> None:
+        """Leave the rest of a response away where the server stops; what was sent must not pass for all of it."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
             self.abort()
-        await self.protocol.handle(Closed())
+            raise
 
     def abort(self) -> None:
         """Reset the connection at once, without waiting for unsent bytes."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypercorn.config import Config as HypercornConfig
 from trio_websocket import ConnectionClosed
 from wsproto.frame_protocol import Opcode
 
@@ -269,6 +270,50 @@ async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.Monkey
             with trio.fail_after(5):
                 while server.value("connections_dropped_total") == 0:
                     await trio.sleep(0.02)
+
+
+async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.5)
+    async with open_stream_server() as server:
+        body = b"x" * 8_000_000
+
+        @server.app.get("/big")
+        async def big() -> bytes:
+            return body
+
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with closing(sock):
+            await sock.connect(("127.0.0.1", server.port))
+            await sock.send(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            started, got = trio.current_time(), 0
+            while data := await sock.recv(1 << 20):
+                got += len(data)
+                await trio.sleep(0.002)
+        assert got > len(body)
+        assert trio.current_time() - started > 1.0  # longer than one bound
+        assert server.value("connections_dropped_total") == 0
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /health/live HTTP/1.0\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n",  # kept alive, and then idle for too long
+    ],
+)
+async def test_http_connections_are_closed(request_: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HypercornConfig, "keep_alive_timeout", 0.3)
+    async with open_stream_server() as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            await stream.send_all(request_)
+            answer = b""
+            with trio.fail_after(3):
+                while data := await stream.receive_some():
+                    answer += data
+        assert b" 200 " in answer.split(b"\r\n")[0]
 
 
 async def test_shutdown_is_not_held_up_by_a_stalled_reader() -> None:

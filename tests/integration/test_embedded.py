@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import psutil
 import psycopg
 import pytest
@@ -28,7 +29,7 @@ from mdserver.store.account import Account
 from mdserver.store.binaries import choose_binaries
 from mdserver.store.cluster import is_postmaster, prepare_place, read_pid_file
 from mdserver.store.database import open_database
-from mdserver.store.embedded import open_embedded
+from mdserver.store.embedded import attach_embedded, open_embedded
 
 LOG = structlog.get_logger()
 CHILD = Path(__file__).with_name("embedded_child.py")
@@ -237,6 +238,58 @@ async def test_an_adopted_server_is_stopped_at_the_end(reachable_path: Path, sta
     assert "adopted it" in [line["event"] for line in logs]
     await trio.to_thread.run_sync(wait_gone, first["pid"])
     assert not is_postmaster(prepare_place(reachable_path), first["pid"])
+
+
+async def test_a_server_started_by_hand_is_left_alone_and_so_is_its_socket_folder(
+    reachable_path: Path,
+) -> None:
+    async with open_embedded(reachable_path, log=LOG):
+        place = prepare_place(reachable_path)
+        found = read_pid_file(place)
+        assert found is not None
+        program = psutil.Process(found.pid).exe()
+    foreign = reachable_path / "sockets"
+    foreign.mkdir()
+    foreign.chmod(0o777)
+    (foreign / "somebody's").write_text("file")
+    by_hand = subprocess.Popen(  # noqa: ASYNC220 - starting it is all
+        [program, "-D", place.cluster, "-k", foreign, "-c", "listen_addresses="], **place.account.spawn
+    )
+    try:
+        with trio.fail_after(20):
+            while (found := read_pid_file(place)) is None or found.status != "ready":
+                await trio.sleep(0.05)
+        with pytest.raises(DataFolderInUse, match="was not started by mdserver"):
+            async with open_embedded(reachable_path, log=LOG):
+                pass
+        async with attach_embedded(reachable_path, log=LOG) as url:  # a command can use it
+            assert query(url, "select 1") == (1,)
+        assert by_hand.poll() is None
+        assert (foreign / "somebody's").exists()
+    finally:
+        by_hand.terminate()
+        await trio.to_thread.run_sync(by_hand.wait)
+    with pytest.raises(ValueError, match="not made by us"):
+        place.make_socket_folder(foreign)
+
+
+async def test_processes_are_recognised_where_their_folder_cannot_be_read(
+    reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root without CAP_SYS_PTRACE, which is what a container gives."""
+
+    def refuse(path: Path) -> Path:
+        raise PermissionError(path)
+
+    async with open_embedded(reachable_path, log=LOG):
+        place = prepare_place(reachable_path)
+        found = read_pid_file(place)
+        assert found is not None
+        monkeypatch.setattr(Path, "readlink", refuse)
+        assert is_postmaster(place, found.pid)
+        assert not is_postmaster(place, os.getpid())
+        assert not is_postmaster(attrs.evolve(place, folder=Path("/elsewhere")), found.pid)
+        monkeypatch.undo()
 
 
 async def test_a_left_server_that_cannot_be_reached_is_replaced(
