@@ -7,13 +7,13 @@ from time import time
 
 import structlog
 
-from .demand import BrokerDemand
+from .demand import BrokerDemand, FeedChange
 from .errors import BadMessage
 from .metrics import Metrics
-from .model import US_PER_S, Feed, Gap, Instrument, Published, Record, Tick, Topic
-from .sanity import RecordCheck
+from .model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Tick, Topic
+from .sanity import RecordCheck, is_text
 
-__all__ = ["Announce", "Emit", "Host"]
+__all__ = ["Announce", "Emit", "Host", "clean_text"]
 
 Emit = Callable[[list[Published]], None]
 """Takes an accepted batch: appends it to the journal, then fans it out."""
@@ -32,12 +32,17 @@ class _Line:
 
     __slots__ = ("broken_off", "check", "last_us", "seq", "topic")
 
-    def __init__(self, topic: Topic, seq: int) -> None:
+    def __init__(self, topic: Topic, last: LastRecord | None) -> None:
         self.topic = topic
-        self.seq = seq
         self.check = RecordCheck()
-        self.last_us = 0
+        self.seq, self.last_us = last or (0, 0)
         self.broken_off: str | None = None
+        self.break_off("restart")
+
+    def break_off(self, cause: str) -> None:
+        """Note that records may be missing behind the last one, if there was one."""
+        if self.last_us and self.broken_off is None:
+            self.broken_off = cause
 
 
 class Host:
@@ -50,7 +55,7 @@ class Host:
         *,
         emit: Emit,
         announce: Announce,
-        last_seqs: Mapping[Topic, int],
+        last_records: Mapping[Topic, LastRecord],
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
@@ -60,12 +65,13 @@ class Host:
         self.last_event_s: float | None = None
         self._emit = emit
         self._announce = announce
-        self._last_seqs = last_seqs
+        self._last_records = last_records
         self._ticks: dict[str, _Line] = {}
         self._trades: dict[str, _Line] = {}
         self._metrics = metrics
         self._published = metrics.published.labels(name)
         self._quiet: dict[str, _Quiet] = {}
+        demand.watch(self._feeds_changed)
 
     def publish(self, batch: Sequence[Record]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.publish`."""
@@ -75,6 +81,9 @@ class Host:
         for record in batch:
             line = (self._ticks if type(record) is Tick else self._trades).get(record.symbol)
             if line is None:
+                if not is_text(record.symbol):
+                    self._reject(record, "type")
+                    continue
                 line = self._open_line(record)
             fault = line.check.fault(record, now_us)
             if fault is None:
@@ -93,7 +102,14 @@ class Host:
     def session_over(self, cause: str) -> None:
         """Note that records may be missing from here on, in every topic that had any."""
         for line in (*self._ticks.values(), *self._trades.values()):
-            line.broken_off = cause
+            line.break_off(cause)
+
+    def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
+        """A feed that is not wanted or not served any more: nothing of it comes until it is once more."""
+        for feed, status, _ in changes:
+            line = (self._ticks if feed.type == "tick" else self._trades).get(feed.symbol)
+            if line is not None and status != "active":
+                line.break_off("unsubscribed" if status == "unwanted" else "refused")
 
     def confirm(self, feeds: Iterable[Feed]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.confirm`."""
@@ -101,7 +117,7 @@ class Host:
 
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.refuse`."""
-        feeds = tuple(feeds)
+        feeds, reason = tuple(feeds), clean_text(reason)
         self._note_refused(dict.fromkeys(feeds, reason))
         self.demand.refuse(feeds, reason)
 
@@ -113,12 +129,12 @@ class Host:
         """See :meth:`mdserver.plugin.BrokerHost.discard`."""
         self.last_event_s = time()
         self._metrics.discarded.labels(self.name).inc()
-        self._log_rarely("message discarded", error=str(error))
+        self._log_rarely("message discarded", error=clean_text(str(error)))
 
     def ignored(self, what: str) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.ignored`."""
         self.last_event_s = time()
-        self._metrics.ignored.labels(self.name, what[:40]).inc()
+        self._metrics.ignored.labels(self.name, clean_text(what[:40])).inc()
 
     def instruments(self, table: Iterable[Instrument]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.instruments`."""
@@ -135,7 +151,7 @@ class Host:
     def _open_line(self, record: Record) -> _Line:
         ticks = type(record) is Tick
         topic = Topic(self.name, record.symbol, "tick" if ticks else "trade")
-        line = _Line(topic, self._last_seqs.get(topic, 0))
+        line = _Line(topic, self._last_records.get(topic))
         (self._ticks if ticks else self._trades)[record.symbol] = line
         return line
 
@@ -159,6 +175,11 @@ class Host:
             return
         self.log.warning(event, **about, not_logged=quiet.count)
         quiet.since, quiet.count = now, 0
+
+
+def clean_text(text: str) -> str:
+    """Return a text that a plugin gave with what cannot be written (lone surrogates) replaced by question marks."""
+    return text.encode(errors="replace").decode()
 
 
 class _Quiet:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import inf
 from pathlib import Path
 from shutil import copyfile
@@ -35,7 +35,7 @@ import trio
 from .errors import JournalCorrupt, JournalFull
 from .journal_format import FrameEncoder, decode, frames, next_frame
 from .journal_segment import Segment, delete_segments, load_segments
-from .model import Published, Topic
+from .model import LastRecord, Published, Topic
 
 __all__ = ["Journal", "Position", "open_journal"]
 
@@ -71,6 +71,7 @@ class Journal:
         self._woken = trio.Event()
         self._wake_at: float = inf
         self._folder_dirty = True
+        self._overfull = False
         self._segments = load_segments(folder, log)
         self._bytes = sum(segment.end for segment in self._segments)
         self._committed = Position(self._segments[0].number, 0)
@@ -89,9 +90,9 @@ class Journal:
             if self._bytes + size > self.max_bytes:
                 raise JournalFull(f"the journal {self.folder} holds {self._bytes} of {self.max_bytes} bytes")
             segment = self._segments[-1]
+            if segment.end >= self._segment_bytes:
+                segment = self._turn_over()
             try:
-                if segment.end >= self._segment_bytes:
-                    segment = self._new_segment()
                 segment.write(frame)
             except OSError as error:
                 if error.errno in NO_SPACE:
@@ -171,51 +172,54 @@ class Journal:
             self._committed = position
             active = self._segments[-1]
             if position.segment == active.number and active.end >= self._turnover_bytes:
-                try:
-                    self._new_segment()
-                except OSError as error:  # only tidiness is lost; append tells when it cannot go on
-                    self._log.warning("no new journal segment", error=str(error))
+                self._turn_over()
             done = [segment for segment in self._segments[:-1] if _is_behind(segment, position)]
             self._segments = tuple(segment for segment in self._segments if segment not in done)
             self._bytes -= sum(segment.end for segment in done)
         delete_segments(done)
 
-    def last_seqs(self) -> dict[Topic, int]:
-        """Return the highest ``seq`` of each topic that is pending, in one pass over the backlog. Blocking.
+    def last_records(self) -> dict[Topic, LastRecord]:
+        """Return the last record of each topic that is pending, in one pass over the backlog. Blocking.
 
         The numbering of a restarted server goes on from these where they are above the store's own.
         """
-        newest: dict[Topic, int] = {}
+        newest: dict[Topic, LastRecord] = {}
         position = self._committed
         while True:
             records, position = self._read_from(position, 20_000)
             if not records:
                 return newest
             for published in records:
-                if published.seq > newest.get(published.topic, 0):
-                    newest[published.topic] = published.seq
+                topic = published.topic
+                if topic not in newest or published.seq > newest[topic].seq:
+                    newest[topic] = LastRecord(published.seq, published.record.time_us)
 
     def sync(self) -> None:
         """Force what was appended onto the disk. Blocking; raises :class:`OSError` if the disk cannot."""
-        with self._lock:
-            dirty = [segment for segment in self._segments if segment.dirty]
-            fds = [os.dup(segment.fd) for segment in dirty]  # a commit may close the originals meanwhile
-            if self._folder_dirty:
-                fds.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
-            self._folder_dirty = False
-            for segment in dirty:
-                segment.dirty = False
-        try:
-            for fd in fds:
-                os.fsync(fd)
-        except OSError:
-            self._folder_dirty = True
-            for segment in dirty:
-                segment.dirty = True
-            raise
-        finally:
-            for fd in fds:
-                os.close(fd)
+        with ExitStack() as stack:
+            fds: list[int] = []
+
+            def keep(fd: int) -> None:
+                fds.append(fd)
+                stack.callback(os.close, fd)
+
+            with self._lock:
+                dirty = [segment for segment in self._segments if segment.dirty]
+                for segment in dirty:
+                    keep(os.dup(segment.fd))  # a commit may close the originals meanwhile
+                if self._folder_dirty:
+                    keep(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+                self._folder_dirty = False
+                for segment in dirty:
+                    segment.dirty = False
+            try:
+                for fd in fds:
+                    os.fsync(fd)
+            except OSError:
+                self._folder_dirty = True
+                for segment in dirty:
+                    segment.dirty = True
+                raise
 
     def close(self) -> None:
         """Sync and close; nothing is left on disk if everything is stored."""
@@ -230,8 +234,16 @@ class Journal:
 
     # -- inside
 
-    def _new_segment(self) -> Segment:
-        segment = Segment(self.folder, self._segments[-1].number + 1, create=True)
+    def _turn_over(self) -> Segment:
+        """Begin another segment and return it; where none can be made, the one there is: only tidiness is lost."""
+        try:
+            segment = Segment(self.folder, self._segments[-1].number + 1, create=True)
+        except OSError as error:
+            if not self._overfull:
+                self._log.warning("no new journal segment: the last one grows", error=str(error))
+            self._overfull = True
+            return self._segments[-1]
+        self._overfull = False
         self._segments = (*self._segments, segment)
         self._folder_dirty = True
         return segment

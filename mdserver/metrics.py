@@ -25,7 +25,12 @@ class Metrics:
 
         # brokers
         self.published = counter("records_published", "Records accepted from a broker", "broker")
-        self.rejected = counter("records_rejected", "Records skipped: impossible price", "broker", "reason")
+        self.rejected = counter(
+            "records_rejected",
+            "Records skipped: fields of the wrong type, impossible prices",
+            "broker",
+            "reason",
+        )
         self.discarded = counter("messages_discarded", "Venue messages that could not be decoded", "broker")
         self.ignored = counter("messages_ignored", "Venue messages of a kind not used", "broker", "kind")
         self.sessions = counter("broker_sessions", "Sessions ended, by outcome", "broker", "outcome")

@@ -23,6 +23,7 @@ __all__ = [
     "Feed",
     "Gap",
     "Instrument",
+    "LastRecord",
     "Published",
     "Record",
     "RecordType",
@@ -131,6 +132,13 @@ class Published(Struct, frozen=True, gc=False, array_like=True):
     topic: Topic
     seq: int
     record: Record
+
+
+class LastRecord(NamedTuple):
+    """Where a topic stands: the number of its newest record, and the newest time of its records."""
+
+    seq: int
+    time_us: int
 
 
 class Gap(Struct, frozen=True):

@@ -206,7 +206,15 @@ class Router:
 
     def _deliver_many(self, batch: Sequence[Published]) -> int:
         """Deliver records that came together: join what each client is owed, and write it once."""
-        touched = self._touch(batch)
+        touched: list[_Group] = []
+        try:
+            self._touch(batch, touched)
+            return self._deliver_owed(touched)
+        finally:
+            for group in touched:
+                group.first = group.more = None
+
+    def _deliver_owed(self, touched: Sequence[_Group]) -> int:
         sinks: list[Sink] = []
         frames: list[bytes] = []
         delivered = 0
@@ -228,13 +236,10 @@ class Router:
             for sink, joined, count in zip(sinks, frames, sent, strict=True):
                 if count != len(joined):
                     _hand_over(sink, self._group_of[sink].owed(), joined, count)
-        for group in touched:
-            group.first = group.more = None
         return delivered
 
-    def _touch(self, batch: Sequence[Published]) -> list[_Group]:
-        """Note for each group what it is owed; return the groups that are owed something."""
-        touched: list[_Group] = []
+    def _touch(self, batch: Sequence[Published], touched: list[_Group]) -> None:
+        """Note for each group what it is owed, and add to ``touched`` the groups that are owed something."""
         for published in batch:
             audience = self._audiences.get(published.topic)
             if audience is None:
@@ -248,7 +253,6 @@ class Router:
                     group.more = [entry]
                 else:
                     group.more.append(entry)
-        return touched
 
 
 def _write_each(sinks: Sequence[Sink], frames: Iterable[bytes]) -> list[int]:

@@ -25,7 +25,7 @@ from .host import Emit, Host
 from .journal import Journal, open_journal
 from .lock import lock_data_folder
 from .metrics import Metrics
-from .model import Feed, Published, Topic
+from .model import Feed, LastRecord, Published, Topic
 from .plugin import BrokerPlugin
 from .router import Router
 from .store import Store
@@ -55,7 +55,7 @@ class _Storage:
     database: Database
     store: Store
     journal: Journal
-    last_seqs: Mapping[Topic, int]
+    last_records: Mapping[Topic, LastRecord]
 
 
 @asynccontextmanager
@@ -76,10 +76,10 @@ async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
         )
         store = Store(database)
         with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:
-            last_seqs = await store.last_seqs()
-            for topic, seq in (await trio.to_thread.run_sync(journal.last_seqs)).items():
-                last_seqs[topic] = max(seq, last_seqs.get(topic, 0))
-            yield _Storage(database, store, journal, last_seqs)
+            last_records = await store.last_records()
+            for topic, last in (await trio.to_thread.run_sync(journal.last_records)).items():
+                last_records[topic] = max(last, last_records.get(topic, last))
+            yield _Storage(database, store, journal, last_records)
 
 
 async def _keep_partitions(database: Database, settings: DatabaseConfig) -> None:
@@ -230,13 +230,13 @@ class _Server:
 
     def _make_supervisor(self, storage: _Storage | None) -> Supervisor:
         emit: Emit = self.router.publish if storage is None else _Journalled(storage.journal, self)
-        last_seqs = {} if storage is None else storage.last_seqs
+        last_records = {} if storage is None else storage.last_records
         return Supervisor(
-            self._make_broker(entry, emit, last_seqs) for entry in self.config.brokers if entry.enabled
+            self._make_broker(entry, emit, last_records) for entry in self.config.brokers if entry.enabled
         )
 
     def _make_broker(
-        self, entry: BrokerEntry, emit: Emit, last_seqs: Mapping[Topic, int]
+        self, entry: BrokerEntry, emit: Emit, last_records: Mapping[Topic, LastRecord]
     ) -> SupervisedBroker:
         plugin = self.plugins[entry.plugin]
         types = entry.types or plugin.types
@@ -246,7 +246,7 @@ class _Server:
             demand,
             emit=emit,
             announce=self.router.announce,
-            last_seqs=last_seqs,
+            last_records=last_records,
             metrics=self.metrics,
             log=_log,
         )

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from .demand import BrokerDemand
 from .errors import ConfigError, Rejected, Unavailable
-from .host import Host
+from .host import Host, clean_text
 from .metrics import Metrics
 from .plugin import Broker, BrokerPlugin
 
@@ -169,7 +169,7 @@ class SupervisedBroker:
 
     def _note(self, outcome: str, error: BaseException, *, give_up: bool) -> float | None:
         """Count a session's end; return the pause before the next one, None to give up."""
-        self.last_error = str(error) or type(error).__name__
+        self.last_error = clean_text(str(error)) or type(error).__name__
         self._metrics.sessions.labels(self.name, outcome).inc()
         self.host.log.warning("broker session over", outcome=outcome, error=self.last_error)
         if give_up:

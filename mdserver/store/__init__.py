@@ -9,7 +9,7 @@ import psycopg
 
 from ..candles import QuotePrice
 from ..errors import StoreUnavailable
-from ..model import Published, Topic
+from ..model import LastRecord, Published, Topic
 from . import read, sides
 from .bulk import load_hours, open_series
 from .database import Database
@@ -48,9 +48,9 @@ class Store:
         """Return what is stored: a row per broker, symbol and record type; of one symbol if given."""
         return await self._run(lambda conn: list_series(conn, symbol))
 
-    async def last_seqs(self) -> dict[Topic, int]:
-        """Return the number of the newest stored record of each topic."""
-        return {one.topic: one.last_seq for one in await self.series()}
+    async def last_records(self) -> dict[Topic, LastRecord]:
+        """Return where each stored topic stands."""
+        return {one.topic: LastRecord(one.last_seq, one.latest_us or 0) for one in await self.series()}
 
     async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
         """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""

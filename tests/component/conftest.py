@@ -97,7 +97,7 @@ async def open_stream_server(
             demand,
             emit=router.publish,
             announce=router.announce,
-            last_seqs={},
+            last_records={},
             metrics=metrics,
             log=log,
         )

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from mdserver import journal as journal_module
 from mdserver.errors import JournalCorrupt, JournalFull
 from mdserver.journal import Journal, open_journal
 from mdserver.journal_format import HEADER_BYTES, MAGIC, frames
@@ -58,9 +59,45 @@ def test_reads_back_what_was_appended_also_after_a_restart(tmp_path: Path) -> No
         journal.append([*batch(1, 2), trade])
         assert journal.read(10)[0] == [*batch(1, 2), trade]
     with open_journal(tmp_path, max_bytes=MIB) as journal:
-        assert journal.last_seqs() == {TICKS: 2, TRADES: 9}
+        assert {t: last.seq for t, last in journal.last_records().items()} == {TICKS: 2, TRADES: 9}
+        assert journal.last_records()[TRADES].time_us == 5
         journal.append(batch(3))
         assert journal.read(10)[0] == [*batch(1, 2), trade, *batch(3)]
+
+
+def test_without_a_new_segment_the_last_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No free descriptors, say: the disk has room, so nothing is refused."""
+    with open_journal(tmp_path, max_bytes=MIB, segment_bytes=200) as journal:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(journal_module, "Segment", refuse)
+            for seq in range(1, 51):
+                journal.append(batch(seq))
+            assert only_file(tmp_path).stat().st_size > 1000
+            records, position = journal.read(1000)
+            journal.commit(position)
+        assert [published.seq for published in records] == list(range(1, 51))
+        journal.append(batch(51))
+        assert len(list(tmp_path.glob("*.journal"))) == 2
+        assert [published.seq for published in journal.read(1000)[0]] == [51]
+
+
+def test_a_sync_that_fails_keeps_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(batch(1))
+        before = len(list(Path("/proc/self/fd").iterdir()))
+
+        def refuse(*_: object, **__: object) -> int:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", refuse)
+            with pytest.raises(OSError, match="too many"):
+                journal.sync()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_reading_does_not_commit_and_stops_at_a_whole_batch(tmp_path: Path) -> None:

@@ -52,6 +52,18 @@ def record(topic: Topic, seq: int) -> Published:
     return Published(topic, seq, Tick(topic.symbol, 1, 1.0, 2.0))
 
 
+def test_a_record_that_cannot_be_encoded_costs_its_batch_and_no_other() -> None:
+    router, sink = Router(Metrics()), RecordingSink()
+    router.set_topics(sink, TOPICS[:2])
+    bad = record(Topic("mock", "\ud83d", "tick"), 1)
+    other = RecordingSink()
+    router.set_topics(other, [bad.topic])
+    with pytest.raises(UnicodeEncodeError):
+        router.publish([record(TOPICS[0], 1), bad])
+    router.publish([record(TOPICS[0], 2), record(TOPICS[0], 3)])
+    assert sink.seqs() == [("A", 2), ("A", 3)]
+
+
 def test_a_pass_is_one_write_per_client() -> None:
     router, sink = Router(Metrics()), RecordingSink()
     router.set_topics(sink, TOPICS[:2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +63,31 @@ def test_one_stray_price_does_not_move_the_level() -> None:
     for n in range(20):
         assert check.fault(Trade("A", NOW + n, 1.1, 1.0), NOW) is None
         assert check.fault(Trade("A", NOW + n, 1100.0, 1.0), NOW) == "jump"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Trade("A", NOW, 1.0, 1.0, "BUY"),
+        Trade("A", NOW, 1.0, 1.0, "buy", 17),
+        Trade("A", NOW, 1.0, 1.0, "buy", "\ud83d"),
+        Trade("A", float(NOW), 1.0, 1.0),
+        Trade("A", NOW, "1.0", 1.0),
+        Trade("A", NOW, 1.0, None),
+        Trade("A", NOW, True, 1.0),
+        Tick("A", NOW, np.float64(1.0), 2.0),
+        Tick("A", NOW, 1.0, None),
+        Tick("A", NOW, 1.0, 2.0, "5"),
+        Tick("A", NOW, 1.0, 2.0, 5.0, "5"),
+    ],
+)
+def test_fields_of_the_wrong_type(record: Tick | Trade) -> None:
+    assert RecordCheck().fault(record, NOW) == "type"
+
+
+def test_whole_numbers_and_any_text_pass() -> None:
+    assert RecordCheck().fault(Tick("A", NOW, 1, 2, 3, 4), NOW) is None
+    assert RecordCheck().fault(Trade("A", NOW, 1, 2, "sell", "ü-7"), NOW) is None
 
 
 @pytest.mark.parametrize("time_us", [0, -5, NOW + MAX_AHEAD_US + 1, 2**70])

@@ -32,7 +32,7 @@ def supervised(
         demand,
         emit=published.extend,
         announce=lambda gap: None,
-        last_seqs={},
+        last_records={},
         metrics=metrics,
         log=structlog.get_logger(),
     )
@@ -43,6 +43,18 @@ def supervised(
 async def run_for(seconds: float, *brokers: SupervisedBroker) -> None:
     with trio.move_on_after(seconds):
         await Supervisor(brokers).run()
+
+
+async def test_an_error_with_half_a_character_is_told_all_the_same(autojump_clock: object) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        raise Unavailable("venue says \ud83d")
+
+    broker = supervised(session)
+    told: list[str] = []
+    broker.listeners.append(lambda _broker, _state, message: told.append(message))
+    await run_for(3, broker)
+    assert broker.last_error == "venue says ?"
+    assert "".join(told).encode()
 
 
 async def test_a_session_that_ends_is_restarted_with_growing_pauses(autojump_clock: object) -> None:
