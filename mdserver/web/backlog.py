@@ -14,7 +14,11 @@ CHUNK_BYTES = 64 * 1024
 
 
 class Backlog:
-    """Bounded by the owner through :attr:`size`; conflated ticks are bounded by the client's topics."""
+    """Kept frames and conflated ticks, handed out in turns so that neither starves.
+
+    Bounded by the owner through :attr:`size`, the bytes of the kept frames; conflated ticks are bounded by the client's
+    topics.
+    """
 
     __slots__ = ("_conflated", "_frames", "_latest", "size")
 
@@ -25,15 +29,17 @@ class Backlog:
         self._conflated = 0
 
     def append(self, frames: bytes) -> None:
-        """Keep frames that must not be lost."""
-        self._frames.append(frames)
-        self.size += len(frames)
+        """Keep frames that must not be lost and say something about records: behind all those that wait."""
+        ticks = self._take_ticks()
+        if ticks:
+            self._keep(ticks)
+        self._keep(frames)
 
     def offer(self, published: Published, frame: bytes) -> None:
         """Keep a tick, or a newer one in its place; anything else in full."""
         topic = published.topic
         if topic.type != "tick":
-            self.append(frame)
+            self._keep(frame)
             return
         older = self._latest.get(topic)
         if older is None:
@@ -49,16 +55,21 @@ class Backlog:
         self.size = 0
 
     def take(self) -> bytes:
-        """Remove and return the next whole frames: the kept ones first, then all conflated ticks."""
-        if self._frames:
-            parts = []
-            room = CHUNK_BYTES
-            while self._frames and room > 0:
-                parts.append(self._frames.popleft())
-                room -= len(parts[-1])
-            data = b"".join(parts)
-            self.size -= len(data)
-            return data
+        """Remove and return the next whole frames: some of those kept, then all conflated ticks."""
+        parts = []
+        room = CHUNK_BYTES
+        while self._frames and room > 0:
+            parts.append(self._frames.popleft())
+            room -= len(parts[-1])
+        data = b"".join(parts)
+        self.size -= len(data)
+        return data + self._take_ticks()
+
+    def _keep(self, frames: bytes) -> None:
+        self._frames.append(frames)
+        self.size += len(frames)
+
+    def _take_ticks(self) -> bytes:
         latest, self._latest = self._latest, {}
         return b"".join(
             frame_record(published, skipped) if skipped else frame

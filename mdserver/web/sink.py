@@ -92,7 +92,8 @@ class BaseSink:
         """Keep a record for a client that is behind."""
         if not self.muted:
             self._backlog.offer(published, frame)
-            self._check_bound()
+            if published.topic.type != "tick":  # ticks take the place of older ones: they fill nothing
+                self._check_bound()
 
     def write_last(self, frames: bytes) -> None:
         """Send frames to a muted sink too, and nothing of anyone else after them."""

@@ -154,6 +154,19 @@ async def test_trades_are_never_conflated_past_the_bound_407_and_1013() -> None:
             await settle(server, 1)
 
 
+async def test_no_number_of_ticks_makes_a_slow_client() -> None:
+    async with open_stream_server(client_buffer_bytes=4096) as server, open_raw(server.port) as slow:
+        await slow.send_text('{"action":"subscribe","symbols":["A","B","C","D"]}')
+        await settle(server, 1)
+        await trio.sleep(0.1)
+        for n in range(20_000):
+            server.brokers["one"].publish(*[Tick(symbol, T0 + n, 1.1, 1.2) for symbol in "ABCD"])
+        frames = await slow.frames_until_end(1.0)
+        ticks = [m for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "tick"]
+        assert {m["symbol"]: m["seq"] for m in ticks} == dict.fromkeys("ABCD", 20_000)
+        assert server.value("client_errors_total", code="407") == 0
+
+
 async def test_a_reader_that_catches_up_gets_every_trade() -> None:
     async with open_stream_server() as server, open_raw(server.port) as slow:
         await slow.send_text('{"action":"subscribe","symbols":["BTCUSDT"],"types":["trade"]}')
