@@ -49,6 +49,7 @@ class Metrics:
         self.journal_bytes = gauge("journal_bytes", "Bytes of the journal on disk")
         self.journal_refused = counter("journal_refused", "Records not stored: journal at its bound")
         self.stored = counter("records_stored", "Records committed to the database", "type")
+        self.skipped = counter("records_stored_before", "Records not stored: the database had their numbers")
         self.store_retries = counter("store_retries", "Writes tried again", "cause")
         self.store_lag_s = gauge("store_lag_seconds", "Age of the oldest record not yet committed")
         self.flush_seconds = Histogram(

@@ -7,6 +7,7 @@ Stop brokers, close clients, flush what is journalled, close the database: each 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -45,6 +46,10 @@ SHUTDOWN_S = 10.0
 CLIENTS_CLOSE_S = 2.0
 WRITER_DRAIN_S = 2.5
 JOURNAL_WARN_S = 60.0
+NOT_STORING_S = 10.0
+"""A server that refused a record within this time is not ready."""
+SPARE_FILES = 512
+"""Descriptors besides those of the clients: journal, database, venues, HTTP."""
 PARTITIONS_EVERY_S = 3600.0
 
 _log = structlog.get_logger("mdserver")
@@ -114,6 +119,7 @@ async def serve(
         ConfigError: The address cannot be bound.
         StoreUnavailable: The database did not answer in time.
     """
+    _allow_open_files(config.server.max_clients)
     with lock_data_folder(config.data_dir):
         server = _Server(config, plugins)
         try:
@@ -127,6 +133,23 @@ async def serve(
         raise ExceptionGroup("core tasks failed", server.failures)
 
 
+def _allow_open_files(clients: int) -> None:
+    """Raise the soft limit of open files as far as the hard one allows, and say if it is too low for the clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = clients + SPARE_FILES
+    if soft == resource.RLIM_INFINITY:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if max(allowed, soft) < wanted:
+        _log.warning(
+            "the limit of open files is below server.max_clients: raise it (ulimit -Hn) or lower that",
+            open_files=max(allowed, soft),
+            max_clients=clients,
+        )
+
+
 class _Server:
     """What one run of the daemon shares between its parts."""
 
@@ -138,6 +161,7 @@ class _Server:
         self.stop = trio.Event()
         self.serving = False
         self.failures: list[Exception] = []
+        self.journalled: _Journalled | None = None
         self.last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
 
     async def watch_signals(self, everything: trio.CancelScope) -> None:
@@ -229,7 +253,9 @@ class _Server:
         )
 
     def _make_supervisor(self, storage: _Storage | None) -> Supervisor:
-        emit: Emit = self.router.publish if storage is None else _Journalled(storage.journal, self)
+        emit: Emit = self.router.publish
+        if storage is not None:
+            emit = self.journalled = _Journalled(storage.journal, self)
         last_records = {} if storage is None else storage.last_records
         return Supervisor(
             self._make_broker(entry, emit, last_records) for entry in self.config.brokers if entry.enabled
@@ -258,7 +284,9 @@ class _Server:
         def ready() -> Sequence[str]:
             if self.stop.is_set():
                 return ["the server is stopping"]
-            return [] if writer is None or writer.away is None else [f"the database is away: {writer.away}"]
+            whys = [] if writer is None or writer.away is None else [f"the database is away: {writer.away}"]
+            refusal = None if self.journalled is None else self.journalled.refusal()
+            return whys if refusal is None else [*whys, f"records are not stored: {refusal}"]
 
         return Services(
             store=None if storage is None else storage.store,
@@ -310,12 +338,19 @@ class _Journalled:
         self._route = server.router.publish
         self._refused = server.metrics.journal_refused
         self._said_s = 0.0
+        self._refused_s = 0.0
+        self._why = ""
+
+    def refusal(self) -> str | None:
+        """Return why records were not stored just now, or None."""
+        return self._why if time() - self._refused_s < NOT_STORING_S else None
 
     def __call__(self, batch: list[Published]) -> None:
         try:
             self._append(batch)
         except (JournalFull, OSError) as error:
             self._refused.inc(len(batch))
+            self._refused_s, self._why = time(), str(error)
             if time() - self._said_s > JOURNAL_WARN_S:
                 self._said_s = time()
                 _log.error("records are not stored", error=str(error))

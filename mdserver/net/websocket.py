@@ -112,6 +112,7 @@ class WebSocket:
         self._send_lock = trio.Lock()
         self._can_send = True
         self._close_sent = False
+        self._lost_with_messages: Unavailable | None = None
 
     async def _shake_hands(self, headers: Sequence[tuple[str, str]], retry_statuses: Collection[int]) -> None:
         parts = urlsplit(self.url)
@@ -141,6 +142,8 @@ class WebSocket:
         WebSocketClosed, after the messages that came before it were returned.
         """
         reader = self._frames
+        if self._lost_with_messages is not None:
+            raise self._lost_with_messages
         if reader.close is not None or reader.failure is not None:
             raise await self._ended()
         if self._early:
@@ -150,7 +153,12 @@ class WebSocket:
         seen = reader.controls
         messages = reader.feed(data)
         if reader.controls != seen or reader.failure is not None:
-            await self._answer_controls()
+            try:
+                await self._answer_controls()
+            except Unavailable as error:
+                if not messages:
+                    raise
+                self._lost_with_messages = error  # what came before is handed over first
             if not messages and (reader.close is not None or reader.failure is not None):
                 raise await self._ended()
         return messages

@@ -16,6 +16,7 @@ from .database import Database
 from .hours import FetchedHour, HourResult
 from .ledger import read_settled
 from .pages import Position, TickColumns, TradeColumns, read_ticks, read_trades
+from .partitions import forget_all_partitions
 from .read import CandleColumns
 from .series import SeriesInfo, list_series
 from .write import Written, write
@@ -43,6 +44,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._looked_for_partitions = False
 
     async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
         """Return what is stored: a row per broker, symbol and record type; of one symbol if given."""
@@ -95,10 +97,17 @@ class Store:
         cancellation the batch may or may not be stored: write it again.
         """
         try:
-            return await self._run(lambda conn: write(conn, batch))
+            written = await self._run(lambda conn: write(conn, batch))
         except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if _is_missing_partition(error) and not self._looked_for_partitions:
+                self._looked_for_partitions = True
+                forget_all_partitions()  # one is gone that was there: the next try makes it again
+                raise StoreUnavailable(f"a partition is gone: {error}".strip()) from error
             if len(batch) == 1:
                 return Written(rejected=[(batch[0], str(error))])
+        else:
+            self._looked_for_partitions = False
+            return written
         middle = len(batch) // 2
         first = await self.write(batch[:middle])
         second = await self.write(batch[middle:])
@@ -132,3 +141,8 @@ class Store:
             raise  # the data's fault
         except psycopg.Error as error:  # a lost right, a read-only standby, a missing table: the operator's
             raise StoreUnavailable(f"the database refuses: {error}".strip()) from error
+
+
+def _is_missing_partition(error: psycopg.Error) -> bool:
+    """PostgreSQL reports a row without a partition as a violated check, but names no constraint."""
+    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None

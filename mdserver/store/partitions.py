@@ -18,6 +18,7 @@ __all__ = [
     "create_partitions",
     "ensure_ahead",
     "ensure_partitions",
+    "forget_all_partitions",
     "forget_partitions",
     "partition_name",
 ]
@@ -98,6 +99,11 @@ def forget_partitions(conn: psycopg.Connection[Any], names: Iterable[str]) -> No
     database = _identity(conn)
     for name in names:
         _known.discard((database, name))
+
+
+def forget_all_partitions() -> None:
+    """Look again for every partition when next it is needed: one turned out to be gone."""
+    _known.clear()
 
 
 def partition_name(table: str, month: datetime) -> str:

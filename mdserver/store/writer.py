@@ -26,6 +26,15 @@ CATCH_UP_ROWS = 50_000
 BACKOFF_S = (0.1, 5.0)
 """The first and the longest pause between tries while the database is away."""
 
+SLOW_S = 10.0
+"""From here on a write without an answer counts as a database that is away, though it may still answer."""
+
+WRITE_S = 90.0
+"""A write without an answer is given up and tried again after this time: a server may hang and still hold the
+connection. Above the time of the largest transaction's statements."""
+
+LOG_EVERY_S = 60.0
+
 REJECTED_FILE = "rejected.jsonl"
 """In the journal's folder: records that the database cannot hold, each with its cause, one JSON object a line."""
 
@@ -54,8 +63,10 @@ class Writer:
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self.away: str | None = None
-        """Why nothing can be stored just now, or None."""
+        self._away: str | None = None
+        self._write_began: float | None = None
+        self._oldest_us: int | None = None
+        self._said_skipped = -math.inf
         self._journal = journal
         self._store = store
         self._flush_s = flush_s
@@ -64,6 +75,17 @@ class Writer:
         self._log = log
         self._stopping = trio.Event()
         self._finished = trio.Event()
+        metrics.journal_bytes.set_function(lambda: journal.size_bytes)
+        metrics.store_lag_s.set_function(self._lag_s)
+
+    @property
+    def away(self) -> str | None:
+        """Why nothing can be stored just now, or None."""
+        if self._away is None and self._write_began is not None:
+            waited = trio.current_time() - self._write_began
+            if waited > SLOW_S:
+                return f"a write has had no answer for {waited:.0f} s"
+        return self._away
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Store until :meth:`drain` or until cancelled. Run it once."""
@@ -99,27 +121,28 @@ class Writer:
             if records and not await self._store_batch(records):
                 break
             await trio.to_thread.run_sync(self._journal.commit, position)
-            self._metrics.journal_bytes.set(self._journal.size_bytes)
             if len(records) < self._flush_rows and not self._stopping.is_set():
                 break  # what came meanwhile waits for company
         if not self._journal.pending_bytes:
-            self._metrics.store_lag_s.set(0)
+            self._oldest_us = None
 
     async def _store_batch(self, records: list[Published]) -> bool:
         """Write a batch, trying again until it is stored; False if stopped while the database is away."""
         away_since = math.nan
         pause_s, longest_s = BACKOFF_S
         seen = self._journal.appended
+        self._oldest_us = records[
+            0
+        ].record.time_us  # the first that came; looking at all would hold up the loop
         while True:
-            self._measure_lag(records)
             started = trio.current_time()
             try:
-                written = await self._store.write(records)
+                written = await self._write(records)
             except StoreUnavailable as error:
-                if self.away is None:
+                if self._away is None:
                     away_since = started
                     self._log.error("the database is away: records wait in the journal", error=str(error))
-                self.away = str(error)
+                self._away = str(error)
                 self._metrics.store_retries.labels("unavailable").inc()
                 if self._stopping.is_set():
                     return False
@@ -127,8 +150,8 @@ class Writer:
                     await self._stopping.wait()
                 pause_s = min(2 * pause_s, longest_s)
                 continue
-            if self.away is not None:
-                self.away = None
+            if self._away is not None:
+                self._away = None
                 self._log.info(
                     "the database is back: storing what waited",
                     away_s=round(trio.current_time() - away_since, 1),
@@ -138,7 +161,30 @@ class Writer:
             await self._account(written)
             return True
 
+    async def _write(self, records: list[Published]) -> Written:
+        """Write once, within a bound."""
+        self._write_began = trio.current_time()
+        try:
+            with trio.move_on_after(WRITE_S):
+                return await self._store.write(records)
+        finally:
+            self._write_began = None
+        raise StoreUnavailable(f"no answer to a write within {WRITE_S:.0f} s")
+
+    def _say_skipped(self, count: int) -> None:
+        self._metrics.skipped.inc(count)
+        now = trio.current_time()
+        if now - self._said_skipped > LOG_EVERY_S:
+            self._said_skipped = now
+            self._log.warning(
+                "records were stored already: expected after a crash or a lost connection, else another server writes "
+                "the same brokers to this database, and one of the two loses its records",
+                records=count,
+            )
+
     async def _account(self, written: Written) -> None:
+        if written.skipped:
+            self._say_skipped(written.skipped)
         for kind, rows in (("tick", written.ticks), ("trade", written.trades)):
             if rows:
                 self._metrics.stored.labels(kind).inc(rows)
@@ -155,10 +201,8 @@ class Writer:
             cause=written.rejected[0][1],
         )
 
-    def _measure_lag(self, records: Sequence[Published]) -> None:
-        oldest_us = records[0].record.time_us  # the first that came; looking at all would hold up the loop
-        self._metrics.store_lag_s.set(max(0.0, time() - oldest_us / US_PER_S))
-        self._metrics.journal_bytes.set(self._journal.size_bytes)
+    def _lag_s(self) -> float:
+        return 0.0 if self._oldest_us is None else max(0.0, time() - self._oldest_us / US_PER_S)
 
 
 def _set_aside(path: Path, rejected: Sequence[tuple[Published, str]]) -> None:

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from mdserver.errors import Rejected, Unavailable
 from mdserver.net import WebSocketClosed, fetch, open_websocket
+from mdserver.net.websocket import WebSocket
 from mdserver.testing.binance import BinanceRules, FakeBinance, open_fake_binance
 
 Script = Callable[[trio.SocketStream, bytes], Awaitable[None]]
@@ -141,6 +143,16 @@ async def test_ping_is_answered_with_its_payload() -> None:
             assert len(payload) == 13
             assert await websocket.receive() == []
             await venue.wait_until(lambda: venue.connections[0].pongs == [payload])
+
+
+async def test_messages_that_came_with_an_unanswerable_ping_are_delivered() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    websocket = WebSocket("ws://x", ours, silence_s=None, max_message_bytes=1 << 20)
+    await theirs.send_all(b"\x81\x01a\x81\x01b\x89\x01p")
+    theirs.receive_stream.close()  # the venue takes nothing any more
+    assert await websocket.receive() == [b"a", b"b"]
+    with pytest.raises(Unavailable):
+        await websocket.receive()
 
 
 async def test_messages_before_a_close_are_delivered_and_the_close_is_told() -> None:

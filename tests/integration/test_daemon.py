@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import psycopg.conninfo
 import pytest
@@ -155,6 +157,43 @@ async def test_streaming_goes_on_without_the_database_and_nothing_is_lost(folder
                 stored = await stored_ticks(daemon)
         assert set(range(1, last + 1)) <= set(stored)
         assert (await daemon.get("/health/ready")).status_code == 200
+
+
+async def test_a_journal_at_its_bound_is_said_and_the_server_is_not_ready(folder: Path) -> None:
+    brokers = [{"name": "mock", "rate": 4000, "symbols": ["EURUSD"]}]
+    config = write_config(folder, brokers=brokers, journal={"max_bytes": 1 << 20})
+    async with open_daemon(config) as daemon:
+        database = psutil.Process(daemon.postgres_pid())
+        await trio.sleep(0.5)
+        frozen = [database, *database.children()]
+        for process in frozen:
+            process.suspend()
+        try:
+            with trio.fail_after(20):
+                while (answer := await daemon.get("/health/ready")).status_code == 200:
+                    await trio.sleep(0.2)
+            assert "records are not stored" in answer.text
+            async with open_stream(daemon.ws, "EURUSD") as receive:  # streaming goes on
+                while not await receive():
+                    pass
+        finally:
+            for process in frozen:
+                process.resume()
+        with trio.fail_after(30):
+            while (await daemon.get("/health/ready")).status_code != 200:
+                await trio.sleep(0.2)
+
+
+async def test_files_may_be_open_for_as_many_clients_as_are_allowed(folder: Path) -> None:
+    config = write_config(folder, server={"max_clients": 700}, database={"store": False})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with open_daemon(config) as daemon:
+            limits = psutil.Process(daemon.process.pid).rlimit(psutil.RLIMIT_NOFILE)
+        assert limits[0] > 700
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_second_signal_ends_at_once(folder: Path) -> None:

@@ -210,6 +210,18 @@ async def test_a_taken_key_costs_only_its_own_row(store: Store, database: Databa
 
 
 @pytest.mark.plain_only
+async def test_a_partition_that_was_dropped_is_made_again(store: Store, database: Database) -> None:
+    for seq in (1, 2):  # it is known once it was found
+        await store.write([tick(seq, START_US)])
+    await database.run(lambda conn: conn.execute("drop table ticks_y2024m03"))
+    with pytest.raises(StoreUnavailable, match="a partition is gone"):
+        await store.write([tick(3, START_US + 1)])
+    written = await store.write([tick(3, START_US + 1)])
+    assert (written.rows, written.rejected) == (1, [])
+    assert await rows(database, "select seq from ticks") == [(3,)]
+
+
+@pytest.mark.plain_only
 async def test_months_get_their_partitions(store: Store, database: Database) -> None:
     await store.write([tick(1, 0), tick(2, START_US), tick(3, START_US + 40 * 86_400_000_000)])
     partitions = await rows(database, "select distinct tableoid::regclass::text from ticks order by 1")

@@ -24,6 +24,7 @@ from mdserver.journal import Journal, open_journal
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 from mdserver.store import Store, Written
+from mdserver.store import writer as writer_module
 from mdserver.store.database import Database, open_database
 from mdserver.store.embedded import open_embedded
 from mdserver.store.writer import REJECTED_FILE, StoreForWriting, Writer
@@ -131,6 +132,56 @@ async def test_enough_rows_are_written_before_the_time_is_up(tmp_path: Path) -> 
             await until(lambda: bool(recorder.batches))
             journal.append(ticks(4))  # fewer: draining does not wait for the time either
     assert recorder.batches == [[1, 2, 3], [4]]
+
+
+class Mute:
+    """A store that hangs, then answers."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.answer = trio.Event()
+
+    async def write(self, batch: Sequence[Published]) -> Written:
+        self.calls += 1
+        await self.answer.wait()
+        return Written(ticks=len(batch))
+
+
+async def test_a_database_that_hangs_counts_as_away_and_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "SLOW_S", 0.1)
+    monkeypatch.setattr(writer_module, "WRITE_S", 0.4)
+    mute = Mute()
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, metrics = make_writer(journal, mute)
+        async with running(writer):
+            journal.append(ticks(1))
+            await until(lambda: writer.away is not None)
+            assert "a write has had no answer for" in str(writer.away)
+            assert value(metrics, "store_lag_seconds") > 1  # these ticks are of 2024
+            assert value(metrics, "journal_bytes") == journal.size_bytes > 0
+            await until(lambda: mute.calls > 1)
+            assert "no answer to a write within" in str(writer.away)
+            mute.answer.set()
+            await until(lambda: not journal.pending_bytes)
+            assert writer.away is None
+
+
+async def test_what_the_database_had_before_is_counted_and_said(tmp_path: Path) -> None:
+    class Known:
+        async def write(self, batch: Sequence[Published]) -> Written:
+            await trio.lowlevel.checkpoint()
+            return Written(skipped=len(batch))
+
+    with open_journal(tmp_path, max_bytes=MIB) as journal, capture_logs() as logs:
+        writer, metrics = make_writer(journal, Known())
+        async with running(writer):
+            journal.append(ticks(1, 2))
+            await until(lambda: not journal.pending_bytes)
+            journal.append(ticks(3))
+    assert value(metrics, "records_stored_before_total") == 3
+    assert len([line for line in logs if "stored already" in line["event"]]) == 1
 
 
 async def test_an_outage_is_said_once_and_counted(tmp_path: Path) -> None:
