@@ -178,8 +178,12 @@ class _Server:
 
     async def run(self, task_status: trio.TaskStatus[str]) -> None:
         """Start all parts, serve until stopped, stop all parts."""
-        listeners = await open_listeners(self.config.server.host, self.config.server.port)
+        address = self.config.server.host, self.config.server.port
+        # An address that is taken is told before anything starts; until the server is ready connections are refused.
+        for listener in await open_listeners(*address):
+            await listener.aclose()
         async with _open_storage(self.config) as storage:
+            listeners = await open_listeners(*address)
             writer = None if storage is None else self._make_writer(storage)
             supervisor = self._make_supervisor(storage)
             clients = Clients(self.config.server.max_clients, self.metrics)

@@ -97,7 +97,7 @@ class Store:
         cancellation the batch may or may not be stored: write it again.
         """
         try:
-            written = await self._run(lambda conn: write(conn, batch))
+            written = await self._run(lambda conn: write(conn, batch), live=True)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if _is_missing_partition(error) and not self._looked_for_partitions:
                 self._looked_for_partitions = True
@@ -134,9 +134,9 @@ class Store:
         engine = self._database.engine
         return await self._run(lambda conn: load_hours(conn, series, engine, hours))
 
-    async def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    async def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, live: bool = False) -> T:
         try:
-            return await self._database.run(work)
+            return await self._database.run(work, live=live)
         except (psycopg.DataError, psycopg.IntegrityError):
             raise  # the data's fault
         except psycopg.Error as error:  # a lost right, a read-only standby, a missing table: the operator's

@@ -24,7 +24,7 @@ from psycopg_pool import ConnectionPool
 from mdserver.errors import ConfigError, Rejected, StoreUnavailable
 from mdserver.store.migrations import Engine, applied_engine, migrate, pending
 from mdserver.store.partitions import ensure_ahead
-from mdserver.store.unit import ACQUIRE_S, Unit, cancel_with_task, error_text
+from mdserver.store.unit import ACQUIRE_S, Unit, cancel_with_task, error_text, give_up_waiting
 
 __all__ = ["Database", "open_database"]
 
@@ -72,32 +72,37 @@ class Database:
         self.server_version = server_version
         self.where = where
         self._pool = pool
-        self._limiter = trio.CapacityLimiter(pool.max_size)
+        # live records have a turn and a connection of their own, however many are reading
+        self._live = trio.CapacityLimiter(1)
+        self._others = trio.CapacityLimiter(max(1, pool.max_size - 1))
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
+    async def run(self, work: Callable[[Connection], T], *, live: bool = False) -> T:
         """Run ``work`` in a worker thread, in one transaction: committed if it returns, rolled back if it raises.
 
-        Raises :class:`StoreUnavailable` where trying again may help: no connection within ``ACQUIRE_S``, a
-        connection that broke, a statement past its time, a deadlock. If the connection broke during the commit, it
-        is not known whether that took place. Other errors of psycopg and of ``work`` come through as they are.
+        ``live``: it stores live records, one such at a time, and does not queue with the others.
+
+        Raises :class:`StoreUnavailable` where trying again may help: no turn within ``QUEUE_S``, no connection within
+        ``ACQUIRE_S``, a connection that broke, a statement past its time, a deadlock. If the connection broke during
+        the commit, it is not known whether that took place. Other errors of psycopg and of ``work`` come through.
 
         When cancelled, the running statement is cancelled at the server and the thread is waited for, at most
         ``CANCEL_S``; a unit of work that was still waiting is dropped.
         """
-        return await self._hop(Unit(self._pool, work, self.where))
+        return await self._hop(Unit(self._pool, work, self.where), self._live if live else self._others)
 
     async def run_autocommit(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` like :meth:`run`, but each statement is a transaction of its own and may take its time.
 
         For what PostgreSQL does not do within a transaction: building an index concurrently.
         """
-        return await self._hop(Unit(self._pool, work, self.where, autocommit=True))
+        return await self._hop(Unit(self._pool, work, self.where, autocommit=True), self._others)
 
-    async def _hop(self, unit: Unit[T]) -> T:
+    async def _hop(self, unit: Unit[T], limiter: trio.CapacityLimiter) -> T:
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True) as hop:
                 nursery.start_soon(cancel_with_task, unit, hop)  # noqa: ASYNC111 - ends when the unit has returned
-                await trio.to_thread.run_sync(unit.run, limiter=self._limiter, abandon_on_cancel=True)
+                nursery.start_soon(give_up_waiting, unit, hop)  # noqa: ASYNC111 - cancelled below
+                await trio.to_thread.run_sync(unit.run, limiter=limiter, abandon_on_cancel=True)
             unit.returned.set()
             nursery.cancel_scope.cancel()
         if hop.cancelled_caught:

@@ -15,13 +15,16 @@ from psycopg_pool import ConnectionPool, PoolClosed
 
 from mdserver.errors import StoreUnavailable
 
-__all__ = ["ACQUIRE_S", "CANCEL_S", "Unit", "cancel_with_task", "error_text"]
+__all__ = ["ACQUIRE_S", "CANCEL_S", "QUEUE_S", "Unit", "cancel_with_task", "error_text", "give_up_waiting"]
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
 ACQUIRE_S = 2.0
 """How long a unit of work waits for a live connection before the database counts as away."""
+
+QUEUE_S = 10.0
+"""How long a unit of work waits for its turn among others before the database counts as away."""
 
 CANCEL_S = 5.0
 """How long a cancelled unit of work is waited for before its thread is left to itself."""
@@ -107,6 +110,15 @@ class Unit(Generic[T]):
             self._dropped = True
             return self._begun
 
+    def refuse(self, error: Exception) -> bool:
+        """Have the work end with ``error`` if no thread has taken it yet; return whether that was so."""
+        with self._lock:
+            if self._begun:
+                return False
+            self._dropped = True
+            self._error = error
+            return True
+
     def cancel(self) -> None:
         """Cancel the statement at the server. Blocking, from another thread; the connection is held meanwhile."""
         with self._lock:
@@ -126,6 +138,13 @@ def _autocommit(connection: Connection) -> Iterator[None]:
         if not connection.closed:
             connection.execute("select set_config('statement_timeout', %s, false)", row)
             connection.autocommit = False
+
+
+async def give_up_waiting(unit: Unit[Any], hop: trio.CancelScope) -> None:
+    """End a unit of work that got no turn in :data:`QUEUE_S`: while the database is away a queue would only grow."""
+    await trio.sleep(QUEUE_S)
+    if unit.refuse(StoreUnavailable(f"no turn at {unit.where} within {QUEUE_S:.0f} s")):
+        hop.cancel()
 
 
 async def cancel_with_task(unit: Unit[Any], hop: trio.CancelScope) -> None:

@@ -13,6 +13,7 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from mdserver.errors import ConfigError, Rejected, StoreUnavailable
+from mdserver.store import unit as unit_module
 from mdserver.store.database import Database, describe, open_database
 from mdserver.store.embedded import open_embedded
 
@@ -85,6 +86,25 @@ async def test_cancelling_while_waiting_for_a_connection_drops_the_work(database
             assert scope.cancelled_caught
             assert time.monotonic() - started < 0.4
     assert begun == []
+
+
+async def test_live_records_do_not_queue_with_readers_and_no_queue_is_for_ever(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_module, "QUEUE_S", 0.5)
+    async with (
+        open_database(database_url, retry_for_s=0, log=LOG, pool_size=3) as database,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(2):
+            nursery.start_soon(database.run, execute("select pg_sleep(30)"))
+        await trio.sleep(0.3)
+        started = trio.current_time()
+        with pytest.raises(StoreUnavailable, match="no turn at"):
+            await database.run(execute("select 1"))
+        assert trio.current_time() - started < 5
+        assert await database.run(execute("select 1"), live=True) == (1,)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_connection_cut_by_the_server_is_unavailable_then_replaced(database: Database) -> None:
