@@ -28,6 +28,7 @@ from .lock import lock_data_folder
 from .metrics import Metrics
 from .model import Feed, LastRecord, Published, Topic
 from .plugin import BrokerPlugin
+from .reserve import SeqReserve
 from .router import Router
 from .store import Store
 from .store.database import Database, open_database
@@ -60,6 +61,7 @@ class _Storage:
     database: Database
     store: Store
     journal: Journal
+    reserve: SeqReserve
     last_records: Mapping[Topic, LastRecord]
 
 
@@ -81,10 +83,24 @@ async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
         )
         store = Store(database)
         with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:
-            last_records = await store.last_records()
-            for topic, last in (await trio.to_thread.run_sync(journal.last_records)).items():
-                last_records[topic] = max(last, last_records.get(topic, last))
-            yield _Storage(database, store, journal, last_records)
+            reserve = SeqReserve(config.data_dir / "journal" / "reserved.json")
+            stored = await store.last_records()
+            pending = await trio.to_thread.run_sync(journal.last_records)
+            last_records = _merge(stored, pending)
+            reserve.forget(
+                [topic for topic, seq in reserve.seqs.items() if topic in stored and stored[topic].seq >= seq]
+            )
+            beyond = {topic: LastRecord(seq, 0) for topic, seq in reserve.seqs.items()}
+            yield _Storage(database, store, journal, reserve, _merge(last_records, beyond))
+
+
+def _merge(one: Mapping[Topic, LastRecord], other: Mapping[Topic, LastRecord]) -> dict[Topic, LastRecord]:
+    """Return where topics stand by two accounts of them: the higher number and the later time."""
+    none = LastRecord(0, 0)
+    return {
+        topic: LastRecord(*map(max, one.get(topic, none), other.get(topic, none)))
+        for topic in one.keys() | other.keys()
+    }
 
 
 async def _keep_partitions(database: Database, settings: DatabaseConfig) -> None:
@@ -259,7 +275,7 @@ class _Server:
     def _make_supervisor(self, storage: _Storage | None) -> Supervisor:
         emit: Emit = self.router.publish
         if storage is not None:
-            emit = self.journalled = _Journalled(storage.journal, self)
+            emit = self.journalled = _Journalled(storage, self)
         last_records = {} if storage is None else storage.last_records
         return Supervisor(
             self._make_broker(entry, emit, last_records) for entry in self.config.brokers if entry.enabled
@@ -337,11 +353,13 @@ class _Journalled:
     and that they are not stored is counted and said.
     """
 
-    def __init__(self, journal: Journal, server: _Server) -> None:
-        self._append = journal.append
+    def __init__(self, storage: _Storage, server: _Server) -> None:
+        self._append = storage.journal.append
+        self._cover = storage.reserve.cover
         self._route = server.router.publish
         self._refused = server.metrics.journal_refused
         self._said_s = 0.0
+        self._said_numbers_s = 0.0
         self._refused_s = 0.0
         self._why = ""
 
@@ -358,4 +376,13 @@ class _Journalled:
             if time() - self._said_s > JOURNAL_WARN_S:
                 self._said_s = time()
                 _log.error("records are not stored", error=str(error))
+            self._keep_numbers(batch)
         self._route(batch)
+
+    def _keep_numbers(self, batch: list[Published]) -> None:
+        try:
+            self._cover(batch)
+        except OSError as error:
+            if time() - self._said_numbers_s > JOURNAL_WARN_S:
+                self._said_numbers_s = time()
+                _log.error("a restart now would give numbers out again", error=str(error))

@@ -184,6 +184,36 @@ async def test_a_journal_at_its_bound_is_said_and_the_server_is_not_ready(folder
                 await trio.sleep(0.2)
 
 
+async def test_numbers_of_records_that_were_not_stored_are_not_given_out_again(folder: Path) -> None:
+    brokers = [{"name": "mock", "rate": 4000, "symbols": ["EURUSD"]}]
+    config = write_config(folder, brokers=brokers, journal={"max_bytes": 1 << 20})
+    last = 0
+    async with open_daemon(config) as daemon, open_stream(daemon.ws, "EURUSD") as receive:
+        database = psutil.Process(daemon.postgres_pid())
+        for process in [database, *database.children()]:
+            process.suspend()
+        refused = False
+        with trio.fail_after(20):
+            while not refused:
+                last = max([last, *(tick["seq"] for tick in await receive())])
+                refused = "are not stored" in (await daemon.get("/health/ready")).text
+        goal = last + 2000  # these are nowhere but with the client
+        while last < goal:
+            last = max([last, *(tick["seq"] for tick in await receive())])
+        daemon.process.kill()
+        with contextlib.suppress(Unavailable):
+            while True:
+                last = max([last, *(tick["seq"] for tick in await receive())])
+        for process in [*database.children(), database]:
+            process.kill()
+        await daemon.process.wait()
+    async with open_daemon(config) as daemon, open_stream(daemon.ws, "EURUSD") as receive:
+        with trio.fail_after(10):
+            while not (ticks := await receive()):
+                pass
+        assert ticks[0]["seq"] > last
+
+
 async def test_files_may_be_open_for_as_many_clients_as_are_allowed(folder: Path) -> None:
     config = write_config(folder, server={"max_clients": 700}, database={"store": False})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

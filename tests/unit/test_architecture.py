@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "host",
         "journal",
         "journal_segment",
+        "reserve",
         "lock",
         "log",
         "net",
