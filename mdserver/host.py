@@ -99,8 +99,8 @@ class Host:
             self._published.inc(len(accepted))
             self._emit(accepted)
 
-    def session_over(self, cause: str) -> None:
-        """Note that records may be missing from here on, in every topic that had any."""
+    def gap(self, cause: str) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.gap`."""
         for line in (*self._ticks.values(), *self._trades.values()):
             line.break_off(cause)
 

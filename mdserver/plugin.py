@@ -91,6 +91,13 @@ class BrokerHost(Protocol):
         """Say that the venue will not serve these feeds; their subscribers are told ``reason``."""
         ...
 
+    def gap(self, cause: str) -> None:
+        """Say that records may be missing behind the last one of every feed though the session goes on.
+
+        ``cause`` is a word for people and metrics, such as ``disconnected``. The end of a session needs no such call.
+        """
+        ...
+
     def alive(self) -> None:
         """Say that the connection is live though no record came (a heartbeat)."""
         ...

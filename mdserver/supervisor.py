@@ -138,7 +138,7 @@ class SupervisedBroker:
             outcome, error = "crashed", _first(group)
         self.demand.end_session()
         if live_since is not None:
-            self.host.session_over("disconnected")
+            self.host.gap("disconnected")
         if live_since is not None and trio.current_time() - live_since >= STABLE_S:
             self.attempt = self._crashes = 0
         return self._note(outcome, error, give_up=final or self._crashes >= MAX_CRASHES)

@@ -55,6 +55,7 @@ class FakeHost:
         self.discarded: list[BadMessage] = []
         self.ignored_kinds: Counter[str] = Counter()
         self.alive_count = 0
+        self.gaps: list[str] = []
         self.table: list[Instrument] | None = None
         self._told = trio.Event()
 
@@ -103,6 +104,11 @@ class FakeHost:
         self.refused.update(gone)
         self.confirmed -= gone.keys()
         self.demand.set(self.demand.current() - gone.keys())
+        self._tell()
+
+    def gap(self, cause: str) -> None:
+        """Keep the cause."""
+        self.gaps.append(cause)
         self._tell()
 
     def alive(self) -> None:

@@ -370,7 +370,7 @@ async def test_a_hole_is_announced_before_the_record_that_ends_it() -> None:
         await client.get()
         server.brokers["a"].publish(tick("X", 0))
         assert (await client.get())["type"] in ("ack", "tick")
-        server.supervisor.brokers["a"].host.session_over("disconnected")
+        server.supervisor.brokers["a"].host.gap("disconnected")
         server.brokers["a"].publish(tick("X", 2_000_000), tick("X", 3_000_000), trade("X", 9))
         messages = []
         while len(messages) < 4:

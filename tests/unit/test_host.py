@@ -75,13 +75,22 @@ def test_a_restart_makes_a_gap_behind_what_was_stored() -> None:
     assert told.events == [gap(0, 8, "restart"), 128, 129]
 
 
+def test_a_broker_may_say_that_records_are_missing() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.host.gap("disconnected")
+    told.publish(4)
+    assert told.events == [1, gap(1, 4, "disconnected"), 2]
+
+
 def test_the_first_cause_counts_and_what_never_came_has_no_gap() -> None:
     told = Told()
     told.demand.hold(FEED)
-    told.host.session_over("disconnected")
+    told.host.gap("disconnected")
     told.publish(1)
     told.demand.release(FEED)
-    told.host.session_over("disconnected")
+    told.host.gap("disconnected")
     told.demand.hold(FEED)
     told.publish(2)
     assert told.events == [1, gap(1, 2, "unsubscribed"), 2]

@@ -125,6 +125,8 @@ class BinanceBroker:
                 with trio.move_on_after(self._timing.overlap_s):
                     await _first_of(new.ended, old.ended)
                 if old.ended.is_set() or not new.ended.is_set():
+                    if old.ended_at < new.settled_at:
+                        host.gap("disconnected")  # nobody listened in between
                     new.take_over(old.dismiss())
                     if new.failure is not None:
                         raise new.failure

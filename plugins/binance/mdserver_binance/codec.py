@@ -230,8 +230,8 @@ def encode_request(method: Literal["SUBSCRIBE", "UNSUBSCRIBE"], streams: Sequenc
     return msgspec.json.encode({"method": method, "params": streams, "id": id_})
 
 
-def decode_exchange_info(body: bytes) -> list[Instrument]:
-    """Return the instruments that are trading now, from the answer of ``/api/v3/exchangeInfo``.
+def decode_exchange_info(body: bytes) -> dict[Instrument, bool]:
+    """Return the instruments of the answer of ``/api/v3/exchangeInfo``, and whether each is trading now.
 
     Raises BadMessage when it is not such an answer.
     """
@@ -239,8 +239,7 @@ def decode_exchange_info(body: bytes) -> list[Instrument]:
         rows = _decode_symbols(body).symbols
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadMessage(f"exchangeInfo: {error}: {_quote(body)}") from error
-    return [
-        Instrument(row.symbol, row.symbol, row.baseAsset, row.quoteAsset)
+    return {
+        Instrument(row.symbol, row.symbol, row.baseAsset, row.quoteAsset): row.status == "TRADING"
         for row in rows
-        if row.status == "TRADING"
-    ]
+    }

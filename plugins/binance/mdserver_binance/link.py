@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,9 @@ _REQUEST_GAP_S = 1 / 3
 three requests leave room for those, and for requests that a slow network pushes together."""
 
 _REPLY_S = 10.0
+
+_BLAME_S = 2.0
+"""A connection that ends this soon after a refused request ended because of it: then the venue is as well as before."""
 
 _LAG_S = 30.0
 """How far a new connection may lag behind the one that it replaced: for so long it is checked for repeats."""
@@ -50,6 +54,8 @@ class Link:
         self.retiring = trio.Event()
         self.ended = trio.Event()
         self.failure: Unavailable | None = None
+        self.settled_at = math.inf
+        self.ended_at = math.inf
         self.scope = trio.CancelScope()
         self._websocket = websocket
         self._host = host
@@ -63,6 +69,7 @@ class Link:
         self._marks: dict[Feed, int] | None = None
         self._delivered: dict[Feed, int] = {}
         self._lag_ends = 0.0
+        self._refused_at = -math.inf
         self._dismissed = False
 
     async def run(self) -> None:
@@ -79,13 +86,14 @@ class Link:
                     await self._pump()
         except* Unavailable as group:
             self.failure = _first(group)
-            if self._subscriptions.last_was_refused:
+            if trio.current_time() - self._refused_at < _BLAME_S:
                 self._host.log.info("connection lost after a refused subscription", error=str(self.failure))
                 self.failure = None
                 self.retiring.set()
             elif self._held is None and not self.retiring.is_set():
                 raise
         finally:
+            self.ended_at = trio.current_time()
             self.ended.set()
 
     def note_ids(self) -> None:
@@ -157,6 +165,7 @@ class Link:
                 self._host.ignored("reply")
                 return
             if event.error is not None:
+                self._refused_at = trio.current_time()
                 self._host.log.warning("request refused", error=event.error)
             if confirmed:
                 self._host.confirm(confirmed)
@@ -174,7 +183,9 @@ class Link:
             wanted = demand.current()
             self._plan(wanted)
             if not self._subscriptions.due:
-                self.settled.set()
+                if not self.settled.is_set():
+                    self.settled_at = trio.current_time()
+                    self.settled.set()
                 await demand.wait_changed(wanted)
                 continue
             await trio.sleep_until(self._next_request_at)

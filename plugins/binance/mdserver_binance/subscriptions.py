@@ -85,7 +85,6 @@ class Subscriptions:
 
     def __init__(self, ledger: Ledger, trades: TradeStream, *, limit: int = MAX_STREAMS) -> None:
         self.active: frozenset[Feed] = frozenset()
-        self.last_was_refused = False
         self._ledger = ledger
         self._trades: TradeStream = trades
         self._limit = limit
@@ -136,7 +135,6 @@ class Subscriptions:
         else:
             return None
         self._last_id += 1
-        self.last_was_refused = False
         self._in_flight = _Request(self._last_id, frozenset(feeds), subscribe=not self._surplus)
         names = [stream_name(feed, self._trades) for feed in feeds]
         return encode_request("UNSUBSCRIBE" if self._surplus else "SUBSCRIBE", names, self._last_id)
@@ -152,7 +150,6 @@ class Subscriptions:
             self.active -= request.feeds
             return frozenset()
         if reply.error is not None:
-            self.last_was_refused = True
             self._ledger.blame(request.feeds, f"refused by Binance: {reply.error}")
             return frozenset()
         self.active |= request.feeds

@@ -20,7 +20,11 @@ _RETRY_S = 60.0
 
 
 class SymbolTable:
-    """What the venue trades. ``names`` is None until the list was read once."""
+    """What the venue trades. ``names`` is None until the list was read once.
+
+    A symbol that was trading stays in it while it is listed: trading may pause, and who unsubscribed would miss its
+    beginning. The venue allows subscriptions to what is paused.
+    """
 
     def __init__(self, rest_url: str, host: BrokerHost) -> None:
         self.names: frozenset[str] | None = None
@@ -31,7 +35,11 @@ class SymbolTable:
         """Fetch the list and hand it to the host. Raises Unavailable, Rejected or BadMessage."""
         body = await fetch(self._url, retry_statuses=BINANCE_RETRY_STATUSES)
         # A list of 3,000 instruments is 10 MB and more of JSON: too long to hold up the loop.
-        table = await trio.to_thread.run_sync(decode_exchange_info, body)
+        listed = await trio.to_thread.run_sync(decode_exchange_info, body)
+        before = self.names or frozenset()
+        table = [
+            instrument for instrument, trading in listed.items() if trading or instrument.symbol in before
+        ]
         self.names = frozenset(instrument.symbol for instrument in table)
         self._host.instruments(table)
 

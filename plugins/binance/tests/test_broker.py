@@ -315,6 +315,73 @@ async def test_symbols_are_checked_where_the_list_is_known(venue: FakeBinance, s
     assert (host.table[0].base, host.table[0].quote) == ("BTC", "USDT")
 
 
+async def test_a_pause_of_trading_ends_no_subscription(
+    venue: FakeBinance, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdserver_binance.symbols._REFRESH_S", 0.05)
+    venue.instruments = {symbol: ("TRADING", symbol[:3], "USDT") for symbol in ("BTCUSDT", "ETHUSDT")}
+    host = FakeHost([BTC, ETH])
+    await start(host, rest_url=venue.rest_url)
+    await host.wait_confirmed([BTC, ETH])
+    venue.instruments["BTCUSDT"] = ("BREAK", "BTC", "USDT")
+    del venue.instruments["ETHUSDT"]
+    await host.wait_until(lambda: host.table is not None and len(host.table) == 1)
+    assert [instrument.symbol for instrument in host.table or ()] == ["BTCUSDT"]
+    await push_tickers(venue, range(3))
+    await host.wait_records(3)
+    assert BTC not in host.refused
+
+
+async def test_a_hole_between_two_connections_is_said(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC])
+    await start(host)
+    await host.wait_confirmed([BTC])
+    await push_tickers(venue, range(3))
+    await host.wait_records(3)
+    old = venue.connections[0]
+    venue.rules.refuse = (503, {}, "busy")  # no replacement in time
+    await venue.announce_shutdown()
+    await venue.wait_until(lambda: venue.attempts >= 2)
+    await old.close(1001, "going away")
+    venue.rules.refuse = None
+    await venue.wait_until(lambda: old in venue.past and bool(venue.streams))
+    await push_tickers(venue, range(7, 9))
+    await host.wait_records(5)
+    assert host.gaps == ["disconnected"]
+
+
+async def test_a_replacement_in_time_leaves_no_hole(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC])
+    await start(host)
+    await host.wait_confirmed([BTC])
+    old = venue.connections[0]
+    await venue.announce_shutdown()
+    await venue.wait_until(lambda: old in venue.past)
+    await push_tickers(venue, range(3))
+    await host.wait_records(3)
+    assert host.gaps == []
+
+
+async def test_a_loss_long_after_a_refusal_ends_the_session(
+    venue: FakeBinance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdserver_binance.link._BLAME_S", 0.2)
+    venue.rules.max_streams = 1
+    host = FakeHost([BTC])
+
+    async def refuse_then_reset() -> None:
+        await host.wait_confirmed([BTC])
+        host.demand.set([BTC, ETH])
+        await host.wait_until(lambda: ETH in host.refused)
+        await trio.sleep(0.4)
+        venue.connections[0].reset()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refuse_then_reset)
+        with pytest.raises(Unavailable):
+            await run(venue, host)
+
+
 @pytest.mark.parametrize("status", [429, 403, 500])
 async def test_prices_flow_though_the_list_is_unavailable(
     venue: FakeBinance, start: Start, status: int

@@ -191,10 +191,13 @@ def test_requests() -> None:
     }
 
 
-def test_exchange_info_keeps_what_trades() -> None:
+def test_exchange_info_tells_what_trades() -> None:
     row = {"symbol": "ETHBTC", "status": "TRADING", "baseAsset": "ETH", "quoteAsset": "BTC", "filters": []}
     body = json.dumps({"timezone": "UTC", "symbols": [row, row | {"symbol": "OLD", "status": "BREAK"}]})
-    assert decode_exchange_info(body.encode()) == [Instrument("ETHBTC", "ETHBTC", "ETH", "BTC")]
+    assert decode_exchange_info(body.encode()) == {
+        Instrument("ETHBTC", "ETHBTC", "ETH", "BTC"): True,
+        Instrument("OLD", "OLD", "ETH", "BTC"): False,
+    }
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"symbols":[{}]}', b"\xff"])

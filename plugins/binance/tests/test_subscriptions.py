@@ -91,7 +91,6 @@ def test_an_error_without_an_id_belongs_to_the_request_in_flight() -> None:
     subscriptions.plan(ticks("A"), None)
     take(subscriptions)
     assert subscriptions.answered(Reply(None, "no")) == frozenset()
-    assert subscriptions.last_was_refused
     assert subscriptions.plan(ticks("A"), None) == {Feed("A", "tick"): "refused by Binance: no"}
     assert not subscriptions.due
 
