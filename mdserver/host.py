@@ -11,6 +11,7 @@ from .demand import BrokerDemand, FeedChange
 from .errors import BadMessage
 from .metrics import Metrics
 from .model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Tick, Topic
+from .redact import redact
 from .sanity import RecordCheck, is_text
 
 __all__ = ["Announce", "Emit", "Host", "clean_text"]
@@ -178,8 +179,8 @@ class Host:
 
 
 def clean_text(text: str) -> str:
-    """Return a text that a plugin gave with what cannot be written (lone surrogates) replaced by question marks."""
-    return text.encode(errors="replace").decode()
+    """Return a text that a plugin gave as it may be shown: without secrets, and without what cannot be written."""
+    return redact(text.encode(errors="replace").decode())
 
 
 class _Quiet:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import DataFolderInUse
+from .errors import ConfigError, DataFolderInUse
 
 __all__ = ["lock_data_folder"]
 
@@ -17,11 +17,15 @@ __all__ = ["lock_data_folder"]
 def lock_data_folder(folder: Path) -> Iterator[None]:
     """Own a data folder, made if it is not there, while the block runs.
 
-    The kernel drops the lock with the process, however that ends. Raises :class:`DataFolderInUse`.
+    The kernel drops the lock with the process, however that ends. Raises :class:`DataFolderInUse`, and
+    :class:`ConfigError` where the folder cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "mdserver.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "mdserver.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError([f"data_dir {folder} cannot be used: {error}"]) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -155,6 +155,11 @@ def _check_history(plugin: HistoryPlugin) -> None:
 def _check_config(plugin: BrokerPlugin | HistoryPlugin) -> None:
     if not (isinstance(plugin.config, type) and attrs.has(plugin.config)):
         raise PluginError(f"found {plugin.config!r} as config, expected an attrs class")
+    try:
+        attrs.resolve_types(plugin.config)
+    except NameError as error:
+        problem = f"the types of its config cannot be read: {error}; import it outside of TYPE_CHECKING"
+        raise PluginError(problem) from error
     if not callable(plugin.factory):
         raise PluginError(f"found {plugin.factory!r} as factory, expected something to call")
 

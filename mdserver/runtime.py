@@ -123,7 +123,7 @@ async def serve(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run the daemon until SIGINT or SIGTERM, or until a core task fails.
+    """Run the daemon until SIGINT, SIGTERM or SIGHUP, or until a core task fails.
 
     Args:
         config: The checked config.
@@ -182,7 +182,10 @@ class _Server:
 
     async def watch_signals(self, everything: trio.CancelScope) -> None:
         """Stop on the first signal, end at once on the second."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        stopping = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else nohup wants it ignored
+            stopping.append(signal.SIGHUP)
+        with trio.open_signal_receiver(*stopping) as signals:
             async for number in signals:
                 if self.stop.is_set():
                     _log.warning("second signal: ends at once", signal=number)

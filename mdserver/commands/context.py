@@ -71,7 +71,13 @@ class CommandContext:
         classes |= {name: plugin.config for name, plugin in self.brokers.items()}
         sources: dict[str, type | None] = {problem.name: None for problem in self.history_problems}
         sources |= {name: plugin.config for name, plugin in self.history.items()}
-        config = load_config(self._config_file(), environ=os.environ, brokers=classes, history=sources)
+        config = load_config(
+            self._config_file(),
+            environ=os.environ,
+            brokers=classes,
+            history=sources,
+            broker_types={name: plugin.types for name, plugin in self.brokers.items()},
+        )
         set_up_logging(config.log)
         for problem in (*self.problems, *self.history_problems):
             self.log.warning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import attrs
 import platformdirs
 
 from ..errors import ConfigError
+from ..model import RECORD_TYPES
 from ..symbols import canonical
 from .model import BrokerEntry, Config, HistoryEntry
 from .source import Located, Problem, parse_yaml, read_env_file
@@ -40,11 +41,13 @@ def load_config(
     environ: Mapping[str, str],
     brokers: Mapping[str, type | None],
     history: Mapping[str, type | None] = MappingProxyType({}),
+    broker_types: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Config:
     """Return the config of a file, or the default one if ``path`` is None.
 
     ``brokers`` maps the name of each installed broker plugin to its config class, or to None if the plugin cannot
-    be used: then nobody knows its keys, and the broker's settings are None. Variables of a ``.env``
+    be used: then nobody knows its keys, and the broker's settings are None. ``broker_types`` maps it to the record
+    types that it has, where they are known. Variables of a ``.env``
     beside the file are read too; those of ``environ`` win. ``MDSERVER_DATA_DIR`` wins over ``data_dir``.
     Raises ConfigError with all problems. Blocking.
     """
@@ -57,7 +60,7 @@ def load_config(
         arguments, found = gather_fields(root, Config, skip=_LATER, also_known=_LATER)
         problems += found
         arguments["brokers"], found = _entries(root, "brokers", BrokerEntry, brokers)
-        problems += found
+        problems += found + _check_types(root, broker_types)
         arguments["history"], found = _history(root, history, arguments["brokers"])
         problems += found
         arguments["data_dir"] = _data_dir(root, path.parent, variables)
@@ -75,7 +78,10 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     For root it is ``/var/lib/mdserver``: the database drops to another uid, which cannot enter root's home.
     """
     if chosen := environ.get("MDSERVER_DATA_DIR"):
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise ConfigError([f"MDSERVER_DATA_DIR: {error}"]) from None
     if os.geteuid() == 0:
         return Path("/var/lib/mdserver")
     return platformdirs.user_data_path("mdserver")
@@ -103,10 +109,32 @@ def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
     given = root.data.get("data_dir") if isinstance(root.data, dict) else None
     if given is None:
         return default_data_dir(environ)
-    folder = structure(given, Path).expanduser()
+    try:
+        folder = structure(given, Path).expanduser()
+    except RuntimeError:
+        message = f"found {shown(given)}, expected a path: there is no such user, or no home folder"
+        raise Invalid([Problem(given.line, given.path, message)]) from None
     if environ.get("MDSERVER_DATA_DIR"):
         return default_data_dir(environ)
     return (beside.absolute() / folder).absolute()
+
+
+def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Problem]:
+    """Return what is wrong with the record types that brokers are asked for: their plugins have others."""
+    listed = root.data.get("brokers") if isinstance(root.data, dict) else None
+    problems = []
+    for item in listed.data if listed is not None and isinstance(listed.data, list) else []:
+        if not isinstance(item.data, dict):
+            continue
+        named, types = item.data.get("plugin", item.data.get("name")), item.data.get("types")
+        has = known.get(named.data) if named is not None and isinstance(named.data, str) else None
+        if has is None or types is None or not isinstance(types.data, list):
+            continue
+        for one in types.data:
+            if one.data in RECORD_TYPES and one.data not in has:
+                message = f"found {shown(one)}, expected what this plugin has: {', '.join(has)}"
+                problems.append(Problem(one.line, one.path, message))
+    return problems
 
 
 def _history(
@@ -158,13 +186,15 @@ def _entry(item: Located, key: str, into: type[E], plugins: Mapping[str, type | 
     """Structure one entry: the common keys into ``into``, all others into the plugin's class."""
     if not isinstance(item.data, dict):
         raise Invalid([Problem(item.line, item.path, "expected a mapping with at least a name")])
-    enabled = "enabled" not in item.data or item.data["enabled"].data is not False
+    enabled = _is_enabled(item)
     named = item.data.get("plugin", item.data.get("name"))
     plugin = named.data if named is not None and isinstance(named.data, str) else None
     cls = plugins.get(plugin) if plugin is not None else None
     # Without the plugin nobody knows its keys; one complaint, about the plugin, is enough.
     keys: tuple[str, ...] = tuple(item.data) if cls is None else config_keys(cls)
     arguments, problems = gather_fields(item, into, skip=("settings", "plugin"), also_known=("plugin", *keys))
+    if not enabled:  # needs no environment variables
+        problems = [problem for problem in problems if not problem.missing_variable]
     problems += _check_symbols(item)
     if named is not None and plugin is None and "plugin" in item.data:
         problems.append(Problem(named.line, named.path, f"found {shown(named)}, expected text"))
@@ -197,6 +227,14 @@ def _settings(
         return build(own, cls, arguments), []
     except Invalid as error:
         return None, error.problems
+
+
+def _is_enabled(item: Located) -> bool:
+    assert isinstance(item.data, dict)  # noqa: S101 - the caller looked
+    try:
+        return "enabled" not in item.data or structure(item.data["enabled"], bool)
+    except Invalid:
+        return True  # that it is no truth value is among the problems
 
 
 def _check_symbols(item: Located) -> list[Problem]:

@@ -27,8 +27,8 @@ _CORE_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}"
     for name in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "value", "merge")
 )
-_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_INT = re.compile(r"[-+]?(?:0|[1-9](?:_?[0-9])*)")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9](?:_?[0-9])*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _VARIABLE = re.compile(
@@ -143,7 +143,7 @@ class _Tree:
             ]
             return Located(items, path, line, key_line)
         assert isinstance(node, yaml.ScalarNode)  # noqa: S101 - YAML has no fourth kind
-        data, variables = self._scalar(node)
+        data, variables = self._scalar(node, path)
         return Located(data, path, line, key_line, variables)
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Located]:
@@ -176,9 +176,15 @@ class _Tree:
             else:
                 self.problems.append(Problem(node.start_mark.line + 1, path, "expected a mapping after <<"))
 
-    def _scalar(self, node: yaml.ScalarNode) -> tuple[Data, tuple[str, ...]]:
+    def _scalar(self, node: yaml.ScalarNode, path: str) -> tuple[Data, tuple[str, ...]]:
         text: str = node.value
         if "${" in text:
+            if _is_malformed(text):
+                expected = "expected ${NAME} or ${NAME:-default}, neither within another; $${ writes ${"
+                line = node.start_mark.line + 1
+                self.problems.append(
+                    Problem(line, path, f"found a reference to a variable that is none, {expected}")
+                )
             return _expand(text, self._environ)
         if node.style is not None:  # quoted or a block: text, whatever it looks like
             return text, ()
@@ -218,6 +224,12 @@ def _expand(text: str, environ: Mapping[str, str]) -> tuple[str | Missing, tuple
     if missing:
         return Missing(missing[0]), tuple(variables)
     return expanded, tuple(variables)
+
+
+def _is_malformed(text: str) -> bool:
+    """Say whether a text holds a ``${`` that begins no reference, or one within a default."""
+    nested = any("${" in (match["default"] or "") for match in _VARIABLE.finditer(text))
+    return nested or "${" in _VARIABLE.sub(" ", text)
 
 
 def _join(path: str, key: str) -> str:

@@ -12,12 +12,13 @@ import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.errors import StructureHandlerNotFoundError
+from cattrs.errors import BaseValidationError, StructureHandlerNotFoundError
 
 from ..redact import is_secret_name, redact
 from .constraints import is_secret, limits, range_words
@@ -42,8 +43,9 @@ def structure(value: Located, to: type[T]) -> T:
     """Return ``value`` as ``to``. Raises Invalid with everything that is wrong."""
     try:
         result: T = _converter.structure(value, to)
-    except StructureHandlerNotFoundError as error:
-        message = f"cannot be set: its type {error.type_!r} is not one that a config can hold"
+    except (StructureHandlerNotFoundError, BaseValidationError, TypeError, ValueError, KeyError):
+        # a type without a hook of ours: cattrs knows none, or its own, which know nothing of places
+        message = f"cannot be set: its type {to!r} is not one that a config can hold"
         raise Invalid([Problem(value.line, value.path, message)]) from None
     return result
 
@@ -149,7 +151,7 @@ def _field(value: Located, field: attrs.Attribute[Any]) -> Any:
         raise Invalid(
             p if p.missing_variable else attrs.evolve(p, message=hidden) for p in error.problems
         ) from None
-    if field.validator is not None:
+    if field.validator is not None and field.converter is None:  # else build() runs it, on what was converted
         try:
             field.validator(None, field, result)
         except (ValueError, TypeError) as error:
@@ -181,6 +183,8 @@ def _describe(to: Any) -> str:
         return _describe(arguments[0])
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
+    if isinstance(to, type) and issubclass(to, Enum):
+        return "one of " + ", ".join(str(member.value) for member in to)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(a) for a in arguments if a is not type(None))
     if origin in (tuple, list, Sequence, frozenset, set):
@@ -268,6 +272,14 @@ def _literal(value: Located, to: Any) -> Any:
     raise _mismatch(value, _describe(to))
 
 
+def _enum(value: Located, to: Any) -> Any:
+    for member in to:
+        same = type(member.value) is type(value.data) and member.value == value.data
+        if same or (value.variables and str(member.value) == value.data):
+            return member
+    raise _mismatch(value, _describe(to))
+
+
 def _union(value: Located, to: Any) -> Any:
     options = get_args(to)
     if value.data is None and type(None) in options:
@@ -344,6 +356,7 @@ def _make_converter() -> cattrs.Converter:
     for to, scalar in scalars.items():
         converter.register_structure_hook(to, scalar)
     hook(lambda to: to is object or to is Any, _anything)
+    hook(lambda to: isinstance(to, type) and issubclass(to, Enum), _enum)
     hook(_origin_in(Literal), _literal)
     hook(_origin_in(Union, types.UnionType), _union)
     hook(_origin_in(list, Sequence), lambda value, to: _items(value, _item_type(to)))

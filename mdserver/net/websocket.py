@@ -72,11 +72,15 @@ async def open_websocket(
 
 
 async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError as error:
+        raise Rejected(f"{url}: {error}; expected ws://HOST… or wss://HOST…") from None
+    if parts.scheme not in _DEFAULT_PORTS or not host:
         raise Rejected(f"{url}: expected ws://HOST… or wss://HOST…")
     try:
-        stream = await trio.open_tcp_stream(parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme])
+        stream = await trio.open_tcp_stream(host, parts.port or _DEFAULT_PORTS[parts.scheme])
     except (OSError, ValueError) as error:
         raise Unavailable(f"{url}: cannot connect: {error}") from error
     if parts.scheme == "ws":
@@ -84,7 +88,7 @@ async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Str
     secure = trio.SSLStream(
         stream,
         ssl_context or ssl.create_default_context(),
-        server_hostname=parts.hostname,
+        server_hostname=host,
         https_compatible=True,
     )
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from mdserver.net import open_websocket
 from mdserver.testing.binance import open_fake_binance
 from mdserver.testing.recorded import Frame, read_cryptofeed, read_jsonl, recorded_folder
 
@@ -153,6 +154,45 @@ async def test_garbage_from_the_venue_is_counted_and_the_stream_goes_on(folder: 
             assert counted >= len(BAD)
             warnings = [x for x in daemon.lines if x["event"] in ("message discarded", "record rejected")]
             assert 1 <= len(warnings) <= 2
+
+
+async def test_a_lost_connection_is_told_as_a_gap(folder: Path) -> None:
+    async with open_fake_binance() as venue:
+        broker = {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"], "types": ["tick"]}
+        config = write_config(folder, brokers=[broker], database={"store": False})
+        async with open_daemon(config) as daemon, open_websocket(daemon.ws) as ws:
+            seen: list[dict[str, Any]] = []
+
+            async def until(count: int) -> None:
+                while sum(message["type"] in ("tick", "gap") for message in seen) < count:
+                    seen.extend(map(json.loads, await ws.receive()))
+
+            await ws.send('{"action":"subscribe","symbols":["AAAUSDT"]}')
+            with trio.fail_after(20):
+                await venue.wait_subscribed("aaausdt@bookTicker")
+                await trio.sleep(0.3)
+                await venue.replay([book(1)])
+                await until(1)
+                venue.connections[0].reset()
+                await venue.wait_until(lambda: not venue.connections)
+                await venue.wait_subscribed("aaausdt@bookTicker")
+                await venue.replay([book(7), book(8)])
+                await until(4)
+            told = [message for message in seen if message["type"] in ("tick", "gap")]
+            assert [message.get("seq", "gap") for message in told] == [1, "gap", 2, 3]
+            assert told[1] == {
+                "type": "gap",
+                "broker": "binance",
+                "symbol": "AAAUSDT",
+                "record_type": "tick",
+                "from": told[0]["time"],
+                "to": told[2]["time"],
+                "cause": "disconnected",
+            }
+            states = [
+                message["state"] for message in seen if message["type"] == "status" and "state" in message
+            ]
+            assert states == ["backoff", "starting", "live"]
 
 
 async def test_a_plugin_that_cannot_be_used_is_named_and_the_rest_run(folder: Path) -> None:

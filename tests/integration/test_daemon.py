@@ -106,6 +106,25 @@ async def test_a_second_server_on_the_same_data_says_so_and_exits_2(folder: Path
         assert "Traceback" not in second.stderr
 
 
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_data_folder_that_cannot_be_made_exits_2_and_names_it(folder: Path, store: bool) -> None:
+    (folder / "file").write_text("")
+    config = write_config(folder, database={"store": store}, data_dir=str(folder / "file" / "x"))
+    done = await run_to_end(config)
+    assert done.returncode == 2
+    assert f"data_dir {folder / 'file' / 'x'} cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_hangup_stops_the_server_in_order(folder: Path) -> None:
+    """The terminal was closed: without this the database would be left running."""
+    config = write_config(folder)
+    async with open_daemon(config) as daemon:
+        with trio.fail_after(10):
+            assert await daemon.stop(signal.SIGHUP) == 0
+    assert not list(folder.glob("data/postgres/cluster/postmaster.pid"))
+
+
 async def test_a_port_in_use_exits_2_and_names_it(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

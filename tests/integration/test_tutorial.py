@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
-from .daemon import open_daemon, write_config
+from .daemon import open_daemon, open_stream, write_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -41,3 +42,24 @@ async def test_first_steps(folder: Path) -> None:
         metadata = await in_thread(names["metadata"])
         assert metadata["tick_count"] >= 5
         assert metadata["brokers"][0]["broker"] == "mock"
+
+
+async def test_the_broker_of_the_how_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a distribution of its own, with symbols that are wanted from the start and later."""
+    (block,) = python_blocks(DOCS / "howto" / "write-a-broker.md")
+    info = folder / "site" / "mdserver_myvenue-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mdserver-myvenue\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[mdserver.brokers]\nmyvenue = mdserver_myvenue:plugin\n")
+    (folder / "site" / "mdserver_myvenue.py").write_text(block)
+    monkeypatch.setenv("PYTHONPATH", str(folder / "site"))
+    brokers = [{"name": "myvenue", "every_s": 0.05, "symbols": ["EURUSD"]}]
+    async with open_daemon(write_config(folder, brokers=brokers, database={"store": False})) as daemon:
+        for symbol in ("EURUSD", "GBPUSD"):
+            async with open_stream(daemon.ws, symbol, broker="myvenue") as receive:
+                with trio.fail_after(10):
+                    while not (ticks := await receive()):
+                        pass
+            assert ticks[0]["symbol"] == symbol
+        states = (await daemon.get("/api/brokers")).json()["brokers"]
+        assert states[0]["state"] == "live"

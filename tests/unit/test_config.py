@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,13 @@ class Inner:
     depth: int = 1
 
 
+class Account(Enum):
+    """An option of a plugin."""
+
+    DEMO = "demo"
+    LIVE = "live"
+
+
 @attrs.frozen
 class Fake:
     """Settings with one field of each kind."""
@@ -42,6 +50,9 @@ class Fake:
     maybe: int | None = None
     either: int | str = 0
     anything: object = None
+    side: Account = Account.DEMO
+    raw: bytes = b""
+    doubled: int = attrs.field(default=2, converter=lambda given: 2 * given, validator=ge(2))
 
 
 @attrs.frozen
@@ -201,6 +212,39 @@ def test_a_disabled_broker_needs_neither_variables_nor_plugin(load: Callable[...
     assert [b.settings for b in config.brokers] == [None, None]
 
 
+def test_what_switches_a_broker_off_may_be_a_variable(load: Callable[..., Config]) -> None:
+    text = "brokers: [{name: a, plugin: needs, enabled: '${ON:-false}', url: '${NO}', symbols: ['${NO}']}]"
+    (entry,) = load(text).brokers
+    assert (entry.enabled, entry.settings) == (False, None)
+
+
+def test_enums_converters_and_escapes(load: Callable[..., Config]) -> None:
+    text = "brokers: [{name: fake, side: live, doubled: 1, names: ['$${X}', '${X}', '${Y:-y}']}]"
+    (entry,) = load(text, {"X": "x"}).brokers
+    settings = entry.settings
+    assert isinstance(settings, Fake)
+    assert (settings.side, settings.doubled) == (Account.LIVE, 2)
+    assert settings.names == ["${X}", "x", "y"]
+
+
+def test_types_that_a_plugin_has_not(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("brokers:\n  - {name: fake, types: [tick, trade]}\n")
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, environ={}, brokers=PLUGINS, broker_types={"fake": ("tick",)})
+    assert raised.value.problems == [
+        f'{path}:2: brokers[0].types[1]: found "trade", expected what this plugin has: tick'
+    ]
+
+
+def test_a_home_folder_that_there_is_not(load: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load("data_dir: ~no-such-user/x")
+    place = f"{tmp_path}/config.yaml:1: data_dir"
+    expected = "expected a path: there is no such user, or no home folder"
+    assert raised.value.problems == [f'{place}: found "~no-such-user/x", {expected}']
+
+
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +256,14 @@ def test_a_disabled_broker_needs_neither_variables_nor_plugin(load: Callable[...
         ("rate: true", "4: brokers[0].rate: found true, expected a number"),
         ("rate: .nan", '4: brokers[0].rate: found ".nan", expected a number'),
         ("rate: 11", "4: brokers[0].rate: found 11, expected a number from 0 to 10"),
+        ("rate: 1_.5", '4: brokers[0].rate: found "1_.5", expected a number'),
+        ("maybe: 8080_", '4: brokers[0].maybe: found "8080_", expected an integer'),
+        ("maybe: 1__0", '4: brokers[0].maybe: found "1__0", expected an integer'),
+        ("side: dem", '4: brokers[0].side: found "dem", expected one of demo, live'),
+        ("raw: abc", "4: brokers[0].raw: cannot be set: its type <class 'bytes'> is not one"),
+        ("names: ['${MY-DIR}/x']", "4: brokers[0].names[0]: found a reference to a variable that is none"),
+        ("names: ['${X:-${Y}}']", "4: brokers[0].names[0]: found a reference to a variable that is none"),
+        ("names: ['${X']", "4: brokers[0].names[0]: found a reference to a variable that is none"),
         ("maybe: true", "4: brokers[0].maybe: found true, expected an integer"),
         ("maybe: 1.0", "4: brokers[0].maybe: found 1.0, expected an integer"),
         ("either: [1]", "4: brokers[0].either: found a list, expected an integer or text"),

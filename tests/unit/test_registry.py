@@ -111,6 +111,17 @@ def test_an_import_that_fails(
     assert problem.message.startswith(f"cannot be imported from {name}:plugin: {message}")
 
 
+def test_a_config_whose_types_cannot_be_read(points: list[EntryPoint], module: ModuleType) -> None:
+    @attrs.frozen
+    class Config:
+        path: "NotImported" = None  # type: ignore[name-defined]  # noqa: F821
+
+    add(points, module, "good", attrs.evolve(GOOD, config=Config))
+    plugins, (problem,) = load_brokers()
+    assert plugins == {}
+    assert "name 'NotImported' is not defined" in problem.message
+
+
 def test_two_of_a_name(points: list[EntryPoint], module: ModuleType) -> None:
     add(points, module, "good", GOOD)
     add(points, module, "good", attrs.evolve(GOOD, summary="another"))

@@ -57,6 +57,18 @@ async def test_an_error_with_half_a_character_is_told_all_the_same(autojump_cloc
     assert "".join(told).encode()
 
 
+async def test_a_secret_in_an_error_is_not_told(autojump_clock: object) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        raise Unavailable("ws://venue/stream?token=hunter2hunter2: cannot connect")
+
+    broker = supervised(session)
+    told: list[str] = []
+    broker.listeners.append(lambda _broker, _state, message: told.append(message))
+    await run_for(3, broker)
+    assert "hunter2" not in "".join([*told, str(broker.snapshot())])
+    assert "cannot connect" in str(broker.last_error)
+
+
 async def test_a_session_that_ends_is_restarted_with_growing_pauses(autojump_clock: object) -> None:
     starts = []
 
