@@ -117,9 +117,9 @@ class BrokerDemand:
             self._touch()
             self._tell([FeedChange(feed, "unwanted")])
 
-    def status(self, feed: Feed) -> FeedStatus:
-        """Return what the venue has said so far to a held feed."""
-        return self._status[feed]
+    def status(self, feed: Feed) -> FeedStatus | None:
+        """Return what the venue has said so far to a feed; None if nobody holds it."""
+        return self._status.get(feed)
 
     def has(self, symbol: str) -> bool | None:
         """Tell whether the venue has a symbol; None where it gave no list."""

@@ -28,22 +28,39 @@ LOG_EVERY_S = 60.0
 class _Line:
     """One topic of this broker: its number, its check, and where its last record stood.
 
-    ``broken_off`` is why records may be missing behind that one, or None.
+    ``broken_off`` is why records may be missing behind that one, or None. ``served``: the venue is known to serve it.
+    ``interrupted`` is why it was not served for a while, or None: what is still on its way then does not end the hole,
+    which lasts until the venue serves it again.
     """
 
-    __slots__ = ("broken_off", "check", "last_us", "seq", "topic")
+    __slots__ = ("broken_off", "check", "interrupted", "last_us", "seq", "served", "topic")
 
     def __init__(self, topic: Topic, last: LastRecord | None) -> None:
         self.topic = topic
         self.check = RecordCheck()
         self.seq, self.last_us = last or (0, 0)
+        self.served = False
+        self.interrupted: str | None = None
         self.broken_off: str | None = None
         self.break_off("restart")
 
     def break_off(self, cause: str) -> None:
         """Note that records may be missing behind the last one, if there was one."""
+        self.served = False
         if self.last_us and self.broken_off is None:
-            self.broken_off = cause
+            self.broken_off = self.interrupted or cause
+
+    def interrupt(self, cause: str) -> None:
+        """Note that the venue is not asked for it any more."""
+        self.served = False
+        self.interrupted = self.interrupted or cause
+
+    def resume(self) -> None:
+        """Note that the venue serves it (again)."""
+        if self.interrupted is not None:
+            self.break_off(self.interrupted)
+            self.interrupted = None
+        self.served = True
 
 
 class Host:
@@ -86,6 +103,8 @@ class Host:
                     self._reject(record, "type")
                     continue
                 line = self._open_line(record)
+            if not line.served:
+                self._note_served(line)
             fault = line.check.fault(record, now_us)
             if fault is None:
                 if line.broken_off is not None:
@@ -105,12 +124,22 @@ class Host:
         for line in (*self._ticks.values(), *self._trades.values()):
             line.break_off(cause)
 
+    def _note_served(self, line: _Line) -> None:
+        """A record says as much as a confirmation; of a feed that is not wanted it was still on its way."""
+        feed = Feed(line.topic.symbol, line.topic.type)
+        if self.demand.status(feed) in ("pending", "active"):
+            self.demand.confirm([feed])
+            line.resume()
+
     def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
-        """A feed that is not wanted or not served any more: nothing of it comes until it is once more."""
         for feed, status, _ in changes:
             line = (self._ticks if feed.type == "tick" else self._trades).get(feed.symbol)
-            if line is not None and status != "active":
-                line.break_off("unsubscribed" if status == "unwanted" else "refused")
+            if line is None:
+                continue
+            if status == "active":
+                line.resume()
+            else:
+                line.interrupt("unsubscribed" if status == "unwanted" else "refused")
 
     def confirm(self, feeds: Iterable[Feed]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.confirm`."""

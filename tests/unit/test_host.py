@@ -59,6 +59,36 @@ def test_what_comes_after_nobody_wanted_it_follows_a_gap() -> None:
     assert told.value("gaps_total", broker="x", cause="unsubscribed") == 1
 
 
+def test_what_was_on_its_way_does_not_end_a_hole() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.demand.release(FEED)
+    told.publish(2)  # the venue has not heard of it yet
+    told.demand.hold(FEED)
+    told.demand.confirm([FEED])
+    told.publish(9)
+    assert told.events == [1, 2, gap(2, 9, "unsubscribed"), 3]
+
+
+def test_a_record_confirms_its_feed() -> None:
+    told = Told()
+    assert told.demand.hold(FEED) == "pending"
+    told.publish(1)
+    assert told.demand.status(FEED) == "active"
+    told.demand.end_session()
+    told.host.gap("disconnected")
+    told.publish(2)
+    assert told.demand.status(FEED) == "active"
+    told.demand.release(FEED)
+    told.demand.hold(FEED)  # before the broker looked: it will not confirm what it has
+    told.publish(3)
+    assert told.demand.status(FEED) == "active"
+    told.demand.refuse([FEED], "gone")
+    told.publish(4)  # was on its way: does not make it wanted again
+    assert told.demand.current() == frozenset()
+
+
 def test_one_of_two_holders_leaving_makes_no_gap() -> None:
     told = Told()
     told.demand.hold(FEED)
