@@ -303,7 +303,7 @@ class LosesTheAnswer:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    async def run(self, work: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+    async def run(self, work: Callable[[psycopg.Connection[Any]], Any], *, live: bool = False) -> Any:
         await self.database.run(work)
         raise StoreUnavailable("the connection broke")
 
