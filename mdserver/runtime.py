@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from time import time, time_ns
+from time import time_ns
 
 import attrs
 import structlog
@@ -21,12 +21,13 @@ import trio
 
 from .config import BrokerEntry, Config, DatabaseConfig
 from .demand import BrokerDemand
-from .errors import JournalFull, StoreUnavailable
+from .emit import JournalledEmit
+from .errors import StoreUnavailable
 from .host import Emit, Host
 from .journal import Journal, open_journal
 from .lock import lock_data_folder
 from .metrics import Metrics
-from .model import Feed, LastRecord, Published, Topic
+from .model import Feed, LastRecord, Topic
 from .plugin import BrokerPlugin
 from .reserve import SeqReserve
 from .router import Router
@@ -46,9 +47,6 @@ __all__ = ["SHUTDOWN_S", "serve"]
 SHUTDOWN_S = 10.0
 CLIENTS_CLOSE_S = 2.0
 WRITER_DRAIN_S = 2.5
-JOURNAL_WARN_S = 60.0
-NOT_STORING_S = 10.0
-"""A server that refused a record within this time is not ready."""
 SPARE_FILES = 512
 """Descriptors besides those of the clients: journal, database, venues, HTTP."""
 PARTITIONS_EVERY_S = 3600.0
@@ -177,7 +175,7 @@ class _Server:
         self.stop = trio.Event()
         self.serving = False
         self.failures: list[Exception] = []
-        self.journalled: _Journalled | None = None
+        self.emit: JournalledEmit | None = None
         self.last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
 
     async def watch_signals(self, everything: trio.CancelScope) -> None:
@@ -278,7 +276,9 @@ class _Server:
     def _make_supervisor(self, storage: _Storage | None) -> Supervisor:
         emit: Emit = self.router.publish
         if storage is not None:
-            emit = self.journalled = _Journalled(storage, self)
+            emit = self.emit = JournalledEmit(
+                storage.journal, storage.reserve, self.router.publish, self.metrics
+            )
         last_records = {} if storage is None else storage.last_records
         return Supervisor(
             self._make_broker(entry, emit, last_records) for entry in self.config.brokers if entry.enabled
@@ -308,7 +308,7 @@ class _Server:
             if self.stop.is_set():
                 return ["the server is stopping"]
             whys = [] if writer is None or writer.away is None else [f"the database is away: {writer.away}"]
-            refusal = None if self.journalled is None else self.journalled.refusal()
+            refusal = None if self.emit is None else self.emit.refusal()
             return whys if refusal is None else [*whys, f"records are not stored: {refusal}"]
 
         return Services(
@@ -347,45 +347,3 @@ class _Server:
 def _end_now() -> None:
     _log.error("not stopped in time: ends now; what is not in the database waits in the journal")
     os._exit(1)
-
-
-class _Journalled:
-    """The way of an accepted batch: to the journal first, then to the clients.
-
-    Streaming never stops for the disk: when the journal is at its bound or the disk refuses, the records go out,
-    and that they are not stored is counted and said.
-    """
-
-    def __init__(self, storage: _Storage, server: _Server) -> None:
-        self._append = storage.journal.append
-        self._cover = storage.reserve.cover
-        self._route = server.router.publish
-        self._refused = server.metrics.journal_refused
-        self._said_s = 0.0
-        self._said_numbers_s = 0.0
-        self._refused_s = 0.0
-        self._why = ""
-
-    def refusal(self) -> str | None:
-        """Return why records were not stored just now, or None."""
-        return self._why if time() - self._refused_s < NOT_STORING_S else None
-
-    def __call__(self, batch: list[Published]) -> None:
-        try:
-            self._append(batch)
-        except (JournalFull, OSError) as error:
-            self._refused.inc(len(batch))
-            self._refused_s, self._why = time(), str(error)
-            if time() - self._said_s > JOURNAL_WARN_S:
-                self._said_s = time()
-                _log.error("records are not stored", error=str(error))
-            self._keep_numbers(batch)
-        self._route(batch)
-
-    def _keep_numbers(self, batch: list[Published]) -> None:
-        try:
-            self._cover(batch)
-        except OSError as error:
-            if time() - self._said_numbers_s > JOURNAL_WARN_S:
-                self._said_numbers_s = time()
-                _log.error("a restart now would give numbers out again", error=str(error))

@@ -265,30 +265,11 @@ async def test_a_client_closed_over_its_queued_requests_leaves_no_socket_behind(
                 await trio.sleep(0.05)
 
 
-async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the guard such a send hangs in a shield for ever, through shutdown too."""
-    monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.3)
+@asynccontextmanager
+async def download(size: int):
+    """Ask a server for so many bytes; yield it and a socket with a small buffer from which nothing was read."""
     async with open_stream_server() as server:
-        body = b"x" * 20_000_000
-
-        @server.app.get("/big")
-        async def big() -> bytes:
-            return body
-
-        sock = trio.socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with closing(sock):
-            await sock.connect(("127.0.0.1", server.port))
-            await sock.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
-            with trio.fail_after(5):
-                while server.value("connections_dropped_total") == 0:
-                    await trio.sleep(0.02)
-
-
-async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.5)
-    async with open_stream_server() as server:
-        body = b"x" * 8_000_000
+        body = b"x" * size
 
         @server.app.get("/big")
         async def big() -> bytes:
@@ -299,11 +280,26 @@ async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.Mo
         with closing(sock):
             await sock.connect(("127.0.0.1", server.port))
             await sock.send(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            started, got = trio.current_time(), 0
-            while data := await sock.recv(1 << 20):
-                got += len(data)
-                await trio.sleep(0.002)
-        assert got > len(body)
+            yield server, sock
+
+
+async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the guard such a send hangs in a shield for ever, through shutdown too."""
+    monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.3)
+    async with download(20_000_000) as (server, _):
+        with trio.fail_after(5):
+            while server.value("connections_dropped_total") == 0:
+                await trio.sleep(0.02)
+
+
+async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.5)
+    async with download(8_000_000) as (server, sock):
+        started, got = trio.current_time(), 0
+        while data := await sock.recv(1 << 20):
+            got += len(data)
+            await trio.sleep(0.002)
+        assert got > 8_000_000
         assert trio.current_time() - started > 1.0  # longer than one bound
         assert server.value("connections_dropped_total") == 0
 

@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("candles", "journal_format", "protocol", "sanity"),
     (
         "demand",
+        "emit",
         "host",
         "journal",
         "journal_segment",

@@ -1,0 +1,62 @@
+"""What becomes of a batch when it cannot be journalled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from mdserver import emit as emit_module
+from mdserver.emit import JournalledEmit
+from mdserver.journal import Journal, open_journal
+from mdserver.metrics import Metrics
+from mdserver.model import Published, Tick, Topic
+from mdserver.reserve import SeqReserve
+
+TOPIC = Topic("x", "EURUSD", "tick")
+
+
+def batch(seq: int) -> list[Published]:
+    return [Published(TOPIC, seq, Tick("EURUSD", 1, 1.0, 2.0))]
+
+
+def refused(metrics: Metrics) -> float:
+    return metrics.registry.get_sample_value("mdserver_journal_refused_total") or 0.0
+
+
+def test_a_batch_is_journalled_before_it_is_shown(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=1 << 20) as journal:
+        seen: list[int] = []
+        reserve = SeqReserve(tmp_path / "reserved.json")
+        emit = JournalledEmit(journal, reserve, lambda _: seen.append(journal.appended), Metrics())
+        emit(batch(1))
+        assert seen == [1]
+        assert emit.refusal() is None
+        assert reserve.seqs == {}
+
+
+@pytest.mark.parametrize("numbers_are_kept", [True, False])
+def test_what_cannot_be_journalled_goes_out_and_is_counted_and_said(
+    tmp_path: Path, numbers_are_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Journal, batch: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "append", full)
+    with open_journal(tmp_path, max_bytes=1 << 20) as journal, capture_logs() as logs:
+        metrics, seen = Metrics(), []
+        folder = tmp_path if numbers_are_kept else tmp_path / "gone"
+        reserve = SeqReserve(folder / "reserved.json")
+        emit = JournalledEmit(journal, reserve, seen.append, metrics)
+        for seq in (1, 2):
+            emit(batch(seq))
+        assert seen == [batch(1), batch(2)]
+        assert refused(metrics) == 2
+        assert "No space left" in str(emit.refusal())
+        assert (TOPIC in reserve.seqs) is numbers_are_kept
+        events = [line["event"] for line in logs]
+        assert events.count("records are not stored") == 1
+        assert events.count("a restart now would give numbers out again") == (0 if numbers_are_kept else 1)
+        monkeypatch.setattr(emit_module, "NOT_STORING_S", 0.0)
+        assert emit.refusal() is None
