@@ -25,6 +25,8 @@ _decoder = msgspec.json.Decoder(list[tuple[Topic, int]])
 class SeqReserve:
     """The highest number of each topic that may have been given out; ``seqs`` is what it knows.
 
+    An entry stays for good: once the store is beyond it, it says nothing any more.
+
     Raises :class:`OSError` if the file cannot be read, :class:`ConfigError` if it is not ours.
     """
 
@@ -43,15 +45,8 @@ class SeqReserve:
         """Note that these numbers are given out. Blocking, for the time of a small file; OSError if that fails."""
         beyond = {p.topic: p.seq + AHEAD for p in batch if p.seq > self.seqs.get(p.topic, 0)}
         if beyond:
-            self._write(self.seqs | beyond)
-
-    def forget(self, topics: Sequence[Topic]) -> None:
-        """Drop what is not needed any more, since the store is beyond it."""
-        if topics:
-            self._write({topic: seq for topic, seq in self.seqs.items() if topic not in topics})
-
-    def _write(self, seqs: dict[Topic, int]) -> None:
-        new = self._path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(list(seqs.items())))
-        new.replace(self._path)
-        self.seqs = seqs
+            seqs = self.seqs | beyond
+            new = self._path.with_suffix(".new")
+            new.write_bytes(msgspec.json.encode(list(seqs.items())))
+            new.replace(self._path)
+            self.seqs = seqs

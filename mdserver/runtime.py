@@ -82,12 +82,8 @@ async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
         store = Store(database)
         with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:
             reserve = SeqReserve(config.data_dir / "journal" / "reserved.json")
-            stored = await store.last_records()
             pending = await trio.to_thread.run_sync(journal.last_records)
-            last_records = _merge(stored, pending)
-            reserve.forget(
-                [topic for topic, seq in reserve.seqs.items() if topic in stored and stored[topic].seq >= seq]
-            )
+            last_records = _merge(await store.last_records(), pending)
             beyond = {topic: LastRecord(seq, 0) for topic, seq in reserve.seqs.items()}
             yield _Storage(database, store, journal, reserve, _merge(last_records, beyond))
 

@@ -40,14 +40,6 @@ def test_the_file_is_written_once_for_many_numbers(tmp_path: Path, monkeypatch: 
     assert len(writes) == 1
 
 
-def test_what_the_store_is_beyond_is_forgotten(tmp_path: Path) -> None:
-    path = tmp_path / "reserved.json"
-    reserve = SeqReserve(path)
-    reserve.cover([published(EURUSD, 1), published(GBPUSD, 1)])
-    reserve.forget([EURUSD])
-    assert SeqReserve(path).seqs == {GBPUSD: 1 + AHEAD}
-
-
 def test_a_file_that_cannot_be_written_keeps_what_was_known(tmp_path: Path) -> None:
     reserve = SeqReserve(tmp_path / "gone" / "reserved.json")
     for _ in range(2):
