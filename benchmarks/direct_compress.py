@@ -24,7 +24,7 @@ import harness
 import psycopg
 import yaml
 
-from mdserver.store.binary import COPY_END, COPY_START
+from mdserver.store.pg_binary import COPY_END, COPY_START
 
 sys.path.insert(0, str(harness.HERE.parent))
 from tests import timescaledb

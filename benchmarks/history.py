@@ -28,9 +28,9 @@ from year import END_US, FIRST_US, make_hours, weeks
 
 from mdserver.log import get_logger
 from mdserver.model import US_PER_S
-from mdserver.store import FetchedHour, Store
-from mdserver.store.database import open_database
-from mdserver.store.embedded import open_embedded
+from mdserver.store.connection.database import open_database
+from mdserver.store.embedded.server import open_embedded
+from mdserver.store.store import FetchedHour, Store
 
 SYMBOL, SOURCE = "EURUSD", "synthetic"
 FROM_S, TO_S = FIRST_US // US_PER_S, END_US // US_PER_S - 1

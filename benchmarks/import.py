@@ -27,8 +27,8 @@ import yaml
 
 from mdserver.log import get_logger
 from mdserver.market_hours import HOUR_US, open_hours
-from mdserver.store.binary import COPY_END, COPY_START, copy_rows, to_postgres_us
-from mdserver.store.embedded import open_embedded
+from mdserver.store.embedded.server import open_embedded
+from mdserver.store.pg_binary import COPY_END, COPY_START, copy_rows, to_postgres_us
 from mdserver.testing.bi5 import FakeTick, encode_ticks, ticks_path
 
 SYMBOL = "EURUSD"

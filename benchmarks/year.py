@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mdserver.market_hours import HOUR_US, open_hours
 from mdserver.model import TickColumns
-from mdserver.store import FetchedHour
+from mdserver.store.store import FetchedHour
 
 __all__ = ["END_US", "FIRST_US", "make_hours", "weeks"]
 

@@ -3,7 +3,7 @@
 A tick counts with its mid price (see :func:`mid`), or with its bid or its ask, a trade with its own. Rows are
 ordered by (series, time, seq): the first opens a candle, the last closes it. Sums of sizes are exact and hence the
 same in any order: a size is split into whole units and hundred-millionths, each summed as int64. PostgreSQL does the
-same arithmetic (see ``store/late.py``), so a candle computed there equals one computed here bit for bit.
+same arithmetic (see ``store/recompute_candles.py``), so a candle computed there equals one computed here bit for bit.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _serve(context: CommandContext) -> None:
     config = context.config
     if not any(entry.enabled for entry in config.brokers):
         context.log.warning("no broker is switched on: nothing will be streamed")
-    from .runtime import serve  # late: only the daemon needs the whole server
+    from .daemon.daemon import serve  # late: only the daemon needs the whole server
 
     trio.run(partial(serve, config, context.brokers_for_serving, task_status=_Announcement()))
 

@@ -23,9 +23,9 @@ import trio
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from mdserver.store.database import Database, open_database
-from mdserver.store.embedded import open_embedded
-from mdserver.store.migrations import Engine, migrate
+from mdserver.store.connection.database import Database, open_database
+from mdserver.store.embedded.server import open_embedded
+from mdserver.store.tables.migrations import Engine, migrate
 from tests import timescaledb
 
 TEMPLATE = "mdserver_template"

@@ -9,7 +9,7 @@ import msgspec
 
 from ..config import Config
 from ..plugin import CommandPlugin
-from ..store.unique import Cleaned, clean_up
+from ..store.upkeep.primary_keys import Cleaned, clean_up
 from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say
 

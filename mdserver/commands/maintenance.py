@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import Rejected
 from ..log import get_logger
 from ..model import TIMEFRAMES, US_PER_S
-from ..store.database import Database
+from ..store.connection.database import Database
 from ..symbols import canonical
 from .storage import open_command_database
 

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from ..config import Config
-from ..store.database import Database, open_database
-from ..store.embedded import attach_embedded
+from ..store.connection.database import Database, open_database
+from ..store.embedded.server import attach_embedded
 
 __all__ = ["open_command_database"]
 
@@ -20,8 +20,8 @@ async def open_command_database(
 ) -> AsyncIterator[Database]:
     """Open the configured database: where it is the embedded one and the daemon runs, that of the daemon.
 
-    Raises as :func:`~mdserver.store.database.open_database` and
-    :func:`~mdserver.store.embedded.attach_embedded`.
+    Raises as :func:`~mdserver.store.connection.database.open_database` and
+    :func:`~mdserver.store.embedded.server.attach_embedded`.
     """
     settings = config.database
     async with AsyncExitStack() as stack:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import httpx2
 import trio
 
-from mdserver.errors import MdserverError, Rejected, Unavailable
+from ..errors import MdserverError, Rejected, Unavailable
 
 __all__ = ["RETRY_STATUSES", "fetch", "status_error"]
 

@@ -1,4 +1,4 @@
-"""A WebSocket client for plugins: a thin trio shell over :mod:`.frames` and :mod:`.handshake`.
+"""A WebSocket client for plugins: a thin trio shell over :mod:`.frame_reader` and :mod:`.handshake`.
 
 Made for ingest: one :meth:`WebSocket.receive` hands over all messages that one read of the socket completed,
 so a burst costs one await. No compression, no subprotocols.
@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 
 import trio
 
-from mdserver.errors import MdserverError, Rejected, Unavailable
-
-from . import frames
+from ..errors import MdserverError, Rejected, Unavailable
+from . import frame_reader as frames
 from .handshake import Handshake, HandshakeError, Refused
 from .http import RETRY_STATUSES, status_error
 

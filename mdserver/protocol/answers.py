@@ -9,8 +9,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Encoder
 
 from ..model import US_PER_S, Gap, RecordType, Topic
-from .frames import text_frame
 from .requests import RequestId
+from .server_frames import text_frame
 
 __all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "error", "gap", "hello", "pong", "status"]
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Encoder
 
 from ..model import US_PER_S, Published, Side, Tick
-from .frames import text_frame
+from .server_frames import text_frame
 
 __all__ = ["encode_record", "frame_record"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..candles import MAX_SIZE, Ints, Prices, of_ticks, of_trades
 from ..model import Published, Record, Side, Tick, Trade
-from .binary import COPY_END, COPY_START, Column, copy_rows, to_postgres_us
+from .pg_binary import COPY_END, COPY_START, Column, copy_rows, to_postgres_us
 
 __all__ = ["MAX_TIME_US", "Keys", "Rows", "Table", "fault", "tick_rows", "trade_rows"]
 

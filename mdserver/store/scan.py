@@ -12,7 +12,7 @@ from psycopg import sql
 
 from ..candles import Candles, Ints, Prices, QuotePrice, from_prices, merge, of_ticks, of_trades
 from ..model import TIMEFRAMES
-from .binary import COPY_END, COPY_START, to_postgres_us
+from .pg_binary import COPY_END, COPY_START, to_postgres_us
 from .rows import Table
 
 __all__ = ["Block", "candles_of", "join_minutes", "scan", "timestamp"]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 import trio
 
-from mdserver.errors import BadMessage
-from mdserver.model import Feed, Instrument, Record
+from ..errors import BadMessage
+from ..model import Feed, Instrument, Record
 
 __all__ = ["FakeDemand", "FakeHost"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import ServerConfig
-from ..router import Router
-from ..supervisor import Supervisor
-from .clients import Clients
-from .connection import StreamingQuartTrio
-from .endpoint import stream_endpoint
-from .holders import FeedHolders
-from .http import http_routes
-from .services import Services
-from .session import Session
+from ..feed.supervisor import Supervisor
+from ..stream.router import Router
+from .api.dependencies import Services
+from .api.routes import http_routes
+from .server.websocket_connection import StreamingQuartTrio
+from .stream.clients import Clients
+from .stream.endpoint import stream_endpoint
+from .stream.session import Session
+from .stream.subscribers import FeedHolders
 
 __all__ = ["make_app"]
 

@@ -14,18 +14,18 @@ import trio
 from trio_websocket import WebSocketConnection, connect_websocket_url
 
 from mdserver.config import ServerConfig
-from mdserver.demand import BrokerDemand
-from mdserver.host import Host
+from mdserver.feed.broker_host import Host
+from mdserver.feed.demand import BrokerDemand
+from mdserver.feed.supervisor import SupervisedBroker, Supervisor
 from mdserver.metrics import Metrics
 from mdserver.model import Feed, Record
 from mdserver.plugin import BrokerHost, BrokerPlugin
-from mdserver.router import Router
-from mdserver.supervisor import SupervisedBroker, Supervisor
+from mdserver.stream.router import Router
+from mdserver.web.api.dependencies import BrokerInfo, Services
 from mdserver.web.app import make_app
-from mdserver.web.clients import Clients
-from mdserver.web.connection import StreamingQuartTrio
-from mdserver.web.server import open_listeners, serve_app
-from mdserver.web.services import BrokerInfo, Services
+from mdserver.web.server.tcp_server import open_listeners, serve_app
+from mdserver.web.server.websocket_connection import StreamingQuartTrio
+from mdserver.web.stream.clients import Clients
 
 
 class ScriptedBroker:

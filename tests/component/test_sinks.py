@@ -7,7 +7,7 @@ import json
 import trio
 
 from mdserver.model import Tick
-from mdserver.web.sink import AsgiSink, DirectSink
+from mdserver.web.stream.sink import AsgiSink, DirectSink
 
 from .conftest import open_client, open_stream_server
 

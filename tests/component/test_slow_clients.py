@@ -15,8 +15,8 @@ from trio_websocket import ConnectionClosed
 from wsproto.frame_protocol import Opcode
 
 from mdserver.model import Tick, Trade
-from mdserver.web import clients as clients_module
-from mdserver.web import server as server_module
+from mdserver.web.server import tcp_server as server_module
+from mdserver.web.stream import clients as clients_module
 
 from .conftest import open_client, open_stream_server
 

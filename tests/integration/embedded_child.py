@@ -13,8 +13,8 @@ from pathlib import Path
 import structlog
 import trio
 
-from mdserver.store.cluster import prepare_place, read_pid_file
-from mdserver.store.embedded import open_embedded
+from mdserver.store.embedded.data_folder import prepare_place, read_pid_file
+from mdserver.store.embedded.server import open_embedded
 
 
 async def main() -> None:

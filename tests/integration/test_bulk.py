@@ -17,11 +17,11 @@ from mdserver import candles
 from mdserver.errors import BadMessage, Rejected
 from mdserver.market_hours import HOUR_US
 from mdserver.model import Published, Tick, TickColumns, Topic
-from mdserver.store import FetchedHour, Store
-from mdserver.store.database import Database
-from mdserver.store.late import recompute
-from mdserver.store.partitions import ensure_partitions
+from mdserver.store.connection.database import Database
+from mdserver.store.recompute_candles import recompute
 from mdserver.store.series import SeriesInfo
+from mdserver.store.store import FetchedHour, Store
+from mdserver.store.tables.partitions import ensure_partitions
 
 pytestmark = pytest.mark.both_engines
 

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from mdserver.errors import Unavailable
-from mdserver.store.partitions import ensure_partitions
+from mdserver.store.tables.partitions import ensure_partitions
 
 from .daemon import Daemon, open_daemon, open_stream, run_to_end, write_config
 

@@ -13,9 +13,9 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from mdserver.errors import ConfigError, Rejected, StoreUnavailable
-from mdserver.store import unit as unit_module
-from mdserver.store.database import Database, describe, open_database
-from mdserver.store.embedded import open_embedded
+from mdserver.store.connection import thread_transaction as unit_module
+from mdserver.store.connection.database import Database, describe, open_database
+from mdserver.store.embedded.server import open_embedded
 
 LOG = structlog.get_logger()
 Connection = psycopg.Connection[Any]

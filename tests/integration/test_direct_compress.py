@@ -16,13 +16,14 @@ from psycopg import sql
 from mdserver.cli import main
 from mdserver.errors import Rejected
 from mdserver.model import Published, Tick, TickColumns, Topic
-from mdserver.store import Store, direct_compress
-from mdserver.store.check import check
-from mdserver.store.database import Database
-from mdserver.store.direct_compress import INDEX, status, switch_off, switch_on
-from mdserver.store.indexes import drop_secondary
-from mdserver.store.migrations import migrate
-from mdserver.store.unique import clean_up
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
+from mdserver.store.tables import direct_compress
+from mdserver.store.tables.direct_compress import INDEX, status, switch_off, switch_on
+from mdserver.store.tables.indexes import drop_secondary
+from mdserver.store.tables.migrations import migrate
+from mdserver.store.upkeep.check import check
+from mdserver.store.upkeep.primary_keys import clean_up
 from tests.conftest import TEMPLATE
 
 from .test_bulk import (
@@ -339,7 +340,7 @@ async def test_what_did_not_begin_is_not_half_done(
     def broken(*_: object) -> None:
         raise RuntimeError("power")
 
-    monkeypatch.setattr("mdserver.store.bulk.write_hours", broken)
+    monkeypatch.setattr("mdserver.store.history.load_hours.write_hours", broken)
     with pytest.raises(RuntimeError):
         await store.load_hours(series, [data(30, make_ticks(30, 2)), data(31, make_ticks(31, 0))])
     await assert_stored(store, direct, {30: make_ticks(30, 0)})

@@ -13,10 +13,10 @@ from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
 from mdserver.model import TIMEFRAMES, US_PER_S, Published, Record, Tick, Topic, Trade
-from mdserver.store import Store
-from mdserver.store.database import Database
-from mdserver.web.http import http_routes
-from mdserver.web.services import BrokerInfo, Services
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
+from mdserver.web.api.dependencies import BrokerInfo, Services
+from mdserver.web.api.routes import http_routes
 
 pytestmark = pytest.mark.both_engines
 
@@ -229,7 +229,7 @@ async def test_database_away(database_url: str, make_database: Callable[[str | N
     import structlog
     from psycopg.conninfo import conninfo_to_dict
 
-    from mdserver.store.database import open_database
+    from mdserver.store.connection.database import open_database
 
     name = conninfo_to_dict(database_url)["dbname"]
     other = make_database(None)

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 import trio
 
-from mdserver.store.database import Database
-from mdserver.store.indexes import drop_secondary
+from mdserver.store.connection.database import Database
+from mdserver.store.tables.indexes import drop_secondary
 from mdserver.testing.dukascopy import FakeDukascopy, Fault
 from tests.integration.daemon import clean_environment
 from tests.integration.importing import (

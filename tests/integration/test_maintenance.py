@@ -10,11 +10,12 @@ import pytest
 from msgspec import structs
 
 from mdserver.model import Published, Tick, Topic, Trade
-from mdserver.store import Store, scan
-from mdserver.store.check import SeriesReport, check, market_of
-from mdserver.store.database import Database
-from mdserver.store.refresh import refresh
-from mdserver.store.unique import clean_up
+from mdserver.store import scan
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
+from mdserver.store.upkeep.check import SeriesReport, check, market_of
+from mdserver.store.upkeep.primary_keys import clean_up
+from mdserver.store.upkeep.refresh import refresh
 
 pytestmark = pytest.mark.both_engines
 

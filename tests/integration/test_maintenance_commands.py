@@ -14,8 +14,8 @@ import trio
 
 from mdserver.cli import main
 from mdserver.model import Published, Tick, Topic
-from mdserver.store import Store
-from mdserver.store.database import open_database
+from mdserver.store.connection.database import open_database
+from mdserver.store.store import Store
 
 START_US = 1_710_918_000_000_000
 TOPIC = Topic("mock", "EURUSD", "tick")

@@ -11,9 +11,16 @@ import psycopg
 import pytest
 
 from mdserver.errors import Rejected
-from mdserver.store import partitions
-from mdserver.store.migrations import Engine, Migration, applied_engine, load_migrations, migrate, pending
-from mdserver.store.partitions import ensure_ahead, ensure_partitions
+from mdserver.store.tables import partitions
+from mdserver.store.tables.migrations import (
+    Engine,
+    Migration,
+    applied_engine,
+    load_migrations,
+    migrate,
+    pending,
+)
+from mdserver.store.tables.partitions import ensure_ahead, ensure_partitions
 from tests import timescaledb
 
 Connection = psycopg.Connection[Any]
@@ -120,7 +127,7 @@ def test_a_failing_file_leaves_nothing(empty: Connection, monkeypatch: pytest.Mo
         *load_migrations("plain"),
         Migration(len(PLAIN) + 1, "9999_broken.sql", None, "create table x (); select nonsense"),
     ]
-    monkeypatch.setattr("mdserver.store.migrations.load_migrations", lambda engine: broken)
+    monkeypatch.setattr("mdserver.store.tables.migrations.load_migrations", lambda engine: broken)
     with pytest.raises(psycopg.errors.UndefinedColumn):
         migrate(empty)
     assert tables(empty) == set()
@@ -242,7 +249,7 @@ def test_a_database_of_an_older_version_keeps_its_rows(database_url: str, engine
             conn.execute("drop schema public cascade; create schema public")
         old = load_migrations(engine)[:3]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mdserver.store.migrations.load_migrations", lambda engine: old)
+            patch.setattr("mdserver.store.tables.migrations.load_migrations", lambda engine: old)
             assert migrate(conn) == [migration.name for migration in old]
         ensure_partitions(conn, "ticks", us(2024, 3, 1), us(2024, 3, 1))
         insert_tick(conn, "2024-03-05 00:00:00+00")

@@ -9,12 +9,13 @@ import psycopg
 import pytest
 
 from mdserver.model import Published, Tick, Topic, Trade
-from mdserver.store import Store, retention
-from mdserver.store.check import check
-from mdserver.store.database import Database
-from mdserver.store.migrations import Engine
-from mdserver.store.refresh import refresh
-from mdserver.store.retention import keep_partitions
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
+from mdserver.store.tables.migrations import Engine
+from mdserver.store.upkeep import retention
+from mdserver.store.upkeep.check import check
+from mdserver.store.upkeep.refresh import refresh
+from mdserver.store.upkeep.retention import keep_partitions
 
 pytestmark = pytest.mark.both_engines
 

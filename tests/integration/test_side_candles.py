@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mdserver.model import TIMEFRAMES, US_PER_S, Published, Tick, Topic
-from mdserver.store import Store, scan
-from mdserver.store.database import Database
+from mdserver.store import scan
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
 
 pytestmark = pytest.mark.both_engines
 

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from mdserver.model import Published, Tick, Topic
-from mdserver.store import Store
-from mdserver.store.database import Database
-from mdserver.store.migrations import applied_engine, load_migrations, migrate, pending
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
+from mdserver.store.tables.migrations import applied_engine, load_migrations, migrate, pending
 from tests import timescaledb
 
 NAMES = [migration.name for migration in load_migrations("timescaledb")]

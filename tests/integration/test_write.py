@@ -14,8 +14,8 @@ import pytest
 from mdserver import candles
 from mdserver.errors import StoreUnavailable
 from mdserver.model import TIMEFRAMES, Published, Record, Tick, Topic, Trade
-from mdserver.store import Store
-from mdserver.store.database import Database
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
 
 pytestmark = pytest.mark.both_engines
 

@@ -20,14 +20,14 @@ import trio
 from structlog.testing import capture_logs
 
 from mdserver.errors import StoreUnavailable
-from mdserver.journal import Journal, open_journal
+from mdserver.journal.journal import Journal, open_journal
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
-from mdserver.store import Store, Written
-from mdserver.store import writer as writer_module
-from mdserver.store.database import Database, open_database
-from mdserver.store.embedded import open_embedded
-from mdserver.store.writer import REJECTED_FILE, StoreForWriting, Writer
+from mdserver.store.connection.database import Database, open_database
+from mdserver.store.embedded.server import open_embedded
+from mdserver.store.live import journal_drain as writer_module
+from mdserver.store.live.journal_drain import REJECTED_FILE, StoreForWriting, Writer
+from mdserver.store.store import Store, Written
 
 MIB = 1 << 20
 TOPIC = Topic("mock", "EURUSD", "tick")

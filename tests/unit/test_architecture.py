@@ -10,42 +10,67 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 500
 
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "market_hours", "model", "redact", "symbols"),
-    ("config", "metrics", "plugin"),
-    ("candles", "journal_format", "protocol", "sanity"),
-    (
-        "demand",
-        "emit",
-        "host",
-        "journal",
-        "journal_segment",
-        "reserve",
-        "lock",
-        "log",
-        "net",
-        "registry",
-        "router",
-        "store",
-        "supervisor",
-        "testing",
-    ),
-    ("commands", "web"),
-    ("runtime",),
-    ("cli",),
-    ("__main__",),
+LAYERS: tuple[str, ...] = (
+    "",  # the version
+    "errors",
+    "model",
+    "redact",
+    "symbols",
+    "market_hours",
+    "candles",
+    "record_check",
+    "config",
+    "plugin",
+    "protocol",
+    "registry",
+    "net",
+    "metrics",
+    "log",
+    "data_folder_lock",
+    "testing",
+    "feed",
+    "journal",
+    "stream",
+    "store.pg_binary",
+    "store.rows",
+    "store.series",
+    "store.scan",
+    "store.recompute_candles",
+    "store.connection",
+    "store.tables",
+    "store.open_database",
+    "store.live",
+    "store.history",
+    "store.query",
+    "store.upkeep",
+    "store.embedded",
+    "store.store",
+    "store",
+    "web.server",
+    "web.stream",
+    "web.api",
+    "web.app",
+    "web",
+    "commands",
+    "daemon",
+    "cli",
+    "__main__",
 )
-"""Lowest first. A module imports from its own layer and those below it."""
+"""Each room and its layer, lowest first: a module imports from its own room and from those before it."""
+
+SPLIT = ("store", "web")
+"""Rooms whose own rooms are layers too."""
 
 PURE = (
     "candles",
     "errors",
-    "journal_format",
+    "journal.format",
     "market_hours",
     "model",
     "protocol",
+    "record_check",
     "redact",
-    "sanity",
+    "store.pg_binary",
     "symbols",
 )
 IMPURE_LIBRARIES = frozenset(
@@ -63,6 +88,9 @@ IMPURE_LIBRARIES = frozenset(
         "threading",
     )
 )
+IMPURE_CALLS = frozenset(("open", "pread", "pwrite", "read", "write", "fsync", "stat", "unlink", "replace", "listdir"))
+"""Of the module ``os``."""
+
 PLUGINS_MAY_IMPORT = ("", "errors", "market_hours", "model", "net", "plugin", "symbols")
 PLUGIN_TESTS_MAY_IMPORT = (*PLUGINS_MAY_IMPORT, "testing")
 
@@ -102,15 +130,20 @@ def is_module(name: str, root: Path) -> bool:
 
 
 def part(name: str) -> str:
-    """Return the top-level part of one of our modules: ``web`` of ``mdserver.web.sink``, nothing for the package."""
+    """Return the top-level part of one of our modules: ``web`` of ``mdserver.web.app``, "" of the package."""
     return [*name.split("."), ""][1]
 
 
+def room(name: str) -> str:
+    """Return the room of one of our modules: ``web.stream`` of ``mdserver.web.stream.sink``."""
+    parts = name.split(".")[1:]
+    return ".".join(parts[: 2 if parts and parts[0] in SPLIT else 1])
+
+
 def layer(name: str) -> int:
-    for number, parts in enumerate(LAYERS):
-        if part(name) in parts:
-            return number
-    pytest.fail(f"{name} is in no layer: name it in LAYERS of {Path(__file__).name}")
+    if room(name) not in LAYERS:
+        pytest.fail(f"{name} is in no layer: name its room in LAYERS of {Path(__file__).name}")
+    return LAYERS.index(room(name))
 
 
 def ours(path: Path) -> set[str]:
@@ -144,13 +177,22 @@ def test_no_cycles() -> None:
 
 
 def is_pure(path: Path) -> bool:
-    return path.name == "codec.py" or (path in SERVER and part(dotted(path)) in PURE)
+    inner = dotted(path).removeprefix("mdserver.")
+    return path.name == "codec.py" or (
+        path in SERVER and any(inner == pure or inner.startswith(pure + ".") for pure in PURE)
+    )
 
 
 @pytest.mark.parametrize("path", [path for path in (*SERVER, *PLUGINS) if is_pure(path)], ids=ids)
 def test_pure_modules_do_no_io(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(path)} & IMPURE_LIBRARIES
     assert not used, f"{ids(path)} is pure and imports {sorted(used)}"
+    calls = {
+        node.attr
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    assert not calls & IMPURE_CALLS, f"{ids(path)} is pure and calls os.{sorted(calls & IMPURE_CALLS)}"
     if path in PLUGINS:
         assert "net" not in {part(name) for name in ours(path)}, "a codec does not know the network"
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdserver.model import Published, Tick, Topic, Trade
-from mdserver.protocol.frames import text_frame, text_payloads
 from mdserver.protocol.records import frame_record
-from mdserver.web.backlog import CHUNK_BYTES, Backlog
+from mdserver.protocol.server_frames import text_frame, text_payloads
+from mdserver.web.stream.backlog import CHUNK_BYTES, Backlog
 
 TICKS = [Topic("x", symbol, "tick") for symbol in "AB"]
 TRADES = Topic("x", "A", "trade")

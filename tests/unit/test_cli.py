@@ -19,13 +19,7 @@ from mdserver import __version__, cli
 from mdserver.commands import migrate as migrate_module
 from mdserver.commands.context import CommandContext
 from mdserver.config import LogConfig
-from mdserver.errors import (
-    ConfigError,
-    DataFolderInUse,
-    MdserverError,
-    Rejected,
-    StoreUnavailable,
-)
+from mdserver.errors import ConfigError, DataFolderInUse, MdserverError, Rejected, StoreUnavailable
 from mdserver.log import get_logger, set_up_logging
 from mdserver.plugin import CommandPlugin
 from mdserver.registry import PluginProblem

@@ -8,7 +8,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdserver.demand import BrokerDemand, FeedChange
+from mdserver.feed.demand import BrokerDemand, FeedChange
 from mdserver.model import Feed, Instrument
 
 A, B = Feed("A", "tick"), Feed("B", "trade")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from mdserver import emit as emit_module
-from mdserver.emit import JournalledEmit
-from mdserver.journal import Journal, open_journal
+from mdserver.journal.journal import Journal, open_journal
+from mdserver.journal.seq_floor import SeqReserve
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
-from mdserver.reserve import SeqReserve
+from mdserver.stream import publish as emit_module
+from mdserver.stream.publish import JournalledEmit
 
 TOPIC = Topic("x", "EURUSD", "tick")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import structlog
 
-from mdserver.demand import BrokerDemand
-from mdserver.host import Host
+from mdserver.feed.broker_host import Host
+from mdserver.feed.demand import BrokerDemand
 from mdserver.metrics import Metrics
 from mdserver.model import Feed, Gap, Instrument, LastRecord, Published, Tick, Topic, Trade
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from mdserver import journal as journal_module
 from mdserver.errors import JournalCorrupt, JournalFull
-from mdserver.journal import Journal, open_journal
-from mdserver.journal_format import HEADER_BYTES, MAGIC, frames
+from mdserver.journal import journal as journal_module
+from mdserver.journal.format import HEADER_BYTES, MAGIC, frames
+from mdserver.journal.journal import Journal, open_journal
 from mdserver.model import Published, Tick, Topic, Trade
 
 MIB = 1 << 20

@@ -5,7 +5,16 @@ import wsproto.frame_protocol as wf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdserver.net.frames import BINARY, CLOSE, PING, TEXT, Close, FrameReader, encode_close, encode_frame
+from mdserver.net.frame_reader import (
+    BINARY,
+    CLOSE,
+    PING,
+    TEXT,
+    Close,
+    FrameReader,
+    encode_close,
+    encode_frame,
+)
 
 LIMIT = 100_000
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mdserver.errors import ConfigError
+from mdserver.journal.seq_floor import AHEAD, SeqReserve
 from mdserver.model import Published, Tick, Topic
-from mdserver.reserve import AHEAD, SeqReserve
 
 EURUSD, GBPUSD = Topic("x", "EURUSD", "tick"), Topic("x", "GBPUSD", "tick")
 

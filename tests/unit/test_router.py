@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
-from mdserver.protocol.frames import text_payloads
 from mdserver.protocol.records import frame_record
-from mdserver.router import Router
+from mdserver.protocol.server_frames import text_payloads
+from mdserver.stream.router import Router
 
 TOPICS = [Topic("mock", symbol, "tick") for symbol in "ABCD"]
 

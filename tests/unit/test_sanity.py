@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdserver.model import Tick, Trade
-from mdserver.sanity import CONFIRMATIONS, MAX_AHEAD_US, MAX_JUMP, RecordCheck
+from mdserver.record_check import CONFIRMATIONS, MAX_AHEAD_US, MAX_JUMP, RecordCheck
 
 NOW = 1_710_918_000_000_000
 

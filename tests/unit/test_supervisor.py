@@ -9,13 +9,13 @@ from typing import Any
 import structlog
 import trio
 
-from mdserver.demand import BrokerDemand
 from mdserver.errors import Rejected, Unavailable
-from mdserver.host import Host
+from mdserver.feed.broker_host import Host
+from mdserver.feed.demand import BrokerDemand
+from mdserver.feed.supervisor import BACKOFF_MAX_S, MAX_CRASHES, SupervisedBroker, Supervisor
 from mdserver.metrics import Metrics
 from mdserver.model import Feed, Published
 from mdserver.plugin import BrokerPlugin
-from mdserver.supervisor import BACKOFF_MAX_S, MAX_CRASHES, SupervisedBroker, Supervisor
 
 
 def supervised(

@@ -19,10 +19,10 @@ from ...errors import ConfigError
 from ...log import get_logger
 from ...model import US_PER_S
 from ...plugin import CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
-from ...store import SeriesInfo, Store
-from ...store.database import Database
-from ...store.indexes import drop_secondary, status
-from ...store.reindex import recreate
+from ...store.connection.database import Database
+from ...store.store import SeriesInfo, Store
+from ...store.tables.indexes import drop_secondary, status
+from ...store.tables.recreate_indexes import recreate
 from ...symbols import canonical_all
 from ..context import CommandContext
 from ..storage import open_command_database

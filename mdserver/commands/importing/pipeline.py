@@ -1,7 +1,8 @@
 """Fetch, decode, load: all at once, in bounded memory, whatever the range.
 
 Two chunks are fetched and two are loaded at a time, one waits between: five chunks of files as they came, which are a
-tenth of their ticks in memory. Decoding happens in the loading threads, hour by hour (see ``store/bulk.py``).
+tenth of their ticks in memory. Decoding happens in the loading threads, hour by hour (see
+``store/history/load_hours.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import trio
 from ...errors import BadMessage, Rejected, StoreUnavailable, Unavailable
 from ...model import TickColumns
 from ...plugin import HistorySource, RawHour
-from ...store import FetchedHour, HourResult, SeriesInfo, Store
+from ...store.store import FetchedHour, HourResult, SeriesInfo, Store
 from .plan import Chunk
 from .progress import ImportProgress
 from .summary import Summary, hour_text

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ...store import HourResult
+from ...store.store import HourResult
 from .plan import Dates, SymbolPlan
 
 __all__ = ["Summary", "SymbolSummary", "hour_text"]

@@ -12,8 +12,8 @@ from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S
-from mdserver.web.http import http_routes
-from mdserver.web.services import BrokerInfo, Services
+from mdserver.web.api.dependencies import BrokerInfo, Services
+from mdserver.web.api.routes import http_routes
 
 HOUR = 3_600
 DAY = 86_400

@@ -153,7 +153,7 @@ async def test_forming_candle_is_reused_no_longer_than_it_is_fresh(make_site: Ca
 
 
 async def test_digest_memory_is_bounded() -> None:
-    from mdserver.web.caching import Digest, DigestMemory
+    from mdserver.web.api.caching import Digest, DigestMemory
 
     memory = DigestMemory(most=2)
     for key in ("a", "b"):

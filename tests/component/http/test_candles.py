@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mdserver.web.tables import CandleRow, Column, build_body, whole
+from mdserver.web.api.encoding import CandleRow, Column, build_body, whole
 
 T0 = 1_710_892_800
 HOUR = 3_600

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mdserver.web.tables import PIECE_ROWS, CandleRow, Column, build_body
+from mdserver.web.api.encoding import PIECE_ROWS, CandleRow, Column, build_body
 
 T0 = 1_710_892_800
 RECORDS = f"symbol=EURUSD&from={T0}&to={T0 + 100}&limit=3"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mdserver.web import candles_view, records_view
-from mdserver.web.openapi import openapi_document
+from mdserver.web.api import candles_view, records_view
+from mdserver.web.api.openapi import openapi_document
 
 T0 = 1_710_892_800
 EXAMPLES = {

@@ -1,0 +1,42 @@
+"""One server per data folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import ConfigError, DataFolderInUse
+
+__all__ = ["lock_data_folder"]
+
+
+@contextmanager
+def lock_data_folder(folder: Path) -> Iterator[None]:
+    """Own a data folder, made if it is not there, while the block runs.
+
+    The kernel drops the lock with the process, however that ends. Raises :class:`DataFolderInUse`, and
+    :class:`ConfigError` where the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "mdserver.data_folder_lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError([f"data_dir {folder} cannot be used: {error}"]) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
+            raise DataFolderInUse(
+                f"the data folder {folder} is used by another server (process {owner}); "
+                "stop it, or set another data_dir"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,220 @@
+"""What a broker talks to: checks, numbers and hands on its records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import time
+
+import structlog
+
+from ..errors import BadMessage
+from ..metrics import Metrics
+from ..model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Tick, Topic
+from ..record_check import RecordCheck, is_text
+from ..redact import redact
+from .demand import BrokerDemand, FeedChange
+
+__all__ = ["Announce", "Emit", "Host", "clean_text"]
+
+Emit = Callable[[list[Published]], None]
+"""Takes an accepted batch: appends it to the journal, then fans it out."""
+
+Announce = Callable[[Gap], None]
+"""Tells a topic's subscribers of a hole, before the record that ends it."""
+
+LOG_EVERY_S = 60.0
+
+
+class _Line:
+    """One topic of this broker: its number, its check, and where its last record stood.
+
+    ``broken_off`` is why records may be missing behind that one, or None. ``served``: the venue is known to serve it.
+    ``interrupted`` is why it was not served for a while, or None: what is still on its way then does not end the hole,
+    which lasts until the venue serves it again.
+    """
+
+    __slots__ = ("broken_off", "check", "interrupted", "last_us", "seq", "served", "topic")
+
+    def __init__(self, topic: Topic, last: LastRecord | None) -> None:
+        self.topic = topic
+        self.check = RecordCheck()
+        self.seq, self.last_us = last or (0, 0)
+        self.served = False
+        self.interrupted: str | None = None
+        self.broken_off: str | None = None
+        self.break_off("restart")
+
+    def break_off(self, cause: str) -> None:
+        """Note that records may be missing behind the last one, if there was one."""
+        self.served = False
+        if self.last_us and self.broken_off is None:
+            self.broken_off = self.interrupted or cause
+
+    def interrupt(self, cause: str) -> None:
+        """Note that the venue is not asked for it any more."""
+        self.served = False
+        self.interrupted = self.interrupted or cause
+
+    def resume(self) -> None:
+        """Note that the venue serves it (again)."""
+        if self.interrupted is not None:
+            self.break_off(self.interrupted)
+            self.interrupted = None
+        self.served = True
+
+
+class Host:
+    """Implements :class:`mdserver.plugin.BrokerHost` for one broker; lives as long as the server."""
+
+    def __init__(
+        self,
+        name: str,
+        demand: BrokerDemand,
+        *,
+        emit: Emit,
+        announce: Announce,
+        last_records: Mapping[Topic, LastRecord],
+        metrics: Metrics,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self.name = name
+        self.demand = demand
+        self.log = log.bind(broker=name)
+        self.last_event_s: float | None = None
+        self._emit = emit
+        self._announce = announce
+        self._last_records = last_records
+        self._ticks: dict[str, _Line] = {}
+        self._trades: dict[str, _Line] = {}
+        self._metrics = metrics
+        self._published = metrics.published.labels(name)
+        self._quiet: dict[str, _Quiet] = {}
+        demand.watch(self._feeds_changed)
+
+    def publish(self, batch: Sequence[Record]) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.publish`."""
+        accepted: list[Published] = []
+        now_s = time()
+        now_us = int(now_s * US_PER_S)
+        for record in batch:
+            line = (self._ticks if type(record) is Tick else self._trades).get(record.symbol)
+            if line is None:
+                if not is_text(record.symbol):
+                    self._reject(record, "type")
+                    continue
+                line = self._open_line(record)
+            if not line.served:
+                self._note_served(line)
+            fault = line.check.fault(record, now_us)
+            if fault is None:
+                if line.broken_off is not None:
+                    self._close_gap(line, record)
+                line.seq += 1
+                line.last_us = record.time_us
+                accepted.append(Published(line.topic, line.seq, record))
+            else:
+                self._reject(record, fault)
+        self.last_event_s = now_s
+        if accepted:
+            self._published.inc(len(accepted))
+            self._emit(accepted)
+
+    def gap(self, cause: str) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.gap`."""
+        for line in (*self._ticks.values(), *self._trades.values()):
+            line.break_off(cause)
+
+    def _note_served(self, line: _Line) -> None:
+        """A record says as much as a confirmation; of a feed that is not wanted it was still on its way."""
+        feed = Feed(line.topic.symbol, line.topic.type)
+        if self.demand.status(feed) in ("pending", "active"):
+            self.demand.confirm([feed])
+            line.resume()
+
+    def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
+        for feed, status, _ in changes:
+            line = (self._ticks if feed.type == "tick" else self._trades).get(feed.symbol)
+            if line is None:
+                continue
+            if status == "active":
+                line.resume()
+            else:
+                line.interrupt("unsubscribed" if status == "unwanted" else "refused")
+
+    def confirm(self, feeds: Iterable[Feed]) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.confirm`."""
+        self.demand.confirm(feeds)
+
+    def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.refuse`."""
+        feeds, reason = tuple(feeds), clean_text(reason)
+        self._note_refused(dict.fromkeys(feeds, reason))
+        self.demand.refuse(feeds, reason)
+
+    def alive(self) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.alive`."""
+        self.last_event_s = time()
+
+    def discard(self, error: BadMessage) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.discard`."""
+        self.last_event_s = time()
+        self._metrics.discarded.labels(self.name).inc()
+        self._log_rarely("message discarded", error=clean_text(str(error)))
+
+    def ignored(self, what: str) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.ignored`."""
+        self.last_event_s = time()
+        self._metrics.ignored.labels(self.name, clean_text(what[:40])).inc()
+
+    def instruments(self, table: Iterable[Instrument]) -> None:
+        """See :meth:`mdserver.plugin.BrokerHost.instruments`."""
+        self._note_refused(self.demand.set_instruments(table))
+
+    def _note_refused(self, reasons: Mapping[Feed, str]) -> None:
+        by_reason: dict[str, list[str]] = {}
+        for feed, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(f"{feed.symbol} {feed.type}")
+        self._metrics.refused_feeds.labels(self.name).inc(len(reasons))
+        for reason, feeds in by_reason.items():
+            self.log.warning("feeds refused", feeds=feeds, reason=reason)
+
+    def _open_line(self, record: Record) -> _Line:
+        ticks = type(record) is Tick
+        topic = Topic(self.name, record.symbol, "tick" if ticks else "trade")
+        line = _Line(topic, self._last_records.get(topic))
+        (self._ticks if ticks else self._trades)[record.symbol] = line
+        return line
+
+    def _close_gap(self, line: _Line, record: Record) -> None:
+        """A topic goes on after a session ended: say between which records others may be missing."""
+        gap = Gap(line.topic, line.last_us, record.time_us, line.broken_off or "")
+        line.broken_off = None
+        self._metrics.gaps.labels(self.name, gap.cause).inc()
+        self._announce(gap)
+
+    def _reject(self, record: Record, fault: str) -> None:
+        self._metrics.rejected.labels(self.name, fault).inc()
+        self._log_rarely("record rejected", reason=fault, record=str(record))
+
+    def _log_rarely(self, event: str, **about: object) -> None:
+        """Log at most once a minute per kind, with the number of those not logged."""
+        quiet = self._quiet.setdefault(event, _Quiet())
+        now = time()
+        if now - quiet.since < LOG_EVERY_S:
+            quiet.count += 1
+            return
+        self.log.warning(event, **about, not_logged=quiet.count)
+        quiet.since, quiet.count = now, 0
+
+
+def clean_text(text: str) -> str:
+    """Return a text that a plugin gave as it may be shown: without secrets, and without what cannot be written."""
+    return redact(text.encode(errors="replace").decode())
+
+
+class _Quiet:
+    __slots__ = ("count", "since")
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.count = 0

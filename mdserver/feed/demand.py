@@ -1,0 +1,159 @@
+"""What is wanted from one broker, counted by holders, and what the venue said to it.
+
+Feeds from the config are held for ever; each client holds what it subscribed. A feed stays wanted until its
+last holder lets go, so that one client leaving never cuts another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import trio
+
+from ..model import Feed, Instrument
+
+__all__ = ["BrokerDemand", "FeedChange", "FeedStatus", "Watcher"]
+
+FeedStatus: TypeAlias = Literal["pending", "active", "refused"]
+
+
+class FeedChange(NamedTuple):
+    """What became of a feed, and the reason of a refusal; ``unwanted``: its last holder let go."""
+
+    feed: Feed
+    status: Literal["active", "refused", "unwanted"]
+    reason: str = ""
+
+
+Watcher: TypeAlias = Callable[[Sequence[FeedChange]], None]
+"""Called with all that changed at once."""
+
+
+class BrokerDemand:
+    """The wanted feeds of one broker."""
+
+    def __init__(self, pinned: Iterable[Feed] = ()) -> None:
+        self._holders: Counter[Feed] = Counter(pinned)
+        self._status: dict[Feed, FeedStatus] = dict.fromkeys(self._holders, "pending")
+        self._reasons: dict[Feed, str] = {}
+        self._symbols: frozenset[str] | None = None
+        self._wanted: frozenset[Feed] | None = None
+        self._changed = trio.Event()
+        self._watchers: dict[Watcher, None] = {}
+
+    # -- the broker's side ---------------------------------------------------------------------------
+
+    def current(self) -> frozenset[Feed]:
+        """Return the feeds wanted now: all held ones but those that the venue refused."""
+        if self._wanted is None:
+            self._wanted = frozenset(f for f in self._holders if self._status[f] != "refused")
+        return self._wanted
+
+    async def wait_changed(self, known: frozenset[Feed]) -> frozenset[Feed]:
+        """Return the wanted set as soon as it differs from ``known``."""
+        while (wanted := self.current()) == known:
+            await self._changed.wait()
+        return wanted
+
+    def confirm(self, feeds: Iterable[Feed]) -> None:
+        """Note that the venue accepted these feeds."""
+        self._settle([FeedChange(f, "active") for f in feeds if self._status.get(f, "active") != "active"])
+
+    def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
+        """Note that the venue will not serve these feeds: they are no longer wanted."""
+        self._settle([FeedChange(f, "refused", reason) for f in feeds if f in self._holders])
+
+    def set_instruments(self, table: Iterable[Instrument]) -> dict[Feed, str]:
+        """Take the venue's complete list; return the held feeds that are refused as their symbols are not in it.
+
+        What was refused and is newly listed is asked for once more.
+        """
+        before, self._symbols = self._symbols, frozenset(i.symbol for i in table)
+        gone = {
+            f: f"the venue has no symbol {f.symbol}"
+            for f, status in self._status.items()
+            if status != "refused" and f.symbol not in self._symbols
+        }
+        if before is not None:
+            listed = self._symbols - before
+            for feed in [f for f in self._reasons if f.symbol in listed]:
+                self._status[feed] = "pending"
+                del self._reasons[feed]
+            self._touch()
+        self._settle([FeedChange(feed, "refused", reason) for feed, reason in gone.items()])
+        return gone
+
+    def begin_session(self) -> None:
+        """Ask for everything once more, also for what the venue refused in the last session."""
+        self._reasons.clear()
+        self._status = dict.fromkeys(self._holders, "pending")
+        self._touch()
+
+    def end_session(self) -> None:
+        """Note that nothing is served any more: what was active waits for the next session's answer."""
+        for feed, status in self._status.items():
+            if status == "active":
+                self._status[feed] = "pending"
+
+    # -- the clients' side ---------------------------------------------------------------------------
+
+    def hold(self, feed: Feed) -> FeedStatus:
+        """Want a feed (once more); return what the venue has said to it so far."""
+        self._holders[feed] += 1
+        if self._holders[feed] == 1 or self._status[feed] == "refused":
+            self._status[feed] = "pending"
+            self._reasons.pop(feed, None)
+            self._touch()
+        return self._status[feed]
+
+    def release(self, feed: Feed) -> None:
+        """Let go of a feed held before."""
+        self._holders[feed] -= 1
+        if not self._holders[feed]:
+            del self._holders[feed], self._status[feed]
+            self._reasons.pop(feed, None)
+            self._touch()
+            self._tell([FeedChange(feed, "unwanted")])
+
+    def status(self, feed: Feed) -> FeedStatus | None:
+        """Return what the venue has said so far to a feed; None if nobody holds it."""
+        return self._status.get(feed)
+
+    def has(self, symbol: str) -> bool | None:
+        """Tell whether the venue has a symbol; None where it gave no list."""
+        return None if self._symbols is None else symbol in self._symbols
+
+    def refused(self) -> dict[Feed, str]:
+        """Return the held feeds that the venue refused, with its reasons."""
+        return dict(self._reasons)
+
+    def count(self) -> int:
+        """Return how many feeds the venue confirmed."""
+        return sum(status == "active" for status in self._status.values())
+
+    def watch(self, watcher: Watcher) -> None:
+        """Call ``watcher`` at each change of feeds' status; it may hold and release feeds."""
+        self._watchers[watcher] = None
+
+    def _settle(self, changes: Sequence[FeedChange]) -> None:
+        for feed, status, reason in changes:
+            if status == "refused":
+                self._status[feed] = "refused"
+                self._reasons[feed] = reason
+            else:
+                self._status[feed] = "active"
+                self._reasons.pop(feed, None)
+        if changes:
+            self._touch()
+            self._tell(changes)
+
+    def _tell(self, changes: Sequence[FeedChange]) -> None:
+        for watcher in tuple(self._watchers):
+            watcher(changes)
+
+    def _touch(self) -> None:
+        self._wanted = None
+        self._changed.set()
+        self._changed = trio.Event()

@@ -1,0 +1,1 @@
+"""The log on disk of what was published and is not yet stored."""

@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL, and units of work in worker threads."""

@@ -1,0 +1,1 @@
+"""The PostgreSQL that the server brings and runs by itself."""

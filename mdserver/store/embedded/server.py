@@ -1,0 +1,233 @@
+"""A PostgreSQL of our own below the data folder: prepared at the first start, reached by a unix socket only.
+
+The server is an ordinary child process in a session of its own, so that Ctrl-C at the terminal reaches the daemon
+alone and the daemon can still write. One that a killed daemon left behind is adopted, or stopped and started anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import structlog
+import trio
+from psycopg import sql
+
+from ...data_folder_lock import lock_data_folder
+from ...errors import ConfigError, DataFolderInUse, StoreUnavailable
+from .data_folder import Place, is_postmaster, prepare_place, read_pid_file
+from .postmaster import NAME, POLL_S, START_S, Postmaster, start_postmaster, stop_postmaster
+from .programs import Binaries, Choice, choose_binaries
+
+__all__ = ["attach_embedded", "open_embedded"]
+
+RESTART_S = (0.5, 30.0)
+"""The first and the longest pause before a database that ended by itself is started again."""
+
+ATTACH_POLL_S = 0.2
+"""How often a server that another process starts is looked at."""
+
+
+SETTINGS = f"""
+# Settings of mdserver for a store of ticks: yours to change, this file is not written again.
+max_connections = 50
+shared_buffers = 256MB
+max_wal_size = 2GB
+checkpoint_timeout = 15min
+# without the log that replicas and pg_basebackup need, what is loaded into a new table is written once, not twice
+wal_level = minimal
+max_wal_senders = 0
+jit = off
+# parallel workers share memory in /dev/shm, which is small in containers; no query of ours gains by them
+max_parallel_workers_per_gather = 0
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] '
+log_checkpoints = off
+cluster_name = '{NAME}'
+"""
+
+
+@asynccontextmanager
+async def open_embedded(
+    data_dir: Path, *, binaries: Choice = "auto", log: structlog.stdlib.BoundLogger
+) -> AsyncIterator[str]:
+    """Run a PostgreSQL in ``data_dir/postgres`` for as long as the context is open; yield its conninfo.
+
+    As root the server runs as the account ``postgres``, else ``nobody``. At the end it is stopped, within
+    ``FAST_STOP_S + IMMEDIATE_STOP_S``, also when cancelled.
+
+    Raises :class:`ConfigError` for what the operator must change (no PostgreSQL, a folder that cannot be used, a
+    cluster of another version), :class:`DataFolderInUse`, and :class:`StoreUnavailable` if it does not start.
+    """
+    place = await trio.to_thread.run_sync(prepare_place, data_dir)
+    with lock_data_folder(place.folder):
+        server = await _adopt(place, log)
+        if server is None:
+            server = await start_postmaster(place, await _prepare(place, binaries, log), log)
+        running = [server]
+        problem: Exception | None = None
+        try:
+            try:
+                conninfo = await trio.to_thread.run_sync(_ensure_database, server)
+            except psycopg.Error as error:
+                raise StoreUnavailable(f"PostgreSQL has started but does not serve: {error}") from error
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_keep_running, running, binaries, log)
+                try:
+                    yield conninfo
+                except Exception as error:  # noqa: BLE001 - raised below, so that the nursery does not wrap it
+                    problem = error
+                nursery.cancel_scope.cancel()
+        finally:
+            await stop_postmaster(running[0], log)  # noqa: ASYNC102 - shields itself, with a deadline
+        if problem is not None:
+            raise problem
+
+
+@asynccontextmanager
+async def attach_embedded(
+    data_dir: Path, *, binaries: Choice = "auto", log: structlog.stdlib.BoundLogger
+) -> AsyncIterator[str]:
+    """Yield the conninfo of the PostgreSQL in ``data_dir/postgres``: of the daemon's if that runs, else of our own.
+
+    A command can so work beside the daemon. The daemon's server is neither stopped nor waited for at the end; when
+    the daemon stops it, connections break. Raises as :func:`open_embedded`, and :class:`StoreUnavailable` where
+    the daemon's server does not get ready within ``START_S``.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            conninfo = await stack.enter_async_context(open_embedded(data_dir, binaries=binaries, log=log))
+        except DataFolderInUse:
+            conninfo = await _running_conninfo(data_dir, log)
+        yield conninfo
+
+
+async def _running_conninfo(data_dir: Path, log: structlog.stdlib.BoundLogger) -> str:
+    """Return how to reach a server that another process of ours runs, once it is ready."""
+    place = await trio.to_thread.run_sync(prepare_place, data_dir)
+    with trio.move_on_after(START_S):
+        while True:
+            found = read_pid_file(place)
+            if found is not None and found.status == "ready" and is_postmaster(place, found.pid):
+                server = Postmaster(place, found.pid, found.socket_folder)
+                try:
+                    conninfo = await trio.to_thread.run_sync(_ensure_database, server)
+                except psycopg.Error as error:
+                    log.debug("the running PostgreSQL does not serve yet", error=str(error))
+                else:
+                    log.info("using the PostgreSQL of the running server", pid=found.pid)
+                    return conninfo
+            await trio.sleep(ATTACH_POLL_S)
+    raise StoreUnavailable(
+        f"the PostgreSQL of the server that uses {data_dir} is not ready after {START_S:.0f} s"
+    )
+
+
+async def _keep_running(running: list[Postmaster], choice: Choice, log: structlog.stdlib.BoundLogger) -> None:
+    """Start the server again whenever it ends by itself (out of memory, killed); ``running`` holds the one that runs.
+
+    The socket stays where it is, so connections come back by themselves. Never returns.
+    """
+    while True:
+        server = running[0]
+        await server.wait()
+        log.error("PostgreSQL has ended by itself, starting it again", pid=server.pid)
+        pause, longest = RESTART_S
+        while running[0] is server:
+            await trio.sleep(pause)
+            pause = min(2 * pause, longest)
+            try:
+                found = await _prepare(server.place, choice, log)
+                running[0] = await start_postmaster(server.place, found, log, server.socket_folder)
+            except (StoreUnavailable, ConfigError, OSError) as error:
+                log.error("PostgreSQL does not start", error=str(error), again_in_s=pause)
+
+
+async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogger) -> Binaries:
+    """Choose the binaries and make the cluster if there is none."""
+
+    def choose() -> Binaries:
+        return choose_binaries(
+            choice, account=place.account, copies=place.copies, cluster_major=place.major()
+        )
+
+    found = await trio.to_thread.run_sync(choose)
+    if place.major() is None:
+        log.info(
+            "preparing PostgreSQL (first start, about 2 s)", version=found.text, folder=str(place.cluster)
+        )
+        await _init_cluster(place, found)
+    return found
+
+
+async def _init_cluster(place: Place, binaries: Binaries) -> None:
+    """Make the cluster in a sibling and rename it, so that a cluster with this name is always whole."""
+    for stale in place.folder.glob("cluster.new-*"):
+        await trio.to_thread.run_sync(shutil.rmtree, stale)
+    new = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=place.folder))
+    place.account.own(new)
+    command: list[str | Path] = [binaries.folder / "initdb", "-D", new, "-U", NAME, "-A", "trust"]
+    result = await trio.run_process(
+        [*command, "-E", "UTF8", "--locale=C", "--no-instructions"],
+        check=False,
+        capture_stdout=True,
+        capture_stderr=True,
+        start_new_session=True,
+        **place.account.spawn,
+    )
+    if result.returncode != 0:
+        text = result.stderr.decode(errors="replace").strip()
+        raise StoreUnavailable(f"initdb of PostgreSQL {binaries.text} failed as {place.account}: {text}")
+    await trio.to_thread.run_sync(place.finish_cluster, new, SETTINGS)
+
+
+async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> Postmaster | None:
+    """Take over a server that runs on our cluster, or stop it if it does not answer; None if there is none now."""
+    found = read_pid_file(place)
+    if found is None or not is_postmaster(place, found.pid):
+        return None
+    if not place.is_own_socket_folder(found.socket_folder):
+        # Started by hand, for a dump perhaps: not ours to stop, and its socket may lie among others'.
+        raise DataFolderInUse(
+            f"a PostgreSQL that was not started by mdserver runs on {place.cluster} (process {found.pid}, socket in "
+            f"{found.socket_folder}): stop it first, with pg_ctl stop"
+        )
+    server = Postmaster(place, found.pid, found.socket_folder)
+    log.info("found a PostgreSQL that an earlier run left behind", pid=found.pid, status=found.status)
+    with trio.move_on_after(START_S):
+        while found.status == "starting" and is_postmaster(place, server.pid):
+            await trio.sleep(POLL_S)
+            found = read_pid_file(place) or found
+    if found.status == "ready":
+        try:
+            await trio.to_thread.run_sync(_ensure_database, server)
+        except psycopg.Error as error:
+            log.warning("it does not answer", pid=server.pid, error=str(error))
+        else:
+            log.info("adopted it", pid=server.pid)
+            return server
+    await stop_postmaster(server, log)
+    if is_postmaster(place, server.pid):
+        raise StoreUnavailable(
+            f"a PostgreSQL that an earlier run left behind (process {server.pid}) neither answers nor stops: end it "
+            f"and start again; its log is {place.log_file}"
+        )
+    return None
+
+
+def _ensure_database(server: Postmaster) -> str:
+    """Make our database if there is none; return its conninfo. Blocking. Raises psycopg.Error."""
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as conn:
+        folder = conn.execute("show data_directory").fetchone()
+        if folder is None or Path(folder[0]).resolve() != server.place.cluster:
+            raise psycopg.OperationalError(
+                f"the server on {server.socket_folder} has another folder: {folder}"
+            )
+        if conn.execute("select from pg_database where datname = %s", [NAME]).fetchone() is None:
+            conn.execute(sql.SQL("create database {}").format(sql.Identifier(NAME)))
+    return server.conninfo(NAME)

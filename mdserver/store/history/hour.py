@@ -1,0 +1,112 @@
+"""Hours of ticks on their way into the database: what came, what became of it, checks and minutes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+import numpy as np
+from msgspec import Struct
+
+from ...candles import MAX_SIZE, Candles, Prices, from_prices, mid, split_sizes
+from ...market_hours import HOUR_US
+from ...model import US_PER_S, TickColumns
+from ...record_check import MAX_JUMP
+
+__all__ = ["BidAt", "FetchedHour", "HourResult", "Status", "fault", "leap", "minutes_of"]
+
+MAX_SPAN = 5.0
+"""Highest ask to lowest bid that are believed of one hour: a factor. Nothing that is halted on its way goes so far."""
+
+MAX_AGE_US = 7 * 24 * HOUR_US
+"""A last price that is older says nothing about the next one: it outlasts weekends and holidays."""
+
+Status: TypeAlias = Literal["added", "replaced", "unchanged", "empty", "failed"]
+
+
+class FetchedHour(Struct, frozen=True):
+    """What a source answered for an hour; ``decode`` gives its ticks or raises BadMessage.
+
+    ``missing``: the source knows nothing of the hour, which counts as empty once it was seen to know the symbol.
+    ``failed``: it could not be fetched, see ``cause``. The other fields are those of the ledger.
+    """
+
+    hour_us: int
+    kind: Literal["data", "empty", "missing", "failed"]
+    decode: Callable[[], TickColumns]
+    checksum: str = ""
+    service: str = ""
+    origin: str = ""
+    cause: str = ""
+    settled: bool = True
+
+
+class HourResult(Struct, frozen=True):
+    """What became of an hour; ``row_count`` ticks are stored of it now."""
+
+    hour_us: int
+    status: Status
+    row_count: int = 0
+    cause: str = ""
+
+
+class BidAt(Struct, frozen=True):
+    """The first or the last price of an hour."""
+
+    time_us: int
+    bid: float
+
+
+def minutes_of(ticks: TickColumns) -> Candles:
+    """Return the 1m candles of an hour. The ticks are in order already: by time, then by position."""
+    bid_whole, bid_fraction = split_sizes(ticks.bid_size)
+    ask_whole, ask_fraction = split_sizes(ticks.ask_size)
+    series = np.zeros(len(ticks.time_us), np.int64)
+    return from_prices(
+        Prices(
+            series,
+            ticks.time_us,
+            mid(ticks.bid, ticks.ask),
+            bid_whole + ask_whole,
+            bid_fraction + ask_fraction,
+        )
+    )
+
+
+def fault(ticks: TickColumns, hour_us: int) -> str | None:
+    """Return why ticks cannot be stored as this hour, whoever decoded them, or None."""
+    time_us = ticks.time_us
+    if len({len(column) for column in ticks}) != 1:
+        return "the columns differ in length"
+    if not len(time_us):
+        return None
+    if time_us[0] < hour_us or time_us[-1] >= hour_us + HOUR_US or (np.diff(time_us) < 0).any():
+        return "a tick is outside of its hour, or not in the order of time"
+    for name in ("bid", "ask"):
+        price = getattr(ticks, name)
+        if not ((price > 0) & (price < 1e300)).all():
+            return f"a {name} is not a finite number above 0"
+    for name in ("bid_size", "ask_size"):
+        size = getattr(ticks, name)
+        if not (((size >= 0) & (size <= MAX_SIZE)) | np.isnan(size)).all():
+            return f"a {name} is not between 0 and {MAX_SIZE:g}"
+    low, high = float(ticks.bid.min()), float(ticks.ask.max())
+    if high > low * MAX_SPAN:
+        return f"the ask {high:.15g} is more than {MAX_SPAN:g} times the lowest bid of the hour, {low:.15g}"
+    return None
+
+
+def leap(first: BidAt, last: BidAt) -> str | None:
+    """Return why an hour that begins with ``first`` cannot be what follows ``last``, or None.
+
+    The factor is that of live records: shares are split by up to 50, and scales are mostly off by 100 or more.
+    """
+    recent = first.time_us - last.time_us <= MAX_AGE_US
+    if not recent or last.bid / MAX_JUMP <= first.bid <= last.bid * MAX_JUMP:
+        return None
+    when = datetime.fromtimestamp(last.time_us // US_PER_S, UTC)
+    return (
+        f"the bid {first.bid:.15g} is off by more than a factor of {MAX_JUMP:g} from the last one before, "
+        f"{last.bid:.15g} at {when:%Y-%m-%dT%H:%M:%SZ}"
+    )

@@ -1,0 +1,216 @@
+"""From the journal into the database: the one path of live storing, of catching up and of recovery after a crash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from time import time
+from typing import Protocol
+
+import msgspec
+import structlog
+import trio
+
+from ...errors import StoreUnavailable
+from ...journal.journal import Journal
+from ...metrics import Metrics
+from ...model import US_PER_S, Published
+from .write_batch import Written
+
+__all__ = ["REJECTED_FILE", "StoreForWriting", "Writer"]
+
+CATCH_UP_ROWS = 50_000
+"""The largest transaction, while there is a backlog: some 0.2 s and 30 MB."""
+
+BACKOFF_S = (0.1, 5.0)
+"""The first and the longest pause between tries while the database is away."""
+
+SLOW_S = 10.0
+"""From here on a write without an answer counts as a database that is away, though it may still answer."""
+
+WRITE_S = 90.0
+"""A write without an answer is given up and tried again after this time: a server may hang and still hold the
+connection. Above the time of the largest transaction's statements."""
+
+LOG_EVERY_S = 60.0
+
+REJECTED_FILE = "rejected.jsonl"
+"""In the journal's folder: records that the database cannot hold, each with its cause, one JSON object a line."""
+
+
+class StoreForWriting(Protocol):
+    """The half of :class:`~mdserver.store.store.Store` that is used here."""
+
+    async def write(self, batch: Sequence[Published]) -> Written: ...
+
+
+class Writer:
+    """Stores what is journalled, in order and each record once.
+
+    A record waits for at most ``flush_s`` seconds, less if ``flush_rows`` have come together. While the database
+    is away the journal grows, and the same batch is tried again for ever with pauses of at most 5 s. Cancelling is
+    safe at any moment: what was not committed stays in the journal.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        store: StoreForWriting,
+        *,
+        flush_s: float,
+        flush_rows: int,
+        metrics: Metrics,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._away: str | None = None
+        self._write_began: float | None = None
+        self._oldest_us: int | None = None
+        self._said_skipped = -math.inf
+        self._journal = journal
+        self._store = store
+        self._flush_s = flush_s
+        self._flush_rows = flush_rows
+        self._metrics = metrics
+        self._log = log
+        self._stopping = trio.Event()
+        self._finished = trio.Event()
+        metrics.journal_bytes.set_function(lambda: journal.size_bytes)
+        metrics.store_lag_s.set_function(self._lag_s)
+
+    @property
+    def away(self) -> str | None:
+        """Why nothing can be stored just now, or None."""
+        if self._away is None and self._write_began is not None:
+            waited = trio.current_time() - self._write_began
+            if waited > SLOW_S:
+                return f"a write has had no answer for {waited:.0f} s"
+        return self._away
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Store until :meth:`drain` or until cancelled. Run it once."""
+        task_status.started()
+        try:
+            while not self._stopping.is_set():
+                seen = self._journal.appended
+                if not self._journal.pending_bytes:
+                    await self._journal.wait_appended(seen + 1)
+                if not self._stopping.is_set():
+                    with trio.move_on_after(self._flush_s):
+                        await self._journal.wait_appended(seen + self._flush_rows)
+                await self._flush()
+            await self._flush()
+        finally:
+            self._finished.set()
+
+    async def drain(self) -> None:
+        """Make :meth:`run` store everything that is journalled, and end; return when it has.
+
+        Bound it with a cancel scope. While the database is away it returns after one more try:
+        the rest waits in the journal for the next start.
+        """
+        self._stopping.set()
+        self._journal.wake()
+        await self._finished.wait()
+
+    async def _flush(self) -> None:
+        """Store everything that is pending; give up only when stopping and the database is away."""
+        while self._journal.pending_bytes:
+            limit = max(self._flush_rows, CATCH_UP_ROWS)
+            records, position = await trio.to_thread.run_sync(self._journal.read, limit)
+            if records and not await self._store_batch(records):
+                break
+            await trio.to_thread.run_sync(self._journal.commit, position)
+            if len(records) < self._flush_rows and not self._stopping.is_set():
+                break  # what came meanwhile waits for company
+        if not self._journal.pending_bytes:
+            self._oldest_us = None
+
+    async def _store_batch(self, records: list[Published]) -> bool:
+        """Write a batch, trying again until it is stored; False if stopped while the database is away."""
+        away_since = math.nan
+        pause_s, longest_s = BACKOFF_S
+        seen = self._journal.appended
+        self._oldest_us = records[
+            0
+        ].record.time_us  # the first that came; looking at all would hold up the loop
+        while True:
+            started = trio.current_time()
+            try:
+                written = await self._write(records)
+            except StoreUnavailable as error:
+                if self._away is None:
+                    away_since = started
+                    self._log.error("the database is away: records wait in the journal", error=str(error))
+                self._away = str(error)
+                self._metrics.store_retries.labels("unavailable").inc()
+                if self._stopping.is_set():
+                    return False
+                with trio.move_on_after(pause_s):
+                    await self._stopping.wait()
+                pause_s = min(2 * pause_s, longest_s)
+                continue
+            if self._away is not None:
+                self._away = None
+                self._log.info(
+                    "the database is back: storing what waited",
+                    away_s=round(trio.current_time() - away_since, 1),
+                    records=len(records) + self._journal.appended - seen,
+                )
+            self._metrics.flush_seconds.observe(trio.current_time() - started)
+            await self._account(written)
+            return True
+
+    async def _write(self, records: list[Published]) -> Written:
+        """Write once, within a bound."""
+        self._write_began = trio.current_time()
+        try:
+            with trio.move_on_after(WRITE_S):
+                return await self._store.write(records)
+        finally:
+            self._write_began = None
+        raise StoreUnavailable(f"no answer to a write within {WRITE_S:.0f} s")
+
+    def _say_skipped(self, count: int) -> None:
+        self._metrics.skipped.inc(count)
+        now = trio.current_time()
+        if now - self._said_skipped > LOG_EVERY_S:
+            self._said_skipped = now
+            self._log.warning(
+                "records were stored already: expected after a crash or a lost connection, else another server writes "
+                "the same brokers to this database, and one of the two loses its records",
+                records=count,
+            )
+
+    async def _account(self, written: Written) -> None:
+        if written.skipped:
+            self._say_skipped(written.skipped)
+        for kind, rows in (("tick", written.ticks), ("trade", written.trades)):
+            if rows:
+                self._metrics.stored.labels(kind).inc(rows)
+        if not written.rejected:
+            return
+        path = self._journal.folder / REJECTED_FILE
+        await trio.to_thread.run_sync(_set_aside, path, written.rejected)
+        for published, _cause in written.rejected:
+            self._metrics.rejected.labels(published.topic.broker, "unstorable").inc()
+        self._log.error(
+            "records that the database cannot hold are set aside",
+            records=len(written.rejected),
+            file=str(path),
+            cause=written.rejected[0][1],
+        )
+
+    def _lag_s(self) -> float:
+        return 0.0 if self._oldest_us is None else max(0.0, time() - self._oldest_us / US_PER_S)
+
+
+def _set_aside(path: Path, rejected: Sequence[tuple[Published, str]]) -> None:
+    lines = [
+        msgspec.json.encode(
+            {"cause": cause, "seq": published.seq, "topic": published.topic, "record": published.record}
+        )
+        for published, cause in rejected
+    ]
+    with path.open("ab") as file:
+        file.write(b"\n".join([*lines, b""]))

@@ -1,0 +1,262 @@
+"""One batch of records into the database: rows, candles of every timeframe and metadata in one transaction.
+
+Exactly once: a record whose ``seq`` is not above its series' ``last_seq`` is there already and is skipped.
+The series are read, locked, in each transaction: nothing about them is remembered between two, so a write after
+an unclear commit (the connection broke before the answer) finds out by itself what the last one achieved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, LiteralString
+
+import attrs
+import numpy as np
+import psycopg
+from msgspec import Struct, field
+from psycopg import sql
+
+from ...candles import Candles, Ints, Prices, all_timeframes, from_prices
+from ...model import TIMEFRAMES, US_PER_S, Published, Record, Tick, Trade
+from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
+from ..recompute_candles import recompute
+from ..rows import MAX_TIME_US, Keys, Rows, Table, fault, tick_rows, trade_rows
+from ..series import SeriesInfo, lock_series
+from ..tables.partitions import ensure_partitions
+
+__all__ = ["Written", "write"]
+
+
+class Written(Struct):
+    """What a write did: rows added, records skipped as stored before, records that cannot be stored and why."""
+
+    ticks: int = 0
+    trades: int = 0
+    skipped: int = 0
+    rejected: list[tuple[Published, str]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows added."""
+        return self.ticks + self.trades
+
+
+_MINUTE_US = TIMEFRAMES["1m"] * US_PER_S
+_DAY_US = TIMEFRAMES["1d"] * US_PER_S
+
+_COPY: dict[Table, LiteralString] = {
+    "ticks": "copy {} (time, seq, bid, ask, bid_size, ask_size, series_id) from stdin (format binary)",
+    "trades": "copy {} (time, seq, price, size, series_id, side, trade_id) from stdin (format binary)",
+}
+
+_MERGE: LiteralString = """insert into candles as stored
+    (series_id, timeframe, time, open, high, low, close, volume, row_count)
+    select series_id, timeframe, time, open, high, low, close, whole + fraction * 0.00000001, row_count
+    from unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        as new(series_id, timeframe, time, open, high, low, close, whole, fraction, row_count)
+    on conflict (series_id, timeframe, time) do update set
+        high = greatest(stored.high, excluded.high), low = least(stored.low, excluded.low),
+        close = excluded.close, volume = stored.volume + excluded.volume,
+        row_count = stored.row_count + excluded.row_count"""
+
+_UPDATE_SERIES = """update series set
+        last_seq = greatest(series.last_seq, new.last_seq), row_count = series.row_count + new.row_count,
+        earliest = case when new.has_rows = 1 then least(series.earliest, new.earliest) else series.earliest end,
+        latest = case when new.has_rows = 1 then greatest(series.latest, new.latest) else series.latest end,
+        live_v = series.live_v + 1, hist_v = series.hist_v + new.hist_v
+    from unnest(%s, %s, %s, %s, %s, %s, %s)
+        as new(id, last_seq, row_count, earliest, latest, hist_v, has_rows)
+    where series.id = new.id"""
+
+
+@attrs.frozen(eq=False)
+class _State:
+    """The locked series, one array element each; the position of a series in them is its *place*."""
+
+    series: list[SeriesInfo]
+    ids: Ints
+    latest_us: Ints
+    """The newest time stored before this write; -1 where there is none."""
+    last_seq: Ints
+    added: Ints
+    first_us: Ints
+    last_us: Ints
+    changed_history: Ints
+    """1 where a candle that was closed before this write changed."""
+
+    @classmethod
+    def of(cls, series: list[SeriesInfo]) -> _State:
+        def zeros() -> Ints:
+            return np.zeros(len(series), np.int64)
+
+        return cls(
+            series,
+            np.array([one.id for one in series], np.int64),
+            np.array([-1 if one.latest_us is None else one.latest_us for one in series], np.int64),
+            np.array([one.last_seq for one in series], np.int64),
+            zeros(),
+            zeros() + MAX_TIME_US,
+            zeros(),
+            zeros(),
+        )
+
+
+class _Fresh:
+    """The records of a batch that are not stored yet, by table."""
+
+    def __init__(self) -> None:
+        self.tick_keys = Keys()
+        self.ticks: list[Tick] = []
+        self.trade_keys = Keys()
+        self.trades: list[Trade] = []
+
+    def rows(self, ids: list[int]) -> Iterator[Rows]:
+        if self.ticks:
+            yield tick_rows(self.tick_keys, self.ticks, ids)
+        if self.trades:
+            yield trade_rows(self.trade_keys, self.trades, ids)
+
+
+def write(conn: psycopg.Connection[Any], batch: Sequence[Published]) -> Written:
+    """Store a batch; runs inside the caller's transaction. Records of a topic come with rising ``seq``.
+
+    Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that
+    PostgreSQL does not take though it passed :func:`~mdserver.store.rows.fault`.
+    """
+    faults = {number: cause for number, published in enumerate(batch) if (cause := fault(published))}
+    _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
+    state = _State.of(list(lock_series(conn, {published.topic for published in batch}).values()))
+    written = Written()
+    fresh = _pick_fresh(batch, faults, state, written)
+    ids = [one.id for one in state.series]
+    for rows in fresh.rows(ids):
+        added = _add_rows(conn, rows, state)
+        if rows.table == "ticks":
+            written.ticks = added
+        else:
+            written.trades = added
+    _update_series(conn, state)
+    return written
+
+
+def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record]) -> None:
+    """Make the partitions of the months that occur, not of those between: one odd time costs one partition.
+
+    This comes before anything else in the transaction, as ensure_partitions wants it.
+    """
+    times: dict[Table, set[int]] = {"ticks": set(), "trades": set()}
+    for record in records:
+        times["ticks" if type(record) is Tick else "trades"].add(record.time_us // _DAY_US)
+    for table, days in times.items():
+        months = np.unique(np.array(sorted(days), "M8[D]").astype("M8[M]"))
+        for month_us in months.astype("M8[us]").astype(np.int64).tolist():
+            ensure_partitions(conn, table, month_us, month_us)
+
+
+def _pick_fresh(
+    batch: Sequence[Published], faults: Mapping[int, str], state: _State, written: Written
+) -> _Fresh:
+    """Sort out what is new; moves ``state.last_seq`` on and counts the rest in ``written``."""
+    fresh = _Fresh()
+    places = {one.topic: place for place, one in enumerate(state.series)}
+    last_seq: list[int] = state.last_seq.tolist()
+    for number, published in enumerate(batch):
+        place, seq, record = places[published.topic], published.seq, published.record
+        if seq <= last_seq[place]:
+            written.skipped += 1
+            continue
+        last_seq[place] = seq
+        if number in faults:
+            written.rejected.append((published, faults[number]))
+            continue
+        if type(record) is Tick:
+            keys = fresh.tick_keys
+            fresh.ticks.append(record)
+        else:
+            keys = fresh.trade_keys
+            fresh.trades.append(record)
+        keys.place.append(place)
+        keys.seq.append(seq)
+    state.last_seq[:] = last_seq
+    return fresh
+
+
+def _add_rows(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> int:
+    """Add rows and bring their candles up to date; returns how many were new."""
+    place = rows.place
+    np.minimum.at(state.first_us, place, rows.time_us)
+    np.maximum.at(state.last_us, place, rows.time_us)
+    try:
+        with conn.transaction():  # a savepoint: what follows a violation is still one transaction
+            _copy(conn, rows.table, rows.copy_data)
+    except psycopg.errors.UniqueViolation:
+        added = _add_missing(conn, rows, state)
+        late = np.ones(len(place), np.bool_)
+    else:
+        added = np.bincount(place, minlength=len(state.ids))
+        late = rows.time_us < state.latest_us[place]
+        in_order = rows.prices.time_us >= state.latest_us[rows.prices.series]
+        _merge(conn, Prices._make(column[in_order] for column in rows.prices), state.ids)
+    np.add(state.added, added, out=state.added)
+    if late.any():
+        place, time_us = place[late], rows.time_us[late]
+        recompute(conn, rows.table, state.ids[place], time_us)
+        closed = time_us // _MINUTE_US * _MINUTE_US + _MINUTE_US <= state.latest_us[place]
+        state.changed_history[place[closed]] = 1
+    return int(added.sum())
+
+
+def _copy(conn: psycopg.Connection[Any], table: Table, data: bytes, into: str = "") -> None:
+    statement = sql.SQL(_COPY[table]).format(sql.Identifier(into or table))
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write(data)
+
+
+def _add_missing(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> Ints:
+    """Add those rows whose key is not taken; returns how many at each place."""
+    names = {"incoming": sql.Identifier(f"incoming_{rows.table}"), "table": sql.Identifier(rows.table)}
+    conn.execute(sql.SQL("create temporary table {incoming} (like {table}) on commit drop").format(**names))
+    _copy(conn, rows.table, rows.copy_data, f"incoming_{rows.table}")
+    counts = conn.execute(
+        sql.SQL(
+            """with added as (
+                insert into {table} select * from {incoming} on conflict do nothing returning series_id)
+            select series_id, count(*) from added group by series_id"""
+        ).format(**names)
+    ).fetchall()
+    added = dict(counts)
+    return np.array([added.get(series_id, 0) for series_id in state.ids.tolist()], np.int64)
+
+
+def _merge(conn: psycopg.Connection[Any], prices: Prices, ids: Ints) -> None:
+    """Merge rows that are no older than anything stored into the candles of all timeframes."""
+    if not len(prices.series):
+        return
+    levels = all_timeframes(from_prices(prices))
+    candles = Candles._make(np.concatenate(column) for column in zip(*levels.values(), strict=True))
+    timeframes = np.repeat(list(levels), [len(level.series) for level in levels.values()])
+    parameters = (
+        Int4Array.of(ids[candles.series]),
+        Int4Array.of(timeframes),
+        TimeArray.of(to_postgres_us(candles.time * US_PER_S)),
+        *(Float8Array.of(column) for column in candles[2:6]),
+        *(Int8Array.of(column) for column in candles[6:]),
+    )
+    conn.execute(_MERGE, parameters, prepare=True)
+
+
+def _update_series(conn: psycopg.Connection[Any], state: _State) -> None:
+    touched = np.flatnonzero(state.last_seq > [one.last_seq for one in state.series])
+    if not len(touched):
+        return
+    has_rows = state.last_us >= state.first_us
+    parameters = (
+        Int4Array.of(state.ids[touched]),
+        Int8Array.of(state.last_seq[touched]),
+        Int8Array.of(state.added[touched]),
+        TimeArray.of(to_postgres_us(state.first_us[touched])),
+        TimeArray.of(to_postgres_us(state.last_us[touched])),
+        Int8Array.of(state.changed_history[touched]),
+        Int4Array.of(has_rows[touched]),
+    )
+    conn.execute(_UPDATE_SERIES, parameters, prepare=True)

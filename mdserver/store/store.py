@@ -1,0 +1,149 @@
+"""Everything that is stored, behind one class; nothing outside this package knows SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from ..candles import QuotePrice
+from ..errors import StoreUnavailable
+from ..model import LastRecord, Published, Topic
+from .connection.database import Database
+from .history.hour import FetchedHour, HourResult
+from .history.import_ledger import read_settled
+from .history.load_hours import load_hours, open_series
+from .live.write_batch import Written, write
+from .query import bid_ask_candles as sides
+from .query import candles as read
+from .query.candles import CandleColumns
+from .query.records import Position, TickColumns, TradeColumns, read_ticks, read_trades
+from .series import SeriesInfo, list_series
+from .tables.partitions import forget_all_partitions
+
+__all__ = [
+    "CandleColumns",
+    "FetchedHour",
+    "HourResult",
+    "SeriesInfo",
+    "Store",
+    "TickColumns",
+    "TradeColumns",
+    "Written",
+]
+
+T = TypeVar("T")
+
+
+class Store:
+    """What the rest of the server sees of storage.
+
+    Each method is one transaction and one hop to a worker thread; all raise
+    :class:`~mdserver.errors.StoreUnavailable` while the database is away, and can be cancelled.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._looked_for_partitions = False
+
+    async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
+        """Return what is stored: a row per broker, symbol and record type; of one symbol if given."""
+        return await self._run(lambda conn: list_series(conn, symbol))
+
+    async def last_records(self) -> dict[Topic, LastRecord]:
+        """Return where each stored topic stands."""
+        return {one.topic: LastRecord(one.last_seq, one.latest_us or 0) for one in await self.series()}
+
+    async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
+        """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""
+        return await self._run(lambda conn: read.candles(conn, series_id, timeframe_s, from_s, to_s))
+
+    async def side_candles(
+        self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice
+    ) -> CandleColumns:
+        """Return the bid or ask candles whose opens are in ``[from_s, to_s]``: computed from the stored ticks.
+
+        See :func:`sides.side_candles`; ask :meth:`count_ticks` first how many those are.
+        """
+        return await self._run(
+            lambda conn: sides.side_candles(conn, series_id, timeframe_s, from_s, to_s, side)
+        )
+
+    async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
+        """Return how many stored ticks make the candles whose opens are in ``[from_s, to_s]``."""
+        return await self._run(lambda conn: sides.count_ticks(conn, series_id, timeframe_s, from_s, to_s))
+
+    async def ticks(
+        self, series_id: int, from_us: int, to_us: int, *, after: Position | None = None, limit: int
+    ) -> TickColumns:
+        """Return the first ``limit`` ticks in ``[from_us, to_us]`` that come behind ``after``."""
+        return await self._run(
+            lambda conn: read_ticks(conn, series_id, from_us, to_us, after=after, limit=limit)
+        )
+
+    async def trades(
+        self, series_id: int, from_us: int, to_us: int, *, after: Position | None = None, limit: int
+    ) -> TradeColumns:
+        """Return the first ``limit`` trades in ``[from_us, to_us]`` that come behind ``after``."""
+        return await self._run(
+            lambda conn: read_trades(conn, series_id, from_us, to_us, after=after, limit=limit)
+        )
+
+    async def write(self, batch: Sequence[Published]) -> Written:
+        """Store a batch in one transaction; what is stored already is skipped, by ``seq``.
+
+        A record that PostgreSQL refuses never holds up the others: the batch is halved until the culprit
+        is alone, and it comes back in ``rejected``. After :class:`~mdserver.errors.StoreUnavailable` or a
+        cancellation the batch may or may not be stored: write it again.
+        """
+        try:
+            written = await self._run(lambda conn: write(conn, batch), live=True)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if _is_missing_partition(error) and not self._looked_for_partitions:
+                self._looked_for_partitions = True
+                forget_all_partitions()  # one is gone that was there: the next try makes it again
+                raise StoreUnavailable(f"a partition is gone: {error}".strip()) from error
+            if len(batch) == 1:
+                return Written(rejected=[(batch[0], str(error))])
+        else:
+            self._looked_for_partitions = False
+            return written
+        middle = len(batch) // 2
+        first = await self.write(batch[:middle])
+        second = await self.write(batch[middle:])
+        return Written(
+            first.ticks + second.ticks,
+            first.trades + second.trades,
+            first.skipped + second.skipped,
+            first.rejected + second.rejected,
+        )
+
+    async def open_series(self, source: str, symbol: str) -> SeriesInfo:
+        """Return the series that a source's ticks are imported into, made if there is none; Rejected if it is live."""
+        return await self._run(lambda conn: open_series(conn, source, symbol))
+
+    async def settled_hours(self, series_id: int, first_us: int, last_us: int) -> dict[int, bool]:
+        """Return the hours in ``[first_us, last_us]`` that were imported for good, and whether each is empty."""
+        return await self._run(lambda conn: read_settled(conn, series_id, first_us, last_us))
+
+    async def load_hours(self, series: SeriesInfo, hours: Sequence[FetchedHour]) -> list[HourResult]:
+        """Store whole hours of ticks in one transaction, with candles and ledger; see :mod:`.history.load_hours`.
+
+        After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done: do it again, that is safe.
+        """
+        engine = self._database.engine
+        return await self._run(lambda conn: load_hours(conn, series, engine, hours))
+
+    async def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, live: bool = False) -> T:
+        try:
+            return await self._database.run(work, live=live)
+        except (psycopg.DataError, psycopg.IntegrityError):
+            raise  # the data's fault
+        except psycopg.Error as error:  # a lost right, a read-only standby, a missing table: the operator's
+            raise StoreUnavailable(f"the database refuses: {error}".strip()) from error
+
+
+def _is_missing_partition(error: psycopg.Error) -> bool:
+    """PostgreSQL reports a row without a partition as a violated check, but names no constraint."""
+    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None

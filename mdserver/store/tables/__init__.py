@@ -1,0 +1,1 @@
+"""The tables themselves: migrations, partitions, keys and indexes."""

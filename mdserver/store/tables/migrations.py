@@ -1,0 +1,185 @@
+"""Numbered SQL files, applied once each, in one transaction, by one server at a time.
+
+A file is named ``NNNN_name.sql`` (every engine), ``NNNN_name.plain.sql`` or ``NNNN_name.timescaledb.sql``. What
+was applied is kept with its SHA-256 in the table ``schema_migrations``, so an edited file or a database that is
+newer than the code is noticed before anything is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import resources
+from typing import Any, Literal, TypeAlias
+
+import psycopg
+from attrs import frozen
+
+from ...errors import Rejected
+
+__all__ = ["Engine", "Migration", "applied_engine", "load_migrations", "migrate", "pending"]
+
+Engine: TypeAlias = Literal["plain", "timescaledb"]
+"""How ``ticks`` and ``trades`` are kept: monthly partitions of PostgreSQL, or TimescaleDB's hypertables."""
+
+TIMESCALEDB_MINIMUM = (2, 18, 1)
+"""The oldest version that this storage layer is made for; with an older one the plain tables are used."""
+
+LOCK_KEY = 0x6D64736572766572
+"""Advisory lock of a migrating server: "mdserver" in ASCII."""
+
+_FILE = re.compile(r"(?P<number>\d{4})_(?P<title>[a-z0-9_]+)(?:\.(?P<engine>plain|timescaledb))?\.sql")
+
+_TABLE = """
+create table if not exists schema_migrations (
+    number     integer primary key,
+    name       text not null,
+    sha256     text not null,
+    applied_at timestamptz not null default now()
+)
+"""
+
+
+@frozen
+class Migration:
+    """One file: ``engine`` is None where it is for every engine."""
+
+    number: int
+    name: str
+    engine: Engine | None
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def load_migrations(engine: Engine) -> list[Migration]:
+    """Read the files for one engine, in order of their numbers.
+
+    Raises ValueError if a file is misnamed or a number is missing or taken twice: a mistake in this package.
+    """
+    found: list[Migration] = []
+    for file in (resources.files("mdserver") / "sql").iterdir():
+        if not file.name.endswith(".sql"):
+            continue
+        match = _FILE.fullmatch(file.name)
+        if match is None:
+            raise ValueError(f"migration {file.name}: expected NNNN_name[.plain|.timescaledb].sql")
+        if match["engine"] in (None, engine):
+            # a checkout with CRLF line ends must hash like any other
+            text = file.read_bytes().decode().replace("\r\n", "\n")
+            own: Engine | None = None if match["engine"] is None else engine
+            found.append(Migration(int(match["number"]), file.name, own, text))
+    found.sort(key=lambda migration: migration.number)
+    numbers = [migration.number for migration in found]
+    if numbers != list(range(1, len(found) + 1)):
+        raise ValueError(f"migrations for {engine}: numbers must be 1, 2, 3 …, found {numbers}")
+    return found
+
+
+def migrate(conn: psycopg.Connection[Any]) -> list[str]:
+    """Bring the database up to date; return the names of the files applied now.
+
+    One transaction: all pending files or none. Servers that start at once wait for each other. Blocking.
+
+    Raises :class:`Rejected` for an edited file, a database newer than the code or missing privileges, and
+    psycopg's errors as they are for anything else.
+    """
+    with conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
+        # a plain query first: "if not exists" still needs the right to create
+        done = _applied(conn)
+        try:
+            if done is None:
+                conn.execute(_TABLE)
+                done = {}
+            engine = _recorded_engine(done) or _choose_engine(conn)
+            names = []
+            for migration in _check(load_migrations(engine), done):
+                conn.execute(migration.text.encode())
+                conn.execute(
+                    "insert into schema_migrations (number, name, sha256) values (%s, %s, %s)",
+                    [migration.number, migration.name, migration.sha256],
+                )
+                names.append(migration.name)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise Rejected(
+                f"the database user {conn.info.user} may not create the tables in database {conn.info.dbname}: "
+                f"{error.diag.message_primary}; make it the owner of the database"
+            ) from error
+    return names
+
+
+def pending(conn: psycopg.Connection[Any]) -> list[str]:
+    """Return the names of the files that :func:`migrate` would apply; raises like it. Changes nothing."""
+    done = _applied(conn) or {}
+    engine = _recorded_engine(done) or "plain"
+    return [migration.name for migration in _check(load_migrations(engine), done)]
+
+
+def applied_engine(conn: psycopg.Connection[Any]) -> Engine | None:
+    """Return the engine that the tables were made for, None before the first migration."""
+    return _recorded_engine(_applied(conn) or {})
+
+
+def _applied(conn: psycopg.Connection[Any]) -> dict[int, tuple[str, str]] | None:
+    """What the database says it has, by number; None if it was never migrated."""
+    row = conn.execute("select to_regclass('schema_migrations')").fetchone()
+    if row is None or row[0] is None:
+        return None
+    rows = conn.execute("select number, name, sha256 from schema_migrations").fetchall()
+    return {number: (name, sha256) for number, name, sha256 in rows}
+
+
+def _recorded_engine(done: dict[int, tuple[str, str]]) -> Engine | None:
+    """The engine is fixed by the first migration: tables of one engine do not become the other's by themselves."""
+    for name, _ in done.values():
+        match = _FILE.fullmatch(name)
+        if match is not None and match["engine"] is not None:
+            return "timescaledb" if match["engine"] == "timescaledb" else "plain"
+    return None
+
+
+def _check(known: list[Migration], done: dict[int, tuple[str, str]]) -> list[Migration]:
+    """Return what is to be applied; raises :class:`Rejected` if the past is not what the files say."""
+    newer = sorted(done.keys() - {migration.number for migration in known})
+    if newer:
+        raise Rejected(
+            f"the database has migration {done[newer[-1]][0]}, newer than any that this version of mdserver knows "
+            f"(up to {known[-1].name}): install the newer mdserver, or use another database"
+        )
+    for migration in known:
+        if migration.number in done:
+            name, sha256 = done[migration.number]
+            if sha256 != migration.sha256:
+                raise Rejected(
+                    f"migration {migration.name} was changed after it was applied (as {name}): its SHA-256 is "
+                    f"{migration.sha256[:12]}…, the database has {sha256[:12]}…; restore the file"
+                )
+    return [migration for migration in known if migration.number not in done]
+
+
+def _choose_engine(conn: psycopg.Connection[Any]) -> Engine:
+    """TimescaleDB where it is installed, or loaded and ours to install; else plain. Runs within the transaction."""
+    row = conn.execute("select extversion from pg_extension where extname = 'timescaledb'").fetchone()
+    if row is not None:
+        return "timescaledb" if _version(row[0]) >= TIMESCALEDB_MINIMUM else "plain"
+    row = conn.execute(
+        # The setting exists only where the library was preloaded; without that, "create extension" is a FATAL error.
+        """select default_version from pg_available_extensions where name = 'timescaledb'
+           and exists (select from pg_settings where name = 'timescaledb.max_background_workers')"""
+    ).fetchone()
+    if row is None or _version(row[0]) < TIMESCALEDB_MINIMUM:
+        return "plain"
+    try:
+        with conn.transaction():
+            conn.execute("create extension timescaledb")
+    except psycopg.errors.InsufficientPrivilege:
+        return "plain"
+    return "timescaledb"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """``2.18.1-dev`` -> (2, 18, 1)."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

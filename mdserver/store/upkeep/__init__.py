@@ -1,0 +1,1 @@
+"""Retention, repair and checks."""

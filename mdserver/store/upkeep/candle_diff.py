@@ -1,0 +1,149 @@
+"""The candles that a series should have, by its rows, beside those that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, LiteralString
+
+import attrs
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from ...candles import Candles, Ints, all_timeframes
+from ...model import TIMEFRAMES, US_PER_S
+from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
+from ..rows import Table
+from ..scan import Block, candles_of, join_minutes, scan
+
+__all__ = ["Difference", "compare", "repair", "table_of"]
+
+DAY_US = TIMEFRAMES["1d"] * US_PER_S
+
+_STORED: LiteralString = """select (extract(epoch from time))::bigint, open, high, low, close, trunc(volume)::bigint,
+    ((volume - trunc(volume)) * 100000000)::bigint, row_count
+    from candles where series_id = %s and timeframe = %s and time >= (%s)[1] and time < (%s)[1] order by time"""
+
+_DELETE: LiteralString = """delete from candles using unnest(%s, %s) as gone(timeframe, time)
+    where series_id = %s and candles.timeframe = gone.timeframe and candles.time = gone.time"""
+
+_PUT: LiteralString = """insert into candles (series_id, timeframe, time, open, high, low, close, volume, row_count)
+    select %s, timeframe, time, open, high, low, close, whole + fraction * 0.00000001, row_count
+    from unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        as new(timeframe, time, open, high, low, close, whole, fraction, row_count)
+    on conflict (series_id, timeframe, time) do update set
+        open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
+        volume = excluded.volume, row_count = excluded.row_count"""
+
+
+@attrs.frozen(eq=False)
+class Difference:
+    """What is wrong with the candles of one timeframe.
+
+    ``missing`` and ``wrong`` are the candles as they should be, ``extra`` the open times (in seconds) of candles
+    without any row.
+    """
+
+    timeframe_s: int
+    missing: Candles
+    wrong: Candles
+    extra: Ints
+
+    @property
+    def count(self) -> int:
+        """How many candles are not as they should be."""
+        return len(self.missing.time) + len(self.wrong.time) + len(self.extra)
+
+    @property
+    def first_s(self) -> int:
+        """The open time of the first of them."""
+        return int(
+            min(column[0] for column in (self.missing.time, self.wrong.time, self.extra) if len(column))
+        )
+
+
+def table_of(record_type: str) -> Table:
+    """Return where records of a type are stored."""
+    return "ticks" if record_type == "tick" else "trades"
+
+
+def compare(
+    conn: psycopg.Connection[Any],
+    table: Table,
+    series_id: int,
+    first_us: int,
+    end_us: int,
+    look: Callable[[Block], None] = lambda block: None,
+) -> list[Difference]:
+    """Compare the candles whose opens are in ``[first_us, end_us)``, whole days, with the rows; empty if equal.
+
+    ``look`` is called with each block of rows. Runs inside the caller's transaction, which must see one state of
+    the database: hold the series' lock, or read repeatably. Blocking.
+    """
+    parts = []
+    for block in scan(conn, table, series_id, first_us, end_us):
+        look(block)
+        parts.append(candles_of(block))
+        if len(parts) > 50:
+            parts = [join_minutes(parts)]
+    levels = all_timeframes(join_minutes(parts)) if parts else dict.fromkeys(TIMEFRAMES.values(), _NONE)
+    bounds = TimeArray.of(to_postgres_us([first_us])), TimeArray.of(to_postgres_us([end_us]))
+    differences = (
+        _difference(timeframe_s, level, _stored(conn, series_id, timeframe_s, bounds))
+        for timeframe_s, level in levels.items()
+    )
+    return [difference for difference in differences if difference.count]
+
+
+def repair(conn: psycopg.Connection[Any], series_id: int, differences: list[Difference]) -> int:
+    """Make the candles what they should be; return how many changed. Runs inside the caller's transaction."""
+    for one in differences:
+        if len(one.extra):
+            timeframes = np.full(len(one.extra), one.timeframe_s)
+            times = TimeArray.of(to_postgres_us(one.extra * US_PER_S))
+            conn.execute(_DELETE, (Int4Array.of(timeframes), times, series_id))
+        for new in (one.missing, one.wrong):
+            if len(new.time):
+                conn.execute(_PUT, (series_id, *_columns(one.timeframe_s, new)))
+    return sum(one.count for one in differences)
+
+
+_INT, _FLOAT = np.zeros(0, np.int64), np.zeros(0, np.float64)
+_NONE = Candles(_INT, _INT, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _INT, _INT, _INT)
+
+
+def _stored(
+    conn: psycopg.Connection[Any], series_id: int, timeframe_s: int, bounds: tuple[TimeArray, TimeArray]
+) -> Candles:
+    rows = conn.execute(_STORED, (series_id, timeframe_s, *bounds)).fetchall()
+    if not rows:
+        return _NONE
+    columns = list(zip(*rows, strict=True))
+    time, whole, fraction, row_count = (np.array(columns[n], np.int64) for n in (0, 5, 6, 7))
+    opens, high, low, close = (np.array(columns[n], np.float64) for n in range(1, 5))
+    return Candles(np.zeros(len(rows), np.int64), time, opens, high, low, close, whole, fraction, row_count)
+
+
+def _difference(timeframe_s: int, expected: Candles, stored: Candles) -> Difference:
+    _, ours, theirs = np.intersect1d(expected.time, stored.time, assume_unique=True, return_indices=True)
+    wrong = np.zeros(len(ours), np.bool_)
+    for should, found in zip(expected[2:], stored[2:], strict=True):
+        wrong |= should[ours] != found[theirs]
+    missing = np.ones(len(expected.time), np.bool_)
+    missing[ours] = False
+    extra = np.ones(len(stored.time), np.bool_)
+    extra[theirs] = False
+    return Difference(timeframe_s, _pick(expected, missing), _pick(expected, ours[wrong]), stored.time[extra])
+
+
+def _pick(candles: Candles, rows: NDArray[Any]) -> Candles:
+    return Candles._make(column[rows] for column in candles)
+
+
+def _columns(timeframe_s: int, candles: Candles) -> tuple[object, ...]:
+    return (
+        Int4Array.of(np.full(len(candles.time), timeframe_s)),
+        TimeArray.of(to_postgres_us(candles.time * US_PER_S)),
+        *(Float8Array.of(column) for column in candles[2:6]),
+        *(Int8Array.of(column) for column in candles[6:]),
+    )

@@ -1,0 +1,319 @@
+"""Is what is stored whole and true? Looked at series by series, month by month, in one state of the database each.
+
+Nothing is changed. What is wrong comes back as findings that say what, where, how often, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import numpy as np
+import psycopg
+from msgspec import Struct
+
+from ...candles import Ints
+from ...market_hours import HOUR_US, Market, open_hours, trades_each_open_hour
+from ...model import TIMEFRAMES, US_PER_S
+from ..connection.database import Database
+from ..pg_binary import TimeArray, to_postgres_us
+from ..scan import Block
+from ..series import SeriesInfo, list_series
+from .candle_diff import Difference, compare, table_of
+from .primary_keys import tables_without_key
+from .refresh import bounds
+
+__all__ = ["Finding", "Kind", "Month", "SeriesReport", "check", "market_of"]
+
+Kind: TypeAlias = Literal[
+    "no_primary_key",
+    "duplicates",
+    "unsorted",
+    "unknown_seq",
+    "candles",
+    "missing_hours",
+    "failed_hours",
+    "ledger",
+    "metadata",
+]
+"""What can be wrong."""
+
+REMEDY: dict[Kind, str] = {
+    "no_primary_key": "mdserver run cleanup",
+    "duplicates": "mdserver run cleanup",
+    "unsorted": "import the hours again with --replace",
+    "unknown_seq": "find out who else writes into this table",
+    "candles": "mdserver run refresh",
+    "missing_hours": "mdserver run import",
+    "failed_hours": "mdserver run import",
+    "ledger": "import the hours again with --replace",
+    "metadata": "mdserver run refresh",
+}
+
+MAX_EXAMPLES = 5
+
+_CRYPTO = frozenset(("BTC", "ETH", "USDT", "USDC", "LTC", "XRP", "SOL", "BNB"))
+_CURRENCIES = frozenset(
+    (
+        *("AUD", "BRL", "CAD", "CHF", "CNH", "CZK", "DKK", "EUR", "GBP", "HKD", "HUF", "ILS", "JPY", "MXN"),
+        *("NOK", "NZD", "PLN", "RON", "RUB", "SEK", "SGD", "THB", "TRY", "USD", "ZAR"),
+    )
+)
+
+_LEDGER = """select (extract(epoch from hour) * 1000000)::bigint, outcome, row_count from import_ledger
+    where series_id = %s and hour >= (%s)[1] and hour < (%s)[1] order by hour"""
+
+_LEDGER_BOUNDS = """select (extract(epoch from min(hour)) * 1000000)::bigint,
+    (extract(epoch from max(hour)) * 1000000)::bigint from import_ledger where series_id = %s"""
+
+
+class Finding(Struct, frozen=True):
+    """What is wrong ``count`` times, for example ``at`` these times; ``month`` is None for a whole series."""
+
+    kind: Kind
+    month: str | None
+    count: int
+    message: str
+    at: list[str]
+    remedy: str
+
+
+class Month(Struct):
+    """What there is of one month. ``open_hours`` are those within the series in which its market is open."""
+
+    month: str
+    rows: int = 0
+    hours: int = 0
+    open_hours: int = 0
+    missing_hours: int = 0
+    late: int = 0
+    """How often rows came after newer ones; no fault."""
+
+
+class SeriesReport(Struct):
+    """One series: months with rows or gaps, and what is wrong."""
+
+    broker: str
+    symbol: str
+    type: str
+    market: Market
+    rows: int
+    months: list[Month]
+    findings: list[Finding]
+
+
+async def check(
+    database: Database,
+    symbol: str | None = None,
+    *,
+    announce: Callable[[SeriesInfo, str], None] = lambda series, month: None,
+) -> list[SeriesReport]:
+    """Check all series, or those of a symbol. ``announce`` is called in a worker thread before each month."""
+    found = await database.run(lambda conn: list_series(conn, symbol))
+    reports = []
+    for series in found:
+
+        def work(conn: psycopg.Connection[Any], series: SeriesInfo = series) -> SeriesReport | None:
+            conn.execute("set transaction isolation level repeatable read read only")
+            conn.execute("set local statement_timeout = 0")
+            now = [one for one in list_series(conn, series.symbol) if one.id == series.id]
+            return _Check(conn, now[0], announce).run() if now else None
+
+        if (report := await database.run(work)) is not None:
+            reports.append(report)
+    return reports
+
+
+def market_of(symbol: str, record_type: str) -> Market:
+    """Guess from its name when a symbol is traded; ``session`` where that is unknown: only weekends are certain."""
+    base, quote = symbol[:3], symbol[3:]
+    if base in _CURRENCIES and quote in _CURRENCIES:
+        return "fx"
+    if record_type == "trade" or base in _CRYPTO or any(symbol.endswith(one) for one in _CRYPTO):
+        return "crypto"
+    return "session"
+
+
+@attrs.define(eq=False)
+class _Rows:
+    """What the rows of a month say, gathered block by block."""
+
+    count: int = 0
+    late: int = 0
+    duplicates: list[int] = attrs.Factory(list)
+    unsorted: set[int] = attrs.Factory(set)
+    unknown: list[int] = attrs.Factory(list)
+    hours: dict[int, int] = attrs.Factory(dict)
+    first_us: int | None = None
+    last_us: int | None = None
+    last_key: tuple[int, int] | None = None
+
+    def look(self, block: Block, series: SeriesInfo) -> None:
+        time_us, seq = block.time_us, block.seq
+        if self.last_key is not None:
+            time_us, seq = np.append(self.last_key[0], time_us), np.append(self.last_key[1], seq)
+        same = (time_us[1:] == time_us[:-1]) & (seq[1:] == seq[:-1])
+        self.duplicates += time_us[1:][same].tolist()
+        falls = (seq[1:] < seq[:-1]) & (time_us[1:] // HOUR_US == time_us[:-1] // HOUR_US)
+        self.unsorted.update((time_us[1:][falls] // HOUR_US * HOUR_US).tolist())
+        self.last_key = int(time_us[-1]), int(seq[-1])
+        self.late += int((seq[1:] < seq[:-1]).sum())
+        # the first row was counted with the block before
+        self._count(block.time_us, block.seq, series)
+
+    def _count(self, time_us: Ints, seq: Ints, series: SeriesInfo) -> None:
+        self.unknown += time_us[seq > series.last_seq].tolist()[:MAX_EXAMPLES] if series.last_seq else []
+        hours, counts = np.unique(time_us // HOUR_US * HOUR_US, return_counts=True)
+        for hour, count in zip(hours.tolist(), counts.tolist(), strict=True):
+            self.hours[hour] = self.hours.get(hour, 0) + count
+        self.count += len(time_us)
+        self.first_us = int(time_us[0]) if self.first_us is None else self.first_us
+        self.last_us = int(time_us[-1])
+
+
+class _Check:
+    """The check of one series."""
+
+    def __init__(
+        self, conn: psycopg.Connection[Any], series: SeriesInfo, announce: Callable[[SeriesInfo, str], None]
+    ) -> None:
+        self.conn = conn
+        self.series = series
+        self.announce = announce
+        self.market = market_of(series.symbol, series.type)
+        self.table = table_of(series.type)
+        self.findings: list[Finding] = []
+        self.months: list[Month] = []
+        self.rows = 0
+        self.first_us: int | None = None
+        self.last_us: int | None = None
+        self.imported = False
+
+    def run(self) -> SeriesReport:
+        if self.table in tables_without_key(self.conn):
+            self._find("no_primary_key", None, 1, f"the table {self.table} has no primary key")
+        span = bounds(self.conn, self.series)
+        if span is not None:
+            ledger = self.conn.execute(_LEDGER_BOUNDS, [self.series.id]).fetchone() or (None, None)
+            self.imported = ledger[0] is not None
+            hours = self._expected_span(ledger)
+            for first_us, end_us in _months(*span):
+                self._month(first_us, end_us, hours)
+        self._metadata()
+        series = self.series
+        return SeriesReport(
+            series.broker, series.symbol, series.type, self.market, self.rows, self.months, self.findings
+        )
+
+    def _expected_span(self, ledger: tuple[int | None, int | None]) -> tuple[int, int]:
+        """From where to where hours are expected: between the first and the last that is known."""
+        known = [us for us in (self.series.earliest_us, self.series.latest_us, *ledger) if us is not None]
+        return (min(known) // HOUR_US * HOUR_US, max(known) // HOUR_US * HOUR_US) if known else (0, 0)
+
+    def _month(self, first_us: int, end_us: int, hours: tuple[int, int]) -> None:
+        name = _time(first_us)[:7]
+        self.announce(self.series, name)
+        rows = _Rows()
+        differences = compare(
+            self.conn,
+            self.table,
+            self.series.id,
+            first_us,
+            end_us,
+            lambda block: rows.look(block, self.series),
+        )
+        self.rows += rows.count
+        self.first_us = rows.first_us if self.first_us is None else self.first_us
+        self.last_us = self.last_us if rows.last_us is None else rows.last_us
+        month = Month(name, rows.count, len(rows.hours), late=0 if self.imported else rows.late)
+        self._rows_findings(name, rows)
+        self._candle_findings(name, differences)
+        ledger = self._ledger(name, first_us, end_us, rows)
+        expected = open_hours(self.market, max(first_us, hours[0]), min(end_us, hours[1]))
+        month.open_hours = len(expected)
+        if self.imported or trades_each_open_hour(self.market):
+            missing = [hour for hour in expected if hour not in rows.hours and hour not in ledger]
+            month.missing_hours = len(missing)
+            self._find(
+                "missing_hours", name, len(missing), "hours without data while the market is open", missing
+            )
+        if month.rows or month.open_hours:
+            self.months.append(month)
+
+    def _rows_findings(self, month: str, rows: _Rows) -> None:
+        self._find("duplicates", month, len(rows.duplicates), "rows with the key of another", rows.duplicates)
+        if self.imported and not self.series.last_seq:
+            message = "imported hours whose rows are not in the order of the source"
+            self._find("unsorted", month, len(rows.unsorted), message, sorted(rows.unsorted))
+        self._find(
+            "unknown_seq", month, len(rows.unknown), "rows that this server did not write", rows.unknown
+        )
+
+    def _candle_findings(self, month: str, differences: list[Difference]) -> None:
+        names = {seconds: name for name, seconds in TIMEFRAMES.items()}
+        for one in differences:
+            message = (
+                f"{names[one.timeframe_s]} candles are not what the rows say: {len(one.missing.time)} missing, "
+                f"{len(one.wrong.time)} wrong, {len(one.extra)} without rows"
+            )
+            times = np.sort(np.concatenate((one.missing.time, one.wrong.time, one.extra))) * US_PER_S
+            self._find("candles", month, one.count, message, times.tolist())
+
+    def _ledger(self, month: str, first_us: int, end_us: int, rows: _Rows) -> set[int]:
+        """Compare the ledger with the rows; return the hours that need no rows or have failed."""
+        limits = TimeArray.of(to_postgres_us([first_us])), TimeArray.of(to_postgres_us([end_us]))
+        known = self.conn.execute(_LEDGER, (self.series.id, *limits)).fetchall()
+        disagree = [
+            hour for hour, outcome, count in known if outcome != "failed" and rows.hours.get(hour, 0) != count
+        ]
+        message = "hours of which the ledger knows another number of rows than there are"
+        self._find("ledger", month, len(disagree), message, disagree)
+        failed = [hour for hour, outcome, _ in known if outcome == "failed"]
+        self._find("failed_hours", month, len(failed), "hours that could not be imported", failed)
+        if self.imported and not self.series.last_seq:
+            unknown = sorted(rows.hours.keys() - {hour for hour, _, _ in known})
+            self._find(
+                "ledger", month, len(unknown), "hours with rows that the ledger does not know", unknown
+            )
+        return {hour for hour, _, _ in known}
+
+    def _metadata(self) -> None:
+        """Compare the row of the series with what was counted."""
+        series = self.series
+        for what, known, real in (
+            ("rows", series.row_count, self.rows),
+            ("earliest", _or_none(series.earliest_us), _or_none(self.first_us)),
+            ("latest", _or_none(series.latest_us), _or_none(self.last_us)),
+        ):
+            if known != real:
+                self._find("metadata", None, 1, f"the series says {what} {known}, the table has {real}")
+
+    def _find(
+        self, kind: Kind, month: str | None, count: int, message: str, at: list[int] | None = None
+    ) -> None:
+        if count:
+            times = [_time(us) for us in (at or [])[:MAX_EXAMPLES]]
+            self.findings.append(Finding(kind, month, count, message, times, REMEDY[kind]))
+
+
+def _months(first_us: int, end_us: int) -> Iterator[tuple[int, int]]:
+    """Yield the months of ``[first_us, end_us)``; both are midnights, months are cut by them."""
+    edges = np.arange(
+        np.datetime64(first_us, "us").astype("M8[M]"), np.datetime64(end_us - 1, "us").astype("M8[M]") + 2
+    )
+    starts = edges.astype("M8[us]").astype(np.int64).tolist()
+    for start, end in pairwise(starts):
+        yield max(start, first_us), min(end, end_us)
+
+
+def _or_none(time_us: int | None) -> str | None:
+    return None if time_us is None else _time(time_us)
+
+
+def _time(time_us: int) -> str:
+    seconds, us = divmod(time_us, US_PER_S)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{us:06d}Z" if us else f"{text}Z"

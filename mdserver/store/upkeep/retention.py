@@ -1,0 +1,156 @@
+"""Old rows go, new months come: what the running server does about partitions once in a while.
+
+Plain PostgreSQL: this and the next month's partitions are made ahead of time, and partitions that are older than
+the retention as a whole are dropped. TimescaleDB makes its chunks itself; they are compressed by a policy of its own
+and dropped here, not by a policy, because the counts in ``series`` change in the same transaction. Candles stay.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from msgspec import Struct
+from psycopg import sql
+
+from ...errors import StoreUnavailable
+from ..connection.database import Database
+from ..tables.migrations import Engine
+from ..tables.partitions import PARTITIONED, ensure_ahead, forget_partitions
+
+__all__ = ["Dropped", "KeptPartitions", "keep_partitions"]
+
+LOCK_WAIT = "2s"
+"""How long dropping waits for readers; writers wait behind it. Else it is tried again next time."""
+
+
+class Dropped(Struct, frozen=True):
+    """A partition or chunk that was older than the retention, and the rows in it."""
+
+    table: str
+    name: str
+    rows: int
+
+
+class KeptPartitions(Struct, frozen=True):
+    """What one round did. ``busy`` names what could not be dropped now because it was read."""
+
+    dropped: list[Dropped]
+    busy: list[str]
+
+
+class _Part(Struct, frozen=True):
+    table: str
+    schema: str
+    name: str
+    end: datetime
+
+
+# "FOR VALUES FROM ('2024-03-01 00:00:00+00') TO ('2024-04-01 00:00:00+00')": the session is in UTC
+_OLD_PARTITIONS = """select %(table)s::text, n.nspname::text, c.relname::text, ends.at
+    from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (select substring(pg_get_expr(c.relpartbound, c.oid)
+        from 'TO \\(''([^'']*)''\\)')::timestamptz as at) as ends
+    where i.inhparent = %(table)s::text::regclass and ends.at <= %(before)s order by ends.at"""
+
+_OLD_CHUNKS = """select %(table)s::text, chunk_schema::text, chunk_name::text, range_end
+    from timescaledb_information.chunks
+    where hypertable_schema = current_schema() and hypertable_name = %(table)s::text and range_end <= %(before)s
+    order by range_end"""
+
+_COUNT = "select series_id, count(*) from {part} group by series_id"
+
+_CORRECT = """update series set hist_v = hist_v + 1, row_count = row_count - gone.n,
+        earliest = (select time from {table} where series_id = series.id order by time limit 1),
+        latest = (select time from {table} where series_id = series.id order by time desc limit 1)
+    from unnest(%s::int[], %s::bigint[]) as gone(id, n) where series.id = gone.id"""
+
+_REMEMBER = """insert into retention as known (table_name, dropped_before) values (%s, %s)
+    on conflict (table_name) do update
+        set dropped_before = greatest(known.dropped_before, excluded.dropped_before)"""
+
+_POLICY = """select (config ->> 'compress_after')::interval from timescaledb_information.jobs
+    where hypertable_schema = current_schema() and hypertable_name = %s and proc_name = 'policy_compression'"""
+
+
+async def keep_partitions(
+    database: Database, *, retention_days: int = 0, compress_after_days: int = 0, now: datetime | None = None
+) -> KeptPartitions:
+    """Make partitions ahead of time, drop those older than ``retention_days``, see to compression; 0 is off.
+
+    Safe at any time and in several processes. Each partition is dropped in a transaction of its own, together with
+    its share of the counts in ``series``. Raises :class:`StoreUnavailable`.
+    """
+    now = datetime.now(UTC) if now is None else now
+    await database.run(ensure_ahead)
+    if database.engine == "timescaledb":
+        await database.run(lambda conn: _set_compression(conn, compress_after_days))
+    dropped: list[Dropped] = []
+    busy: list[_Part] = []
+    if retention_days > 0:
+        before = now - timedelta(days=retention_days)
+        for part in await database.run(lambda conn: _old(conn, database.engine, before)):
+            if any(
+                one.table == part.table for one in busy
+            ):  # in order: the retention's time moves past all of them
+                continue
+            try:
+                gone = await database.run(lambda conn, part=part: _drop(conn, database.engine, part))  # type: ignore[misc]
+            except _Busy:
+                busy.append(part)
+                continue
+            if database.engine == "plain":  # a writer may have seen it after the first time
+                await database.run(lambda conn, part=part: forget_partitions(conn, [part.name]))  # type: ignore[misc]
+            dropped.append(gone)
+    return KeptPartitions(dropped, [part.name for part in busy])
+
+
+class _Busy(StoreUnavailable):
+    """Somebody reads what is to be dropped."""
+
+
+def _old(conn: psycopg.Connection[Any], engine: Engine, before: datetime) -> list[_Part]:
+    query = _OLD_PARTITIONS if engine == "plain" else _OLD_CHUNKS
+    rows = [
+        row
+        for table in PARTITIONED
+        for row in conn.execute(query, {"table": table, "before": before}).fetchall()
+    ]
+    return [_Part(*row) for row in rows]
+
+
+def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped:
+    conn.execute("set local statement_timeout = 0")
+    conn.execute("select set_config('lock_timeout', %s, true)", [LOCK_WAIT])
+    name = sql.Identifier(part.schema, part.name)
+    try:
+        # writers first: nothing comes into it between counting and dropping
+        conn.execute(sql.SQL("lock table {} in share row exclusive mode").format(name))
+        counts = conn.execute(sql.SQL(_COUNT).format(part=name)).fetchall()
+        if engine == "plain":
+            forget_partitions(conn, [part.name])
+            conn.execute(sql.SQL("drop table {}").format(name))
+        else:
+            conn.execute(
+                "select drop_chunks(%s::regclass, older_than => %s)", [part.table, part.end]
+            ).fetchall()
+    except psycopg.errors.LockNotAvailable as error:
+        raise _Busy(f"{part.name} is in use for more than {LOCK_WAIT}") from error
+    correct = sql.SQL(_CORRECT).format(table=sql.Identifier(part.table))
+    conn.execute(correct, [[series for series, _ in counts], [count for _, count in counts]])
+    conn.execute(_REMEMBER, [part.table, part.end])
+    return Dropped(part.table, part.name, sum(count for _, count in counts))
+
+
+def _set_compression(conn: psycopg.Connection[Any], after_days: int) -> None:
+    """Bring TimescaleDB's own policies in line with the config."""
+    for table in PARTITIONED:
+        row = conn.execute(_POLICY, [table]).fetchone()
+        wanted = timedelta(days=after_days) if after_days else None
+        if (row[0] if row else None) == wanted:
+            continue
+        if row:
+            conn.execute("select remove_compression_policy(%s::regclass)", [table])
+        if wanted:
+            conn.execute("select add_compression_policy(%s::regclass, %s::interval)", [table, wanted])

@@ -1,0 +1,281 @@
+"""Fan-out: from accepted records to the clients that subscribed to them.
+
+One synchronous pass per batch: each record is encoded and framed once, what a client is owed is joined, and each
+client gets one write. Clients with the same set of topics form a group and share the joined bytes. Records
+that nobody subscribed to are not encoded. No await per delivery: a task switch costs more than the write. Not even
+Python code runs per delivery as long as all goes well: the writes of a pass are one loop in C.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Protocol, TypeAlias
+
+import trio
+
+from ..metrics import Metrics
+from ..model import Gap, Published, Topic
+from ..protocol import answers
+from ..protocol.records import frame_record
+
+__all__ = ["Router", "Sink"]
+
+
+class Sink(Protocol):
+    """The write side of one client, as the router sees it. Nothing here blocks or raises."""
+
+    @property
+    def descriptor(self) -> int:
+        """The non-blocking socket that takes frames right now, -1 when they must be handed to the sink."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """True while the client has not taken what it was sent before."""
+        ...
+
+    def write(self, frames: bytes) -> None:
+        """Send whole frames."""
+        ...
+
+    def park(self, rest: bytes) -> None:
+        """Send the rest of frames that went out through the descriptor in part."""
+        ...
+
+    def offer(self, published: Published, frame: bytes) -> None:
+        """Keep a record for a client that is behind: ticks may be conflated, trades never are."""
+        ...
+
+
+_Owed: TypeAlias = tuple[Published, bytes]
+"""A record and its frame."""
+
+
+class _Group:
+    """Clients with one and the same set of topics; ``only`` is the client of a group of one.
+
+    ``first`` and ``more`` are what it is owed in the current pass: mostly one record, which needs no list.
+    """
+
+    __slots__ = ("first", "more", "only", "sinks", "topics")
+
+    def __init__(self, topics: frozenset[Topic]) -> None:
+        self.topics = topics
+        self.sinks: dict[Sink, None] = {}
+        self.only: Sink | None = None
+        self.first: _Owed | None = None
+        self.more: list[_Owed] | None = None
+
+    def add(self, sink: Sink) -> None:
+        self.sinks[sink] = None
+        self.only = sink if len(self.sinks) == 1 else None
+
+    def remove(self, sink: Sink) -> None:
+        del self.sinks[sink]
+        self.only = next(iter(self.sinks)) if len(self.sinks) == 1 else None
+
+    def owed(self) -> list[_Owed]:
+        assert self.first is not None  # noqa: S101 - it was touched
+        return [self.first, *(self.more or ())]
+
+
+class _Audience:
+    """The groups that listen to one topic; ``sinks`` are their clients, None until they are listed again."""
+
+    __slots__ = ("groups", "sinks")
+
+    def __init__(self) -> None:
+        self.groups: dict[_Group, None] = {}
+        self.sinks: list[Sink] | None = None
+
+
+class Router:
+    """Topics and who listens to them.
+
+    ``window_s`` 0: each batch goes out before :meth:`publish` returns. Above 0: batches are collected that long,
+    so that many small ones cost one write per client; :meth:`run` must then be running.
+    """
+
+    def __init__(self, metrics: Metrics, window_s: float = 0.0) -> None:
+        self._audiences: dict[Topic, _Audience] = {}
+        self._groups: dict[frozenset[Topic], _Group] = {}
+        self._group_of: dict[Sink, _Group] = {}
+        self._window_s = window_s
+        self._collected: list[Published] = []
+        self._wake = trio.Event()
+        self._delivered = metrics.delivered
+
+    def topics_of(self, sink: Sink) -> frozenset[Topic]:
+        """Return what a client is subscribed to."""
+        group = self._group_of.get(sink)
+        return frozenset() if group is None else group.topics
+
+    def set_topics(self, sink: Sink, topics: Iterable[Topic]) -> None:
+        """Make ``topics`` the complete set of a client's subscriptions; an empty one forgets the client."""
+        self.flush()  # what was published before is owed to the old set
+        wanted = frozenset(topics)
+        self._leave(sink)
+        if not wanted:
+            return
+        group = self._groups.get(wanted)
+        if group is None:
+            group = self._groups[wanted] = _Group(wanted)
+            for topic in wanted:
+                self._audiences.setdefault(topic, _Audience()).groups[group] = None
+        group.add(sink)
+        self._group_of[sink] = group
+        self._relist(wanted)
+
+    def _leave(self, sink: Sink) -> None:
+        group = self._group_of.pop(sink, None)
+        if group is None:
+            return
+        group.remove(sink)
+        self._relist(group.topics)
+        if group.sinks:
+            return
+        del self._groups[group.topics]
+        for topic in group.topics:
+            audience = self._audiences[topic]
+            del audience.groups[group]
+            if not audience.groups:
+                del self._audiences[topic]
+
+    def _relist(self, topics: Iterable[Topic]) -> None:
+        for topic in topics:
+            self._audiences[topic].sinks = None
+
+    def publish(self, batch: Sequence[Published]) -> None:
+        """Hand a batch to its subscribers, at once or at the end of the window."""
+        if not self._window_s:
+            self._deliver(batch)
+            return
+        self._collected.extend(batch)
+        self._wake.set()
+
+    def announce(self, gap: Gap) -> None:
+        """Tell a topic's subscribers of a hole, behind all records published before."""
+        self.flush()
+        audience = self._audiences.get(gap.topic)
+        if audience is None:
+            return
+        frame = answers.gap(gap)
+        for group in audience.groups:
+            for sink in group.sinks:
+                sink.write(frame)
+
+    def flush(self) -> None:
+        """Deliver what the window has collected."""
+        if self._collected:
+            batch, self._collected = self._collected, []
+            self._deliver(batch)
+
+    async def run(self) -> None:
+        """Close each window after its time; runs until cancelled, and then delivers what is left."""
+        try:
+            while True:
+                await self._wake.wait()
+                await trio.sleep(self._window_s)
+                self._wake = trio.Event()
+                self.flush()
+        finally:
+            self.flush()
+
+    def _deliver(self, batch: Sequence[Published]) -> None:
+        delivered = self._deliver_one(batch[0]) if len(batch) == 1 else self._deliver_many(batch)
+        if delivered:
+            self._delivered.inc(delivered)
+
+    def _deliver_one(self, published: Published) -> int:
+        """Deliver a record that came alone: nothing to join."""
+        audience = self._audiences.get(published.topic)
+        if audience is None:
+            return 0
+        sinks = audience.sinks
+        if sinks is None:
+            sinks = audience.sinks = [sink for group in audience.groups for sink in group.sinks]
+        frame = frame_record(published)
+        sent = _write_each(sinks, repeat(frame))
+        if sent.count(len(frame)) < len(sinks):
+            for sink, count in zip(sinks, sent, strict=True):
+                if count != len(frame):
+                    _hand_over(sink, [(published, frame)], frame, count)
+        return len(sinks)
+
+    def _deliver_many(self, batch: Sequence[Published]) -> int:
+        """Deliver records that came together: join what each client is owed, and write it once."""
+        touched: list[_Group] = []
+        try:
+            self._touch(batch, touched)
+            return self._deliver_owed(touched)
+        finally:
+            for group in touched:
+                group.first = group.more = None
+
+    def _deliver_owed(self, touched: Sequence[_Group]) -> int:
+        sinks: list[Sink] = []
+        frames: list[bytes] = []
+        delivered = 0
+        for group in touched:
+            assert group.first is not None  # noqa: S101 - it was touched
+            joined, records = group.first[1], 1
+            if group.more is not None:
+                joined, records = b"".join([frame for _, frame in group.owed()]), 1 + len(group.more)
+            if group.only is not None:
+                sinks.append(group.only)
+                frames.append(joined)
+                delivered += records
+            else:
+                sinks.extend(group.sinks)
+                frames.extend(repeat(joined, len(group.sinks)))
+                delivered += records * len(group.sinks)
+        sent = _write_each(sinks, frames)
+        if sent != list(map(len, frames)):
+            for sink, joined, count in zip(sinks, frames, sent, strict=True):
+                if count != len(joined):
+                    _hand_over(sink, self._group_of[sink].owed(), joined, count)
+        return delivered
+
+    def _touch(self, batch: Sequence[Published], touched: list[_Group]) -> None:
+        """Note for each group what it is owed, and add to ``touched`` the groups that are owed something."""
+        for published in batch:
+            audience = self._audiences.get(published.topic)
+            if audience is None:
+                continue
+            entry = (published, frame_record(published))
+            for group in audience.groups:
+                if group.first is None:
+                    group.first = entry
+                    touched.append(group)
+                elif group.more is None:
+                    group.more = [entry]
+                else:
+                    group.more.append(entry)
+
+
+def _write_each(sinks: Sequence[Sink], frames: Iterable[bytes]) -> list[int]:
+    """Write to each sink's descriptor; return how many bytes each took, -1 where writing failed.
+
+    ``extend`` keeps what the iterator gave before it raised, and ``map`` goes on behind the failed write.
+    """
+    sent: list[int] = []
+    writes = map(os.write, [sink.descriptor for sink in sinks], frames)
+    while len(sent) < len(sinks):
+        try:
+            sent.extend(writes)
+        except OSError:
+            sent.append(-1)
+    return sent
+
+
+def _hand_over(sink: Sink, owed: Sequence[_Owed], frames: bytes, sent: int) -> None:
+    """Leave to the sink what its descriptor did not take: it knows whether the client is slow, gone or not direct."""
+    if sent >= 0:
+        sink.park(frames[sent:])
+    elif sink.behind:
+        for published, frame in owed:
+            sink.offer(published, frame)
+    else:
+        sink.write(frames)

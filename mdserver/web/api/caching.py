@@ -1,0 +1,109 @@
+"""When an answer may be reused: ETags and Cache-Control.
+
+An ETag is a digest of the body, so it is the same exactly when the body is, byte for byte, over restarts too.
+What makes it cheap is a memory from *versions* to digests: the store counts up ``hist_v`` with each change
+to closed history and ``live_v`` with each live flush, so an answer with the same versions has the same body,
+and a 304 costs the one read that gets the versions.
+
+A version is read before the rows. Should a write come between, the newer body is remembered under the
+older version, which never comes back: counters only go up.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import attrs
+
+from ...model import US_PER_S
+from .dependencies import SeriesLike
+
+__all__ = ["Digest", "DigestMemory", "Span", "cache_control", "version_key"]
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+REVALIDATE = "no-cache"
+
+
+@attrs.frozen
+class Digest:
+    """What is known of a body without having it."""
+
+    text: str
+    size: int
+
+
+class DigestMemory:
+    """The digests of the answers given last, by version key; the least recently used ones go."""
+
+    def __init__(self, most: int = 4_096) -> None:
+        self._most = most
+        self._known: OrderedDict[Hashable, Digest] = OrderedDict()
+
+    def get(self, key: Hashable) -> Digest | None:
+        """Return the digest of the answer with this key, if it is known."""
+        digest = self._known.get(key)
+        if digest is not None:
+            self._known.move_to_end(key)
+        return digest
+
+    def put(self, key: Hashable, digest: Digest) -> None:
+        """Remember a digest."""
+        self._known[key] = digest
+        self._known.move_to_end(key)
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+
+@attrs.frozen
+class Span:
+    """The part of a series that an answer covers, in whole buckets of ``bucket_us``.
+
+    ``first_us`` and ``last_us`` are the opens of the first and of the last bucket; no bucket at all if
+    ``first_us`` is the later one.
+    """
+
+    first_us: int
+    last_us: int
+    bucket_us: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no bucket opens in the range."""
+        return self.first_us > self.last_us
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets open in the range."""
+        return max(0, (self.last_us - self.first_us) // self.bucket_us + 1)
+
+    def is_closed(self, series: SeriesLike) -> bool:
+        """Whether the range ends before the bucket that is forming: only ``hist_v`` tells of changes then."""
+        if self.is_empty:
+            return True
+        latest_us = series.latest_us
+        return latest_us is not None and self.last_us < latest_us - latest_us % self.bucket_us
+
+
+def version_key(series: SeriesLike, span: Span) -> tuple[Hashable, ...]:
+    """Return what tells one state of the rows of ``span`` from the next."""
+    live_v = None if span.is_closed(series) else series.live_v
+    return (series.id, series.hist_v, live_v, span)
+
+
+def cache_control(series: SeriesLike, span: Span, *, now_us: int, flush_s: float, settle_s: float) -> str:
+    """Return the Cache-Control of an answer.
+
+    Immutable is what lies wholly within the stored data and closed at least ``settle_s`` ago. An import may
+    still reach before and behind the stored data, so a range outside of it is only ever revalidated (which
+    the ETag makes cheap). A range with the forming candle may be reused for as long as that is fresh.
+    """
+    if not span.is_closed(series):
+        fresh_s = int(flush_s)
+        return f"public, max-age={fresh_s}" if fresh_s else REVALIDATE
+    earliest_us = series.earliest_us
+    if span.is_empty or earliest_us is None:
+        return REVALIDATE
+    within = span.first_us >= earliest_us - earliest_us % span.bucket_us
+    settled = span.last_us + span.bucket_us + int(settle_s * US_PER_S) <= now_us
+    return IMMUTABLE if within and settled else REVALIDATE

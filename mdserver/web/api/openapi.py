@@ -1,0 +1,243 @@
+"""The HTTP routes as OpenAPI 3.1, written by hand and held against the routes by a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import __version__
+from ...model import TIMEFRAMES
+from .candles_view import MAX_CANDLES
+from .encoding import FORMATS
+from .records_view import DEFAULT_RECORDS, MAX_RECORDS
+from .series_choice import PRICES
+
+__all__ = ["openapi_document"]
+
+_TIME = {"type": "number", "description": "Unix seconds, UTC"}
+_NUMBER = {"type": "number"}
+_COUNT = {"type": "integer", "minimum": 0}
+_TEXT = {"type": "string"}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": required | (optional or {}),
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _list(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _rows_or_columns(name: str) -> dict[str, Any]:
+    return {"oneOf": [_list(_ref(name)), _ref(f"{name}Columns")]}
+
+
+def _page(field: str, name: str) -> dict[str, Any]:
+    return _object({"broker": _TEXT, "symbol": _TEXT, field: _rows_or_columns(name)} | _CURSOR)
+
+
+_EXTENT = {
+    "earliest": _nullable(_TIME),
+    "latest": _nullable(_TIME),
+    "tick_count": _COUNT,
+    "trade_count": _COUNT,
+}
+_TIMEFRAMES = _list({"type": "string", "enum": list(TIMEFRAMES)})
+_CURSOR = {"next_cursor": {"type": ["string", "null"]}}
+
+_SCHEMAS = {
+    "Candle": _object(
+        {"time": {**_TIME, "type": "integer"}}
+        | dict.fromkeys(("open", "high", "low", "close", "volume"), _NUMBER)
+    ),
+    "Tick": _object(
+        {"seq": _COUNT, "time": _TIME, "bid": _NUMBER, "ask": _NUMBER},
+        {"bid_size": _NUMBER, "ask_size": _NUMBER},
+    ),
+    "Trade": _object(
+        {"seq": _COUNT, "time": _TIME, "price": _NUMBER, "size": _NUMBER},
+        {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": _TEXT},
+    ),
+    "CandleColumns": _object(
+        {"time": _list({**_TIME, "type": "integer"})}
+        | dict.fromkeys(("open", "high", "low", "close", "volume"), _list(_NUMBER))
+    ),
+    "TickColumns": _object(
+        {"seq": _list(_COUNT), "time": _list(_TIME), "bid": _list(_NUMBER), "ask": _list(_NUMBER)}
+        | dict.fromkeys(("bid_size", "ask_size"), _list(_nullable(_NUMBER)))
+    ),
+    "TradeColumns": _object(
+        {"seq": _list(_COUNT), "time": _list(_TIME), "price": _list(_NUMBER), "size": _list(_NUMBER)}
+        | dict.fromkeys(("side", "trade_id"), _list(_nullable(_TEXT)))
+    ),
+    "TickPage": _page("ticks", "Tick"),
+    "TradePage": _page("trades", "Trade"),
+    "Metadata": {
+        "oneOf": [
+            _object({"symbols": _list(_object({"symbol": _TEXT} | _EXTENT)), "timeframes": _TIMEFRAMES}),
+            _object(
+                {"symbol": _TEXT}
+                | _EXTENT
+                | {"timeframes": _TIMEFRAMES, "brokers": _list(_object({"broker": _TEXT} | _EXTENT))}
+            ),
+        ]
+    },
+    "Brokers": _object(
+        {
+            "brokers": _list(
+                _object(
+                    {
+                        "broker": _TEXT,
+                        "plugin": _TEXT,
+                        "state": {
+                            "type": "string",
+                            "enum": ["starting", "live", "degraded", "backoff", "failed", "stopped"],
+                        },
+                        "since": _TIME,
+                        "attempt": _COUNT,
+                        "last_error": _nullable(_TEXT),
+                        "last_event": _nullable(_TIME),
+                        "feeds": _COUNT,
+                    }
+                )
+            )
+        }
+    ),
+    "Health": _object({"status": _TEXT}),
+    "Problem": {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "format": "uri"},
+            "title": _TEXT,
+            "status": {"type": "integer"},
+            "detail": _TEXT,
+            "code": _TEXT,
+            "param": _nullable(_TEXT),
+            "reasons": _list(_TEXT),
+        },
+        "required": ["type", "title", "status", "detail", "code", "param"],
+    },
+}
+
+
+def _parameter(
+    name: str, description: str, schema: dict[str, Any], *, required: bool = False, where: str = "query"
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": where,
+        "required": required,
+        "description": description,
+        "schema": schema,
+    }
+
+
+_SYMBOL = _parameter("symbol", "also `eur/usd`, `EUR_USD`, `EUR-USD`", _TEXT, required=True)
+_TIMEFRAME = _parameter(
+    "timeframe", "length of a candle", {"type": "string", "enum": list(TIMEFRAMES)}, required=True
+)
+_SECONDS = {"type": "number", "minimum": 0, "exclusiveMaximum": 100_000_000_000}
+_RANGE = [
+    _parameter("from", "start of the range, Unix seconds, included", _SECONDS, required=True),
+    _parameter("to", "end of the range, Unix seconds, included", _SECONDS, required=True),
+]
+_BROKER = _parameter("broker", "default: the first broker of the config that has the symbol", _TEXT)
+_PRICE = _parameter(
+    "price", "default: the broker's own kind of chart", {"type": "string", "enum": list(PRICES)}
+)
+_FORMAT = _parameter(
+    "format",
+    "default: by `Accept`; `columns` is JSON with one array per field",
+    {"type": "string", "enum": list(FORMATS)},
+)
+_PAGING = [
+    _parameter(
+        "limit",
+        "records in a page",
+        {"type": "integer", "minimum": 1, "maximum": MAX_RECORDS, "default": DEFAULT_RECORDS},
+    ),
+    _parameter("cursor", "`next_cursor` of the page before", _TEXT),
+    _FORMAT,
+]
+
+
+def _in_path(parameter: dict[str, Any]) -> dict[str, Any]:
+    return {**parameter, "in": "path"}
+
+
+def _get(
+    summary: str,
+    answer: dict[str, Any] | None,
+    parameters: list[dict[str, Any]] | None = None,
+    *,
+    csv: bool = False,
+    problems: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    """Describe one route; ``answer`` None means plain text."""
+    kind = "text/plain" if answer is None else "application/json"
+    content = {kind: {"schema": _TEXT if answer is None else answer}}
+    if csv:
+        content["text/csv"] = {"schema": _TEXT}
+    failed = {"application/problem+json": {"schema": _ref("Problem")}}
+    responses = {"200": {"description": "the answer", "content": content}}
+    responses |= {str(status): {"description": "a problem", "content": failed} for status in problems}
+    return {"get": {"summary": summary, "parameters": parameters or [], "responses": responses}}
+
+
+_DATA = (400, 404, 500, 503)
+_CANDLES = _rows_or_columns("Candle")
+_LIMIT = f"Candles of one symbol, at most {MAX_CANDLES} opens"
+
+_PATHS = {
+    "/api/metadata": _get(
+        "What is stored", _ref("Metadata"), [{**_SYMBOL, "required": False}], problems=_DATA
+    ),
+    "/api/candles": _get(
+        _LIMIT, _CANDLES, [_SYMBOL, _TIMEFRAME, *_RANGE, _BROKER, _PRICE, _FORMAT], csv=True, problems=_DATA
+    ),
+    "/api/candles/{symbol}/{timeframe}": _get(
+        _LIMIT,
+        _CANDLES,
+        [_in_path(_SYMBOL), _in_path(_TIMEFRAME), *_RANGE, _BROKER, _PRICE, _FORMAT],
+        csv=True,
+        problems=_DATA,
+    ),
+    "/api/ticks": _get(
+        "Recorded quotes", _ref("TickPage"), [_SYMBOL, *_RANGE, _BROKER, *_PAGING], csv=True, problems=_DATA
+    ),
+    "/api/trades": _get(
+        "Recorded trades", _ref("TradePage"), [_SYMBOL, *_RANGE, _BROKER, *_PAGING], csv=True, problems=_DATA
+    ),
+    "/api/brokers": _get("The state of each broker", _ref("Brokers"), problems=(400, 500)),
+    "/api/openapi.json": _get("This document", {"type": "object"}, problems=(400, 500)),
+    "/health/live": _get("Whether the process answers", _ref("Health")),
+    "/health/ready": _get("Whether the server can do all of its work", _ref("Health"), problems=(503,)),
+    "/metrics": _get("Prometheus text format", None),
+}
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mdserver",
+            "version": __version__,
+            "description": "Times are Unix seconds, UTC. Answers under /api carry strong ETags.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "paths": _PATHS,
+        "components": {"schemas": _SCHEMAS},
+    }

@@ -1,0 +1,65 @@
+"""``GET /api/metadata`` and ``GET /api/brokers``: what is stored and how the brokers are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from ...model import TIMEFRAMES
+from .dependencies import BrokerInfo, BrokerStateLike, SeriesLike
+from .encoding import seconds
+
+__all__ = ["all_symbols", "broker_list", "one_symbol"]
+
+
+def one_symbol(symbol: str, stored: Iterable[SeriesLike], order: Sequence[BrokerInfo]) -> dict[str, Any]:
+    """Return the metadata of a symbol, its brokers in the order in which they are tried."""
+    rank = {info.name: place for place, info in enumerate(order)}
+    ordered = sorted(stored, key=lambda series: (rank.get(series.broker, len(rank)), series.broker))
+    brokers = [
+        {"broker": broker, **_extent(list(group))}
+        for broker, group in groupby(ordered, key=lambda series: series.broker)
+    ]
+    return {"symbol": symbol, **_extent(ordered), "timeframes": list(TIMEFRAMES), "brokers": brokers}
+
+
+def all_symbols(stored: Iterable[SeriesLike]) -> dict[str, Any]:
+    """Return the metadata of every symbol, by name."""
+    ordered = sorted(stored, key=lambda series: series.symbol)
+    symbols = [
+        {"symbol": symbol, **_extent(list(group))}
+        for symbol, group in groupby(ordered, key=lambda series: series.symbol)
+    ]
+    return {"symbols": symbols, "timeframes": list(TIMEFRAMES)}
+
+
+def broker_list(states: Iterable[BrokerStateLike]) -> dict[str, Any]:
+    """Return the state of each broker, as the supervisor has it."""
+    return {
+        "brokers": [
+            {
+                "broker": state.name,
+                "plugin": state.plugin,
+                "state": state.state,
+                "since": state.since,
+                "attempt": state.attempt,
+                "last_error": state.last_error,
+                "last_event": state.last_event,
+                "feeds": state.feeds,
+            }
+            for state in states
+        ]
+    }
+
+
+def _extent(group: Sequence[SeriesLike]) -> dict[str, Any]:
+    """Return first and last time of any record, and how many there are of each type."""
+    earliest = [series.earliest_us for series in group if series.earliest_us is not None]
+    latest = [series.latest_us for series in group if series.latest_us is not None]
+    return {
+        "earliest": seconds([min(earliest)])[0] if earliest else None,
+        "latest": seconds([max(latest)])[0] if latest else None,
+        "tick_count": sum(series.row_count for series in group if series.type == "tick"),
+        "trade_count": sum(series.row_count for series in group if series.type == "trade"),
+    }

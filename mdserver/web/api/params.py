@@ -1,0 +1,121 @@
+"""Query parameters: each known, given once, in its range. Pure; every fault becomes a :class:`Problem`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+
+from ...model import TIMEFRAMES, US_PER_S
+from ...symbols import canonical
+from .problem import Problem, invalid_parameter, missing_parameter, shortened
+
+__all__ = ["number_up_to", "query_of", "required", "symbol_of", "time_range_us", "timeframe_of"]
+
+MAX_TIME_S = 100_000_000_000
+"""Times from here on (the year 5138) are taken for another unit."""
+
+_UNITS = (("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
+_NUMBER = re.compile(r"([0-9]{1,40})(?:\.([0-9]{0,40}))?")
+_SIGNED = re.compile(r"-\s*[0-9.]+")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}")
+_EXPECTED_TIME = "expected Unix seconds, UTC, like 1710918000"
+_EXPECTED = {
+    "symbol": "a symbol, like EURUSD",
+    "timeframe": "one of " + ", ".join(TIMEFRAMES),
+    "from": "Unix seconds, UTC, like 1710918000",
+    "to": "Unix seconds, UTC, like 1710918000",
+}
+
+
+def query_of(items: Iterable[tuple[str, str]], known: Collection[str]) -> dict[str, str]:
+    """Return the query by name.
+
+    An unknown name (a typo would otherwise be ignored without a word) and a repeated one are refused. An
+    empty value counts as not given.
+    """
+    query: dict[str, str] = {}
+    for name, value in items:
+        if name not in known:
+            raise invalid_parameter(name, value, f"unknown parameter; known: {', '.join(known) or 'none'}")
+        if name in query:
+            raise invalid_parameter(name, value, "given more than once")
+        query[name] = value
+    return {name: value for name, value in query.items() if value}
+
+
+def required(query: Mapping[str, str], name: str) -> str:
+    """Return the value of a parameter that must be there."""
+    try:
+        return query[name]
+    except KeyError:
+        raise missing_parameter(name, _EXPECTED[name]) from None
+
+
+def symbol_of(query: Mapping[str, str]) -> str:
+    """Return ``symbol`` in its canonical form."""
+    text = required(query, "symbol")
+    try:
+        return canonical(text)
+    except ValueError as error:
+        raise Problem(400, "invalid_parameter", f"symbol: {error}", param="symbol") from None
+
+
+def timeframe_of(query: Mapping[str, str]) -> int:
+    """Return the length of ``timeframe`` in seconds."""
+    text = required(query, "timeframe")
+    try:
+        return TIMEFRAMES[text]
+    except KeyError:
+        detail = f"timeframe={shortened(text)!r}: expected {_EXPECTED['timeframe']}"
+        raise Problem(400, "unknown_timeframe", detail, param="timeframe") from None
+
+
+def time_range_us(query: Mapping[str, str]) -> tuple[int, int]:
+    """Return ``from`` and ``to``, both required, in microseconds; both ends belong to the range."""
+    first_us = _time_us("from", required(query, "from"))
+    last_us = _time_us("to", required(query, "to"))
+    if first_us > last_us:
+        raise invalid_parameter("from", query["from"], f"expected no later than to={query['to']}")
+    return first_us, last_us
+
+
+def number_up_to(query: Mapping[str, str], name: str, most: int, default: int) -> int:
+    """Return a whole number in [1, most]."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= most):
+        raise invalid_parameter(name, text, f"expected a whole number from 1 to {most}")
+    return int(text)
+
+
+def _time_us(name: str, text: str) -> int:
+    """Parse Unix seconds, without passing through a float; digits behind the microseconds are cut."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise invalid_parameter(name, text, _why_not_a_time(text))
+    seconds = int(match[1])
+    if seconds >= MAX_TIME_S:
+        raise invalid_parameter(name, text, _why_too_large(seconds))
+    return seconds * US_PER_S + int((match[2] or "").ljust(6, "0")[:6])
+
+
+def _why_not_a_time(text: str) -> str:
+    if _SIGNED.fullmatch(text):
+        return f"is negative; {_EXPECTED_TIME}"
+    if _DATE.match(text):
+        return f"looks like a date; {_EXPECTED_TIME}"
+    return f"is not a number; {_EXPECTED_TIME}"
+
+
+def _why_too_large(value: int) -> str:
+    for unit, per_second in _UNITS:
+        seconds = value // per_second
+        if seconds < MAX_TIME_S:
+            try:
+                day = f" (= {datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ})"
+            except (ValueError, OverflowError):  # beyond the year 9999
+                day = ""
+            return f"looks like {unit}; give seconds: {seconds}{day}"
+    return f"is too large; {_EXPECTED_TIME}"

@@ -1,0 +1,110 @@
+"""Errors as HTTP shows them: RFC 9457 problem details, ``application/problem+json``."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+import msgspec
+from quart import Response, current_app
+
+from ...errors import StoreUnavailable
+
+__all__ = [
+    "Problem",
+    "invalid_parameter",
+    "missing_parameter",
+    "problem_response",
+    "shortened",
+    "store_away",
+    "unknown_symbol",
+]
+
+RETRY_AFTER_S = 5
+"""What a client is told to wait while the database is away and nothing better is known."""
+
+_TITLES = {
+    "missing_parameter": "A parameter is missing",
+    "invalid_parameter": "A parameter is not valid",
+    "unknown_timeframe": "There is no such timeframe",
+    "range_too_large": "The range holds too much",
+    "unknown_symbol": "There is no data of this symbol",
+    "not_found": "There is nothing here",
+    "method_not_allowed": "This method is not allowed here",
+    "internal": "The server failed",
+    "unavailable": "The server cannot answer now",
+}
+
+
+class Problem(Exception):
+    """A request that cannot be answered, said in the words of RFC 9457.
+
+    ``code`` is for programs, ``detail`` for people: it names the parameter, the value and what was expected.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.param = param
+        self.headers = headers or {}
+
+
+def missing_parameter(param: str, expected: str) -> Problem:
+    """Say that a required parameter is not there."""
+    return Problem(400, "missing_parameter", f"{param} is required: {expected}", param=param)
+
+
+def invalid_parameter(param: str, value: str, expected: str) -> Problem:
+    """Say that a value is wrong; what is long is shown shortened."""
+    param = shortened(param)
+    return Problem(400, "invalid_parameter", f"{param}={shortened(value)!r}: {expected}", param=param)
+
+
+def unknown_symbol(param: str, detail: str) -> Problem:
+    """Say that there is no such symbol or broker."""
+    return Problem(404, "unknown_symbol", detail, param=param)
+
+
+def store_away(error: StoreUnavailable) -> Problem:
+    """Say that the database cannot be reached, and when to try again."""
+    wait_s = RETRY_AFTER_S if error.retry_after_s is None else math.ceil(error.retry_after_s)
+    return Problem(
+        503,
+        "unavailable",
+        "the database cannot be reached; live streaming goes on, try again later",
+        headers={"Retry-After": str(wait_s)},
+    )
+
+
+def problem_response(problem: Problem, **extra: object) -> Response:
+    """Return the HTTP answer of a problem; ``extra`` become members of the document."""
+    document = {
+        "type": f"urn:mdserver:problem:{problem.code}",
+        "title": _TITLES.get(problem.code) or HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "param": problem.param,
+        **extra,
+    }
+    response: Response = current_app.response_class(
+        msgspec.json.encode(document), problem.status, content_type="application/problem+json"
+    )
+    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(problem.headers)
+    return response
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Return what a client sent, cut to a length that can be shown."""
+    return text if len(text) <= most else text[:most] + "…"

@@ -1,0 +1,160 @@
+"""The HTTP routes: ``/api``, health and metrics. What they answer is in the modules beside this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import structlog
+from quart import Blueprint, Response, current_app, has_request_context, request
+from werkzeug.exceptions import HTTPException
+
+from ...errors import StoreUnavailable
+from .caching import REVALIDATE
+from .candles_view import candles_answer
+from .conditional import answer, small_body
+from .cors import cross_origin
+from .dependencies import Services
+from .encoding import Body
+from .openapi import openapi_document
+from .overview import all_symbols, broker_list, one_symbol
+from .params import query_of, symbol_of
+from .problem import Problem, problem_response, shortened, store_away
+from .reading import Reading
+from .records_view import records_answer
+
+__all__ = ["http_routes"]
+
+_log = structlog.get_logger("mdserver.web")
+
+
+def http_routes(services: Services) -> Blueprint:
+    """Return the blueprint of all HTTP routes, and of the error answers of the whole app."""
+    routes = Blueprint("http", __name__)
+    reading = Reading(services)
+    _add_data_routes(routes, reading)
+    _add_overview_routes(routes, reading)
+    _add_operator_routes(routes, services)
+    _add_error_handlers(routes)
+
+    @routes.after_app_request
+    async def finish(response: Response) -> Response:
+        cross_origin(request, response, services.cors_origins)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        if request.method == "HEAD":  # Content-Length stays that of the GET
+            response.response = response.iterable_body_class([])
+        route = request.url_rule.rule if request.url_rule is not None else "unmatched"
+        services.metrics.http_requests.labels(route, str(response.status_code)).inc()
+        return response
+
+    return routes
+
+
+def _add_data_routes(routes: Blueprint, reading: Reading) -> None:
+    @routes.get("/api/candles")
+    async def candles() -> Response:
+        return await candles_answer(request, reading)
+
+    @routes.get("/api/candles/<path:symbol>/<timeframe>")
+    async def candles_by_path(symbol: str, timeframe: str) -> Response:
+        path = (("symbol", symbol), ("timeframe", timeframe))
+        return await candles_answer(request, reading, path)
+
+    @routes.get("/api/ticks")
+    async def ticks() -> Response:
+        return await records_answer(request, reading, "tick")
+
+    @routes.get("/api/trades")
+    async def trades() -> Response:
+        return await records_answer(request, reading, "trade")
+
+
+def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
+    async def json_answer(document: dict[str, Any]) -> Response:
+        async def build() -> Body:
+            return small_body(msgspec.json.encode(document))
+
+        headers = {"Cache-Control": REVALIDATE}
+        return await answer(request, build, form="json", headers=headers, memory=reading.memory)
+
+    @routes.get("/api/metadata")
+    async def metadata() -> Response:
+        query = query_of(request.args.items(multi=True), ("symbol",))
+        if not query:
+            return await json_answer(all_symbols(await reading.store.series()))
+        symbol = symbol_of(query)
+        stored = await reading.series_of(symbol)
+        return await json_answer(one_symbol(symbol, stored, reading.services.broker_order))
+
+    @routes.get("/api/brokers")
+    async def brokers() -> Response:
+        query_of(request.args.items(multi=True), ())
+        return await json_answer(broker_list(reading.services.broker_states()))
+
+    @routes.get("/api/openapi.json")
+    async def openapi() -> Response:
+        query_of(request.args.items(multi=True), ())
+        return await json_answer(openapi_document())
+
+
+def _add_operator_routes(routes: Blueprint, services: Services) -> None:
+    def uncached(data: bytes, content_type: str) -> Response:
+        response: Response = current_app.response_class(data, content_type=content_type)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @routes.get("/health/live")
+    async def live() -> Response:
+        return uncached(b'{"status":"live"}', "application/json")
+
+    @routes.get("/health/ready")
+    async def ready() -> Response:
+        reasons = list(services.ready())
+        if reasons:
+            problem = Problem(503, "unavailable", "not ready: " + "; ".join(reasons))
+            return problem_response(problem, reasons=reasons)
+        return uncached(b'{"status":"ready"}', "application/json")
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        return uncached(services.metrics.render(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_error_handlers(routes: Blueprint) -> None:
+    @routes.errorhandler(Problem)
+    async def problem(error: Problem) -> Response:
+        return problem_response(error)
+
+    @routes.errorhandler(StoreUnavailable)
+    async def store_unavailable(error: StoreUnavailable) -> Response:
+        # debug: the writer reports an outage once; here it would be a line per request
+        _log.debug("request not answered: the database is away", path=request.path, error=str(error))
+        return problem_response(store_away(error))
+
+    @routes.errorhandler(Exception)
+    async def failed(error: Exception) -> Response:
+        _log.error("request failed", path=request.path, exc_info=error)
+        return problem_response(Problem(500, "internal", "the server failed; its log says more"))
+
+    # Both: a blueprint's handler of Exception would come before the app's handler of HTTPException.
+    routes.errorhandler(HTTPException)(_http_error)
+    routes.app_errorhandler(HTTPException)(_http_error)
+
+
+async def _http_error(error: HTTPException) -> Response:
+    """Answer what Quart itself refuses, and (as 500) what no other handler took."""
+    status = error.code or 500
+    if status == 404:
+        where = (
+            f"there is nothing at {shortened(request.path, 200)}"
+            if has_request_context()
+            else "there is nothing here"
+        )
+        return problem_response(Problem(404, "not_found", where))
+    if status == 405:
+        allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+        detail = f"{shortened(request.method)} is not allowed here; allowed: {allowed}"
+        return problem_response(Problem(405, "method_not_allowed", detail, headers={"Allow": allowed}))
+    if status >= 500:
+        return problem_response(Problem(status, "internal", "the server failed; its log says more"))
+    return problem_response(Problem(status, "invalid_request", error.description or error.name))

@@ -1,0 +1,105 @@
+"""Which series answers a request: by broker and by price. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Literal, TypeAlias
+
+from ...candles import QuotePrice
+from ...model import RecordType
+from .dependencies import BrokerInfo, SeriesLike
+from .problem import Problem, invalid_parameter, shortened, unknown_symbol
+
+__all__ = ["PRICES", "Price", "choose_series", "default_price", "price_of", "symbol_not_stored"]
+
+Price: TypeAlias = QuotePrice | Literal["trade"]
+
+PRICES: dict[Price, RecordType] = {"mid": "tick", "bid": "tick", "ask": "tick", "trade": "trade"}
+"""What candles may show, and the records that it takes."""
+
+_DEFAULTS: dict[RecordType, Price] = {"tick": "mid", "trade": "trade"}
+_NAMES_SHOWN = 20
+
+
+def price_of(query: Mapping[str, str]) -> Price | None:
+    """Return ``price``; None if it is left to the series, and that to the broker's default."""
+    text = query.get("price")
+    if text is None:
+        return None
+    for price in PRICES:
+        if text == price:
+            return price
+    raise invalid_parameter("price", text, f"expected one of {', '.join(PRICES)}")
+
+
+def default_price(series: SeriesLike) -> Price:
+    """Return what the candles of a series show where nothing else is asked for."""
+    return _DEFAULTS[series.type]
+
+
+def choose_series(
+    stored: Sequence[SeriesLike],
+    order: Sequence[BrokerInfo],
+    symbol: str,
+    *,
+    broker: str | None,
+    wanted: RecordType | None,
+    param: str | None = "price",
+) -> SeriesLike:
+    """Return the series of ``symbol`` that a request means; ``stored`` are all series of the symbol.
+
+    Without ``broker`` it is the first one of the config that has the symbol, then the others (imported
+    history) by name. Without ``wanted`` it is the broker's own kind of chart, else what there is. A series
+    without rows counts only if there is no other. ``param`` names what asked for ``wanted``: without it the
+    route itself did, and data of another type are as good as none.
+    """
+    candidates = [series for series in stored if series.row_count] or list(stored)
+    if broker is not None:
+        candidates = _of_broker(candidates, broker, symbol)
+    suitable = [series for series in candidates if wanted in (None, series.type)]
+    if not suitable:
+        raise _no_such_price(candidates, symbol, wanted, param)
+    rank = {info.name: place for place, info in enumerate(order)}
+    preferred = {info.name: info.candles_from for info in order}
+
+    def by_preference(series: SeriesLike) -> tuple[int, str, bool]:
+        name = series.broker
+        return rank.get(name, len(rank)), name, series.type != preferred.get(name, "tick")
+
+    return min(suitable, key=by_preference)
+
+
+def symbol_not_stored(symbol: str, everything: Sequence[SeriesLike]) -> Problem:
+    """Say that nothing is stored of a symbol, with the names that come close or all that there are."""
+    names = sorted({series.symbol for series in everything})
+    close = get_close_matches(symbol, names, n=3, cutoff=0.75)
+    if not names:
+        hint = "nothing is stored yet"
+    elif close:
+        hint = f"did you mean {' or '.join(close)}?"
+    else:
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        hint = f"stored are {', '.join(names[:_NAMES_SHOWN])}{more}"
+    return unknown_symbol("symbol", f"no data of {symbol!r} is stored; {hint}")
+
+
+def _of_broker(stored: Sequence[SeriesLike], broker: str, symbol: str) -> list[SeriesLike]:
+    found = [series for series in stored if series.broker == broker]
+    if not found:
+        names = ", ".join(sorted({series.broker for series in stored}))
+        raise unknown_symbol(
+            "broker", f"broker {shortened(broker)!r} has no data of {symbol}; these have: {names}"
+        )
+    return found
+
+
+def _no_such_price(
+    candidates: Sequence[SeriesLike], symbol: str, wanted: RecordType | None, param: str | None
+) -> Problem:
+    there = ", ".join(f"{series.broker}: {default_price(series)}" for series in candidates)
+    kind = "quotes (ticks)" if wanted == "tick" else "trades"
+    detail = f"no {kind} of {symbol} are stored; there is {there}"
+    if param is None:
+        return unknown_symbol("symbol", detail)
+    return Problem(400, "invalid_parameter", detail, param=param)

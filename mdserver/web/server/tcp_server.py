@@ -1,0 +1,205 @@
+"""Hypercorn's trio TCP server, made safe for a daemon, and the loop that serves it.
+
+Hypercorn 0.18 has faults that one client can use against all others, each pinned by a test:
+
+* an exception while one connection is parsed leaves the connection's task and ends the whole server (one
+  byte that is no WebSocket frame after an upgrade is enough; Hypercorn issue 225);
+* ``send_all`` runs inside a shield without a deadline, so a peer that stops reading can be neither timed out
+  nor cancelled, not even at shutdown;
+* with Quart-Trio it never closes an HTTP connection, neither after ``Connection: close`` nor an idle one: the end of a
+  request cancels the task that should see to that, at its first checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, LifespanState
+from hypercorn.utils import wrap_app
+from quart_trio import QuartTrio
+
+from ...errors import ConfigError
+from ...metrics import Metrics
+
+__all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
+
+MAX_FRAME_BYTES = 64 * 1024
+"""A longer client message is refused with close 1009."""
+SEND_TIMEOUT_S = 10.0
+"""A peer that takes less than :data:`SLICE_BYTES` of a response in this time is cut off."""
+SLICE_BYTES = 64 * 1024
+BACKLOG = 4096
+
+_log = structlog.get_logger("mdserver.web")
+
+
+class GuardedTCPServer(TCPServer):
+    """One connection whose failure stays its own."""
+
+    metrics: Metrics | None = None
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.last_received_s = trio.current_time()
+        self.fd = self.stream.socket.fileno()
+        """The socket's descriptor, for who writes to it directly."""
+        self.on_close: Callable[[], None] | None = None
+        """Called before the socket is closed."""
+
+    async def run(self) -> None:
+        """Serve the connection; errors of the peer's making end it alone."""
+        try:
+            await super().run()
+        except* Exception as group:  # noqa: BLE001 - the guard: whatever one connection did ends that connection only
+            self._count_drop()
+            _log.warning("connection dropped", error=repr(group.exceptions[0]), peer=self._peer())
+            self.abort()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send within a bound; past it the connection is reset."""
+        if not isinstance(event, RawData):
+            with trio.move_on_after(SEND_TIMEOUT_S, shield=True):
+                await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            if await self._send_all(memoryview(event.data)):
+                return
+        await self.protocol.handle(Closed())
+
+    async def _send_all(self, data: memoryview) -> bool:
+        """Send slice by slice, each within the bound; False if the peer is gone or does not read."""
+        for start in range(0, len(data), SLICE_BYTES):
+            if start:
+                await self._stop_if_cancelled()
+            with trio.move_on_after(SEND_TIMEOUT_S, shield=True) as scope:
+                try:
+                    await self.stream.send_all(data[start : start + SLICE_BYTES])
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return False  # the peer is gone: said to the protocol by the caller
+            if scope.cancelled_caught:
+                self._count_drop()
+                _log.info(
+                    "connection reset: the peer does not read", peer=self._peer(), seconds=SEND_TIMEOUT_S
+                )
+                self.abort()
+                return False
+        return True
+
+    async def _stop_if_cancelled(self) -> None:
+        """Leave the rest of a response away where the server stops; what was sent must not pass for all of it."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Reset the connection at once, without waiting for unsent bytes."""
+        sock = self.stream.socket
+        self._closing()
+        if sock.fileno() < 0:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+    def _closing(self) -> None:
+        if self.on_close is not None:
+            self.on_close()
+
+    async def _close(self) -> None:
+        self._closing()
+        await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        self._closing()
+        await super()._initiate_server_close()
+
+    async def _read_data(self) -> None:
+        while True:
+            try:
+                data = await self.stream.receive_some(MAX_RECV)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            self.last_received_s = trio.current_time()
+            await self.protocol.handle(RawData(bytes(data)))
+            if not data:
+                break
+        await self.protocol.handle(Closed())
+
+    def _count_drop(self) -> None:
+        if self.metrics is not None:
+            self.metrics.dropped_connections.inc()
+
+    def _peer(self) -> str:
+        try:
+            host, port, *_ = self.stream.socket.getpeername()
+        except OSError:
+            return "gone"
+        return f"{host}:{port}"
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Bind; a :class:`ConfigError` says why it cannot be done."""
+    try:
+        return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    except OSError as error:
+        why = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error}"
+        raise ConfigError([f"server: {host}:{port} {why}; choose another server.port"]) from error
+
+
+async def serve_app(
+    app: QuartTrio,
+    listeners: list[trio.SocketListener],
+    metrics: Metrics,
+    *,
+    stop: trio.Event,
+    grace_s: float,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until ``stop`` is set, then give open requests ``grace_s`` seconds.
+
+    Args:
+        app: The application.
+        listeners: Bound sockets; closed at the end.
+        metrics: Counts dropped connections.
+        stop: Ends accepting.
+        grace_s: Bound on the end of requests under way; what is left then is cancelled.
+        task_status: Started once connections are accepted.
+    """
+    config = HypercornConfig()
+    config.websocket_max_message_size = MAX_FRAME_BYTES
+    config.accesslog = None
+    config.errorlog = None
+    config.include_server_header = False
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    state: LifespanState = {}
+    lifespan = Lifespan(wrapped, config, state)
+    context = WorkerContext(None)
+    server_class = type("MeteredTCPServer", (GuardedTCPServer,), {"metrics": metrics})
+    handler = partial(server_class, wrapped, config, context, ConnectionState(state))
+    async with trio.open_nursery() as lifespan_nursery:
+        await lifespan_nursery.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(
+                    partial(trio.serve_listeners, handler, listeners, handler_nursery=connections)
+                )
+                task_status.started()
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+            await context.terminated.set()
+            connections.cancel_scope.deadline = trio.current_time() + grace_s
+        await lifespan.wait_for_shutdown()
+        lifespan_nursery.cancel_scope.cancel()

@@ -1,0 +1,1 @@
+"""The WebSocket interface: one session and one write side per client."""

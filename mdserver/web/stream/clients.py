@@ -1,0 +1,95 @@
+"""All connected clients: liveness, broadcasts, the end."""
+
+from __future__ import annotations
+
+import trio
+
+from ...feed.supervisor import StateName, SupervisedBroker
+from ...metrics import Metrics
+from ...protocol import answers
+from ...protocol.server_frames import CloseCode
+from .session import Session
+
+__all__ = ["PING_INTERVAL_S", "PONG_TIMEOUT_S", "Clients"]
+
+PING_INTERVAL_S = 20.0
+PONG_TIMEOUT_S = 20.0
+"""A client that gives no sign of life for this long after a ping is closed."""
+_CHECK_S = 1.0
+
+
+class Clients:
+    """The sessions of this server; at most ``max_clients`` of them."""
+
+    def __init__(self, max_clients: int, metrics: Metrics) -> None:
+        self.sessions: dict[Session, None] = {}
+        self.closing = False
+        self._emptied = trio.Event()
+        self._max_clients = max_clients
+        self.metrics = metrics
+
+    def admit(self, session: Session) -> bool:
+        """Take a client in; False when there are too many."""
+        if len(self.sessions) >= self._max_clients:
+            return False
+        self.sessions[session] = None
+        self.metrics.connections.inc()
+        self.metrics.clients.set(len(self.sessions))
+        if self.closing:
+            session.close(CloseCode.RESTART, "server shutdown")
+        return True
+
+    def forget(self, session: Session) -> None:
+        """Note that a client is gone, and let go of what it held."""
+        session.release_all()
+        if session in self.sessions:
+            del self.sessions[session]
+            self.metrics.clients.set(len(self.sessions))
+            self.metrics.disconnects.labels(str(session.close_code or 1000)).inc()
+            if not self.sessions:
+                self._emptied.set()
+                self._emptied = trio.Event()
+
+    def on_broker_state(self, broker: SupervisedBroker, state: StateName, message: str) -> None:
+        """Tell the broker's subscribers of a change."""
+        frame = answers.status(broker.name, state, message)
+        for session in self.sessions:
+            if session.listens_to(broker.name):
+                session.sink.write(frame)
+
+    def close_all(self) -> None:
+        """Close every client, and those still to come, with 1012."""
+        self.closing = True
+        for session in tuple(self.sessions):
+            session.close(CloseCode.RESTART, "server shutdown")
+
+    async def gone(self) -> None:
+        """Wait until no client is left."""
+        while self.sessions:
+            await self._emptied.wait()
+
+    async def keep(self) -> None:
+        """Ping clients and close those that give no sign of life; runs until cancelled.
+
+        One task for all: a task per client would cost more memory than its subscriptions.
+        """
+        while True:
+            await trio.sleep(_CHECK_S)
+            now = trio.current_time()
+            for session in tuple(self.sessions):
+                _check(session, now)
+
+
+def _check(session: Session, now: float) -> None:
+    heard = session.sink.last_heard_s()
+    if heard is None:
+        return
+    if session.pinged_s is not None:
+        if heard >= session.pinged_s:
+            session.pinged_s = None
+        elif now - session.pinged_s > PONG_TIMEOUT_S:
+            session.close(CloseCode.POLICY, f"no answer to a ping within {PONG_TIMEOUT_S:.0f} s")
+        return
+    if now - max(heard, session.last_ping_s) >= PING_INTERVAL_S:
+        session.last_ping_s = session.pinged_s = now
+        session.sink.ping(b"mdserver")

@@ -1,0 +1,98 @@
+"""The WebSocket endpoint: accepts a client, feeds its frames to its session, closes it when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import cast
+
+import h11
+import structlog
+import trio
+from quart import Websocket, websocket
+from werkzeug.local import LocalProxy
+
+from ... import __version__
+from ...protocol import answers
+from ...protocol.server_frames import CloseCode
+from ..server.websocket_connection import on_message_too_long
+from .clients import Clients
+from .session import Session
+from .sink import CLOSE_GRACE_S, BaseSink, open_sink
+
+__all__ = ["stream_endpoint"]
+
+_log = structlog.get_logger("mdserver.web")
+
+
+def stream_endpoint(
+    clients: Clients, make_session: Callable[[BaseSink], Session], *, buffer_bytes: int
+) -> Callable[[], Awaitable[None]]:
+    """Return the handler of a WebSocket route.
+
+    Args:
+        clients: The registry that each client joins.
+        make_session: Makes the session of a new client from its write side.
+        buffer_bytes: Bound on what may wait for one client.
+    """
+
+    async def stream() -> None:
+        try:
+            await websocket.accept()
+        except h11.LocalProtocolError:
+            return  # the client sent bytes before the upgrade was done: the server ends the connection
+        session: Session | None = None
+
+        def overflow() -> None:
+            if session is not None:
+                session.overflow()
+
+        own = cast("LocalProxy[Websocket]", websocket)._get_current_object()  # noqa: SLF001 - werkzeug's way to it
+        async with trio.open_nursery() as nursery:
+            sink = open_sink(
+                own,
+                nursery,
+                bound_bytes=buffer_bytes,
+                metrics=clients.metrics,
+                on_overflow=overflow,
+            )
+            session = make_session(sink)
+            on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
+            try:
+                await _serve(session, clients)
+            finally:
+                sink.mute()
+                clients.forget(session)
+                nursery.cancel_scope.cancel()
+
+    return stream
+
+
+async def _serve(session: Session, clients: Clients) -> None:
+    session.sink.write(answers.hello(__version__))
+    if not clients.admit(session):
+        session.complain(406, "too many connections")
+        session.close(CloseCode.TRY_LATER, "too many connections")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_read, session)
+        await session.closing.wait()
+        nursery.cancel_scope.cancel()
+    # With the client gone the handler is cancelled instead, and nothing of this runs: its answer to the close ends
+    # the wait. A socket closed over bytes that still come in would be reset, and the close frame lost with it.
+    with trio.move_on_after(CLOSE_GRACE_S):
+        await websocket.close(session.close_code or CloseCode.INTERNAL, session.close_reason)
+        await session.sink.drained()
+        while True:
+            await websocket.receive()
+
+
+async def _read(session: Session) -> None:
+    while True:
+        raw = await websocket.receive()
+        try:
+            session.handle(b"" if raw is None else raw)  # Quart's form of an empty binary message
+        except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
+            _log.exception("client request failed", request=repr(raw)[:200])
+            session.complain(500, "internal error")
+            session.close(CloseCode.INTERNAL, "internal error")
+            return

@@ -1,0 +1,273 @@
+"""One client: what it asked, what it holds, what it is told. No I/O but the sink's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import time
+
+import attrs
+import trio
+
+from ...feed.demand import FeedChange
+from ...feed.supervisor import SupervisedBroker
+from ...metrics import Metrics
+from ...model import Feed, RecordType, Topic
+from ...protocol import answers
+from ...protocol.answers import Outcome
+from ...protocol.requests import (
+    Auth,
+    ListSubscriptions,
+    Ping,
+    RequestError,
+    RequestId,
+    Subscribe,
+    Unsubscribe,
+    parse_request,
+)
+from ...protocol.server_frames import CloseCode
+from ...stream.router import Router
+from .sink import BaseSink
+from .subscribers import FeedHolders
+
+__all__ = ["Session"]
+
+MAX_BAD_IN_A_ROW = 20
+
+
+@attrs.define(eq=False)
+class _Hold:
+    """A topic that the client holds.
+
+    ``waiting``: the requests that get another answer once the broker has settled it; ``others``: the brokers to try
+    if this one refuses.
+    """
+
+    others: list[SupervisedBroker] = attrs.Factory(list)
+    waiting: list[RequestId] = attrs.Factory(list)
+
+
+class Session:
+    """A connected client.
+
+    ``closing`` is set once with the close code and reason; the endpoint closes the connection then.
+    """
+
+    def __init__(
+        self,
+        sink: BaseSink,
+        *,
+        brokers: Mapping[str, SupervisedBroker],
+        router: Router,
+        holders: FeedHolders,
+        metrics: Metrics,
+        max_symbols: int,
+    ) -> None:
+        self.sink = sink
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.closing = trio.Event()
+        self.last_ping_s = trio.current_time()
+        self.pinged_s: float | None = None
+        self._brokers = brokers
+        self._router = router
+        self._holders = holders
+        self._metrics = metrics
+        self._max_symbols = max_symbols
+        self._topics: dict[Topic, _Hold] = {}
+        self._bad_in_a_row = 0
+        self._handlers: dict[type, Callable[..., None]] = {
+            Subscribe: self._subscribe,
+            Unsubscribe: self._unsubscribe,
+            ListSubscriptions: self._list,
+            Ping: self._ping,
+            Auth: self._auth,
+        }
+
+    def handle(self, raw: str | bytes) -> None:
+        """Act on one client frame."""
+        try:
+            request = parse_request(raw)
+            self._handlers[type(request)](request)
+        except RequestError as error:
+            self.complain(error.code, error.message, error.request_id)
+            self._bad_in_a_row += error.code == 400
+            if self._bad_in_a_row >= MAX_BAD_IN_A_ROW:
+                self.close(CloseCode.POLICY, f"{MAX_BAD_IN_A_ROW} bad requests in a row")
+        else:
+            self._bad_in_a_row = 0
+
+    def complain(self, code: int, message: str, request_id: RequestId = None) -> None:
+        """Send an error."""
+        self._metrics.client_errors.labels(str(code)).inc()
+        self.sink.write(answers.error(request_id, code, message))
+
+    def close(self, code: int, reason: str) -> None:
+        """Have the connection closed; the first call wins."""
+        if self.close_code is None:
+            self.close_code, self.close_reason = code, reason
+            self.closing.set()
+
+    def overflow(self) -> None:
+        """The client's buffer is full of what must not be dropped: say so and close."""
+        self._metrics.client_errors.labels("407").inc()
+        self.sink.write_last(answers.error(None, 407, "slow client: its buffer is full"))
+        self.close(CloseCode.TRY_LATER, "slow client")
+
+    def release_all(self) -> None:
+        """Let go of everything the client held."""
+        self._router.set_topics(self.sink, ())
+        for topic in tuple(self._topics):
+            self._let_go(topic)
+
+    def listens_to(self, broker: str) -> bool:
+        """Tell whether the client has a subscription with a broker."""
+        return any(topic.broker == broker for topic in self._topics)
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def _subscribe(self, request: Subscribe) -> None:
+        self._check_broker(request.broker)
+        if len(self._symbols() | set(request.symbols)) > self._max_symbols:
+            raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client", request.id)
+        results = [
+            self._subscribe_one(request, symbol, kind) for symbol in request.symbols for kind in request.types
+        ]
+        self._update_router()
+        self._ack(request.id, "subscribe", results)
+        if request.since:
+            self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
+
+    def _subscribe_one(self, request: Subscribe, symbol: str, kind: RecordType) -> Outcome:
+        feed = Feed(symbol, kind)
+        candidates = list(self._candidates(feed, request.broker))
+        if not candidates:
+            return self._no_broker(feed, request.broker)
+        held = [broker for broker in candidates if Topic(broker.name, *feed) in self._topics]
+        return self._hold(request.id, feed, held or candidates)
+
+    def _hold(self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker]) -> Outcome:
+        """Hold a feed of the first candidate; the others are for the case that it refuses."""
+        broker, *others = candidates
+        topic = Topic(broker.name, *feed)
+        hold = self._topics.get(topic)
+        if hold is None:
+            broker.demand.hold(feed)
+            hold = self._topics[topic] = _Hold(others)
+            self._holders.add(topic, self)
+        if broker.demand.status(feed) == "active":
+            return Outcome(broker.name, *feed, "active")
+        if request_id not in hold.waiting:
+            hold.waiting.append(request_id)
+        return Outcome(broker.name, *feed, "pending")
+
+    def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
+        """Tell the client what a venue said to its feeds; one answer for each request that waited for it."""
+        answers_: dict[RequestId, list[Outcome]] = {}
+        for feed, status, reason in changes:
+            topic = Topic(broker, *feed)
+            hold = self._topics[topic]
+            if status == "refused":
+                for request_id, outcome in self._refused(topic, hold, reason):
+                    answers_.setdefault(request_id, []).append(outcome)
+            else:
+                waiting, hold.waiting, hold.others = hold.waiting, [], []
+                for request_id in waiting:
+                    answers_.setdefault(request_id, []).append(Outcome(*topic, "active"))
+        if any(change.status == "refused" for change in changes):
+            self._update_router()
+        for request_id, outcomes in answers_.items():
+            self._ack(request_id, "subscribe", outcomes)
+
+    def _refused(self, topic: Topic, hold: _Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
+        """Let go of a refused feed; where the next broker may have it, hold that one in its place."""
+        self._let_go(topic)
+        feed = Feed(topic.symbol, topic.type)
+        others = [broker for broker in hold.others if self._may_have(broker, feed)]
+        for request_id in hold.waiting or [None]:  # one that was active before is told without an id
+            if others:
+                outcome = self._hold(request_id, feed, others)
+            else:
+                self._metrics.client_errors.labels("408").inc()
+                outcome = Outcome(*topic, "error", 408, reason)
+            if outcome.status != "pending":
+                yield request_id, outcome
+
+    def _unsubscribe(self, request: Unsubscribe) -> None:
+        self._check_broker(request.broker)
+        gone = [
+            topic
+            for topic in self._topics
+            if (not request.symbols or topic.symbol in request.symbols)
+            and (not request.types or topic.type in request.types)
+            and (request.broker is None or topic.broker == request.broker)
+        ]
+        for topic in gone:
+            self._let_go(topic)
+        self._update_router()
+        results = [Outcome(*topic, "removed") for topic in gone]
+        found = {topic.symbol for topic in gone}
+        missing = [symbol for symbol in request.symbols if symbol not in found]
+        results += [
+            Outcome(request.broker, symbol, kind, "error", 408, f"not subscribed to {symbol}")
+            for symbol in missing
+            for kind in request.types or ("tick",)
+        ]
+        self._ack(request.id, "unsubscribe", results)
+
+    def _list(self, request: ListSubscriptions) -> None:
+        self._ack(request.id, "list", [])
+
+    def _ping(self, request: Ping) -> None:
+        self.sink.write(answers.pong(request.id, time()))
+
+    def _auth(self, request: Auth) -> None:
+        self._ack(request.id, "auth", [])  # this server has no keys: everyone may read
+
+    # -- helpers -------------------------------------------------------------------------------------
+
+    def _candidates(self, feed: Feed, name: str | None) -> Iterator[SupervisedBroker]:
+        """Yield the brokers that may have a feed, in config order."""
+        for broker in self._brokers.values():
+            if name in (None, broker.name) and self._may_have(broker, feed):
+                yield broker
+
+    @staticmethod
+    def _may_have(broker: SupervisedBroker, feed: Feed) -> bool:
+        return (
+            feed.type in broker.plugin.types
+            and broker.state != "failed"
+            and broker.demand.has(feed.symbol) is not False
+        )
+
+    def _no_broker(self, feed: Feed, name: str | None) -> Outcome:
+        self._metrics.client_errors.labels("408").inc()
+        asked = [self._brokers[name]] if name else list(self._brokers.values())
+        whys = []
+        for broker in asked:
+            if broker.state == "failed":
+                whys.append(f"{broker.name} has failed: {broker.last_error}")
+            elif feed.type not in broker.plugin.types:
+                whys.append(f"{broker.name} has {', '.join(broker.plugin.types)}")
+            else:
+                whys.append(f"{broker.name} has no such symbol")
+        why = "; ".join(whys) or "no broker is configured"
+        return Outcome(name, *feed, "error", 408, f"no {feed.type} of {feed.symbol}: {why}")
+
+    def _check_broker(self, name: str | None) -> None:
+        if name is not None and name not in self._brokers:
+            known = ", ".join(self._brokers) or "none"
+            raise RequestError(408, f'broker: unknown broker "{name[:40]}"; there are: {known}')
+
+    def _symbols(self) -> set[str]:
+        return {topic.symbol for topic in self._topics}
+
+    def _let_go(self, topic: Topic) -> None:
+        del self._topics[topic]
+        self._holders.discard(topic, self)
+        self._brokers[topic.broker].demand.release(Feed(topic.symbol, topic.type))
+
+    def _update_router(self) -> None:
+        self._router.set_topics(self.sink, self._topics)
+
+    def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
+        self.sink.write(answers.ack(request_id, action, results, self._topics))
