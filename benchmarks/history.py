@@ -28,8 +28,8 @@ from year import END_US, FIRST_US, make_hours, weeks
 
 from mdserver.log import get_logger
 from mdserver.model import US_PER_S
-from mdserver.store.connection.database import open_database
 from mdserver.store.embedded.server import open_embedded
+from mdserver.store.open_database import open_database
 from mdserver.store.store import FetchedHour, Store
 
 SYMBOL, SOURCE = "EURUSD", "synthetic"

@@ -23,9 +23,10 @@ import trio
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from mdserver.store.connection.database import Database, open_database
+from mdserver.store.connection.database import Database, Engine
 from mdserver.store.embedded.server import open_embedded
-from mdserver.store.tables.migrations import Engine, migrate
+from mdserver.store.open_database import open_database
+from mdserver.store.tables.migrations import migrate
 from tests import timescaledb
 
 TEMPLATE = "mdserver_template"

@@ -12,8 +12,8 @@ from structlog.typing import EventDict
 
 from ..config import Config
 from ..plugin import CommandPlugin
-from ..store.connection.database import open_database
 from ..store.embedded.server import attach_embedded
+from ..store.open_database import open_database
 from .context import CommandContext
 
 __all__ = ["apply_migrations", "plugin"]

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from ..config import Config
-from ..store.connection.database import Database, open_database
+from ..store.connection.database import Database
 from ..store.embedded.server import attach_embedded
+from ..store.open_database import open_database
 
 __all__ = ["open_command_database"]
 

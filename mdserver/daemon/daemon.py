@@ -30,9 +30,10 @@ from ..journal.seq_floor import SeqReserve
 from ..metrics import Metrics
 from ..model import Feed, LastRecord, Topic
 from ..plugin import BrokerPlugin
-from ..store.connection.database import Database, open_database
+from ..store.connection.database import Database
 from ..store.embedded.server import open_embedded
 from ..store.live.journal_drain import Writer
+from ..store.open_database import open_database
 from ..store.store import Store
 from ..store.upkeep.retention import keep_partitions
 from ..stream.publish import JournalledEmit

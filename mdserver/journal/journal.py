@@ -34,7 +34,8 @@ import trio
 
 from ..errors import JournalCorrupt, JournalFull
 from ..model import LastRecord, Published, Topic
-from .format import FrameEncoder, decode, frames, next_frame
+from .format import FrameEncoder, decode
+from .reading import next_frame_offset, read_frames
 from .segment import Segment, delete_segments, load_segments
 
 __all__ = ["Journal", "Position", "open_journal"]
@@ -265,7 +266,7 @@ class Journal:
         """Yield batches and the offsets behind them; what is damaged is set aside and skipped."""
         while start < end:
             try:
-                for payload, behind in frames(segment.fd, segment.path, start, end):
+                for payload, behind in read_frames(segment.fd, segment.path, start, end):
                     yield decode(payload), behind
                     start = behind
             except JournalCorrupt as error:
@@ -274,7 +275,7 @@ class Journal:
                 damage = JournalCorrupt(segment.path, start, str(error))
             else:
                 return
-            start = next_frame(segment.fd, damage.offset + 1, end)
+            start = next_frame_offset(segment.fd, damage.offset + 1, end)
             self._set_aside(damage, start)
             yield [], start
 

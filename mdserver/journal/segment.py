@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from .format import valid_end
+from .reading import whole_frames_end
 
 __all__ = ["Segment", "delete_segments", "load_segments"]
 
@@ -49,7 +49,7 @@ def load_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> tuple[Segm
         return (Segment(folder, 1, create=True),)
     segments = tuple(Segment(folder, number, create=False) for number in numbers)
     newest = segments[-1]
-    end = valid_end(newest.fd, newest.path, newest.end)
+    end = whole_frames_end(newest.fd, newest.path, newest.end)
     if end < newest.end:
         log.warning("cut off what a crash left half-written", file=str(newest.path), bytes=newest.end - end)
         os.ftruncate(newest.fd, end)

@@ -14,8 +14,10 @@ from psycopg.conninfo import make_conninfo
 
 from mdserver.errors import ConfigError, Rejected, StoreUnavailable
 from mdserver.store.connection import thread_transaction as unit_module
-from mdserver.store.connection.database import Database, describe, open_database
+from mdserver.store.connection.connect import describe
+from mdserver.store.connection.database import Database
 from mdserver.store.embedded.server import open_embedded
+from mdserver.store.open_database import open_database
 
 LOG = structlog.get_logger()
 Connection = psycopg.Connection[Any]

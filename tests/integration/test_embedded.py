@@ -24,12 +24,12 @@ import trio
 from structlog.testing import capture_logs
 
 from mdserver.errors import ConfigError, DataFolderInUse, StoreUnavailable
-from mdserver.store.connection.database import open_database
 from mdserver.store.embedded import programs as binaries_module
 from mdserver.store.embedded.data_folder import is_postmaster, prepare_place, read_pid_file
 from mdserver.store.embedded.programs import choose_binaries
 from mdserver.store.embedded.run_as import Account
 from mdserver.store.embedded.server import attach_embedded, open_embedded
+from mdserver.store.open_database import open_database
 
 LOG = structlog.get_logger()
 CHILD = Path(__file__).with_name("embedded_child.py")

@@ -229,7 +229,7 @@ async def test_database_away(database_url: str, make_database: Callable[[str | N
     import structlog
     from psycopg.conninfo import conninfo_to_dict
 
-    from mdserver.store.connection.database import open_database
+    from mdserver.store.open_database import open_database
 
     name = conninfo_to_dict(database_url)["dbname"]
     other = make_database(None)

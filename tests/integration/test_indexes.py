@@ -10,12 +10,11 @@ from psycopg import sql
 
 from mdserver.errors import Rejected, StoreUnavailable
 from mdserver.model import Published, Tick, Topic
-from mdserver.store.connection.database import Database
+from mdserver.store.connection.database import Database, Engine
 from mdserver.store.store import Store
 from mdserver.store.tables import indexes
 from mdserver.store.tables import recreate_indexes as reindex
 from mdserver.store.tables.indexes import drop_secondary, status
-from mdserver.store.tables.migrations import Engine
 from mdserver.store.tables.recreate_indexes import recreate
 
 pytestmark = pytest.mark.both_engines

@@ -14,7 +14,7 @@ import trio
 
 from mdserver.cli import main
 from mdserver.model import Published, Tick, Topic
-from mdserver.store.connection.database import open_database
+from mdserver.store.open_database import open_database
 from mdserver.store.store import Store
 
 START_US = 1_710_918_000_000_000

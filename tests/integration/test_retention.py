@@ -9,9 +9,8 @@ import psycopg
 import pytest
 
 from mdserver.model import Published, Tick, Topic, Trade
-from mdserver.store.connection.database import Database
+from mdserver.store.connection.database import Database, Engine
 from mdserver.store.store import Store
-from mdserver.store.tables.migrations import Engine
 from mdserver.store.upkeep import retention
 from mdserver.store.upkeep.check import check
 from mdserver.store.upkeep.refresh import refresh

@@ -23,10 +23,11 @@ from mdserver.errors import StoreUnavailable
 from mdserver.journal.journal import Journal, open_journal
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
-from mdserver.store.connection.database import Database, open_database
+from mdserver.store.connection.database import Database
 from mdserver.store.embedded.server import open_embedded
 from mdserver.store.live import journal_drain as writer_module
 from mdserver.store.live.journal_drain import REJECTED_FILE, StoreForWriting, Writer
+from mdserver.store.open_database import open_database
 from mdserver.store.store import Store, Written
 
 MIB = 1 << 20
@@ -278,7 +279,7 @@ from mdserver.journal import open_journal
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 from mdserver.store import Store
-from mdserver.store.database import open_database
+from mdserver.store.open_database import open_database
 from mdserver.store.writer import Writer
 
 async def main(url, folder):

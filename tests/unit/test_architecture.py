@@ -70,7 +70,6 @@ PURE = (
     "protocol",
     "record_check",
     "redact",
-    "store.pg_binary",
     "symbols",
 )
 IMPURE_LIBRARIES = frozenset(
@@ -88,7 +87,9 @@ IMPURE_LIBRARIES = frozenset(
         "threading",
     )
 )
-IMPURE_CALLS = frozenset(("open", "pread", "pwrite", "read", "write", "fsync", "stat", "unlink", "replace", "listdir"))
+IMPURE_CALLS = frozenset(
+    ("open", "pread", "pwrite", "read", "write", "fsync", "stat", "unlink", "replace", "listdir")
+)
 """Of the module ``os``."""
 
 PLUGINS_MAY_IMPORT = ("", "errors", "market_hours", "model", "net", "plugin", "symbols")

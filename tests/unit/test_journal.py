@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 
 from mdserver.errors import JournalCorrupt, JournalFull
 from mdserver.journal import journal as journal_module
-from mdserver.journal.format import HEADER_BYTES, MAGIC, frames
+from mdserver.journal.format import HEADER_BYTES, MAGIC
 from mdserver.journal.journal import Journal, open_journal
+from mdserver.journal.reading import read_frames
 from mdserver.model import Published, Tick, Topic, Trade
 
 MIB = 1 << 20
@@ -209,7 +210,7 @@ def test_damage_names_file_and_offset(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(MAGIC + b"\x01\0\0\0" + b"\0\0\0\0" + b"a")
     with path.open("rb") as file, pytest.raises(JournalCorrupt, match="byte 0: the checksum") as caught:
-        list(frames(file.fileno(), path, 0, HEADER_BYTES + 1))
+        list(read_frames(file.fileno(), path, 0, HEADER_BYTES + 1))
     assert (caught.value.path, caught.value.offset) == (path, 0)
 
 

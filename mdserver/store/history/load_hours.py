@@ -29,12 +29,12 @@ from ...candles import Candles, all_timeframes, merge
 from ...errors import BadMessage, Rejected
 from ...market_hours import HOUR_US
 from ...model import TIMEFRAMES, US_PER_S, Topic
+from ..connection.database import Engine
 from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..recompute_candles import recompute_coarser
 from ..scan import timestamp
 from ..series import SeriesInfo, lock_series
 from ..tables import direct_compress
-from ..tables.migrations import Engine
 from ..tables.partitions import add_key, attach_partition, create_partitions
 from .hour import BidAt, FetchedHour, HourResult, Status, fault, leap, minutes_of
 from .import_ledger import LedgerHour, read_hours, write_hours

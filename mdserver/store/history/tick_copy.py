@@ -15,8 +15,8 @@ from psycopg import sql
 from ...candles import Ints
 from ...market_hours import HOUR_US
 from ...model import US_PER_S, TickColumns
+from ..connection.database import Engine
 from ..pg_binary import COPY_END, COPY_START, copy_rows, to_postgres_us
-from ..tables.migrations import Engine
 from ..tables.partitions import partition_name
 
 __all__ = ["TickCopy", "copy_data"]

@@ -8,7 +8,8 @@ What stores a row once is not the key: an import looks into the ledger and at th
 day; a live record is compared with ``last_seq`` under the lock of its series (see :mod:`..live.write_batch`).
 
 Readers trust that the compressed batches of a series do not overlap, else they get rows in the wrong order. So
-whoever copies brings rows in order, and begins a new COPY where others may come between: see :mod:`..history.tick_copy`.
+whoever copies brings rows in order, and begins a new COPY where others may come between: see
+:mod:`..history.tick_copy`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from msgspec import Struct
 from psycopg import sql
 
 from ...errors import Rejected, StoreUnavailable
-from ..connection.database import Database
-from .migrations import Engine
+from ..connection.database import Database, Engine
 
 __all__ = ["INDEX", "DirectCompress", "begin", "is_on", "status", "switch_off", "switch_on"]
 

@@ -17,9 +17,8 @@ from psycopg import sql
 from psycopg.rows import args_row
 
 from ...errors import StoreUnavailable
-from ..connection.database import Database
+from ..connection.database import Database, Engine
 from . import direct_compress
-from .migrations import Engine
 
 __all__ = [
     "DroppedIndex",

@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import psycopg
 from attrs import frozen
 
 from ...errors import Rejected
+from ..connection.database import Engine
 
-__all__ = ["Engine", "Migration", "applied_engine", "load_migrations", "migrate", "pending"]
-
-Engine: TypeAlias = Literal["plain", "timescaledb"]
-"""How ``ticks`` and ``trades`` are kept: monthly partitions of PostgreSQL, or TimescaleDB's hypertables."""
+__all__ = ["Migration", "applied_engine", "load_migrations", "migrate", "pending"]
 
 TIMESCALEDB_MINIMUM = (2, 18, 1)
 """The oldest version that this storage layer is made for; with an older one the plain tables are used."""

@@ -17,9 +17,8 @@ from msgspec import Struct
 from psycopg import sql
 
 from ...errors import Rejected
-from ..connection.database import Database
+from ..connection.database import Database, Engine
 from .indexes import TABLES, DroppedIndex, SecondaryIndex, dropped, part_name, secondary
-from .migrations import Engine
 
 __all__ = ["Recreated", "Report", "recreate"]
 

@@ -1,7 +1,8 @@
 """The primary keys of ticks and trades: whether they are there, and making them again after they were lost.
 
 mdserver cannot write a row twice while they are there. An operator can drop one, and another program can then write
-what is there already; likewise where a plain index stands in for the key of ticks (see :mod:`..tables.direct_compress`).
+what is there already; likewise where a plain index stands in for the key of ticks (see
+:mod:`..tables.direct_compress`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import psycopg
 from msgspec import Struct
 from psycopg import sql
 
-from ..connection.database import Database
+from ..connection.database import Database, Engine
 from ..rows import Table
 from ..series import list_series
 from ..tables import direct_compress
-from ..tables.migrations import Engine
 from .refresh import Refreshed, refresh_series
 
 __all__ = ["Cleaned", "clean_up", "tables_without_key"]

@@ -15,8 +15,7 @@ from msgspec import Struct
 from psycopg import sql
 
 from ...errors import StoreUnavailable
-from ..connection.database import Database
-from ..tables.migrations import Engine
+from ..connection.database import Database, Engine
 from ..tables.partitions import PARTITIONED, ensure_ahead, forget_partitions
 
 __all__ = ["Dropped", "KeptPartitions", "keep_partitions"]
