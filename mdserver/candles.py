@@ -25,12 +25,12 @@ __all__ = [
     "Prices",
     "QuotePrice",
     "all_timeframes",
+    "candles_of_prices",
     "fold",
-    "from_prices",
     "merge",
     "mid",
-    "of_ticks",
-    "of_trades",
+    "prices_of_ticks",
+    "prices_of_trades",
     "split_sizes",
 ]
 
@@ -110,7 +110,7 @@ def mid(bid: Floats, ask: Floats) -> Floats:
     return rounded
 
 
-def of_ticks(
+def prices_of_ticks(
     series: Ints,
     time_us: Ints,
     seq: Ints,
@@ -133,12 +133,12 @@ def of_ticks(
     return _sorted(rows, seq)
 
 
-def of_trades(series: Ints, time_us: Ints, seq: Ints, price: Floats, size: Floats) -> Prices:
+def prices_of_trades(series: Ints, time_us: Ints, seq: Ints, price: Floats, size: Floats) -> Prices:
     """Return the prices of trades in any order."""
     return _sorted(Prices(series, time_us, price, *split_sizes(size)), seq)
 
 
-def from_prices(rows: Prices) -> Candles:
+def candles_of_prices(rows: Prices) -> Candles:
     """Return the 1m candles of sorted rows."""
     return fold(
         Candles(

@@ -9,7 +9,7 @@ import msgspec
 
 from ..config import Config
 from ..plugin import CommandPlugin
-from ..store.upkeep.check import SeriesReport, check
+from ..store.upkeep.integrity import SeriesReport, check
 from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say, symbol_option, table
 

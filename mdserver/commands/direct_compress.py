@@ -9,7 +9,7 @@ import msgspec
 
 from ..config import Config
 from ..plugin import CommandPlugin
-from ..store.tables.direct_compress import DirectCompress, status, switch_off, switch_on
+from ..store.tables.compressed_loading import DirectCompress, status, switch_off, switch_on
 from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say
 

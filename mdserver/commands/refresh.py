@@ -10,7 +10,7 @@ import msgspec
 
 from ..config import Config
 from ..plugin import CommandPlugin
-from ..store.upkeep.refresh import Refreshed, refresh
+from ..store.upkeep.rebuild_candles import Refreshed, refresh
 from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say, symbol_option, table, to_us
 

@@ -5,8 +5,16 @@
 """
 
 from .load import default_data_dir, load_config
-from .model import BrokerEntry, Config, DatabaseConfig, HistoryEntry, JournalConfig, LogConfig, ServerConfig
 from .schema import json_schema
+from .sections import (
+    BrokerEntry,
+    Config,
+    DatabaseConfig,
+    HistoryEntry,
+    JournalConfig,
+    LogConfig,
+    ServerConfig,
+)
 
 __all__ = [
     "BrokerEntry",

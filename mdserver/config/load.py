@@ -14,7 +14,7 @@ import platformdirs
 from ..errors import ConfigError
 from ..model import RECORD_TYPES
 from ..symbols import canonical
-from .model import BrokerEntry, Config, HistoryEntry
+from .sections import BrokerEntry, Config, HistoryEntry
 from .source import Located, Problem, parse_yaml, read_env_file
 from .structure import Invalid, build, config_keys, gather_fields, shown, structure
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 
 from .constraints import is_secret, limits
-from .model import BrokerEntry, Config, HistoryEntry
+from .sections import BrokerEntry, Config, HistoryEntry
 
 __all__ = ["json_schema"]
 

@@ -26,19 +26,19 @@ from ..feed.broker_host import Emit, Host
 from ..feed.demand import BrokerDemand
 from ..feed.supervisor import SupervisedBroker, Supervisor
 from ..journal.journal import Journal, open_journal
-from ..journal.seq_floor import SeqReserve
+from ..journal.seq_floor import SeqFloor
 from ..metrics import Metrics
 from ..model import Feed, LastRecord, Topic
 from ..plugin import BrokerPlugin
 from ..store.connection.database import Database
 from ..store.embedded.server import open_embedded
-from ..store.live.journal_drain import Writer
+from ..store.live.journal_drain import JournalDrain
 from ..store.open_database import open_database
 from ..store.store import Store
 from ..store.upkeep.retention import keep_partitions
-from ..stream.publish import JournalledEmit
+from ..stream.publish import Publisher
 from ..stream.router import Router
-from ..web.api.dependencies import BrokerInfo, Services
+from ..web.api.dependencies import BrokerInfo, Dependencies
 from ..web.app import make_app
 from ..web.server.tcp_server import open_listeners, serve_app
 from ..web.stream.clients import Clients
@@ -60,7 +60,7 @@ class _Storage:
     database: Database
     store: Store
     journal: Journal
-    reserve: SeqReserve
+    reserve: SeqFloor
     last_records: Mapping[Topic, LastRecord]
 
 
@@ -82,7 +82,7 @@ async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
         )
         store = Store(database)
         with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:
-            reserve = SeqReserve(config.data_dir / "journal" / "reserved.json")
+            reserve = SeqFloor(config.data_dir / "journal" / "reserved.json")
             pending = await trio.to_thread.run_sync(journal.last_records)
             last_records = _merge(await store.last_records(), pending)
             beyond = {topic: LastRecord(seq, 0) for topic, seq in reserve.seqs.items()}
@@ -172,7 +172,7 @@ class _Server:
         self.stop = trio.Event()
         self.serving = False
         self.failures: list[Exception] = []
-        self.emit: JournalledEmit | None = None
+        self.emit: Publisher | None = None
         self.last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
 
     async def watch_signals(self, everything: trio.CancelScope) -> None:
@@ -241,7 +241,7 @@ class _Server:
         web_stop: trio.Event,
         web: trio.Nursery,
         storing: trio.Nursery,
-        writer: Writer | None,
+        writer: JournalDrain | None,
     ) -> None:
         self.router.flush()
         clients.close_all()
@@ -259,9 +259,9 @@ class _Server:
 
     # -- parts ---------------------------------------------------------------------------------------
 
-    def _make_writer(self, storage: _Storage) -> Writer:
+    def _make_writer(self, storage: _Storage) -> JournalDrain:
         database = self.config.database
-        return Writer(
+        return JournalDrain(
             storage.journal,
             storage.store,
             flush_s=database.flush_ms / 1000,
@@ -273,9 +273,7 @@ class _Server:
     def _make_supervisor(self, storage: _Storage | None) -> Supervisor:
         emit: Emit = self.router.publish
         if storage is not None:
-            emit = self.emit = JournalledEmit(
-                storage.journal, storage.reserve, self.router.publish, self.metrics
-            )
+            emit = self.emit = Publisher(storage.journal, storage.reserve, self.router.publish, self.metrics)
         last_records = {} if storage is None else storage.last_records
         return Supervisor(
             self._make_broker(entry, emit, last_records) for entry in self.config.brokers if entry.enabled
@@ -299,8 +297,8 @@ class _Server:
         return SupervisedBroker(plugin, partial(plugin.factory, entry.settings), demand, host, self.metrics)
 
     def _make_services(
-        self, storage: _Storage | None, supervisor: Supervisor, writer: Writer | None
-    ) -> Services:
+        self, storage: _Storage | None, supervisor: Supervisor, writer: JournalDrain | None
+    ) -> Dependencies:
         def ready() -> Sequence[str]:
             if self.stop.is_set():
                 return ["the server is stopping"]
@@ -308,7 +306,7 @@ class _Server:
             refusal = None if self.emit is None else self.emit.refusal()
             return whys if refusal is None else [*whys, f"records are not stored: {refusal}"]
 
-        return Services(
+        return Dependencies(
             store=None if storage is None else storage.store,
             broker_states=supervisor.states,
             broker_order=tuple(

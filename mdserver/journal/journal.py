@@ -35,10 +35,10 @@ import trio
 from ..errors import JournalCorrupt, JournalFull
 from ..model import LastRecord, Published, Topic
 from .format import FrameEncoder, decode
-from .reading import next_frame_offset, read_frames
 from .segment import Segment, delete_segments, load_segments
+from .segment_reader import next_frame_offset, read_frames
 
-__all__ = ["Journal", "Position", "open_journal"]
+__all__ = ["Journal", "JournalPosition", "open_journal"]
 
 MIB = 1 << 20
 SEGMENT_BYTES = 64 * MIB
@@ -47,7 +47,7 @@ TURNOVER_BYTES = 4 * MIB
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-class Position(NamedTuple):
+class JournalPosition(NamedTuple):
     """A place between two frames; positions compare in the order of writing."""
 
     segment: int
@@ -75,7 +75,7 @@ class Journal:
         self._overfull = False
         self._segments = load_segments(folder, log)
         self._bytes = sum(segment.end for segment in self._segments)
-        self._committed = Position(self._segments[0].number, 0)
+        self._committed = JournalPosition(self._segments[0].number, 0)
 
     # -- the event loop's side
 
@@ -156,7 +156,7 @@ class Journal:
         behind = sum(segment.end for segment in segments if segment.number >= number)
         return behind - (offset if any(segment.number == number for segment in segments) else 0)
 
-    def read(self, max_records: int) -> tuple[list[Published], Position]:
+    def read(self, max_records: int) -> tuple[list[Published], JournalPosition]:
         """Return records from the committed position on, whole batches until ``max_records`` are reached.
 
         Also returns the position behind them. Nothing pending: an empty list. Blocking; meant for a worker
@@ -164,7 +164,7 @@ class Journal:
         """
         return self._read_from(self._committed, max_records)
 
-    def commit(self, position: Position) -> None:
+    def commit(self, position: JournalPosition) -> None:
         """Say that everything before ``position`` is stored; segments wholly behind it are deleted.
 
         Blocking (it deletes files); meant for a worker thread.
@@ -249,7 +249,9 @@ class Journal:
         self._folder_dirty = True
         return segment
 
-    def _read_from(self, position: Position, max_records: int) -> tuple[list[Published], Position]:
+    def _read_from(
+        self, position: JournalPosition, max_records: int
+    ) -> tuple[list[Published], JournalPosition]:
         records: list[Published] = []
         for segment in self._segments:
             if segment.number < position.segment:
@@ -257,7 +259,7 @@ class Journal:
             start = position.offset if segment.number == position.segment else 0
             for batch, behind in self._batches(segment, start, segment.end):
                 records += batch
-                position = Position(segment.number, behind)
+                position = JournalPosition(segment.number, behind)
                 if len(records) >= max_records:
                     return records, position
         return records, position
@@ -315,5 +317,5 @@ def open_journal(
         journal.close()
 
 
-def _is_behind(segment: Segment, position: Position) -> bool:
-    return Position(segment.number, segment.end) <= position
+def _is_behind(segment: Segment, position: JournalPosition) -> bool:
+    return JournalPosition(segment.number, segment.end) <= position

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from .reading import whole_frames_end
+from .segment_reader import whole_frames_end
 
 __all__ = ["Segment", "delete_segments", "load_segments"]
 

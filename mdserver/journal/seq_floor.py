@@ -14,7 +14,7 @@ import msgspec
 from ..errors import ConfigError
 from ..model import Published, Topic
 
-__all__ = ["AHEAD", "SeqReserve"]
+__all__ = ["AHEAD", "SeqFloor"]
 
 AHEAD = 10_000
 """How many numbers of a topic are reserved at once: as far may ``seq`` jump at a restart."""
@@ -22,7 +22,7 @@ AHEAD = 10_000
 _decoder = msgspec.json.Decoder(list[tuple[Topic, int]])
 
 
-class SeqReserve:
+class SeqFloor:
     """The highest number of each topic that may have been given out; ``seqs`` is what it knows.
 
     An entry stays for good: once the store is beyond it, it says nothing any more.

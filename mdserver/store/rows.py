@@ -9,11 +9,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ..candles import MAX_SIZE, Ints, Prices, of_ticks, of_trades
+from ..candles import MAX_SIZE, Ints, Prices, prices_of_ticks, prices_of_trades
 from ..model import Published, Record, Side, Tick, Trade
 from .pg_binary import COPY_END, COPY_START, Column, copy_rows, to_postgres_us
 
-__all__ = ["MAX_TIME_US", "Keys", "Rows", "Table", "fault", "tick_rows", "trade_rows"]
+__all__ = ["MAX_TIME_US", "Keys", "Rows", "Table", "storage_fault", "tick_rows", "trade_rows"]
 
 Table: TypeAlias = Literal["ticks", "trades"]
 
@@ -52,7 +52,7 @@ class Rows:
         return len(self.place)
 
 
-def fault(published: Published) -> str | None:
+def storage_fault(published: Published) -> str | None:
     """Return why a record cannot be stored, or None.
 
     The sanity check at the door is stricter about prices; this one keeps a record that slipped through it from
@@ -100,7 +100,7 @@ def tick_rows(keys: Keys, ticks: Sequence[Tick], ids: Sequence[int]) -> Rows:
         ]
 
     data = _copy_data(np.isnan(bid_size) + 2 * np.isnan(ask_size), columns)
-    prices = of_ticks(place, time_us, seq, bid, ask, bid_size, ask_size)
+    prices = prices_of_ticks(place, time_us, seq, bid, ask, bid_size, ask_size)
     return Rows("ticks", place, time_us, seq, prices, data)
 
 
@@ -124,7 +124,7 @@ def trade_rows(keys: Keys, trades: Sequence[Trade], ids: Sequence[int]) -> Rows:
         ]
 
     data = _copy_data(id_bytes * 2 + (side == b""), columns)
-    return Rows("trades", place, time_us, seq, of_trades(place, time_us, seq, price, size), data)
+    return Rows("trades", place, time_us, seq, prices_of_trades(place, time_us, seq, price, size), data)
 
 
 def _key_columns(keys: Keys, records: Sequence[Record]) -> tuple[Ints, Ints, Ints]:

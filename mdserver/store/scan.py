@@ -10,7 +10,16 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from ..candles import Candles, Ints, Prices, QuotePrice, from_prices, merge, of_ticks, of_trades
+from ..candles import (
+    Candles,
+    Ints,
+    Prices,
+    QuotePrice,
+    candles_of_prices,
+    merge,
+    prices_of_ticks,
+    prices_of_trades,
+)
 from ..model import TIMEFRAMES
 from .pg_binary import COPY_END, COPY_START, to_postgres_us
 from .rows import Table
@@ -84,7 +93,7 @@ def scan(
 
 def candles_of(block: Block) -> Candles:
     """Return the 1m candles of the rows; the first and the last may go on in the blocks beside it."""
-    return from_prices(block.prices)
+    return candles_of_prices(block.prices)
 
 
 def join_minutes(parts: list[Candles]) -> Candles:
@@ -117,7 +126,7 @@ def _block(table: Table, data: bytes, dtype: np.dtype[Any], price: QuotePrice) -
 
     if table == "ticks":
         bid, ask, bid_size, ask_size = (column(number) for number in range(2, 6))
-        prices = of_ticks(series, time_us, seq, bid, ask, bid_size, ask_size, price)
+        prices = prices_of_ticks(series, time_us, seq, bid, ask, bid_size, ask_size, price)
     else:
-        prices = of_trades(series, time_us, seq, column(2), column(3))
+        prices = prices_of_trades(series, time_us, seq, column(2), column(3))
     return Block(time_us, seq, prices)

@@ -16,9 +16,9 @@ from .history.import_ledger import read_settled
 from .history.load_hours import load_hours, open_series
 from .live.write_batch import Written, write
 from .query import bid_ask_candles as sides
-from .query import candles as read
-from .query.candles import CandleColumns
-from .query.records import Position, TickColumns, TradeColumns, read_ticks, read_trades
+from .query import read_candles as read
+from .query.read_candles import CandleColumns
+from .query.read_records import RowPosition, TickPage, TradePage, read_ticks, read_trades
 from .series import SeriesInfo, list_series
 from .tables.partitions import forget_all_partitions
 
@@ -28,8 +28,8 @@ __all__ = [
     "HourResult",
     "SeriesInfo",
     "Store",
-    "TickColumns",
-    "TradeColumns",
+    "TickPage",
+    "TradePage",
     "Written",
 ]
 
@@ -75,16 +75,16 @@ class Store:
         return await self._run(lambda conn: sides.count_ticks(conn, series_id, timeframe_s, from_s, to_s))
 
     async def ticks(
-        self, series_id: int, from_us: int, to_us: int, *, after: Position | None = None, limit: int
-    ) -> TickColumns:
+        self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None = None, limit: int
+    ) -> TickPage:
         """Return the first ``limit`` ticks in ``[from_us, to_us]`` that come behind ``after``."""
         return await self._run(
             lambda conn: read_ticks(conn, series_id, from_us, to_us, after=after, limit=limit)
         )
 
     async def trades(
-        self, series_id: int, from_us: int, to_us: int, *, after: Position | None = None, limit: int
-    ) -> TradeColumns:
+        self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None = None, limit: int
+    ) -> TradePage:
         """Return the first ``limit`` trades in ``[from_us, to_us]`` that come behind ``after``."""
         return await self._run(
             lambda conn: read_trades(conn, series_id, from_us, to_us, after=after, limit=limit)

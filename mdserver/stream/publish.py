@@ -13,26 +13,26 @@ import structlog
 
 from ..errors import JournalFull
 from ..journal.journal import Journal
-from ..journal.seq_floor import SeqReserve
+from ..journal.seq_floor import SeqFloor
 from ..metrics import Metrics
 from ..model import Published
 
-__all__ = ["JournalledEmit"]
+__all__ = ["Publisher"]
 
 LOG_EVERY_S = 60.0
 NOT_STORING_S = 10.0
-"""For so long after a refused record :meth:`JournalledEmit.refusal` tells of it."""
+"""For so long after a refused record :meth:`Publisher.refusal` tells of it."""
 
 _log = structlog.get_logger("mdserver")
 
 
-class JournalledEmit:
+class Publisher:
     """An :data:`mdserver.feed.broker_host.Emit`; ``route`` hands a batch to its subscribers."""
 
     def __init__(
         self,
         journal: Journal,
-        reserve: SeqReserve,
+        reserve: SeqFloor,
         route: Callable[[list[Published]], None],
         metrics: Metrics,
     ) -> None:

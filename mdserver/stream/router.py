@@ -18,7 +18,7 @@ import trio
 from ..metrics import Metrics
 from ..model import Gap, Published, Topic
 from ..protocol import answers
-from ..protocol.records import frame_record
+from ..protocol.record_frames import frame_record
 
 __all__ = ["Router", "Sink"]
 

@@ -7,19 +7,19 @@ from functools import partial
 from ..config import ServerConfig
 from ..feed.supervisor import Supervisor
 from ..stream.router import Router
-from .api.dependencies import Services
+from .api.dependencies import Dependencies
 from .api.routes import http_routes
 from .server.websocket_connection import StreamingQuartTrio
 from .stream.clients import Clients
 from .stream.endpoint import stream_endpoint
 from .stream.session import Session
-from .stream.subscribers import FeedHolders
+from .stream.subscribers import Subscribers
 
 __all__ = ["make_app"]
 
 
 def make_app(
-    services: Services, supervisor: Supervisor, router: Router, clients: Clients, config: ServerConfig
+    services: Dependencies, supervisor: Supervisor, router: Router, clients: Clients, config: ServerConfig
 ) -> StreamingQuartTrio:
     """Compose the application."""
     app = StreamingQuartTrio("mdserver")
@@ -29,7 +29,7 @@ def make_app(
         Session,
         brokers=brokers,
         router=router,
-        holders=FeedHolders(brokers.values()),
+        holders=Subscribers(brokers.values()),
         metrics=services.metrics,
         max_symbols=config.max_symbols,
     )

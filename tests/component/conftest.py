@@ -21,7 +21,7 @@ from mdserver.metrics import Metrics
 from mdserver.model import Feed, Record
 from mdserver.plugin import BrokerHost, BrokerPlugin
 from mdserver.stream.router import Router
-from mdserver.web.api.dependencies import BrokerInfo, Services
+from mdserver.web.api.dependencies import BrokerInfo, Dependencies
 from mdserver.web.app import make_app
 from mdserver.web.server.tcp_server import open_listeners, serve_app
 from mdserver.web.server.websocket_connection import StreamingQuartTrio
@@ -106,7 +106,7 @@ async def open_stream_server(
     supervisor = Supervisor(supervised)
     config = ServerConfig(port=0, window_ms=window_s * 1000, **server)
     clients = Clients(config.max_clients, metrics)
-    services = Services(
+    services = Dependencies(
         store=None,
         broker_states=supervisor.states,
         broker_order=tuple(BrokerInfo(name) for name in names),

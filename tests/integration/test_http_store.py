@@ -15,7 +15,7 @@ from mdserver.metrics import Metrics
 from mdserver.model import TIMEFRAMES, US_PER_S, Published, Record, Tick, Topic, Trade
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
-from mdserver.web.api.dependencies import BrokerInfo, Services
+from mdserver.web.api.dependencies import BrokerInfo, Dependencies
 from mdserver.web.api.routes import http_routes
 
 pytestmark = pytest.mark.both_engines
@@ -39,7 +39,7 @@ class Site:
     def __init__(self, database: Database) -> None:
         self.store = Store(database)
         self.seqs = {TICKS: 0, TRADES: 0}
-        services = Services(
+        services = Dependencies(
             store=self.store,
             broker_states=list,
             broker_order=(BrokerInfo("oanda", "tick"), BrokerInfo("binance", "trade")),

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from mdserver.store.connection.database import Database
-from mdserver.store.tables.indexes import drop_secondary
+from mdserver.store.tables.secondary_indexes import drop_secondary
 from mdserver.testing.dukascopy import FakeDukascopy, Fault
 from tests.integration.daemon import clean_environment
 from tests.integration.importing import (

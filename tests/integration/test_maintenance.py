@@ -13,9 +13,9 @@ from mdserver.model import Published, Tick, Topic, Trade
 from mdserver.store import scan
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
-from mdserver.store.upkeep.check import SeriesReport, check, market_of
+from mdserver.store.upkeep.integrity import SeriesReport, check, market_of
 from mdserver.store.upkeep.primary_keys import clean_up
-from mdserver.store.upkeep.refresh import refresh
+from mdserver.store.upkeep.rebuild_candles import refresh
 
 pytestmark = pytest.mark.both_engines
 

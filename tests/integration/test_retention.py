@@ -12,8 +12,8 @@ from mdserver.model import Published, Tick, Topic, Trade
 from mdserver.store.connection.database import Database, Engine
 from mdserver.store.store import Store
 from mdserver.store.upkeep import retention
-from mdserver.store.upkeep.check import check
-from mdserver.store.upkeep.refresh import refresh
+from mdserver.store.upkeep.integrity import check
+from mdserver.store.upkeep.rebuild_candles import refresh
 from mdserver.store.upkeep.retention import keep_partitions
 
 pytestmark = pytest.mark.both_engines

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdserver.model import Published, Tick, Topic, Trade
-from mdserver.protocol.records import frame_record
+from mdserver.protocol.record_frames import frame_record
 from mdserver.protocol.server_frames import text_frame, text_payloads
 from mdserver.web.stream.backlog import CHUNK_BYTES, Backlog
 

@@ -49,7 +49,9 @@ def column(values: Sequence[float | None]) -> candles.Floats:
 
 def prices_of(drawn: list[Row]) -> candles.Prices:
     series, time_us, seq = (np.array([row[i] for row in drawn], np.int64) for i in range(3))
-    return candles.of_ticks(series, time_us, seq, *(column([row[i] for row in drawn]) for i in range(3, 7)))
+    return candles.prices_of_ticks(
+        series, time_us, seq, *(column([row[i] for row in drawn]) for i in range(3, 7))
+    )
 
 
 def exact(size: float | None) -> Decimal:
@@ -83,7 +85,7 @@ def plain(table: candles.Candles) -> list[tuple[object, ...]]:
 
 @given(rows())
 def test_every_timeframe_equals_the_naive_reference(drawn: list[Row]) -> None:
-    levels = candles.all_timeframes(candles.from_prices(prices_of(drawn)))
+    levels = candles.all_timeframes(candles.candles_of_prices(prices_of(drawn)))
     assert list(levels) == list(TIMEFRAMES.values())
     for timeframe_s, table in levels.items():
         assert plain(table) == naive(drawn, timeframe_s)
@@ -91,7 +93,7 @@ def test_every_timeframe_equals_the_naive_reference(drawn: list[Row]) -> None:
 
 @given(rows(min_size=1))
 def test_folding_from_1m_equals_folding_from_rows(drawn: list[Row]) -> None:
-    one_minute = candles.from_prices(prices_of(drawn))
+    one_minute = candles.candles_of_prices(prices_of(drawn))
     levels = candles.all_timeframes(one_minute)
     for timeframe_s, table in levels.items():
         assert plain(candles.fold(one_minute, timeframe_s)) == plain(table)
@@ -102,10 +104,10 @@ def test_parts_merge_to_the_whole(drawn: list[Row], cuts: list[int]) -> None:
     whole = prices_of(drawn)
     bounds = sorted({0, len(drawn), *(cut for cut in cuts if cut < len(drawn))})
     parts = [
-        candles.all_timeframes(candles.from_prices(candles.Prices(*(values[a:b] for values in whole))))
+        candles.all_timeframes(candles.candles_of_prices(candles.Prices(*(values[a:b] for values in whole))))
         for a, b in pairwise(bounds)
     ]
-    for timeframe_s, table in candles.all_timeframes(candles.from_prices(whole)).items():
+    for timeframe_s, table in candles.all_timeframes(candles.candles_of_prices(whole)).items():
         assert plain(candles.merge([part[timeframe_s] for part in parts], timeframe_s)) == plain(table)
 
 
@@ -113,19 +115,21 @@ def test_parts_merge_to_the_whole(drawn: list[Row], cuts: list[int]) -> None:
 def test_the_order_of_arrival_does_not_matter(drawn: list[Row], random: object) -> None:
     mixed = list(drawn)
     random.shuffle(mixed)  # type: ignore[attr-defined]
-    assert plain(candles.from_prices(prices_of(mixed))) == plain(candles.from_prices(prices_of(drawn)))
+    assert plain(candles.candles_of_prices(prices_of(mixed))) == plain(
+        candles.candles_of_prices(prices_of(drawn))
+    )
 
 
 def test_trades_make_candles_of_their_own_price_and_size() -> None:
     ints = np.array([1, 1, 1], np.int64)
-    rows_ = candles.of_trades(
+    rows_ = candles.prices_of_trades(
         ints,
         np.array([61_000_000, 60_000_000, 61_000_000]),
         np.array([3, 1, 2]),
         column([3, 1, 2]),
         column([0.1] * 3),
     )
-    assert plain(candles.from_prices(rows_)) == [(1, 60, 1.0, 3.0, 1.0, 3.0, Decimal("0.3"), 3)]
+    assert plain(candles.candles_of_prices(rows_)) == [(1, 60, 1.0, 3.0, 1.0, 3.0, Decimal("0.3"), 3)]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +151,8 @@ def test_the_bound_on_sizes_keeps_the_sums_within_an_int64() -> None:
     count = 400_000
     ones = np.ones(count, np.int64)
     most = np.full(count, candles.MAX_SIZE)
-    rows_ = candles.of_ticks(ones, ones, ones, most, most, most, most)
-    assert int(candles.from_prices(rows_).whole[0]) == 2 * count * 10**13
+    rows_ = candles.prices_of_ticks(ones, ones, ones, most, most, most, most)
+    assert int(candles.candles_of_prices(rows_).whole[0]) == 2 * count * 10**13
 
 
 @given(

@@ -18,7 +18,7 @@ from mdserver.errors import JournalCorrupt, JournalFull
 from mdserver.journal import journal as journal_module
 from mdserver.journal.format import HEADER_BYTES, MAGIC
 from mdserver.journal.journal import Journal, open_journal
-from mdserver.journal.reading import read_frames
+from mdserver.journal.segment_reader import read_frames
 from mdserver.model import Published, Tick, Topic, Trade
 
 MIB = 1 << 20

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
-from mdserver.protocol.records import frame_record
+from mdserver.protocol.record_frames import frame_record
 from mdserver.protocol.server_frames import text_payloads
 from mdserver.stream.router import Router
 

@@ -21,8 +21,8 @@ from ...model import US_PER_S
 from ...plugin import CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
 from ...store.connection.database import Database
 from ...store.store import SeriesInfo, Store
-from ...store.tables.indexes import drop_secondary, status
 from ...store.tables.recreate_indexes import recreate
+from ...store.tables.secondary_indexes import drop_secondary, status
 from ...symbols import canonical_all
 from ..context import CommandContext
 from ..storage import open_command_database

@@ -13,7 +13,7 @@ import trio
 from psycopg_pool import ConnectionPool
 
 from .connect import Connection
-from .thread_transaction import Unit, cancel_with_task, give_up_waiting
+from .thread_transaction import ThreadTransaction, cancel_with_task, give_up_waiting
 
 __all__ = ["Database", "Engine"]
 
@@ -49,16 +49,18 @@ class Database:
         When cancelled, the running statement is cancelled at the server and the thread is waited for, at most
         ``CANCEL_S``; a unit of work that was still waiting is dropped.
         """
-        return await self._hop(Unit(self._pool, work, self.where), self._live if live else self._others)
+        return await self._hop(
+            ThreadTransaction(self._pool, work, self.where), self._live if live else self._others
+        )
 
     async def run_autocommit(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` like :meth:`run`, but each statement is a transaction of its own and may take its time.
 
         For what PostgreSQL does not do within a transaction: building an index concurrently.
         """
-        return await self._hop(Unit(self._pool, work, self.where, autocommit=True), self._others)
+        return await self._hop(ThreadTransaction(self._pool, work, self.where, autocommit=True), self._others)
 
-    async def _hop(self, unit: Unit[T], limiter: trio.CapacityLimiter) -> T:
+    async def _hop(self, unit: ThreadTransaction[T], limiter: trio.CapacityLimiter) -> T:
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True) as hop:
                 nursery.start_soon(cancel_with_task, unit, hop)  # noqa: ASYNC111 - ends when the unit has returned

@@ -15,7 +15,15 @@ from psycopg_pool import ConnectionPool, PoolClosed
 
 from ...errors import StoreUnavailable
 
-__all__ = ["ACQUIRE_S", "CANCEL_S", "QUEUE_S", "Unit", "cancel_with_task", "error_text", "give_up_waiting"]
+__all__ = [
+    "ACQUIRE_S",
+    "CANCEL_S",
+    "QUEUE_S",
+    "ThreadTransaction",
+    "cancel_with_task",
+    "error_text",
+    "give_up_waiting",
+]
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
@@ -31,7 +39,7 @@ CANCEL_S = 5.0
 
 
 @define(eq=False)
-class Unit(Generic[T]):
+class ThreadTransaction(Generic[T]):
     """One unit of work on its way through a worker thread."""
 
     pool: ConnectionPool[Connection]
@@ -140,14 +148,14 @@ def _autocommit(connection: Connection) -> Iterator[None]:
             connection.autocommit = False
 
 
-async def give_up_waiting(unit: Unit[Any], hop: trio.CancelScope) -> None:
+async def give_up_waiting(unit: ThreadTransaction[Any], hop: trio.CancelScope) -> None:
     """End a unit of work that got no turn in :data:`QUEUE_S`: while the database is away a queue would only grow."""
     await trio.sleep(QUEUE_S)
     if unit.refuse(StoreUnavailable(f"no turn at {unit.where} within {QUEUE_S:.0f} s")):
         hop.cancel()
 
 
-async def cancel_with_task(unit: Unit[Any], hop: trio.CancelScope) -> None:
+async def cancel_with_task(unit: ThreadTransaction[Any], hop: trio.CancelScope) -> None:
     """Sleep until the surrounding task is cancelled, then end its unit of work; ``hop`` shields the wait for it."""
     try:
         await trio.sleep_forever()

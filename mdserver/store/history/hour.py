@@ -9,12 +9,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from msgspec import Struct
 
-from ...candles import MAX_SIZE, Candles, Prices, from_prices, mid, split_sizes
+from ...candles import MAX_SIZE, Candles, Prices, candles_of_prices, mid, split_sizes
 from ...market_hours import HOUR_US
 from ...model import US_PER_S, TickColumns
 from ...record_check import MAX_JUMP
 
-__all__ = ["BidAt", "FetchedHour", "HourResult", "Status", "fault", "leap", "minutes_of"]
+__all__ = ["BidAt", "FetchedHour", "HourResult", "Status", "hour_fault", "minutes_of", "price_leap"]
 
 MAX_SPAN = 5.0
 """Highest ask to lowest bid that are believed of one hour: a factor. Nothing that is halted on its way goes so far."""
@@ -63,7 +63,7 @@ def minutes_of(ticks: TickColumns) -> Candles:
     bid_whole, bid_fraction = split_sizes(ticks.bid_size)
     ask_whole, ask_fraction = split_sizes(ticks.ask_size)
     series = np.zeros(len(ticks.time_us), np.int64)
-    return from_prices(
+    return candles_of_prices(
         Prices(
             series,
             ticks.time_us,
@@ -74,7 +74,7 @@ def minutes_of(ticks: TickColumns) -> Candles:
     )
 
 
-def fault(ticks: TickColumns, hour_us: int) -> str | None:
+def hour_fault(ticks: TickColumns, hour_us: int) -> str | None:
     """Return why ticks cannot be stored as this hour, whoever decoded them, or None."""
     time_us = ticks.time_us
     if len({len(column) for column in ticks}) != 1:
@@ -97,7 +97,7 @@ def fault(ticks: TickColumns, hour_us: int) -> str | None:
     return None
 
 
-def leap(first: BidAt, last: BidAt) -> str | None:
+def price_leap(first: BidAt, last: BidAt) -> str | None:
     """Return why an hour that begins with ``first`` cannot be what follows ``last``, or None.
 
     The factor is that of live records: shares are split by up to 50, and scales are mostly off by 100 or more.

@@ -34,9 +34,9 @@ from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgre
 from ..recompute_candles import recompute_coarser
 from ..scan import timestamp
 from ..series import SeriesInfo, lock_series
-from ..tables import direct_compress
+from ..tables import compressed_loading as direct_compress
 from ..tables.partitions import add_key, attach_partition, create_partitions
-from .hour import BidAt, FetchedHour, HourResult, Status, fault, leap, minutes_of
+from .hour import BidAt, FetchedHour, HourResult, Status, hour_fault, minutes_of, price_leap
 from .import_ledger import LedgerHour, read_hours, write_hours
 from .tick_copy import TickCopy, copy_data
 
@@ -123,7 +123,7 @@ class _Ready(Struct, frozen=True):
 def _make_ready(series_id: int, hour: FetchedHour) -> _Ready | None:
     """Decode an hour; None if it has no ticks. Raises BadMessage."""
     ticks = hour.decode()
-    if problem := fault(ticks, hour.hour_us):
+    if problem := hour_fault(ticks, hour.hour_us):
         raise BadMessage(f"{hour.origin}: {problem}")
     count = len(ticks.time_us)
     if not count:
@@ -290,7 +290,7 @@ class _Load:
 
     def _leap(self, first: BidAt, hour_us: int) -> str | None:
         """Compare with the price before; not an hour that is stored: its revision may mend the scale of all."""
-        return None if self.last is None or hour_us in self.stored else leap(first, self.last)
+        return None if self.last is None or hour_us in self.stored else price_leap(first, self.last)
 
     def _remove(self, hour_us: int) -> bool:
         """Delete what is stored of an hour; return whether there was something."""

@@ -18,7 +18,7 @@ from ...metrics import Metrics
 from ...model import US_PER_S, Published
 from .write_batch import Written
 
-__all__ = ["REJECTED_FILE", "StoreForWriting", "Writer"]
+__all__ = ["REJECTED_FILE", "JournalDrain", "StoreForWriting"]
 
 CATCH_UP_ROWS = 50_000
 """The largest transaction, while there is a backlog: some 0.2 s and 30 MB."""
@@ -45,7 +45,7 @@ class StoreForWriting(Protocol):
     async def write(self, batch: Sequence[Published]) -> Written: ...
 
 
-class Writer:
+class JournalDrain:
     """Stores what is journalled, in order and each record once.
 
     A record waits for at most ``flush_s`` seconds, less if ``flush_rows`` have come together. While the database

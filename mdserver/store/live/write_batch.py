@@ -16,11 +16,11 @@ import psycopg
 from msgspec import Struct, field
 from psycopg import sql
 
-from ...candles import Candles, Ints, Prices, all_timeframes, from_prices
+from ...candles import Candles, Ints, Prices, all_timeframes, candles_of_prices
 from ...model import TIMEFRAMES, US_PER_S, Published, Record, Tick, Trade
 from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..recompute_candles import recompute
-from ..rows import MAX_TIME_US, Keys, Rows, Table, fault, tick_rows, trade_rows
+from ..rows import MAX_TIME_US, Keys, Rows, Table, storage_fault, tick_rows, trade_rows
 from ..series import SeriesInfo, lock_series
 from ..tables.partitions import ensure_partitions
 
@@ -121,9 +121,9 @@ def write(conn: psycopg.Connection[Any], batch: Sequence[Published]) -> Written:
     """Store a batch; runs inside the caller's transaction. Records of a topic come with rising ``seq``.
 
     Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that
-    PostgreSQL does not take though it passed :func:`~mdserver.store.rows.fault`.
+    PostgreSQL does not take though it passed :func:`~mdserver.store.rows.storage_fault`.
     """
-    faults = {number: cause for number, published in enumerate(batch) if (cause := fault(published))}
+    faults = {number: cause for number, published in enumerate(batch) if (cause := storage_fault(published))}
     _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
     state = _State.of(list(lock_series(conn, {published.topic for published in batch}).values()))
     written = Written()
@@ -232,7 +232,7 @@ def _merge(conn: psycopg.Connection[Any], prices: Prices, ids: Ints) -> None:
     """Merge rows that are no older than anything stored into the candles of all timeframes."""
     if not len(prices.series):
         return
-    levels = all_timeframes(from_prices(prices))
+    levels = all_timeframes(candles_of_prices(prices))
     candles = Candles._make(np.concatenate(column) for column in zip(*levels.values(), strict=True))
     timeframes = np.repeat(list(levels), [len(level.series) for level in levels.values()])
     parameters = (

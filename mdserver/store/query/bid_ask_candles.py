@@ -13,7 +13,7 @@ import psycopg
 from ...candles import FRACTIONS, Candles, QuotePrice, fold, merge
 from ...model import US_PER_S
 from ..scan import candles_of, scan
-from .candles import CandleColumns, moment
+from .read_candles import CandleColumns, utc_time
 
 __all__ = ["count_ticks", "side_candles"]
 
@@ -29,7 +29,7 @@ def count_ticks(
     conn: psycopg.Connection[Any], series_id: int, timeframe_s: int, from_s: int, to_s: int
 ) -> int:
     """Return how many ticks :func:`side_candles` would read: the mid candles know, so none is read. Blocking."""
-    parameters = (series_id, timeframe_s, moment(from_s), moment(to_s))
+    parameters = (series_id, timeframe_s, utc_time(from_s), utc_time(to_s))
     row = conn.execute(_COUNT, parameters).fetchone()
     return 0 if row is None else int(row[0])
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -58,7 +60,7 @@ def load_migrations(engine: Engine) -> list[Migration]:
     Raises ValueError if a file is misnamed or a number is missing or taken twice: a mistake in this package.
     """
     found: list[Migration] = []
-    for file in (resources.files("mdserver") / "sql").iterdir():
+    for file in _folder().iterdir():
         if not file.name.endswith(".sql"):
             continue
         match = _FILE.fullmatch(file.name)
@@ -74,6 +76,13 @@ def load_migrations(engine: Engine) -> list[Migration]:
     if numbers != list(range(1, len(found) + 1)):
         raise ValueError(f"migrations for {engine}: numbers must be 1, 2, 3 …, found {numbers}")
     return found
+
+
+def _folder() -> Traversable:
+    """Return the folder of the files: in the installed package, else the checkout's own beside the package."""
+    package = resources.files("mdserver")
+    installed = package / "sql"
+    return installed if installed.is_dir() else Path(str(package)).parent / "sql"
 
 
 def migrate(conn: psycopg.Connection[Any]) -> list[str]:

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from ...errors import Rejected
 from ..connection.database import Database, Engine
-from .indexes import TABLES, DroppedIndex, SecondaryIndex, dropped, part_name, secondary
+from .secondary_indexes import TABLES, DroppedIndex, SecondaryIndex, dropped, part_name, secondary
 
 __all__ = ["Recreated", "Report", "recreate"]
 

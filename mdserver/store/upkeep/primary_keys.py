@@ -17,8 +17,8 @@ from psycopg import sql
 from ..connection.database import Database, Engine
 from ..rows import Table
 from ..series import list_series
-from ..tables import direct_compress
-from .refresh import Refreshed, refresh_series
+from ..tables import compressed_loading as direct_compress
+from .rebuild_candles import Refreshed, refresh_series
 
 __all__ = ["Cleaned", "clean_up", "tables_without_key"]
 

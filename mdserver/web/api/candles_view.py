@@ -10,10 +10,10 @@ from ...model import TIMEFRAMES, US_PER_S
 from .caching import Span, version_key
 from .conditional import answer, format_of
 from .dependencies import CandleColumnsLike, ReadStore, SeriesLike
-from .encoding import Body, CandleRow, Column, Format, build_body, whole
+from .encoding import Body, CandleRow, Column, Format, build_body, without_fraction
 from .params import query_of, symbol_of, time_range_us, timeframe_of
 from .problem import Problem
-from .reading import Reading, series_headers
+from .read_context import Reading, series_headers
 from .series_choice import PRICES, Price, choose_series, default_price, price_of
 
 __all__ = ["MAX_CANDLES", "MAX_TICKS", "QUERY", "candles_answer"]
@@ -100,5 +100,5 @@ async def _body(candles: CandleColumnsLike | None, form: Format) -> Body:
     if candles is None:
         return await build_body(CandleRow, [Column(())] * len(CandleRow.__struct_fields__), form)
     numbers = (candles.open, candles.high, candles.low, candles.close, candles.volume)
-    columns = [Column(candles.time), *(Column(values, whole) for values in numbers)]
+    columns = [Column(candles.time), *(Column(values, without_fraction) for values in numbers)]
     return await build_body(CandleRow, columns, form)

@@ -19,15 +19,15 @@ __all__ = [
     "BrokerInfo",
     "BrokerStateLike",
     "CandleColumnsLike",
-    "Position",
+    "Dependencies",
     "ReadStore",
+    "RowPosition",
     "SeriesLike",
-    "Services",
     "TickColumnsLike",
     "TradeColumnsLike",
 ]
 
-Position: TypeAlias = tuple[int, int]
+RowPosition: TypeAlias = tuple[int, int]
 """A place within a series: (time in microseconds, seq). Pages go on behind it."""
 
 
@@ -127,13 +127,13 @@ class ReadStore(Protocol):
         ...
 
     async def ticks(
-        self, series_id: int, from_us: int, to_us: int, *, after: Position | None, limit: int
+        self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None, limit: int
     ) -> TickColumnsLike:
         """Return the first ``limit`` ticks in [from_us, to_us] that come behind ``after``."""
         ...
 
     async def trades(
-        self, series_id: int, from_us: int, to_us: int, *, after: Position | None, limit: int
+        self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None, limit: int
     ) -> TradeColumnsLike:
         """Return the first ``limit`` trades in [from_us, to_us] that come behind ``after``."""
         ...
@@ -169,7 +169,7 @@ class BrokerInfo:
 
 
 @attrs.frozen
-class Services:
+class Dependencies:
     """Everything that the HTTP routes use.
 
     ``store`` is None where storing is switched off. ``broker_order`` is the order of the config. ``ready``

@@ -29,7 +29,7 @@ __all__ = [
     "build_body",
     "digest_of",
     "seconds",
-    "whole",
+    "without_fraction",
 ]
 
 Format: TypeAlias = Literal["json", "csv", "columns"]
@@ -105,7 +105,7 @@ def digest_of(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def whole(column: Sequence[float | None]) -> list[float | None]:
+def without_fraction(column: Sequence[float | None]) -> list[float | None]:
     """Return the column with whole numbers as int, so that they are written without ``.0``."""
     return [int(value) if value is not None and value.is_integer() else value for value in column]
 

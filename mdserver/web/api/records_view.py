@@ -20,11 +20,11 @@ from quart import Request, Response
 from ...model import US_PER_S, RecordType
 from .caching import Span, version_key
 from .conditional import answer, format_of
-from .dependencies import Position, ReadStore, SeriesLike
-from .encoding import Body, Column, TickRow, TradeRow, build_body, seconds, whole
+from .dependencies import ReadStore, RowPosition, SeriesLike
+from .encoding import Body, Column, TickRow, TradeRow, build_body, seconds, without_fraction
 from .params import number_up_to, query_of, symbol_of, time_range_us
 from .problem import Problem, invalid_parameter
-from .reading import Reading, series_headers
+from .read_context import Reading, series_headers
 from .series_choice import choose_series
 
 __all__ = ["DEFAULT_RECORDS", "MAX_RECORDS", "QUERY", "records_answer"]
@@ -49,7 +49,7 @@ class _Ask:
     series: SeriesLike
     from_us: int
     to_us: int
-    after: Position | None
+    after: RowPosition | None
     limit: int
 
 
@@ -88,34 +88,36 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     )
 
 
-async def _page(store: ReadStore, ask: _Ask) -> tuple[type[msgspec.Struct], list[Column], Sequence[Position]]:
+async def _page(
+    store: ReadStore, ask: _Ask
+) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition]]:
     """Return the row type, the columns, and the positions of one row more: it tells that a page follows."""
     where = (ask.series.id, ask.from_us, ask.to_us)
     if ask.series.type == "tick":
         ticks = await store.ticks(*where, after=ask.after, limit=ask.limit + 1)
         positions = list(zip(ticks.time_us, ticks.seq, strict=True))
         numbers = (ticks.bid, ticks.ask, ticks.bid_size, ticks.ask_size)
-        columns = [Column(values[: ask.limit], whole) for values in numbers]
+        columns = [Column(values[: ask.limit], without_fraction) for values in numbers]
         return TickRow, [*_place_columns(positions[: ask.limit]), *columns], positions
     trades = await store.trades(*where, after=ask.after, limit=ask.limit + 1)
     positions = list(zip(trades.time_us, trades.seq, strict=True))
-    columns = [Column(values[: ask.limit], whole) for values in (trades.price, trades.size)]
+    columns = [Column(values[: ask.limit], without_fraction) for values in (trades.price, trades.size)]
     columns += [Column(values[: ask.limit]) for values in (trades.side, trades.trade_id)]
     return TradeRow, [*_place_columns(positions[: ask.limit]), *columns], positions
 
 
-def _place_columns(positions: Sequence[Position]) -> list[Column]:
+def _place_columns(positions: Sequence[RowPosition]) -> list[Column]:
     return [Column([seq for _, seq in positions]), Column([us for us, _ in positions], seconds)]
 
 
-def _next_cursor(ask: _Ask, positions: Sequence[Position]) -> str | None:
+def _next_cursor(ask: _Ask, positions: Sequence[RowPosition]) -> str | None:
     if len(positions) <= ask.limit:
         return None
     packed = msgspec.msgpack.encode(_Cursor(ask.series.id, *positions[ask.limit - 1]))
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def _after(cursor: str | None, series: SeriesLike, from_us: int, to_us: int) -> Position | None:
+def _after(cursor: str | None, series: SeriesLike, from_us: int, to_us: int) -> RowPosition | None:
     if cursor is None:
         return None
     try:

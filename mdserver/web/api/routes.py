@@ -14,13 +14,13 @@ from .caching import REVALIDATE
 from .candles_view import candles_answer
 from .conditional import answer, small_body
 from .cors import cross_origin
-from .dependencies import Services
+from .dependencies import Dependencies
 from .encoding import Body
 from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
 from .params import query_of, symbol_of
 from .problem import Problem, problem_response, shortened, store_away
-from .reading import Reading
+from .read_context import Reading
 from .records_view import records_answer
 
 __all__ = ["http_routes"]
@@ -28,7 +28,7 @@ __all__ = ["http_routes"]
 _log = structlog.get_logger("mdserver.web")
 
 
-def http_routes(services: Services) -> Blueprint:
+def http_routes(services: Dependencies) -> Blueprint:
     """Return the blueprint of all HTTP routes, and of the error answers of the whole app."""
     routes = Blueprint("http", __name__)
     reading = Reading(services)
@@ -97,7 +97,7 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
         return await json_answer(openapi_document())
 
 
-def _add_operator_routes(routes: Blueprint, services: Services) -> None:
+def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
     def uncached(data: bytes, content_type: str) -> Response:
         response: Response = current_app.response_class(data, content_type=content_type)
         response.headers["Cache-Control"] = "no-store"

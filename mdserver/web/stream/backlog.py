@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from ...model import Published, Topic
-from ...protocol.records import frame_record
+from ...protocol.record_frames import frame_record
 
 __all__ = ["CHUNK_BYTES", "Backlog"]
 

@@ -27,7 +27,7 @@ from ...protocol.requests import (
 from ...protocol.server_frames import CloseCode
 from ...stream.router import Router
 from .sink import BaseSink
-from .subscribers import FeedHolders
+from .subscribers import Subscribers
 
 __all__ = ["Session"]
 
@@ -58,7 +58,7 @@ class Session:
         *,
         brokers: Mapping[str, SupervisedBroker],
         router: Router,
-        holders: FeedHolders,
+        holders: Subscribers,
         metrics: Metrics,
         max_symbols: int,
     ) -> None:

@@ -10,10 +10,10 @@ from ...feed.demand import FeedChange
 from ...feed.supervisor import SupervisedBroker
 from ...model import Topic
 
-__all__ = ["FeedHolders", "Holder"]
+__all__ = ["Subscriber", "Subscribers"]
 
 
-class Holder(Protocol):
+class Subscriber(Protocol):
     """A client, as what is told of its feeds."""
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
@@ -21,19 +21,19 @@ class Holder(Protocol):
         ...
 
 
-class FeedHolders:
+class Subscribers:
     """The clients by topic. What a venue settles at once reaches each of them in one call."""
 
     def __init__(self, brokers: Iterable[SupervisedBroker]) -> None:
-        self._holders: dict[Topic, dict[Holder, None]] = {}
+        self._holders: dict[Topic, dict[Subscriber, None]] = {}
         for broker in brokers:
             broker.demand.watch(partial(self._on_changes, broker.name))
 
-    def add(self, topic: Topic, holder: Holder) -> None:
+    def add(self, topic: Topic, holder: Subscriber) -> None:
         """Tell ``holder`` of the topic's feed from now on."""
         self._holders.setdefault(topic, {})[holder] = None
 
-    def discard(self, topic: Topic, holder: Holder) -> None:
+    def discard(self, topic: Topic, holder: Subscriber) -> None:
         """Tell it no more."""
         holders = self._holders.get(topic)
         if holders is not None:
@@ -42,7 +42,7 @@ class FeedHolders:
                 del self._holders[topic]
 
     def _on_changes(self, broker: str, changes: Sequence[FeedChange]) -> None:
-        concerned: dict[Holder, list[FeedChange]] = {}
+        concerned: dict[Subscriber, list[FeedChange]] = {}
         for change in changes:
             for holder in self._holders.get(Topic(broker, *change.feed), ()):
                 concerned.setdefault(holder, []).append(change)

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S
-from mdserver.web.api.dependencies import BrokerInfo, Services
+from mdserver.web.api.dependencies import BrokerInfo, Dependencies
 from mdserver.web.api.routes import http_routes
 
 HOUR = 3_600
@@ -159,7 +159,7 @@ class Site:
             "now_us": lambda: self.now_s * US_PER_S,
         }
         app = QuartTrio("site")
-        app.register_blueprint(http_routes(Services(**(given | services))))
+        app.register_blueprint(http_routes(Dependencies(**(given | services))))
         self.app = app
         self.client = app.test_client()
 

@@ -18,7 +18,7 @@ from psycopg.rows import args_row
 
 from ...errors import StoreUnavailable
 from ..connection.database import Database, Engine
-from . import direct_compress
+from . import compressed_loading as direct_compress
 
 __all__ = [
     "DroppedIndex",

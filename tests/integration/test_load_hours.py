@@ -79,10 +79,10 @@ def expected(hours: Mapping[int, TickColumns]) -> list[tuple[Any, ...]]:
     if not parts:
         return []
     seq, time_us, *rest = (np.concatenate(column) for column in zip(*parts, strict=True))
-    prices = candles.of_ticks(np.zeros(len(seq), np.int64), time_us, seq, *rest)
+    prices = candles.prices_of_ticks(np.zeros(len(seq), np.int64), time_us, seq, *rest)
     return [
         (timeframe, *row[:5], Decimal(row[5]) + Decimal(row[6]) / candles.FRACTIONS, row[7])
-        for timeframe, table in candles.all_timeframes(candles.from_prices(prices)).items()
+        for timeframe, table in candles.all_timeframes(candles.candles_of_prices(prices)).items()
         for row in zip(*(values.tolist() for values in table[1:]), strict=True)
     ]
 

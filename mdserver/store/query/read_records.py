@@ -13,13 +13,13 @@ import psycopg
 
 from ...model import Side
 
-__all__ = ["Position", "TickColumns", "TradeColumns", "read_ticks", "read_trades"]
+__all__ = ["RowPosition", "TickPage", "TradePage", "read_ticks", "read_trades"]
 
-Position: TypeAlias = tuple[int, int]
+RowPosition: TypeAlias = tuple[int, int]
 """A place within a series: (time in microseconds, seq)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BEFORE_ALL: Position = (-1, 0)
+_BEFORE_ALL: RowPosition = (-1, 0)
 
 # One row of arrays in binary is the cheapest way out. The rows are put in order before they are aggregated.
 _PAGE: LiteralString = """
@@ -46,7 +46,7 @@ _TRADES: LiteralString = _PAGE.format(
 )
 
 
-class TickColumns(msgspec.Struct, frozen=True):
+class TickPage(msgspec.Struct, frozen=True):
     """Ticks by column, all of one length, ascending by (time, seq)."""
 
     time_us: list[int]
@@ -57,7 +57,7 @@ class TickColumns(msgspec.Struct, frozen=True):
     ask_size: list[float | None]
 
 
-class TradeColumns(msgspec.Struct, frozen=True):
+class TradePage(msgspec.Struct, frozen=True):
     """Trades by column, all of one length, ascending by (time, seq)."""
 
     time_us: list[int]
@@ -74,11 +74,11 @@ def read_ticks(
     from_us: int,
     to_us: int,
     *,
-    after: Position | None = None,
+    after: RowPosition | None = None,
     limit: int,
-) -> TickColumns:
+) -> TickPage:
     """Return the first ``limit`` ticks in [from_us, to_us] that come behind ``after``. Blocking."""
-    return TickColumns(*_columns(conn, _TICKS, series_id, from_us, to_us, after, limit))
+    return TickPage(*_columns(conn, _TICKS, series_id, from_us, to_us, after, limit))
 
 
 def read_trades(
@@ -87,11 +87,11 @@ def read_trades(
     from_us: int,
     to_us: int,
     *,
-    after: Position | None = None,
+    after: RowPosition | None = None,
     limit: int,
-) -> TradeColumns:
+) -> TradePage:
     """Return the first ``limit`` trades in [from_us, to_us] that come behind ``after``. Blocking."""
-    return TradeColumns(*_columns(conn, _TRADES, series_id, from_us, to_us, after, limit))
+    return TradePage(*_columns(conn, _TRADES, series_id, from_us, to_us, after, limit))
 
 
 def _columns(
@@ -100,7 +100,7 @@ def _columns(
     series_id: int,
     from_us: int,
     to_us: int,
-    after: Position | None,
+    after: RowPosition | None,
     limit: int,
 ) -> list[list[Any]]:
     after_us, after_seq = _BEFORE_ALL if after is None else after

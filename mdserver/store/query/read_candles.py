@@ -1,6 +1,7 @@
 """Candles as columns: one array per column, built by PostgreSQL and sent in binary.
 
-That is the cheapest way out: no object per row on either side. Pages of ticks: :mod:`mdserver.store.query.records`.
+That is the cheapest way out: no object per row on either side. Pages of ticks:
+:mod:`mdserver.store.query.read_records`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import psycopg
 from msgspec import Struct
 
-__all__ = ["CandleColumns", "candles", "moment"]
+__all__ = ["CandleColumns", "candles", "utc_time"]
 
 
 class CandleColumns(Struct):
@@ -38,7 +39,7 @@ def candles(
 ) -> CandleColumns:
     """Return the candles of a series whose opens are in ``[from_s, to_s]``, ascending. Blocking."""
     with conn.cursor(binary=True) as cursor:
-        parameters = (series_id, timeframe_s, moment(from_s), moment(to_s))
+        parameters = (series_id, timeframe_s, utc_time(from_s), utc_time(to_s))
         row = cursor.execute(_CANDLES, parameters, prepare=True).fetchone()
     return CandleColumns() if row is None or row[0] is None else CandleColumns(*row)
 
@@ -47,6 +48,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_S = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 
 
-def moment(time_s: int) -> datetime:
+def utc_time(time_s: int) -> datetime:
     """Return a time as PostgreSQL takes it; nothing is stored beyond what datetime holds."""
     return _EPOCH + timedelta(seconds=max(0, min(time_s, _LAST_S)))

@@ -8,11 +8,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from mdserver.journal.journal import Journal, open_journal
-from mdserver.journal.seq_floor import SeqReserve
+from mdserver.journal.seq_floor import SeqFloor
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 from mdserver.stream import publish as emit_module
-from mdserver.stream.publish import JournalledEmit
+from mdserver.stream.publish import Publisher
 
 TOPIC = Topic("x", "EURUSD", "tick")
 
@@ -28,8 +28,8 @@ def refused(metrics: Metrics) -> float:
 def test_a_batch_is_journalled_before_it_is_shown(tmp_path: Path) -> None:
     with open_journal(tmp_path, max_bytes=1 << 20) as journal:
         seen: list[int] = []
-        reserve = SeqReserve(tmp_path / "reserved.json")
-        emit = JournalledEmit(journal, reserve, lambda _: seen.append(journal.appended), Metrics())
+        reserve = SeqFloor(tmp_path / "reserved.json")
+        emit = Publisher(journal, reserve, lambda _: seen.append(journal.appended), Metrics())
         emit(batch(1))
         assert seen == [1]
         assert emit.refusal() is None
@@ -47,8 +47,8 @@ def test_what_cannot_be_journalled_goes_out_and_is_counted_and_said(
     with open_journal(tmp_path, max_bytes=1 << 20) as journal, capture_logs() as logs:
         metrics, seen = Metrics(), []
         folder = tmp_path if numbers_are_kept else tmp_path / "gone"
-        reserve = SeqReserve(folder / "reserved.json")
-        emit = JournalledEmit(journal, reserve, seen.append, metrics)
+        reserve = SeqFloor(folder / "reserved.json")
+        emit = Publisher(journal, reserve, seen.append, metrics)
         for seq in (1, 2):
             emit(batch(seq))
         assert seen == [batch(1), batch(2)]

@@ -24,7 +24,7 @@ from ..scan import Block
 from ..series import SeriesInfo, list_series
 from .candle_diff import Difference, compare, table_of
 from .primary_keys import tables_without_key
-from .refresh import bounds
+from .rebuild_candles import bounds
 
 __all__ = ["Finding", "Kind", "Month", "SeriesReport", "check", "market_of"]
 

@@ -66,12 +66,12 @@ def _candles_of(mine: Sequence[Published]) -> list[tuple[Any, ...]]:
         np.array([one.seq for one in mine]),
     )
     if mine[0].topic.type == "tick":
-        prices = candles.of_ticks(*keys, *column("bid", "ask", "bid_size", "ask_size"))
+        prices = candles.prices_of_ticks(*keys, *column("bid", "ask", "bid_size", "ask_size"))
     else:
-        prices = candles.of_trades(*keys, *column("price", "size"))
+        prices = candles.prices_of_trades(*keys, *column("price", "size"))
     return [
         (timeframe, *row[:5], Decimal(row[5]) + Decimal(row[6]) / candles.FRACTIONS, row[7])
-        for timeframe, table in candles.all_timeframes(candles.from_prices(prices)).items()
+        for timeframe, table in candles.all_timeframes(candles.candles_of_prices(prices)).items()
         for row in zip(*(values.tolist() for values in table[1:]), strict=True)
     ]
 

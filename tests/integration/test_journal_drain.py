@@ -26,7 +26,7 @@ from mdserver.model import Published, Tick, Topic
 from mdserver.store.connection.database import Database
 from mdserver.store.embedded.server import open_embedded
 from mdserver.store.live import journal_drain as writer_module
-from mdserver.store.live.journal_drain import REJECTED_FILE, StoreForWriting, Writer
+from mdserver.store.live.journal_drain import REJECTED_FILE, JournalDrain, StoreForWriting
 from mdserver.store.open_database import open_database
 from mdserver.store.store import Store, Written
 
@@ -41,14 +41,16 @@ def ticks(*seqs: int) -> list[Published]:
 
 def make_writer(
     journal: Journal, store: StoreForWriting, flush_s: float = 0.01, flush_rows: int = 1000
-) -> tuple[Writer, Metrics]:
+) -> tuple[JournalDrain, Metrics]:
     metrics = Metrics()
     log = structlog.get_logger()
-    return Writer(journal, store, flush_s=flush_s, flush_rows=flush_rows, metrics=metrics, log=log), metrics
+    return JournalDrain(
+        journal, store, flush_s=flush_s, flush_rows=flush_rows, metrics=metrics, log=log
+    ), metrics
 
 
 @asynccontextmanager
-async def running(writer: Writer) -> Any:
+async def running(writer: JournalDrain) -> Any:
     """Run the writer while the block runs, then drain it."""
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -280,13 +282,13 @@ from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 from mdserver.store import Store
 from mdserver.store.open_database import open_database
-from mdserver.store.writer import Writer
+from mdserver.store.writer import JournalDrain
 
 async def main(url, folder):
     log = structlog.get_logger()
     async with open_database(url, retry_for_s=5, migrate=False, log=log) as database:
         with open_journal(Path(folder), max_bytes=1 << 26) as journal:
-            writer = Writer(journal, Store(database), flush_s=0.005, flush_rows=100, metrics=Metrics(), log=log)
+            writer = JournalDrain(journal, Store(database), flush_s=0.005, flush_rows=100, metrics=Metrics(), log=log)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(writer.run)
                 seq = 0

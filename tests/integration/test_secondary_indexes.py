@@ -12,10 +12,10 @@ from mdserver.errors import Rejected, StoreUnavailable
 from mdserver.model import Published, Tick, Topic
 from mdserver.store.connection.database import Database, Engine
 from mdserver.store.store import Store
-from mdserver.store.tables import indexes
 from mdserver.store.tables import recreate_indexes as reindex
-from mdserver.store.tables.indexes import drop_secondary, status
+from mdserver.store.tables import secondary_indexes as indexes
 from mdserver.store.tables.recreate_indexes import recreate
+from mdserver.store.tables.secondary_indexes import drop_secondary, status
 
 pytestmark = pytest.mark.both_engines
 

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from .caching import DigestMemory, Span, cache_control
-from .dependencies import ReadStore, SeriesLike, Services
+from .dependencies import Dependencies, ReadStore, SeriesLike
 from .encoding import seconds
 from .problem import Problem
 from .series_choice import symbol_not_stored
@@ -23,7 +23,7 @@ LARGE_AT_ONCE = 2
 class Reading:
     """The reading side of the routes; one for the whole app."""
 
-    services: Services
+    services: Dependencies
     memory: DigestMemory = attrs.field(factory=DigestMemory)
     large: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, LARGE_AT_ONCE))
 

@@ -18,11 +18,11 @@ from mdserver.errors import Rejected
 from mdserver.model import Published, Tick, TickColumns, Topic
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
-from mdserver.store.tables import direct_compress
-from mdserver.store.tables.direct_compress import INDEX, status, switch_off, switch_on
-from mdserver.store.tables.indexes import drop_secondary
+from mdserver.store.tables import compressed_loading as direct_compress
+from mdserver.store.tables.compressed_loading import INDEX, status, switch_off, switch_on
 from mdserver.store.tables.migrations import migrate
-from mdserver.store.upkeep.check import check
+from mdserver.store.tables.secondary_indexes import drop_secondary
+from mdserver.store.upkeep.integrity import check
 from mdserver.store.upkeep.primary_keys import clean_up
 from tests.conftest import TEMPLATE
 
