@@ -14,6 +14,7 @@ LAYERS: tuple[str, ...] = (
     "",  # the version
     "errors",
     "model",
+    "orderbook",
     "redact",
     "symbols",
     "market_hours",
@@ -67,6 +68,7 @@ PURE = (
     "journal.format",
     "market_hours",
     "model",
+    "orderbook",
     "protocol",
     "record_check",
     "redact",
@@ -92,7 +94,7 @@ IMPURE_CALLS = frozenset(
 )
 """Of the module ``os``."""
 
-PLUGINS_MAY_IMPORT = ("", "errors", "market_hours", "model", "net", "plugin", "symbols")
+PLUGINS_MAY_IMPORT = ("", "errors", "market_hours", "model", "net", "orderbook", "plugin", "symbols")
 PLUGIN_TESTS_MAY_IMPORT = (*PLUGINS_MAY_IMPORT, "testing")
 
 SERVER = sorted(ROOT.glob("mdserver/**/*.py"))
