@@ -1,0 +1,209 @@
+"""The generic fake venue: each thing that it can do to a client, seen from the client's side."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from mdserver.errors import Rejected, Unavailable
+from mdserver.net import WebSocket, WebSocketClosed, fetch, open_websocket
+from mdserver.testing.recorded import Frame
+from mdserver.testing.websocket_venue import (
+    FakeClient,
+    FakeWebSocketVenue,
+    HttpAnswer,
+    HttpRequest,
+    open_fake_venue,
+)
+
+
+class Acme(FakeWebSocketVenue):
+    """A venue as a third party would write it."""
+
+    path = "/v9"
+
+    async def on_connect(self, client: FakeClient) -> None:
+        client.send({"hello": client.target})
+
+    async def on_message(self, client: FakeClient, text: str) -> None:
+        request = json.loads(text)
+        client.topics.add(request["subscribe"])
+        client.send({"subscribed": request["subscribe"]})
+
+    async def on_http(self, request: HttpRequest) -> HttpAnswer:
+        if request.path == "/symbols":
+            return HttpAnswer(200, [request.query.get("like")], {"X-Acme": "1"})
+        return await super().on_http(request)
+
+
+async def connected(websocket: WebSocket) -> None:
+    assert await websocket.receive() == [b'{"hello":"/v9"}']
+
+
+async def subscribe(websocket: WebSocket, venue: Acme, topic: str) -> None:
+    await websocket.send(json.dumps({"subscribe": topic}))
+    assert await websocket.receive() == [json.dumps({"subscribed": topic}, separators=(",", ":")).encode()]
+    await venue.wait_until(lambda: topic in venue.topics)
+
+
+async def receive_all(websocket: WebSocket, into: list[bytes]) -> None:
+    while True:
+        into += await websocket.receive()
+
+
+async def test_push_reaches_whoever_subscribed() -> None:
+    async with open_fake_venue(Acme()) as venue:
+        async with open_websocket(venue.url) as one, open_websocket(venue.url) as other:
+            await connected(one)
+            await connected(other)
+            await subscribe(one, venue, "A")
+            await subscribe(other, venue, "B")
+            assert venue.push("A", {"bid": 1}) == 1
+            assert venue.push(None, "to all") == 2
+            got: list[bytes] = []
+            while len(got) < 2:
+                got += await one.receive()
+            assert got == [b'{"bid":1}', b"to all"]
+            assert await other.receive() == [b"to all"]
+            assert [client.received for client in venue.clients] == [
+                ['{"subscribe": "A"}'],
+                ['{"subscribe": "B"}'],
+            ]
+
+
+async def test_replay_keeps_the_order_and_the_scaled_pauses() -> None:
+    frames = [Frame(100.0, "", "a"), Frame(101.0, "", "b"), "c"]
+    async with open_fake_venue(Acme()) as venue, open_websocket(venue.url) as websocket:
+        await connected(websocket)
+        before = trio.current_time()
+        assert await venue.replay(frames, speed=20.0) == 3
+        assert trio.current_time() - before >= 0.05
+        got: list[bytes] = []
+        while len(got) < 3:
+            got += await websocket.receive()
+        assert got == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "told"),
+    [
+        (lambda venue: venue.disconnect(1012, "restart"), WebSocketClosed, "1012 restart"),
+        (FakeWebSocketVenue.hang_up, Unavailable, "ended without a close frame"),
+        (FakeWebSocketVenue.reset, Unavailable, "connection lost"),
+        (FakeWebSocketVenue.reset_in_frame, Unavailable, "connection lost"),
+        (FakeWebSocketVenue.go_dark, Unavailable, "nothing received for 0.4 s, not even a pong"),
+        (lambda venue: venue.clients[0].send_raw(b"\xff\xff\xff\xff"), Unavailable, "broke the WebSocket protocol"),
+    ],
+)  # fmt: skip
+async def test_each_end(act: Callable[[Acme], object], error: type[Unavailable], told: str) -> None:
+    async with open_fake_venue(Acme()) as venue:
+        async with open_websocket(venue.url, silence_s=0.4) as websocket:
+            await connected(websocket)
+            act(venue)
+            with trio.fail_after(5), pytest.raises(error, match=told):
+                await receive_all(websocket, [])
+        if act is not FakeWebSocketVenue.go_dark:
+            with trio.fail_after(5):
+                await venue.wait_until(lambda: not venue.clients)
+            assert len(venue.past) == 1
+
+
+async def test_what_was_sent_before_an_end_arrives() -> None:
+    async with open_fake_venue(Acme()) as venue, open_websocket(venue.url) as websocket:
+        got: list[bytes] = []
+        await connected(websocket)
+        for number in range(1000):
+            venue.push(None, str(number))
+        venue.disconnect()
+        venue.push(None, "never")
+        with trio.fail_after(5), pytest.raises(WebSocketClosed):
+            await receive_all(websocket, got)
+        assert got == [str(number).encode() for number in range(1000)]
+
+
+async def test_a_slow_venue_delivers_all_and_delays_nobody_else() -> None:
+    async with open_fake_venue(Acme()) as venue:
+        async with open_websocket(venue.url) as slow, open_websocket(venue.url) as fast:
+            await connected(slow)
+            await connected(fast)
+            venue.clients[0].bytes_per_s = 2000.0
+            for _ in range(5):
+                venue.push(None, "x" * 100)
+            before = trio.current_time()
+            got: list[bytes] = []
+            while len(got) < 5:
+                got += await fast.receive()
+            quick = trio.current_time() - before
+            got = []
+            while len(got) < 5:
+                got += await slow.receive()
+            assert got == [b"x" * 100] * 5
+            assert quick < 0.2 <= trio.current_time() - before
+
+
+async def test_pings_both_ways() -> None:
+    async with open_fake_venue(Acme()) as venue, open_websocket(venue.url, silence_s=0.4) as websocket:
+        await connected(websocket)
+        venue.ping()
+        assert await websocket.receive() == []
+        await venue.wait_until(lambda: venue.clients[0].pongs == [b"venue"])
+        venue.clients[0].answers_pings = False
+        with trio.fail_after(5), pytest.raises(Unavailable, match="not even a pong"):
+            await receive_all(websocket, [])
+
+
+async def test_refused_and_admitted_again() -> None:
+    async with open_fake_venue(Acme()) as venue:
+        venue.refuse(451, {"why": "location"})
+        with pytest.raises(Rejected, match=r'HTTP 451: \{"why":"location"\}'):
+            async with open_websocket(venue.url):
+                pass
+        venue.refuse(429, headers={"Retry-After": "7"})
+        with pytest.raises(Unavailable, match="HTTP 429") as caught:
+            async with open_websocket(venue.url):
+                pass
+        assert caught.value.retry_after_s == 7
+        venue.admit()
+        async with open_websocket(venue.url) as websocket:
+            await connected(websocket)
+        assert venue.attempts == 3
+
+
+async def test_http_shares_the_port() -> None:
+    async with open_fake_venue(Acme()) as venue:
+        assert await fetch(f"{venue.rest_url}/symbols?like=a%20b") == b'["a b"]'
+        with pytest.raises(Rejected, match=r"HTTP 404.*nothing at /other"):
+            await fetch(f"{venue.rest_url}/other")
+        with pytest.raises(Rejected, match="HTTP 404"):
+            async with open_websocket(venue.url.replace("v9", "v1")):
+                pass
+        venue.rest_refusal = HttpAnswer(503, "busy")
+        with pytest.raises(Unavailable, match="HTTP 503: busy"):
+            await fetch(f"{venue.rest_url}/symbols")
+        assert [request.path for request in venue.requests] == ["/symbols", "/other", "/v1", "/symbols"]
+
+
+async def test_a_connection_carries_several_requests_and_survives_nonsense() -> None:
+    async with open_fake_venue(Acme()) as venue:
+        host, port = venue.rest_url.removeprefix("http://").split(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        async with stream:
+            for _ in range(2):
+                await stream.send_all(b"GET /symbols?like=x HTTP/1.1\r\nHost: acme\r\n\r\n")
+                answer = b""
+                while b'["x"]' not in answer:
+                    answer += bytes(await stream.receive_some())
+            await stream.send_all(b"\x00\x01 nonsense\r\n\r\n")
+            assert await stream.receive_some() == b""
+        assert await fetch(f"{venue.rest_url}/symbols?like=y") == b'["y"]'
+
+
+async def test_a_script_is_played() -> None:
+    script = [(0.1, FakeWebSocketVenue.garbage), (0.2, FakeWebSocketVenue.disconnect)]
+    async with open_fake_venue(Acme(), script=script) as venue, open_websocket(venue.url) as websocket:
+        await connected(websocket)
+        got: list[bytes] = []
+        with trio.fail_after(5), pytest.raises(WebSocketClosed, match="1001 going away"):
+            await receive_all(websocket, got)
+        assert got == [b'{"this is": not JSON']
