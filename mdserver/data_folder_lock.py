@@ -22,7 +22,7 @@ def lock_data_folder(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "mdserver.data_folder_lock"
+        path = folder / "mdserver.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError([f"data_dir {folder} cannot be used: {error}"]) from error

@@ -277,12 +277,12 @@ CRASHES = """
 import os, signal, sys, trio, structlog
 from itertools import chain
 from pathlib import Path
-from mdserver.journal import open_journal
+from mdserver.journal.journal import open_journal
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
-from mdserver.store import Store
+from mdserver.store.store import Store
 from mdserver.store.open_database import open_database
-from mdserver.store.writer import JournalDrain
+from mdserver.store.live.journal_drain import JournalDrain
 
 async def main(url, folder):
     log = structlog.get_logger()

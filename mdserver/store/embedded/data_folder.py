@@ -3,7 +3,7 @@
 Below the data folder::
 
     postgres/          ours (root's or the user's)
-        mdserver.data_folder_lock  held while a server uses the folder
+        mdserver.lock  held while a server uses the folder
         server.log     PostgreSQL's messages
         cluster/       PostgreSQL's data, of the account that runs it
         run/           the socket's folder, of that account, mode 0700
