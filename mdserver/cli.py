@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from importlib import import_module
@@ -21,7 +21,7 @@ import trio
 from . import __version__
 from .commands.context import CommandContext
 from .config import LogConfig, json_schema
-from .errors import ConfigError, DataFolderInUse, MdserverError
+from .errors import ConfigError, DataFolderInUse, MdserverError, leaves
 from .log import set_up_logging
 from .plugin import CommandPlugin
 from .registry import InstalledPlugin, PluginProblem, installed_plugins, load_commands
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(error: MdserverError | BaseExceptionGroup[BaseException]) -> int:
     """Print known errors, one line each, and return the exit code. Raises ``error`` if it holds an unknown one."""
-    leaves = list(_leaves(error))
-    known = [leaf for leaf in leaves if isinstance(leaf, MdserverError)]
-    if len(known) + sum(isinstance(leaf, KeyboardInterrupt) for leaf in leaves) < len(leaves):
+    plain = list(leaves(error))
+    known = [leaf for leaf in plain if isinstance(leaf, MdserverError)]
+    if len(known) + sum(isinstance(leaf, KeyboardInterrupt) for leaf in plain) < len(plain):
         raise error
     for leaf in known:
         lines = leaf.problems if isinstance(leaf, ConfigError) else [f"mdserver: {leaf}"]
@@ -73,15 +73,6 @@ def _report(error: MdserverError | BaseExceptionGroup[BaseException]) -> int:
     if any(isinstance(leaf, ConfigError | DataFolderInUse) for leaf in known):
         return EXIT_USAGE
     return EXIT_FAILED if known else EXIT_INTERRUPTED
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors in a group: nurseries wrap even a single one."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _keep_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:

@@ -5,6 +5,7 @@ A message names the thing, the value found and what was expected.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Rejected",
     "StoreUnavailable",
     "Unavailable",
+    "leaves",
 ]
 
 
@@ -75,3 +77,15 @@ class JournalCorrupt(MdserverError):
         super().__init__(f"{path}: damaged at byte {offset}: {reason}")
         self.path = path
         self.offset = offset
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the plain errors in a group, in order, at any depth; an error that is no group is its own leaf.
+
+    A nursery wraps even a single error in a group.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
+from math import inf
+from time import monotonic
 from typing import Any, TextIO
 
 import structlog
@@ -16,7 +18,7 @@ from structlog.typing import EventDict, Processor
 from .config import LogConfig
 from .redact import HIDDEN, is_secret_name, redact
 
-__all__ = ["get_logger", "set_up_logging"]
+__all__ = ["RarelyLogged", "get_logger", "set_up_logging"]
 
 _NOISY = ("psycopg.pool", "hypercorn.access", "httpx2", "httpcore2")
 """Loggers of others that tell each step at INFO; shown from WARNING on unless we are debugging."""
@@ -71,6 +73,38 @@ def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of that name: ``mdserver`` for the server's own."""
     return structlog.stdlib.get_logger(name)
+
+
+class RarelyLogged:
+    """Logs an event at most once in ``every_s`` seconds, with the number of those not logged in between.
+
+    For what may happen with every record or request. The events are constants: each is remembered for good.
+    """
+
+    __slots__ = ("_every_s", "_log", "_seen")
+
+    def __init__(self, log: structlog.stdlib.BoundLogger, every_s: float = 60.0) -> None:
+        self._log = log
+        self._every_s = every_s
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def warning(self, event: str, **about: object) -> None:
+        """Log a warning, or count it."""
+        self._note("warning", event, about)
+
+    def error(self, event: str, **about: object) -> None:
+        """Log an error, or count it."""
+        self._note("error", event, about)
+
+    def _note(self, level: str, event: str, about: Mapping[str, object]) -> None:
+        now_s = monotonic()
+        logged_s, not_logged = self._seen.get(event, (-inf, 0))
+        if now_s - logged_s < self._every_s:
+            self._seen[event] = (logged_s, not_logged + 1)
+            return
+        self._seen[event] = (now_s, 0)
+        more = {"not_logged": not_logged} if not_logged else {}
+        getattr(self._log, level)(event, **about, **more)
 
 
 def _renderers(*, as_text: bool, colors: bool) -> list[Processor]:

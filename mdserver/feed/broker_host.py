@@ -8,6 +8,7 @@ from time import time
 import structlog
 
 from ..errors import BadMessage
+from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Tick, Topic
 from ..record_check import RecordCheck, is_text
@@ -21,8 +22,6 @@ Emit = Callable[[list[Published]], None]
 
 Announce = Callable[[Gap], None]
 """Tells a topic's subscribers of a hole, before the record that ends it."""
-
-LOG_EVERY_S = 60.0
 
 
 class _Line:
@@ -88,7 +87,7 @@ class Host:
         self._trades: dict[str, _Line] = {}
         self._metrics = metrics
         self._published = metrics.published.labels(name)
-        self._quiet: dict[str, _Quiet] = {}
+        self._rarely = RarelyLogged(self.log)
         demand.watch(self._feeds_changed)
 
     def publish(self, batch: Sequence[Record]) -> None:
@@ -159,7 +158,7 @@ class Host:
         """See :meth:`mdserver.plugin.BrokerHost.discard`."""
         self.last_event_s = time()
         self._metrics.discarded.labels(self.name).inc()
-        self._log_rarely("message discarded", error=clean_text(str(error)))
+        self._rarely.warning("message discarded", error=clean_text(str(error)))
 
     def ignored(self, what: str) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.ignored`."""
@@ -194,27 +193,9 @@ class Host:
 
     def _reject(self, record: Record, fault: str) -> None:
         self._metrics.rejected.labels(self.name, fault).inc()
-        self._log_rarely("record rejected", reason=fault, record=str(record))
-
-    def _log_rarely(self, event: str, **about: object) -> None:
-        """Log at most once a minute per kind, with the number of those not logged."""
-        quiet = self._quiet.setdefault(event, _Quiet())
-        now = time()
-        if now - quiet.since < LOG_EVERY_S:
-            quiet.count += 1
-            return
-        self.log.warning(event, **about, not_logged=quiet.count)
-        quiet.since, quiet.count = now, 0
+        self._rarely.warning("record rejected", reason=fault, record=str(record))
 
 
 def clean_text(text: str) -> str:
     """Return a text that a plugin gave as it may be shown: without secrets, and without what cannot be written."""
     return redact(text.encode(errors="replace").decode())
-
-
-class _Quiet:
-    __slots__ = ("count", "since")
-
-    def __init__(self) -> None:
-        self.since = 0.0
-        self.count = 0

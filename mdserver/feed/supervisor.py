@@ -6,7 +6,6 @@ name; anything else is a bug of the plugin, logged whole and tried again a bound
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable
 from time import time
 from typing import Literal, TypeAlias
@@ -14,7 +13,8 @@ from typing import Literal, TypeAlias
 import trio
 from msgspec import Struct
 
-from ..errors import ConfigError, Rejected, Unavailable
+from ..backoff import Backoff
+from ..errors import ConfigError, Rejected, Unavailable, leaves
 from ..metrics import Metrics
 from ..plugin import Broker, BrokerPlugin
 from .broker_host import Host, clean_text
@@ -76,6 +76,7 @@ class SupervisedBroker:
         self._make = make
         self._metrics = metrics
         self._crashes = 0
+        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
 
     def snapshot(self) -> BrokerState:
         """Return the state now."""
@@ -129,18 +130,19 @@ class SupervisedBroker:
         try:
             await self._session(went_live)
         except* (Rejected, ConfigError) as group:
-            outcome, error, final = "rejected", _first(group), True
+            outcome, error, final = "rejected", next(leaves(group)), True
         except* (Unavailable, OSError, trio.TooSlowError, trio.BrokenResourceError) as group:
-            outcome, error = "unavailable", _first(group)
+            outcome, error = "unavailable", next(leaves(group))
         except* Exception as group:  # a plugin's bug must not stop the server; logged whole
             self.host.log.exception("broker crashed", exc_info=group)
             self._crashes += 1
-            outcome, error = "crashed", _first(group)
+            outcome, error = "crashed", next(leaves(group))
         self.demand.end_session()
         if live_since is not None:
             self.host.gap("disconnected")
         if live_since is not None and trio.current_time() - live_since >= STABLE_S:
             self.attempt = self._crashes = 0
+            self._backoff.reset()
         return self._note(outcome, error, give_up=final or self._crashes >= MAX_CRASHES)
 
     async def _session(self, went_live: Callable[[], None]) -> None:
@@ -174,10 +176,7 @@ class SupervisedBroker:
         self.host.log.warning("broker session over", outcome=outcome, error=self.last_error)
         if give_up:
             return None
-        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self.attempt, 10))
-        jittered = random.uniform(BACKOFF_FIRST_S / 2, ceiling)  # noqa: S311 - full jitter, not a secret
-        retry_after = error.retry_after_s if isinstance(error, Unavailable) else None
-        return max(jittered, retry_after or 0.0)
+        return self._backoff.next_s(error.retry_after_s if isinstance(error, Unavailable) else None)
 
     def _enter(self, state: StateName, message: str) -> None:
         if state == self.state and state != "starting":
@@ -187,13 +186,6 @@ class SupervisedBroker:
         self.host.log.info("broker state", state=state, message=message)
         for listener in tuple(self.listeners):
             listener(self, state, message)
-
-
-def _first(group: BaseException) -> BaseException:
-    """Return the first plain exception of a group."""
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
 
 
 class Supervisor:

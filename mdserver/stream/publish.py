@@ -14,12 +14,12 @@ import structlog
 from ..errors import JournalFull
 from ..journal.journal import Journal
 from ..journal.seq_floor import SeqFloor
+from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import Published
 
 __all__ = ["Publisher"]
 
-LOG_EVERY_S = 60.0
 NOT_STORING_S = 10.0
 """For so long after a refused record :meth:`Publisher.refusal` tells of it."""
 
@@ -42,8 +42,7 @@ class Publisher:
         self._refused = metrics.journal_refused
         self._refused_s = 0.0
         self._why = ""
-        self._said_s = 0.0
-        self._said_numbers_s = 0.0
+        self._rarely = RarelyLogged(_log)
 
     def refusal(self) -> str | None:
         """Return why records were not stored just now, or None."""
@@ -60,12 +59,8 @@ class Publisher:
     def _note_refused(self, batch: list[Published], error: Exception) -> None:
         self._refused.inc(len(batch))
         self._refused_s, self._why = time(), str(error)
-        if time() - self._said_s > LOG_EVERY_S:
-            self._said_s = time()
-            _log.error("records are not stored", error=str(error))
+        self._rarely.error("records are not stored", error=str(error))
         try:
             self._cover(batch)
         except OSError as trouble:
-            if time() - self._said_numbers_s > LOG_EVERY_S:
-                self._said_numbers_s = time()
-                _log.error("a restart now would give numbers out again", error=str(trouble))
+            self._rarely.error("a restart now would use sequence numbers a second time", error=str(trouble))

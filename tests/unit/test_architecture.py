@@ -13,6 +13,7 @@ MAX_LINES = 500
 LAYERS: tuple[str, ...] = (
     "",  # the version
     "errors",
+    "backoff",
     "model",
     "orderbook",
     "redact",
@@ -63,6 +64,7 @@ SPLIT = ("store", "web")
 """Rooms whose own rooms are layers too."""
 
 PURE = (
+    "backoff",
     "candles",
     "errors",
     "journal.format",

@@ -7,7 +7,6 @@ tenth of their ticks in memory. Decoding happens in the loading threads, hour by
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -15,6 +14,7 @@ import attrs
 import structlog
 import trio
 
+from ...backoff import Backoff
 from ...errors import BadMessage, Rejected, StoreUnavailable, Unavailable
 from ...model import TickColumns
 from ...plugin import HistorySource, RawHour
@@ -37,8 +37,11 @@ HOURS_AT_ONCE = 32
 GIVE_UP_AFTER = 24
 """Hours in a row that cannot be fetched: the source is away, and the rest would only take long to fail."""
 
-STORE_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Pauses between attempts to store a chunk while the database is away."""
+STORE_BACKOFF_S = (0.5, 8.0)
+"""The first and the longest pause between attempts to store a chunk while the database is away."""
+
+STORE_GIVE_UP_S = 15.0
+"""After so much waiting for the database the import ends; the same command goes on from there."""
 
 
 @attrs.define(eq=False)
@@ -123,19 +126,21 @@ class Importer:
                 self.progress.advance(chunk.symbol, _span(chunk), len(results), ticks)
 
     async def _load(self, chunk: Chunk, fetched: list[FetchedHour]) -> list[HourResult]:
-        for pause_s in (*STORE_PAUSES_S, math.inf):
+        backoff, waited_s = Backoff(*STORE_BACKOFF_S), 0.0
+        while True:
             try:
                 # again after an unclear commit is safe: the ledger says what is done
                 return await self.store.load_hours(self.series[chunk.symbol], fetched)
             except StoreUnavailable as error:
-                if math.isinf(pause_s):
+                if waited_s >= STORE_GIVE_UP_S:
                     raise StoreUnavailable(
                         f"the database stays away: {error}; what is stored stays, "
                         "the same command goes on from here"
                     ) from error
-                self.log.warning("the database is away", error=str(error), again_in_s=pause_s)
+                pause_s = backoff.next_s()
+                waited_s += pause_s
+                self.log.warning("the database is away", error=str(error), again_in_s=round(pause_s, 1))
                 await trio.sleep(pause_s)
-        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
 
 def _fetched(raw: RawHour, source: HistorySource) -> FetchedHour:

@@ -13,6 +13,7 @@ from attrs import define, field
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from ...backoff import Backoff
 from ...errors import ConfigError, Rejected, StoreUnavailable
 from .thread_transaction import error_text
 
@@ -71,7 +72,7 @@ async def connect_patiently(
 ) -> Connection:
     """Return a first connection, trying again with growing pauses while nobody answers."""
     deadline = trio.current_time() + retry_for_s
-    pause, longest = BACKOFF_S
+    backoff = Backoff(*BACKOFF_S)
     while True:
         try:
             return await _Attempt(url).connect()
@@ -82,10 +83,9 @@ async def connect_patiently(
         left = deadline - trio.current_time()
         if left <= 0:
             raise StoreUnavailable(f"no connection to {where} for {retry_for_s:.0f} s: {text}")
-        pause = min(pause, left)
+        pause_s = min(backoff.next_s(), left)
         log.warning("waiting for the database", database=where, error=text, give_up_in_s=round(left))
-        await trio.sleep(pause)
-        pause = min(2 * pause, longest)
+        await trio.sleep(pause_s)
 
 
 @define(eq=False)

@@ -17,6 +17,7 @@ import structlog
 import trio
 from psycopg import sql
 
+from ...backoff import Backoff
 from ...data_folder_lock import lock_data_folder
 from ...errors import ConfigError, DataFolderInUse, StoreUnavailable
 from .data_folder import Place, is_postmaster, prepare_place, read_pid_file
@@ -137,15 +138,15 @@ async def _keep_running(running: list[Postmaster], choice: Choice, log: structlo
         server = running[0]
         await server.wait()
         log.error("PostgreSQL has ended by itself, starting it again", pid=server.pid)
-        pause, longest = RESTART_S
+        backoff = Backoff(*RESTART_S)
         while running[0] is server:
-            await trio.sleep(pause)
-            pause = min(2 * pause, longest)
+            pause_s = backoff.next_s()
+            await trio.sleep(pause_s)
             try:
                 found = await _prepare(server.place, choice, log)
                 running[0] = await start_postmaster(server.place, found, log, server.socket_folder)
             except (StoreUnavailable, ConfigError, OSError) as error:
-                log.error("PostgreSQL does not start", error=str(error), again_in_s=pause)
+                log.error("PostgreSQL does not start", error=str(error), waited_s=round(pause_s, 1))
 
 
 async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogger) -> Binaries:

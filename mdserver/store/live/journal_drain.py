@@ -12,8 +12,10 @@ import msgspec
 import structlog
 import trio
 
+from ...backoff import Backoff
 from ...errors import StoreUnavailable
 from ...journal.journal import Journal
+from ...log import RarelyLogged
 from ...metrics import Metrics
 from ...model import US_PER_S, Published
 from .write_batch import Written
@@ -32,8 +34,6 @@ SLOW_S = 10.0
 WRITE_S = 90.0
 """A write without an answer is given up and tried again after this time: a server may hang and still hold the
 connection. Above the time of the largest transaction's statements."""
-
-LOG_EVERY_S = 60.0
 
 REJECTED_FILE = "rejected.jsonl"
 """In the journal's folder: records that the database cannot hold, each with its cause, one JSON object a line."""
@@ -66,13 +66,13 @@ class JournalDrain:
         self._away: str | None = None
         self._write_began: float | None = None
         self._oldest_us: int | None = None
-        self._said_skipped = -math.inf
         self._journal = journal
         self._store = store
         self._flush_s = flush_s
         self._flush_rows = flush_rows
         self._metrics = metrics
         self._log = log
+        self._rarely = RarelyLogged(log)
         self._stopping = trio.Event()
         self._finished = trio.Event()
         metrics.journal_bytes.set_function(lambda: journal.size_bytes)
@@ -129,7 +129,7 @@ class JournalDrain:
     async def _store_batch(self, records: list[Published]) -> bool:
         """Write a batch, trying again until it is stored; False if stopped while the database is away."""
         away_since = math.nan
-        pause_s, longest_s = BACKOFF_S
+        backoff = Backoff(*BACKOFF_S)
         seen = self._journal.appended
         self._oldest_us = records[
             0
@@ -146,9 +146,8 @@ class JournalDrain:
                 self._metrics.store_retries.labels("unavailable").inc()
                 if self._stopping.is_set():
                     return False
-                with trio.move_on_after(pause_s):
+                with trio.move_on_after(backoff.next_s()):
                     await self._stopping.wait()
-                pause_s = min(2 * pause_s, longest_s)
                 continue
             if self._away is not None:
                 self._away = None
@@ -171,20 +170,17 @@ class JournalDrain:
             self._write_began = None
         raise StoreUnavailable(f"no answer to a write within {WRITE_S:.0f} s")
 
-    def _say_skipped(self, count: int) -> None:
+    def _report_skipped(self, count: int) -> None:
         self._metrics.skipped.inc(count)
-        now = trio.current_time()
-        if now - self._said_skipped > LOG_EVERY_S:
-            self._said_skipped = now
-            self._log.warning(
-                "records were stored already: expected after a crash or a lost connection, else another server writes "
-                "the same brokers to this database, and one of the two loses its records",
-                records=count,
-            )
+        self._rarely.warning(
+            "records were stored already: expected after a crash or a lost connection, else another server writes "
+            "the same brokers to this database, and one of the two loses its records",
+            records=count,
+        )
 
     async def _account(self, written: Written) -> None:
         if written.skipped:
-            self._say_skipped(written.skipped)
+            self._report_skipped(written.skipped)
         for kind, rows in (("tick", written.ticks), ("trade", written.trades)):
             if rows:
                 self._metrics.stored.labels(kind).inc(rows)

@@ -29,7 +29,7 @@ from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 from quart_trio import QuartTrio
 
-from ...errors import ConfigError
+from ...errors import ConfigError, leaves
 from ...metrics import Metrics
 
 __all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
@@ -63,7 +63,7 @@ class GuardedTCPServer(TCPServer):
             await super().run()
         except* Exception as group:  # noqa: BLE001 - the guard: whatever one connection did ends that connection only
             self._count_drop()
-            _log.warning("connection dropped", error=repr(group.exceptions[0]), peer=self._peer())
+            _log.warning("connection dropped", error=repr(next(leaves(group))), peer=self._peer())
             self.abort()
 
     async def protocol_send(self, event: Event) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import trio
 
-from mdserver.errors import MdserverError, Unavailable
+from mdserver.errors import MdserverError, Unavailable, leaves
 from mdserver.net import WebSocketClosed, open_websocket
 from mdserver.plugin import BrokerHost
 
@@ -151,10 +151,6 @@ async def _first_of(*events: trio.Event) -> None:
 
 def _only_ours(group: BaseExceptionGroup[BaseException]) -> MdserverError | None:
     """Return the first error in ``group`` if all of them are ours, so that nothing else gets lost."""
-    ours, others = group.split(MdserverError)
-    if others is not None:
-        return None
-    found: BaseException | None = ours
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found if isinstance(found, MdserverError) else None
+    errors = list(leaves(group))
+    ours = [error for error in errors if isinstance(error, MdserverError)]
+    return ours[0] if len(ours) == len(errors) else None

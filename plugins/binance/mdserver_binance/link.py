@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from mdserver.errors import BadMessage, Unavailable
+from mdserver.errors import BadMessage, Unavailable, leaves
 from mdserver.model import Feed, Record, Tick, Trade
 from mdserver.net import WebSocket
 from mdserver.plugin import BrokerHost
@@ -85,7 +85,7 @@ class Link:
                     nursery.start_soon(self._grow_old)
                     await self._pump()
         except* Unavailable as group:
-            self.failure = _first(group)
+            self.failure = next(error for error in leaves(group) if isinstance(error, Unavailable))
             if trio.current_time() - self._refused_at < _BLAME_S:
                 self._host.log.info("connection lost after a refused subscription", error=str(self.failure))
                 self.failure = None
@@ -218,12 +218,3 @@ class Link:
 
 def _feed(record: Record) -> Feed:
     return Feed(record.symbol, "tick" if isinstance(record, Tick) else "trade")
-
-
-def _first(group: BaseExceptionGroup[Unavailable]) -> Unavailable:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    if not isinstance(found, Unavailable):
-        raise AssertionError("the group was split by this type")
-    return found
