@@ -20,11 +20,11 @@ _encode = Encoder().encode
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
-    """What became of one symbol of a request."""
+    """What became of one symbol and type of a request; a name that cannot be served is as the client wrote it."""
 
     broker: str | None
     symbol: str
-    type: RecordType
+    type: str
     status: Literal["active", "pending", "error", "removed"]
     code: int | None = None
     message: str | None = None
@@ -58,6 +58,7 @@ class _Hello(Struct, frozen=True, tag_field="type", tag="status"):
     message: str
     protocol: int
     server: str
+    time: float
 
 
 class _Status(Struct, frozen=True, tag_field="type", tag="status"):
@@ -79,11 +80,10 @@ def _id(request_id: RequestId) -> RequestId | UnsetType:
     return UNSET if request_id is None else request_id
 
 
-def hello(server_version: str) -> bytes:
-    """Frame the first message of every connection."""
-    return text_frame(
-        _encode(_Hello("Connected to Market Data Server", PROTOCOL_VERSION, f"mdserver/{server_version}"))
-    )
+def hello(server_version: str, time_s: float) -> bytes:
+    """Frame the first message of every connection; ``time_s`` is the server's clock in Unix seconds."""
+    server = f"mdserver/{server_version}"
+    return text_frame(_encode(_Hello("Connected to Market Data Server", PROTOCOL_VERSION, server, time_s)))
 
 
 def ack(

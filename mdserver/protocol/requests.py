@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-from ..model import RECORD_TYPES, RecordType
+from ..model import RECORD_TYPES
 from ..symbols import canonical
 
 __all__ = [
     "Auth",
+    "Fault",
     "ListSubscriptions",
     "Ping",
     "Request",
     "RequestError",
     "RequestId",
+    "Selection",
     "Subscribe",
     "Unsubscribe",
     "parse_request",
@@ -25,22 +28,33 @@ __all__ = [
 RequestId: TypeAlias = str | int | None
 
 
+class Fault(NamedTuple):
+    """Why one symbol or one type of a request cannot be served; the others are."""
+
+    code: int
+    message: str
+
+
+Selection: TypeAlias = Mapping[str, Fault | None]
+"""The names of one list of a request, in its order, each once; those that cannot be served with their faults."""
+
+
 class Subscribe(Struct, frozen=True):
     """Start streams. ``broker`` None: each broker that has the symbol is tried in config order."""
 
     id: RequestId
-    symbols: tuple[str, ...]
-    types: tuple[RecordType, ...]
+    symbols: Selection
+    types: Selection
     broker: str | None
     since: bool
 
 
 class Unsubscribe(Struct, frozen=True):
-    """Stop streams; an empty selector matches everything."""
+    """Stop streams; an empty selection matches everything."""
 
     id: RequestId
-    symbols: tuple[str, ...]
-    types: tuple[RecordType, ...]
+    symbols: Selection
+    types: Selection
     broker: str | None
 
 
@@ -83,12 +97,20 @@ _FIELDS = {
     "auth": {"key"},
 }
 
+_ONLY_OF = {"interval": "candle"}
+"""Fields that say something about one type alone."""
+
+MAX_TYPES = 16
+"""Types that one request may name: each symbol is answered once for each of them."""
+_SHOWN = 64  # characters of a name that is no symbol or type, in its result
+
 
 def parse_request(raw: str | bytes) -> Request:
     """Parse one client frame.
 
-    Raises :class:`RequestError` with code 400 for anything that is not a well-formed request, 408 for a record
-    type that does not exist; the message names the field and what was expected.
+    A symbol that cannot be one and a type that does not exist come with their faults and spoil nothing else.
+    Raises :class:`RequestError` with code 400 for anything that is not a well-formed request; the message names
+    the field and what was expected.
     """
     if isinstance(raw, bytes):
         raise RequestError(400, "binary frame: send JSON as a text frame")
@@ -128,11 +150,14 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
             since = message.get("since")
             if since is not None and (isinstance(since, bool) or not isinstance(since, int | float | dict)):
                 raise RequestError(400, f'since: expected Unix seconds or {{"seq": n}}, got {_kind(since)}')
-            types = _types(message) or ("tick",)
+            types = _types(message) or {"tick": None}
+            _check_placed(message, types)
             return Subscribe(request_id, symbols, types, _broker(message), since is not None)
         case "unsubscribe":
-            symbols = _symbols(message) if "symbols" in message else ()
-            return Unsubscribe(request_id, symbols, _types(message), _broker(message))
+            symbols = _symbols(message) if "symbols" in message else {}
+            types = _types(message)
+            _check_placed(message, types)
+            return Unsubscribe(request_id, symbols, types, _broker(message))
         case "list":
             return ListSubscriptions(request_id)
         case "ping":
@@ -143,28 +168,48 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
             return Auth(request_id)
 
 
-def _symbols(message: dict[str, Any]) -> tuple[str, ...]:
-    out: dict[str, None] = {}
-    for item in _strings(message, "symbols"):
+def _symbols(message: dict[str, Any]) -> Selection:
+    out: dict[str, Fault | None] = {}
+    for item in _list(message, "symbols"):
+        if not isinstance(item, str):
+            out[_show(item)] = Fault(400, f"symbols: expected strings, found {_kind(item)}")
+            continue
         try:
             out[canonical(item)] = None
         except ValueError as error:
-            raise RequestError(400, f"symbols: {error}") from None
-    return tuple(out)
+            out.setdefault(item[:_SHOWN], Fault(408, str(error)))
+    return out
 
 
-def _types(message: dict[str, Any]) -> tuple[RecordType, ...]:
+def _types(message: dict[str, Any]) -> Selection:
     if "types" not in message:
-        return ()
-    types = _strings(message, "types")
-    for name in types:
-        if name not in RECORD_TYPES:
-            raise RequestError(408, f"types: unknown type {_show(name)}; there are {', '.join(RECORD_TYPES)}")
-    if not types:
+        return {}
+    items = _list(message, "types")
+    if not items:
         raise RequestError(
             400, f"types: expected at least one of {', '.join(RECORD_TYPES)}, got an empty list"
         )
-    return cast("tuple[RecordType, ...]", tuple(dict.fromkeys(types)))
+    if len(items) > MAX_TYPES:
+        raise RequestError(400, f"types: expected at most {MAX_TYPES}, got {len(items)}")
+    out: dict[str, Fault | None] = {}
+    for item in items:
+        if not isinstance(item, str):
+            out[_show(item)] = Fault(400, f"types: expected strings, found {_kind(item)}")
+        elif item in RECORD_TYPES:
+            out[item] = None
+        else:
+            out[item[:_SHOWN]] = Fault(
+                408, f"unknown type {_show(item)}; there are {', '.join(RECORD_TYPES)}"
+            )
+    return out
+
+
+def _check_placed(message: dict[str, Any], types: Selection) -> None:
+    """Refuse a field that none of the request's types knows: it would be ignored without a word."""
+    for field, only_of in _ONLY_OF.items():
+        if field in message and only_of not in types:
+            asked = ", ".join(types) or "every type"
+            raise RequestError(400, f"{field}: belongs to the type {only_of}, got it with {asked}")
 
 
 def _broker(message: dict[str, Any]) -> str | None:
@@ -174,13 +219,10 @@ def _broker(message: dict[str, Any]) -> str | None:
     return broker
 
 
-def _strings(message: dict[str, Any], field: str) -> list[str]:
+def _list(message: dict[str, Any], field: str) -> list[object]:
     value = message.get(field)
     if not isinstance(value, list):
         raise RequestError(400, f"{field}: expected a list of strings, got {_kind(value)}")
-    for item in value:
-        if not isinstance(item, str):
-            raise RequestError(400, f"{field}: expected a list of strings, found {_kind(item)} in it")
     return value
 
 

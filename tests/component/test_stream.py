@@ -256,11 +256,10 @@ async def test_unsubscribe_selects_by_symbol_type_and_broker() -> None:
         assert len(ack["results"]) == 3
 
 
-async def test_ping_list_auth() -> None:
+async def test_ping_and_list() -> None:
     async with open_stream_server() as server, open_client(server.url) as client:
         assert (await client.ask({"action": "ping", "id": 9}))["type"] == "pong"
         assert (await client.ask({"action": "list", "id": 9}))["subscriptions"] == []
-        assert (await client.ask({"action": "auth", "key": "k"}))["type"] == "ack"
 
 
 DEEP = '{"action":' + "[" * 20_000 + "]" * 20_000 + "}"
@@ -278,10 +277,8 @@ DEEP = '{"action":' + "[" * 20_000 + "]" * 20_000 + "}"
         ('{"action":"explode","id":5}', 400, '"explode"'),
         ('{"action":"subscribe"}', 400, "symbols: expected a list of strings, got nothing"),
         ('{"action":"subscribe","symbols":"EURUSD"}', 400, "got a string"),
-        ('{"action":"subscribe","symbols":[1]}', 400, "found a number"),
         ('{"action":"subscribe","symbols":[]}', 400, "at least one"),
         ('{"action":"subscribe","symbols":["E"],"tpyes":["tick"]}', 400, '"tpyes"'),
-        ('{"action":"subscribe","symbols":["E"],"types":["tock"]}', 408, "tick, trade"),
         ('{"action":"subscribe","symbols":["E"],"broker":"x"}', 408, "there are: one"),
         ('{"action":"subscribe","symbols":["E"],"id":{}}', 400, "id: expected"),
         ('{"action":"subscribe","symbols":["E"],"since":"yesterday"}', 400, "since"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import time
 from typing import cast
 
 import h11
@@ -69,7 +70,7 @@ def stream_endpoint(
 
 
 async def _serve(session: Session, clients: Clients) -> None:
-    session.sink.write(answers.hello(__version__))
+    session.sink.write(answers.hello(__version__, time()))
     if not clients.admit(session):
         session.complain(406, "too many connections")
         session.close(CloseCode.TRY_LATER, "too many connections")
@@ -93,6 +94,6 @@ async def _read(session: Session) -> None:
             session.handle(b"" if raw is None else raw)  # Quart's form of an empty binary message
         except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
             _log.exception("client request failed", request=repr(raw)[:200])
-            session.complain(500, "internal error")
+            session.complain(500, "internal error", session.request_id)
             session.close(CloseCode.INTERNAL, "internal error")
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import time
+from typing import cast
 
 import attrs
 import trio
@@ -16,6 +17,7 @@ from ...protocol import answers
 from ...protocol.answers import Outcome
 from ...protocol.requests import (
     Auth,
+    Fault,
     ListSubscriptions,
     Ping,
     RequestError,
@@ -50,6 +52,7 @@ class Session:
     """A connected client.
 
     ``closing`` is set once with the close code and reason; the endpoint closes the connection then.
+    ``request_id`` is that of the request under way: every error that it ends in carries it.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Session:
         self._max_symbols = max_symbols
         self._topics: dict[Topic, _Hold] = {}
         self._bad_in_a_row = 0
+        self.request_id: RequestId = None
         self._handlers: dict[type, Callable[..., None]] = {
             Subscribe: self._subscribe,
             Unsubscribe: self._unsubscribe,
@@ -86,9 +90,13 @@ class Session:
     def handle(self, raw: str | bytes) -> None:
         """Act on one client frame."""
         try:
+            self.request_id = None
             request = parse_request(raw)
+            self.request_id = request.id
             self._handlers[type(request)](request)
         except RequestError as error:
+            if error.request_id is None:
+                error.request_id = self.request_id
             self.complain(error.code, error.message, error.request_id)
             self._bad_in_a_row += error.code == 400
             if self._bad_in_a_row >= MAX_BAD_IN_A_ROW:
@@ -127,23 +135,36 @@ class Session:
 
     def _subscribe(self, request: Subscribe) -> None:
         self._check_broker(request.broker)
-        if len(self._symbols() | set(request.symbols)) > self._max_symbols:
-            raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client", request.id)
+        self._check_room(request)
         results = [
-            self._subscribe_one(request, symbol, kind) for symbol in request.symbols for kind in request.types
+            self._subscribe_one(request, symbol, kind, symbol_fault or type_fault)
+            for symbol, symbol_fault in request.symbols.items()
+            for kind, type_fault in request.types.items()
         ]
         self._update_router()
         self._ack(request.id, "subscribe", results)
         if request.since:
             self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
 
-    def _subscribe_one(self, request: Subscribe, symbol: str, kind: RecordType) -> Outcome:
-        feed = Feed(symbol, kind)
+    def _check_room(self, request: Subscribe) -> None:
+        """Refuse what would exceed the bound; symbols that cannot be served take no room, but are answered too."""
+        served = {symbol for symbol, fault in request.symbols.items() if fault is None}
+        if len(request.symbols) > self._max_symbols or len(self._symbols() | served) > self._max_symbols:
+            raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client")
+
+    def _subscribe_one(self, request: Subscribe, symbol: str, kind: str, fault: Fault | None) -> Outcome:
+        if fault is not None:
+            return self._faulty(request.broker, symbol, kind, fault)
+        feed = Feed(symbol, cast("RecordType", kind))
         candidates = list(self._candidates(feed, request.broker))
         if not candidates:
             return self._no_broker(feed, request.broker)
         held = [broker for broker in candidates if Topic(broker.name, *feed) in self._topics]
         return self._hold(request.id, feed, held or candidates)
+
+    def _faulty(self, broker: str | None, symbol: str, kind: str, fault: Fault) -> Outcome:
+        self._metrics.client_errors.labels(str(fault.code)).inc()
+        return Outcome(broker, symbol, kind, "error", *fault)
 
     def _hold(self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker]) -> Outcome:
         """Hold a feed of the first candidate; the others are for the case that it refuses."""
@@ -194,24 +215,21 @@ class Session:
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         self._check_broker(request.broker)
-        gone = [
-            topic
-            for topic in self._topics
-            if (not request.symbols or topic.symbol in request.symbols)
-            and (not request.types or topic.type in request.types)
-            and (request.broker is None or topic.broker == request.broker)
-        ]
+        if len(request.symbols) > self._max_symbols:
+            raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client")
+        gone = [topic for topic in self._topics if _selects(request, topic)]
         for topic in gone:
             self._let_go(topic)
         self._update_router()
-        results = [Outcome(*topic, "removed") for topic in gone]
         found = {topic.symbol for topic in gone}
-        missing = [symbol for symbol in request.symbols if symbol not in found]
-        results += [
-            Outcome(request.broker, symbol, kind, "error", 408, f"not subscribed to {symbol}")
-            for symbol in missing
-            for kind in request.types or ("tick",)
-        ]
+        results = [Outcome(*topic, "removed") for topic in gone]
+        for symbol, symbol_fault in (request.symbols or {"*": None}).items():
+            for kind, type_fault in (request.types or {"tick": None}).items():
+                fault = symbol_fault or type_fault
+                if fault is None and request.symbols and symbol not in found:
+                    fault = Fault(408, f"not subscribed to {symbol}")
+                if fault is not None:
+                    results.append(self._faulty(request.broker, symbol, kind, fault))
         self._ack(request.id, "unsubscribe", results)
 
     def _list(self, request: ListSubscriptions) -> None:
@@ -221,7 +239,10 @@ class Session:
         self.sink.write(answers.pong(request.id, time()))
 
     def _auth(self, request: Auth) -> None:
-        self._ack(request.id, "auth", [])  # this server has no keys: everyone may read
+        # Not 402, which closes: that is for a key that was compared with others.
+        raise RequestError(
+            400, "key: this server has no keys to compare it with, everyone may read; leave `auth` out"
+        )
 
     # -- helpers -------------------------------------------------------------------------------------
 
@@ -271,3 +292,12 @@ class Session:
 
     def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
         self.sink.write(answers.ack(request_id, action, results, self._topics))
+
+
+def _selects(request: Unsubscribe, topic: Topic) -> bool:
+    """Whether a request means a topic; a list that was given without one good name means none."""
+    return (
+        (not request.symbols or topic.symbol in request.symbols)
+        and (not request.types or topic.type in request.types)
+        and request.broker in (None, topic.broker)
+    )
