@@ -1,15 +1,25 @@
-"""Network clients for plugins: a fast WebSocket reader and a small HTTP GET, with the server's errors."""
+"""Network clients for plugins: a fast WebSocket reader, pooled and streaming HTTP GETs, with the server's errors."""
 
 from ..backoff import Backoff
-from .http import RETRY_STATUSES, fetch, status_error
+from .http import AnswerTooLarge, HttpAnswer, HttpClient, fetch, open_http
+from .http_errors import RETRY_STATUSES, HttpRefused, is_web_page, status_error
+from .http_stream import HttpStream, open_http_stream
 from .websocket import WebSocket, WebSocketClosed, open_websocket
 
 __all__ = [
     "RETRY_STATUSES",
+    "AnswerTooLarge",
     "Backoff",
+    "HttpAnswer",
+    "HttpClient",
+    "HttpRefused",
+    "HttpStream",
     "WebSocket",
     "WebSocketClosed",
     "fetch",
+    "is_web_page",
+    "open_http",
+    "open_http_stream",
     "open_websocket",
     "status_error",
 ]

@@ -1,22 +1,132 @@
-"""A small HTTP client for plugins: one GET with a deadline, a size bound and our errors."""
+"""An HTTP client for plugins: GET over pooled connections, with a deadline, a size bound and our errors."""
 
 from __future__ import annotations
 
-import datetime
-import email.utils
-from collections.abc import Collection, Mapping
+import functools
+import ssl
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import httpx2
 import trio
 
-from ..errors import MdserverError, Rejected, Unavailable
+from ..errors import Unavailable
+from .http_errors import RETRY_STATUSES, is_web_page, mapped_errors, page_error, status_error
 
-__all__ = ["RETRY_STATUSES", "fetch", "status_error"]
+__all__ = ["AnswerTooLarge", "HttpAnswer", "HttpClient", "fetch", "make_client", "open_http"]
 
-RETRY_STATUSES: frozenset[int] = frozenset({408, 418, 425, 429})
-"""4xx statuses after which trying again later may help; every 5xx is one too."""
+MAX_ERROR_BYTES = 4096
+"""Bytes that are read of an answer that is an error."""
 
-_MAX_QUOTE = 300
+_MAX_BYTES = 64 * 1024 * 1024
+
+
+class AnswerTooLarge(Unavailable):
+    """An answer has more bytes than the caller takes."""
+
+
+class HttpAnswer(NamedTuple):
+    """A complete answer of any status. ``headers`` ignores case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class HttpClient:
+    """Connections that are kept and used again, made by :func:`open_http`. Many tasks may use it at once."""
+
+    def __init__(self, client: httpx2.AsyncClient, *, timeout_s: float, max_bytes: int) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
+
+    async def get(
+        self,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        max_bytes: int | None = None,
+    ) -> HttpAnswer:
+        """Return the answer to a GET, whatever its status (HTTP/1.1, redirects not followed).
+
+        ``params`` are added to the URL's query, ``headers`` to the client's. ``timeout_s`` bounds the whole
+        exchange, ``max_bytes`` the body; None takes what :func:`open_http` was given. Raises Unavailable when
+        the server cannot be reached, is too slow or breaks off (AnswerTooLarge: sends more than ``max_bytes``),
+        Rejected for an unusable URL.
+        """
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        max_bytes = self._max_bytes if max_bytes is None else max_bytes
+        with mapped_errors(url):
+            try:
+                # The deadline covers everything, so that a host that accepts and stays silent is found out.
+                with trio.fail_after(timeout_s):
+                    return await self._exchange(url, params, headers, max_bytes)
+            except trio.TooSlowError as error:
+                raise Unavailable(f"{url}: no complete answer within {timeout_s:g} s") from error
+
+    async def fetch(
+        self,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        max_bytes: int | None = None,
+        retry_statuses: Collection[int] = RETRY_STATUSES,
+    ) -> bytes:
+        """Return the body of an answer with status 200; see :meth:`get`.
+
+        Any other status raises: Unavailable for 5xx and ``retry_statuses``, HttpRefused (a Rejected) for the
+        rest. A web page raises Unavailable: what plugins read is data, so it comes from a proxy or a block.
+        """
+        status, answered, body = await self.get(
+            url, params=params, headers=headers, timeout_s=timeout_s, max_bytes=max_bytes
+        )
+        if status != 200:
+            text = body[:MAX_ERROR_BYTES].decode(errors="replace")
+            raise status_error(url, status, answered, text, retry_statuses)
+        if is_web_page(answered.get("content-type", ""), body[:MAX_ERROR_BYTES]):
+            raise page_error(url, body[:MAX_ERROR_BYTES].decode(errors="replace"))
+        return body
+
+    async def _exchange(
+        self, url: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, max_bytes: int
+    ) -> HttpAnswer:
+        async with self._client.stream("GET", url, params=params, headers=headers) as response:
+            body = bytearray()
+            bound = max_bytes if response.status_code == 200 else min(max_bytes, MAX_ERROR_BYTES)
+            # Leaving the loop would leave the library's generators open; cancelled, they clean up.
+            with trio.CancelScope() as enough:
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > bound:
+                        enough.cancel()
+            if len(body) > max_bytes:
+                raise AnswerTooLarge(f"{url}: the answer is larger than {max_bytes} bytes")
+            return HttpAnswer(response.status_code, response.headers, bytes(body))
+
+
+@asynccontextmanager
+async def open_http(
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 10.0,
+    max_bytes: int = _MAX_BYTES,
+    max_connections: int = 4,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[HttpClient]:
+    """Open a client that keeps up to ``max_connections`` connections; they are closed at the end of the block.
+
+    ``headers`` go with each request; ``timeout_s`` and ``max_bytes`` are defaults of :meth:`HttpClient.get`.
+    A proxy named in the environment (``HTTPS_PROXY``) is used.
+    """
+    limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+    async with make_client(headers, ssl_context, limits) as client:
+        yield HttpClient(client, timeout_s=timeout_s, max_bytes=max_bytes)
 
 
 async def fetch(
@@ -24,79 +134,26 @@ async def fetch(
     *,
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 10.0,
-    max_bytes: int = 64 * 1024 * 1024,
+    max_bytes: int = _MAX_BYTES,
     retry_statuses: Collection[int] = RETRY_STATUSES,
 ) -> bytes:
-    """Return the body of ``url`` (HTTP/1.1, redirects not followed).
-
-    ``timeout_s`` bounds the whole exchange. Raises Unavailable when the server cannot be reached, is too
-    slow, sends more than ``max_bytes`` or answers 5xx or one of ``retry_statuses``; Rejected for any other
-    status.
-    """
-    try:
-        with trio.fail_after(timeout_s):
-            return await _get(url, dict(headers or {}), max_bytes, retry_statuses)
-    except trio.TooSlowError as error:
-        raise Unavailable(f"{url}: no complete answer within {timeout_s:g} s") from error
-    except httpx2.InvalidURL as error:
-        raise Rejected(f"{url}: not a usable URL: {error}") from error
-    except httpx2.RequestError as error:
-        raise Unavailable(f"{url}: {error or type(error).__name__}") from error
+    """Return the body of ``url`` over a connection of its own. See :meth:`HttpClient.fetch`."""
+    async with open_http(
+        headers=headers, timeout_s=timeout_s, max_bytes=max_bytes, max_connections=1
+    ) as http:
+        return await http.fetch(url, retry_statuses=retry_statuses)
 
 
-async def _get(url: str, headers: dict[str, str], max_bytes: int, retry_statuses: Collection[int]) -> bytes:
-    # The deadline of fetch() covers everything, so the client's own timeouts stay off.
-    async with (
-        httpx2.AsyncClient(timeout=None, headers=headers) as client,
-        client.stream("GET", url) as response,
-    ):
-        body = bytearray()
-        bound = max_bytes if response.status_code == 200 else 4096
-        # Leaving the loop would leave the library's generators open; cancelled, they clean up.
-        with trio.CancelScope() as enough:
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > bound:
-                    enough.cancel()
-        if response.status_code != 200:
-            text = body.decode(errors="replace")
-            raise status_error(url, response.status_code, response.headers, text, retry_statuses)
-        if len(body) > max_bytes:
-            raise Unavailable(f"{url}: the answer is larger than {max_bytes} bytes")
-        return bytes(body)
+def make_client(
+    headers: Mapping[str, str] | None, ssl_context: ssl.SSLContext | None, limits: httpx2.Limits
+) -> httpx2.AsyncClient:
+    """Return httpx2's client without deadlines of its own: ours cover more."""
+    return httpx2.AsyncClient(
+        timeout=None, headers=headers, limits=limits, verify=ssl_context or _default_context()
+    )
 
 
-def status_error(
-    where: str,
-    status: int,
-    headers: Mapping[str, str],
-    body: str,
-    retry_statuses: Collection[int] = RETRY_STATUSES,
-) -> MdserverError:
-    """Return the error for an HTTP status that is not the wanted one.
-
-    5xx and ``retry_statuses`` give Unavailable with the server's Retry-After; the rest gives Rejected.
-    ``headers`` has lower-case names or ignores case. The message quotes the start of ``body``.
-    """
-    quoted = " ".join(body.split())
-    if len(quoted) > _MAX_QUOTE:
-        quoted = quoted[:_MAX_QUOTE] + "…"
-    message = f"{where}: HTTP {status}" + (f": {quoted}" if quoted else "")
-    if status >= 500 or status in retry_statuses:
-        return Unavailable(message, retry_after_s=_retry_after_s(headers.get("retry-after")))
-    return Rejected(message)
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Read Retry-After: seconds or an HTTP date; None where it is absent or makes no sense."""
-    if value is None:
-        return None
-    if value.strip().isascii() and value.strip().isdecimal():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.UTC)
-    return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())
+@functools.cache
+def _default_context() -> ssl.SSLContext:
+    """Return the context of all HTTP connections: making one reads every root certificate, 20 ms of the loop."""
+    return httpx2.create_ssl_context()

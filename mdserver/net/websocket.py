@@ -16,7 +16,7 @@ import trio
 from ..errors import MdserverError, Rejected, Unavailable
 from . import frame_reader as frames
 from .handshake import Handshake, HandshakeError, Refused
-from .http import RETRY_STATUSES, status_error
+from .http_errors import RETRY_STATUSES, status_error
 
 __all__ = ["WebSocket", "WebSocketClosed", "open_websocket"]
 

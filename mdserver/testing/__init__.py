@@ -2,6 +2,7 @@
 
 * :mod:`.host`: the server's side of a broker plugin
 * :mod:`.websocket_venue`: a WebSocket venue to build one's own on, with every fault that a venue can have
+* :mod:`.http_venue`: the same over HTTP: routes, streams to push to, faults on demand
 * :mod:`.binance`: a venue that speaks Binance's spot streams
 * :mod:`.dukascopy`: a venue that serves recorded ticks, with faults on demand; :mod:`.bi5`: its encoders
 * :mod:`.recorded`: readers for files of recorded frames

@@ -1,0 +1,216 @@
+r"""A generic venue over HTTP, on real sockets: answers by route, streams to push to, faults on demand.
+
+A fake of a venue of your own is a handful of routes::
+
+    async with open_fake_http() as venue:
+        venue.route("/time", {"now": 1700000000})                  # JSON, bytes, an HttpAnswer, or a function
+
+        async def prices(exchange: FakeExchange) -> None:          # a body that does not end
+            await exchange.start_stream()
+            await exchange.wait_gone()
+
+        venue.route("/prices/{symbol}", prices)
+        ...                                                        # point the plugin to venue.url
+        await venue.wait_streams(1, "/prices/")
+        await venue.push(b'{"bid": 1.1, "ask": 1.2}\n', "/prices/EURUSD")
+        venue.fail(HttpFault("status", status=503), times=2)
+
+Every request is kept in ``venue.requests``. Connections are kept alive, as a real server's are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+from urllib.parse import unquote
+
+import h11
+import trio
+
+from .fake_exchange import FakeExchange, HttpFault, reset_on_close
+from .http_exchange import GONE, HttpAnswer, HttpRequest, read_request
+
+__all__ = [
+    "ConnectLimit",
+    "FakeExchange",
+    "FakeHttpVenue",
+    "Handler",
+    "HttpAnswer",
+    "HttpFault",
+    "HttpRequest",
+    "open_fake_http",
+]
+
+
+class ConnectLimit:
+    """So many connections within so many seconds; the ones beyond are reset. Venues may share one."""
+
+    def __init__(self, most: int, window_s: float) -> None:
+        self.most = most
+        self.window_s = window_s
+        self.refused = 0
+        self._times: deque[float] = deque()
+
+    def allows(self) -> bool:
+        """Count a connection and tell whether it may stay."""
+        now = trio.current_time()
+        while self._times and self._times[0] <= now - self.window_s:
+            self._times.popleft()
+        if len(self._times) >= self.most:
+            self.refused += 1
+            return False
+        self._times.append(now)
+        return True
+
+
+Handler: TypeAlias = Callable[[FakeExchange], Awaitable[None]]
+
+
+class FakeHttpVenue:
+    """The server. ``requests`` are all that came, ``exchanges`` those under way, oldest first.
+
+    ``gate`` looks at each request before its route: what it returns is sent in place of the answer.
+    """
+
+    def __init__(self, limit: ConnectLimit | None = None) -> None:
+        self.url = ""
+        self.limit = limit
+        self.requests: list[HttpRequest] = []
+        self.exchanges: list[FakeExchange] = []
+        self.gate: Callable[[FakeExchange], HttpAnswer | None] = lambda _: None
+        self._routes: list[tuple[re.Pattern[str], Handler | HttpAnswer]] = []
+        self._faults: list[tuple[HttpFault, int | None, str]] = []
+        self._changed = trio.Event()
+
+    def route(self, path: str, answer: Handler | HttpAnswer | object) -> None:
+        """Answer GETs of ``path``, in which ``{name}`` stands for one part. The newest route goes first."""
+        parts = re.split(r"\{(\w+)\}", path)
+        pattern = "".join(f"(?P<{p}>[^/]+)" if at % 2 else re.escape(p) for at, p in enumerate(parts))
+        if not callable(answer) and not isinstance(answer, HttpAnswer):
+            answer = HttpAnswer(content=answer)
+        self._routes.insert(0, (re.compile(pattern), answer))
+
+    def fail(self, fault: HttpFault, *, times: int | None = None, path: str = "") -> None:
+        """Apply a fault to the next ``times`` requests (None: all) whose path contains ``path``.
+
+        Faults are used up in the order in which they were given.
+        """
+        self._faults.append((fault, times, path))
+
+    def heal(self) -> None:
+        """Forget all faults."""
+        self._faults.clear()
+
+    def streams(self, path: str = "") -> list[FakeExchange]:
+        """Return the streams under way whose path contains ``path``, oldest first."""
+        return [e for e in self.exchanges if e.streaming and path in e.request.path]
+
+    async def push(self, data: bytes, path: str = "") -> int:
+        """Send a chunk to all streams whose path contains ``path``; return to how many."""
+        receivers = self.streams(path)
+        for exchange in receivers:
+            await exchange.send(data)
+        return len(receivers)
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return once ``condition`` holds; tried whenever a request comes, a stream starts or an exchange ends."""
+        while not condition():
+            await self._changed.wait()
+
+    async def wait_streams(self, count: int, path: str = "") -> list[FakeExchange]:
+        """Wait for exactly ``count`` streams under way and return them."""
+        await self.wait_until(lambda: len(self.streams(path)) == count)
+        return self.streams(path)
+
+    async def wait_requests(self, count: int, path: str = "") -> None:
+        """Wait until there were so many requests whose path contains ``path``."""
+        await self.wait_until(lambda: sum(path in request.path for request in self.requests) >= count)
+
+    def tell(self) -> None:
+        """Let those who wait look again; for fakes that keep more state."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def serve_stream(self, stream: trio.SocketStream) -> None:
+        """Serve one TCP connection, with keep-alive, from its first byte to its end."""
+        async with stream:
+            if self.limit is not None and not self.limit.allows():
+                reset_on_close(stream)
+                self.tell()
+                return
+            try:
+                http = h11.Connection(h11.SERVER)
+                while (request := await read_request(stream, http)) is not None:
+                    await self._serve(FakeExchange(stream, http, request, self.tell))
+                    if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+                        return
+                    http.start_next_cycle()
+            except (*GONE, h11.ProtocolError):
+                return  # a client that leaves or talks nonsense is none of the test's concern
+
+    async def _serve(self, exchange: FakeExchange) -> None:
+        self.requests.append(exchange.request)
+        self.exchanges.append(exchange)
+        self.tell()
+        try:
+            fault = self._take_fault(exchange.request.path)
+            if fault is not None and await exchange.misbehave(fault):
+                return
+            await self._route(exchange)
+        finally:
+            exchange.streaming = False
+            self.exchanges.remove(exchange)
+            self.tell()
+
+    async def _route(self, exchange: FakeExchange) -> None:
+        answer = self.gate(exchange)
+        if answer is not None:
+            await exchange.answer(answer)
+            return
+        for pattern, found in self._routes:
+            match = pattern.fullmatch(exchange.request.path)
+            if match is None:
+                continue
+            if exchange.request.method != "GET":
+                await exchange.respond(405, {"errorMessage": "method not allowed"})
+                return
+            exchange.params = {name: unquote(text) for name, text in match.groupdict().items()}
+            if isinstance(found, HttpAnswer):
+                await exchange.answer(found)
+            else:
+                await found(exchange)
+            return
+        await exchange.respond(404, {"errorMessage": "not found"})
+
+    def _take_fault(self, path: str) -> HttpFault | None:
+        for index, (fault, times, part) in enumerate(self._faults):
+            if part not in path:
+                continue
+            if times is not None:
+                self._faults[index] = (fault, times - 1, part)
+                if times == 1:
+                    del self._faults[index]
+            return fault
+        return None
+
+
+@asynccontextmanager
+async def open_fake_http(
+    routes: Mapping[str, Handler | HttpAnswer | object] | None = None,
+    *,
+    limit: ConnectLimit | None = None,
+    port: int = 0,
+) -> AsyncIterator[FakeHttpVenue]:
+    """Run a venue on a loopback port (0: a free one) for the length of the block."""
+    venue = FakeHttpVenue(limit)
+    for path, answer in (routes or {}).items():
+        venue.route(path, answer)
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+        venue.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.start_soon(trio.serve_listeners, venue.serve_stream, listeners)  # noqa: ASYNC113 - they listen already
+        yield venue
+        nursery.cancel_scope.cancel()

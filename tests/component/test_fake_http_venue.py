@@ -1,0 +1,109 @@
+"""A venue of one's own on the generic one over HTTP, and what that one can do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import trio
+
+from mdserver.errors import Unavailable
+from mdserver.net import HttpStream, open_http, open_http_stream
+from mdserver.testing.http_venue import (
+    ConnectLimit,
+    FakeExchange,
+    FakeHttpVenue,
+    HttpAnswer,
+    HttpFault,
+    open_fake_http,
+)
+
+
+class FakeAcme:
+    """A third party's venue: a key, a list, a snapshot and prices."""
+
+    def __init__(self, http: FakeHttpVenue) -> None:
+        self.http = http
+        self.prices = {"EURUSD": 1.1, "USDJPY": 150.0}
+        http.gate = self.check_key
+        http.route("/symbols", self.list_symbols)
+        http.route("/prices/{symbol}", self.stream_prices)
+
+    def check_key(self, exchange: FakeExchange) -> HttpAnswer | None:
+        known = exchange.request.headers.get("x-key") == "k"
+        return None if known else HttpAnswer(401, {"error": "no such key"})
+
+    async def list_symbols(self, exchange: FakeExchange) -> None:
+        await exchange.respond(content=sorted(self.prices))
+
+    async def stream_prices(self, exchange: FakeExchange) -> None:
+        symbol = exchange.params["symbol"]
+        await exchange.start_stream()
+        await exchange.send(msgspec.json.encode({"price": self.prices[symbol]}) + b"\n")
+        await exchange.wait_gone()
+
+    async def push(self, symbol: str, price: float) -> None:
+        await self.http.push(msgspec.json.encode({"price": price}) + b"\n", f"/prices/{symbol}")
+
+
+@asynccontextmanager
+async def open_fake_acme() -> AsyncIterator[FakeAcme]:
+    with trio.fail_after(10):
+        async with open_fake_http() as http:
+            yield FakeAcme(http)
+
+
+async def read_lines(stream: HttpStream, count: int) -> list[bytes]:
+    lines: list[bytes] = []
+    while len(lines) < count:
+        lines += await stream.receive_lines()
+    return lines
+
+
+async def test_a_third_partys_venue() -> None:
+    async with open_fake_acme() as acme, open_http(headers={"X-Key": "k"}) as http:
+        assert await http.fetch(f"{acme.http.url}/symbols") == b'["EURUSD","USDJPY"]'
+        assert (await http.get(f"{acme.http.url}/symbols", headers={"X-Key": "l"})).status == 401
+        async with open_http_stream(f"{acme.http.url}/prices/EURUSD", headers={"X-Key": "k"}) as stream:
+            await acme.http.wait_streams(1, "/prices/")
+            await acme.push("USDJPY", 151.0)
+            await acme.push("EURUSD", 1.2)
+            assert await read_lines(stream, 2) == [b'{"price":1.1}', b'{"price":1.2}']
+        await acme.http.wait_streams(0)
+        assert [request.path for request in acme.http.requests] == ["/symbols", "/symbols", "/prices/EURUSD"]
+
+
+async def test_faults_are_used_up_in_order_and_healed() -> None:
+    async with open_fake_http({"/a": b"a", "/b": b"b"}) as venue, open_http() as http:
+        venue.fail(HttpFault("status", 500), times=1, path="/a")
+        venue.fail(HttpFault("status", 429, {"m": 1}, {"Retry-After": "2"}), path="/a")
+        assert [(await http.get(f"{venue.url}/{name}")).status for name in "abaa"] == [500, 200, 429, 429]
+        venue.heal()
+        assert (await http.get(f"{venue.url}/a")).body == b"a"
+        assert (await http.get(f"{venue.url}/c")).status == 404
+
+
+async def test_connections_beyond_the_limit_are_reset() -> None:
+    async with open_fake_http({"/a": b"a"}, limit=ConnectLimit(2, 60.0)) as venue:
+        for _ in range(2):
+            async with open_http() as http:
+                await http.fetch(f"{venue.url}/a")
+        async with open_http() as http:
+            try:
+                await http.fetch(f"{venue.url}/a")
+            except Unavailable:
+                assert venue.limit is not None
+                assert venue.limit.refused == 1
+            else:
+                raise AssertionError("a third connection was served")
+
+
+async def test_a_client_that_talks_no_http_ends_only_its_own_connection() -> None:
+    async with open_fake_http({"/a": b"a"}) as venue, open_http() as http:
+        port = int(venue.url.rpartition(":")[2])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"\x16\x03\x01\r\n\r\n")
+            while await stream.receive_some():
+                pass
+        assert await http.fetch(f"{venue.url}/a") == b"a"
