@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, TypeVar
 
-import httpx2
 import structlog
 import trio
 
-from mdserver.errors import BadMessage, Rejected, Unavailable
-from mdserver.net import status_error
+from mdserver.errors import BadMessage, Unavailable
+from mdserver.net import AnswerTooLarge, HttpClient, open_http, status_error
 
 from .config import DukascopyConfig
 
@@ -37,10 +37,8 @@ class Answer(NamedTuple):
 class PolitePool:
     """All requests to one service go through its pool."""
 
-    def __init__(
-        self, client: httpx2.AsyncClient, config: DukascopyConfig, log: structlog.stdlib.BoundLogger
-    ) -> None:
-        self._client = client
+    def __init__(self, http: HttpClient, config: DukascopyConfig, log: structlog.stdlib.BoundLogger) -> None:
+        self._http = http
         self._config = config
         self._log = log
         self._slots = trio.CapacityLimiter(config.concurrency)
@@ -92,17 +90,11 @@ class PolitePool:
     async def _attempt(self, url: str) -> Answer:
         await self._turn()
         try:
-            # The deadline covers the whole exchange, so that a host that accepts and stays silent is an outage.
-            with trio.fail_after(self._config.timeout_s):
-                status, headers, body = await self._exchange(url)
-        except trio.TooSlowError as error:
-            raise Outage(f"{url}: no complete answer within {self._config.timeout_s:g} s") from error
-        except httpx2.InvalidURL as error:
-            raise Rejected(f"{url}: not a usable URL: {error}") from error
-        except httpx2.RequestError as error:
-            raise Outage(f"{url}: {str(error) or type(error).__name__}") from error
-        if len(body) > MAX_BODY:
-            raise BadMessage(f"{url}: the answer has more than {MAX_BODY} bytes")
+            status, headers, body = await self._http.get(url)
+        except AnswerTooLarge:
+            raise  # of this one file, the service works
+        except Unavailable as error:
+            raise Outage(str(error)) from error
         return _sort(url, status, headers, body)
 
     async def _turn(self) -> None:
@@ -111,17 +103,8 @@ class PolitePool:
         self._next_start = start + self._config.pause_s
         await trio.sleep_until(start)
 
-    async def _exchange(self, url: str) -> tuple[int, httpx2.Headers, bytes]:
-        async with self._client.stream("GET", url) as response:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    break
-            return response.status_code, response.headers, bytes(body)
 
-
-def _sort(url: str, status: int, headers: httpx2.Headers, body: bytes) -> Answer:
+def _sort(url: str, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     """Return an answer that the service may have meant; raise for the others."""
     if status in (200, 204, 400, 404):
         # Decided by the body alone: real data begin with 5d or {, and types in headers cannot be relied on.
@@ -136,10 +119,11 @@ def _sort(url: str, status: int, headers: httpx2.Headers, body: bytes) -> Answer
     raise error
 
 
-def open_client(config: DukascopyConfig) -> httpx2.AsyncClient:
+def open_client(config: DukascopyConfig) -> AbstractAsyncContextManager[HttpClient]:
     """Return the HTTP client of all pools; a context manager that closes its connections at the end."""
-    headers = {"User-Agent": config.user_agent, "Referer": config.referer, "Accept": "*/*"}
-    kept = config.concurrency * len(config.services)
-    limits = httpx2.Limits(max_connections=kept, max_keepalive_connections=kept)
-    # The deadline of an attempt covers everything, so the client's own timeouts stay off.
-    return httpx2.AsyncClient(timeout=None, headers=headers, limits=limits)
+    return open_http(
+        headers={"User-Agent": config.user_agent, "Referer": config.referer, "Accept": "*/*"},
+        timeout_s=config.timeout_s,
+        max_bytes=MAX_BODY,
+        max_connections=config.concurrency * len(config.services),
+    )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import attrs
-import httpx2
 import numpy as np
 import trio
 
 from mdserver.errors import BadMessage, MdserverError, Rejected, Unavailable
 from mdserver.market_hours import HOUR_US
 from mdserver.model import US_PER_S, TickColumns
+from mdserver.net import HttpClient
 from mdserver.plugin import HistoryHost, HistoryInstrument, RawHour
 
 from . import cache, codec, instruments
@@ -43,7 +43,7 @@ class DukascopySource:
         self,
         config: DukascopyConfig,
         host: HistoryHost,
-        client: httpx2.AsyncClient,
+        client: HttpClient,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
