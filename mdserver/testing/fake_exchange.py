@@ -84,13 +84,20 @@ class FakeExchange:
             await self._send_event(h11.Data(data=data))
             await self._stream.aclose()
 
-    async def start_stream(self, content_type: str = "application/octet-stream", **headers: str) -> None:
-        """Send the head of a chunked answer whose body comes by :meth:`send`."""
+    async def start_stream(
+        self, *first: bytes, content_type: str = "application/octet-stream", **headers: str
+    ) -> None:
+        """Send the head of a chunked answer and its ``first`` chunks; what follows comes by :meth:`send`.
+
+        Nothing that is pushed overtakes the first chunks: a snapshot goes there.
+        """
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        # Listed as streaming before the client can know of it: what is pushed then waits for the head.
+        # Listed as streaming before the client can know of it: what is pushed then waits for the lock.
         self.streaming = True
         self._tell()
-        await self._send_head(200, {"Content-Type": content_type, **named, "Transfer-Encoding": "chunked"})
+        fields = {"Content-Type": content_type, **named, "Transfer-Encoding": "chunked"}
+        head = h11.Response(status_code=200, headers=list(fields.items()))
+        await self._send_event(head, *(h11.Data(data=chunk) for chunk in first))
 
     async def send(self, data: bytes) -> None:
         """Send ``data`` as one chunk of the body."""
@@ -134,9 +141,9 @@ class FakeExchange:
     async def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
         await self._send_event(h11.Response(status_code=status, headers=list(headers.items())))
 
-    async def _send_event(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+    async def _send_event(self, *events: h11.Response | h11.Data | h11.EndOfMessage) -> None:
         async with self._send_lock:
-            data = self._http.send(event)
+            data = b"".join(self._http.send(event) or b"" for event in events)
             if data:
                 await self._stream.send_all(data)
 

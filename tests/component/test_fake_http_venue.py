@@ -39,8 +39,7 @@ class FakeAcme:
 
     async def stream_prices(self, exchange: FakeExchange) -> None:
         symbol = exchange.params["symbol"]
-        await exchange.start_stream()
-        await exchange.send(msgspec.json.encode({"price": self.prices[symbol]}) + b"\n")
+        await exchange.start_stream(msgspec.json.encode({"price": self.prices[symbol]}) + b"\n")
         await exchange.wait_gone()
 
     async def push(self, symbol: str, price: float) -> None:
