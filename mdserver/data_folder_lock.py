@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import ConfigError, DataFolderInUse
+from .private_file import open_private
 
 __all__ = ["lock_data_folder"]
 
@@ -23,7 +24,7 @@ def lock_data_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "mdserver.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_private(path, create=True)
     except OSError as error:
         raise ConfigError([f"data_dir {folder} cannot be used: {error}"]) from error
     try:

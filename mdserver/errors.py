@@ -71,10 +71,14 @@ class JournalFull(MdserverError):
 
 
 class JournalCorrupt(MdserverError):
-    """A journal segment (``path``) holds bytes that were not written by us, from ``offset`` on."""
+    """A journal segment (``path``) holds bytes that were not written by us, from ``offset`` on.
 
-    def __init__(self, path: Path, offset: int, reason: str) -> None:
+    ``torn``: a frame of ours begins there and the file ends before the frame does.
+    """
+
+    def __init__(self, path: Path, offset: int, reason: str, *, torn: bool = False) -> None:
         super().__init__(f"{path}: damaged at byte {offset}: {reason}")
+        self.torn = torn
         self.path = path
         self.offset = offset
 

@@ -26,7 +26,6 @@ from ..feed.broker_host import Emit, Host
 from ..feed.demand import BrokerDemand
 from ..feed.supervisor import SupervisedBroker, Supervisor
 from ..journal.journal import Journal, open_journal
-from ..journal.seq_floor import SeqFloor
 from ..metrics import Metrics
 from ..model import Feed, LastRecord, Topic
 from ..plugin import BrokerPlugin
@@ -60,7 +59,6 @@ class _Storage:
     database: Database
     store: Store
     journal: Journal
-    reserve: SeqFloor
     last_records: Mapping[Topic, LastRecord]
 
 
@@ -82,11 +80,10 @@ async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
         )
         store = Store(database)
         with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:
-            reserve = SeqFloor(config.data_dir / "journal" / "reserved.json")
             pending = await trio.to_thread.run_sync(journal.last_records)
             last_records = _merge(await store.last_records(), pending)
-            beyond = {topic: LastRecord(seq, 0) for topic, seq in reserve.seqs.items()}
-            yield _Storage(database, store, journal, reserve, _merge(last_records, beyond))
+            beyond = {topic: LastRecord(seq, 0) for topic, seq in journal.floor.seqs.items()}
+            yield _Storage(database, store, journal, _merge(last_records, beyond))
 
 
 def _merge(one: Mapping[Topic, LastRecord], other: Mapping[Topic, LastRecord]) -> dict[Topic, LastRecord]:
@@ -273,7 +270,7 @@ class _Server:
     def _make_supervisor(self, storage: _Storage | None) -> Supervisor:
         emit: Emit = self.router.publish
         if storage is not None:
-            emit = self.emit = Publisher(storage.journal, storage.reserve, self.router.publish, self.metrics)
+            emit = self.emit = Publisher(storage.journal, self.router.publish, self.metrics)
         last_records = {} if storage is None else storage.last_records
         return Supervisor(
             self._make_broker(entry, emit, last_records) for entry in self.config.brokers if entry.enabled

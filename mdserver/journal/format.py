@@ -56,14 +56,17 @@ def frame_end(data: bytes, at: int, limit: int, path: Path, start: int) -> int:
     """
     if at + HEADER_BYTES > len(data):
         if at + HEADER_BYTES > limit:
-            raise JournalCorrupt(path, start + at, "the header is cut off")
+            torn = MAGIC.startswith(data[at : at + len(MAGIC)])
+            raise JournalCorrupt(path, start + at, "the header is cut off", torn=torn)
         return at + HEADER_BYTES
     magic, length, checksum = _HEADER.unpack_from(data, at)
     behind: int = at + HEADER_BYTES + length
     if magic != MAGIC:
         raise JournalCorrupt(path, start + at, f"a frame starts with {MAGIC!r}, not with {magic!r}")
     if behind > limit:
-        raise JournalCorrupt(path, start + at, f"{limit - at} bytes left of a frame of {behind - at}")
+        raise JournalCorrupt(
+            path, start + at, f"{limit - at} bytes left of a frame of {behind - at}", torn=True
+        )
     if behind <= len(data) and crc32(memoryview(data)[at + HEADER_BYTES : behind]) != checksum:
         raise JournalCorrupt(path, start + at, "the checksum is wrong")
     return behind

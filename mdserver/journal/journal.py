@@ -35,8 +35,9 @@ import trio
 from ..errors import JournalCorrupt, JournalFull
 from ..model import LastRecord, Published, Topic
 from .format import FrameEncoder, decode
-from .segment import Segment, delete_segments, load_segments
+from .segment import Segment, delete_segments, load_segments, new_segment
 from .segment_reader import next_frame_offset, read_frames
+from .seq_floor import SeqFloor
 
 __all__ = ["Journal", "JournalPosition", "open_journal"]
 
@@ -73,6 +74,8 @@ class Journal:
         self._wake_at: float = inf
         self._folder_dirty = True
         self._overfull = False
+        self.floor = SeqFloor(folder)
+        """Numbers given out while records could not be appended."""
         self._segments = load_segments(folder, log)
         self._bytes = sum(segment.end for segment in self._segments)
         self._committed = JournalPosition(self._segments[0].number, 0)
@@ -129,7 +132,7 @@ class Journal:
         failed = False
         while True:
             await trio.sleep(interval_s)
-            if not self._folder_dirty and not any(segment.dirty for segment in self._segments):
+            if not self._folder_dirty and not self.floor.dirty and not any(s.dirty for s in self._segments):
                 continue
             try:
                 await trio.to_thread.run_sync(self.sync)
@@ -197,6 +200,7 @@ class Journal:
 
     def sync(self) -> None:
         """Force what was appended onto the disk. Blocking; raises :class:`OSError` if the disk cannot."""
+        self.floor.sync()
         with ExitStack() as stack:
             fds: list[int] = []
 
@@ -227,6 +231,7 @@ class Journal:
         try:
             self.sync()
         finally:
+            self.floor.close()
             done = [segment for segment in self._segments if _is_behind(segment, self._committed)]
             for segment in self._segments:
                 if segment not in done:
@@ -238,7 +243,7 @@ class Journal:
     def _turn_over(self) -> Segment:
         """Begin another segment and return it; where none can be made, the one there is: only tidiness is lost."""
         try:
-            segment = Segment(self.folder, self._segments[-1].number + 1, create=True)
+            segment = new_segment(self.folder, self._segments[-1].number + 1)
         except OSError as error:
             if not self._overfull:
                 self._log.warning("no new journal segment: the last one grows", error=str(error))
@@ -282,7 +287,8 @@ class Journal:
             yield [], start
 
     def _set_aside(self, damage: JournalCorrupt, behind: int) -> None:
-        kept = damage.path.with_suffix(".corrupt")
+        # Segments of another life can have had the same number: the inode tells whether this one is kept already.
+        kept = damage.path.with_suffix(f".{damage.path.stat().st_ino}.corrupt")
         if not kept.exists():
             try:
                 os.link(damage.path, kept)  # costs nothing and outlives the segment

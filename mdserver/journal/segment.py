@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from ..private_file import open_private
 from .segment_reader import whole_frames_end
 
-__all__ = ["Segment", "delete_segments", "load_segments"]
+__all__ = ["Segment", "delete_segments", "load_segments", "new_segment"]
+
+_NAME = re.compile(r"[0-9]{12}\.journal")
+_NOT_OURS = frozenset((errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EPERM, errno.ENXIO))
+"""What :func:`~mdserver.private_file.open_private` raises for what is no plain file of this user's."""
 
 
 class Segment:
@@ -22,8 +29,7 @@ class Segment:
     def __init__(self, folder: Path, number: int, *, create: bool) -> None:
         self.number = number
         self.path = folder / f"{number:012}.journal"
-        flags = os.O_CREAT | os.O_EXCL if create else 0
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        self.fd = open_private(self.path, exclusive=create)
         self.end = 0 if create else os.fstat(self.fd).st_size
         self.dirty = create
 
@@ -44,16 +50,44 @@ class Segment:
 
 def load_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> tuple[Segment, ...]:
     """Open the folder's segments, oldest first, or make the first; a torn tail of the newest is cut off and logged."""
-    numbers = sorted(int(path.stem) for path in folder.glob("*.journal") if path.stem.isdecimal())
-    if not numbers:
-        return (Segment(folder, 1, create=True),)
-    segments = tuple(Segment(folder, number, create=False) for number in numbers)
+    segments = _open_segments(folder, log)
+    if not segments:
+        return (new_segment(folder, 1),)
     newest = segments[-1]
-    end = whole_frames_end(newest.fd, newest.path, newest.end)
-    if end < newest.end:
+    end, torn = whole_frames_end(newest.fd, newest.path, newest.end)
+    if end == newest.end:
+        return tuple(segments)
+    if torn:
         log.warning("cut off what a crash left half-written", file=str(newest.path), bytes=newest.end - end)
         os.ftruncate(newest.fd, end)
         newest.end = end
+        return tuple(segments)
+    # Damaged, not torn: nothing is cut from it or appended to it, so that the reader keeps it as it is.
+    return (*segments, new_segment(folder, newest.number + 1))
+
+
+def new_segment(folder: Path, number: int) -> Segment:
+    """Make an empty segment with the first free number from ``number`` on."""
+    while True:
+        try:
+            return Segment(folder, number, create=True)
+        except FileExistsError:
+            number += 1
+
+
+def _open_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> list[Segment]:
+    """Open what are segments by name and kind, oldest first; anything else in the folder is left alone and logged."""
+    segments = []
+    for path in sorted(folder.glob("*.journal")):
+        if _NAME.fullmatch(path.name) is None:
+            log.warning("a file in the journal's folder is no segment and is left alone", file=str(path))
+            continue
+        try:
+            segments.append(Segment(folder, int(path.stem), create=False))
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+            log.error("a journal segment cannot be used and is left alone", error=str(error))
     return segments
 
 

@@ -52,14 +52,19 @@ def next_frame_offset(fd: int, start: int, end: int) -> int:
     return end
 
 
-def whole_frames_end(fd: int, path: Path, size: int) -> int:
-    """Return the offset behind the last whole frame of a file; damage before it is skipped."""
+def whole_frames_end(fd: int, path: Path, size: int) -> tuple[int, bool]:
+    """Return the offset behind the last whole frame of a file, and whether a torn frame of ours follows.
+
+    Torn: it begins as a frame and the file ends before it does, as a crash leaves it. Damage before is skipped.
+    """
     start = good = 0
+    torn = False
     while start < size:
         try:
             for _payload, good in read_frames(fd, path, start, size):  # noqa: B007
                 pass
-            return good
+            return good, False
         except JournalCorrupt as error:
+            torn = error.torn and error.offset == good
             start = next_frame_offset(fd, error.offset + 1, size)
-    return good
+    return good, torn

@@ -13,7 +13,6 @@ import structlog
 
 from ..errors import JournalFull
 from ..journal.journal import Journal
-from ..journal.seq_floor import SeqFloor
 from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import Published
@@ -32,12 +31,11 @@ class Publisher:
     def __init__(
         self,
         journal: Journal,
-        reserve: SeqFloor,
         route: Callable[[list[Published]], None],
         metrics: Metrics,
     ) -> None:
         self._append = journal.append
-        self._cover = reserve.cover
+        self._cover = journal.floor.cover
         self._route = route
         self._refused = metrics.journal_refused
         self._refused_s = 0.0

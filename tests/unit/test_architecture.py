@@ -28,6 +28,7 @@ LAYERS: tuple[str, ...] = (
     "net",
     "metrics",
     "log",
+    "private_file",
     "data_folder_lock",
     "testing",
     "feed",

@@ -46,7 +46,7 @@ def read_all(journal: Journal) -> list[int]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.glob("*.journal"))
 
 
 def only_file(folder: Path) -> Path:
@@ -74,7 +74,7 @@ def test_without_a_new_segment_the_last_one_goes_on(tmp_path: Path, monkeypatch:
             raise OSError(errno.EMFILE, "too many open files")
 
         with monkeypatch.context() as patched:
-            patched.setattr(journal_module, "Segment", refuse)
+            patched.setattr(journal_module, "new_segment", refuse)
             for seq in range(1, 51):
                 journal.append(batch(seq))
             assert only_file(tmp_path).stat().st_size > 1000
@@ -120,7 +120,7 @@ def test_nothing_stays_on_disk_once_everything_is_committed(tmp_path: Path) -> N
         for seq in range(1, 40):
             journal.append(batch(seq))
         assert len(files(tmp_path)) > 5
-        assert journal.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+        assert journal.size_bytes == sum(path.stat().st_size for path in tmp_path.glob("*.journal"))
         assert read_all(journal) == list(range(1, 40))
         assert journal.size_bytes <= 200
         assert len(files(tmp_path)) == 1
@@ -136,7 +136,7 @@ def test_segments_go_as_the_writer_passes_them(tmp_path: Path) -> None:
         before = len(files(tmp_path))
         journal.commit(journal.read(20)[1])
         assert len(files(tmp_path)) < before
-        assert journal.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+        assert journal.size_bytes == sum(path.stat().st_size for path in tmp_path.glob("*.journal"))
         assert read_all(journal) == list(range(21, 40))
 
 
@@ -179,7 +179,11 @@ def test_a_torn_tail_costs_only_itself(
     if not cut and not junk:
         assert len(survived) == seq
         assert logs == []
-    assert not list(folder.glob("*.corrupt"))
+    kept = list(folder.glob("*.corrupt"))
+    if not junk:
+        assert not kept, "a torn frame is no damage"
+    for path in kept:
+        assert junk in path.read_bytes()
 
 
 @given(where=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255))
@@ -203,7 +207,65 @@ def test_a_flipped_byte_costs_one_batch_and_the_segment_is_kept(
     assert survived[-1] == 20
     assert [log["log_level"] for log in logs] == ["error"]
     assert f"{path}: damaged at byte" in logs[0]["error"]
-    assert path.with_suffix(".corrupt").read_bytes() == content
+    (kept,) = path.parent.glob("*.corrupt")
+    assert kept.read_bytes() == content
+
+
+def test_a_damaged_newest_segment_is_kept_as_it_was(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        append_each(journal, range(1, 6))
+    path = only_file(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with capture_logs() as logs, open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(batch(7))
+        assert read_all(journal) == [1, 2, 3, 4, 7]
+    (kept,) = tmp_path.glob("*.corrupt")
+    assert kept.read_bytes() == content
+    assert [log["log_level"] for log in logs] == ["error"]
+
+
+def test_copies_of_segments_with_one_number_do_not_take_each_others_place(tmp_path: Path) -> None:
+    contents = []
+    for life in (1, 2):
+        with open_journal(tmp_path, max_bytes=MIB) as journal:
+            append_each(journal, range(life, life + 3))
+        path = only_file(tmp_path)
+        content = bytearray(path.read_bytes())
+        content[20] ^= 1
+        path.write_bytes(content)
+        contents.append(bytes(content))
+        with capture_logs(), open_journal(tmp_path, max_bytes=MIB) as journal:
+            read_all(journal)
+        for segment in tmp_path.glob("*.journal"):
+            segment.unlink()
+    assert sorted(kept.read_bytes() for kept in tmp_path.glob("*.corrupt")) == sorted(contents)
+
+
+def test_what_is_no_segment_stops_no_start(tmp_path: Path) -> None:
+    (tmp_path / "000000000001.journal").mkdir()
+    (tmp_path / "000000000002.journal").symlink_to("/etc/passwd")
+    (tmp_path / "\u0661\u0662.journal").write_bytes(b"other digits")
+    (tmp_path / "3.journal").write_bytes(b"short name")
+    os.mkfifo(tmp_path / "000000000003.journal")
+    with capture_logs() as logs, open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(batch(1))
+        assert seqs(journal.read(10)[0]) == [1]
+        assert (tmp_path / "000000000004.journal").stat().st_size > 0
+    assert len(logs) == 5
+    assert (tmp_path / "3.journal").read_bytes() == b"short name"
+
+
+def test_a_journal_of_another_user_is_not_read(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(batch(1))
+    os.chown(only_file(tmp_path), 65534, 65534)
+    with capture_logs() as logs, open_journal(tmp_path, max_bytes=MIB) as journal:
+        assert read_all(journal) == []
+    assert "belongs to user 65534" in logs[0]["error"]
 
 
 def test_damage_names_file_and_offset(tmp_path: Path) -> None:

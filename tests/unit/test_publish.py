@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from mdserver.journal.journal import Journal, open_journal
-from mdserver.journal.seq_floor import SeqFloor
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 from mdserver.stream import publish as emit_module
@@ -28,33 +28,32 @@ def refused(metrics: Metrics) -> float:
 def test_a_batch_is_journalled_before_it_is_shown(tmp_path: Path) -> None:
     with open_journal(tmp_path, max_bytes=1 << 20) as journal:
         seen: list[int] = []
-        reserve = SeqFloor(tmp_path / "reserved.json")
-        emit = Publisher(journal, reserve, lambda _: seen.append(journal.appended), Metrics())
+        emit = Publisher(journal, lambda _: seen.append(journal.appended), Metrics())
         emit(batch(1))
         assert seen == [1]
         assert emit.refusal() is None
-        assert reserve.seqs == {}
+        assert journal.floor.seqs == {}
 
 
 @pytest.mark.parametrize("numbers_are_kept", [True, False])
 def test_what_cannot_be_journalled_goes_out_and_is_counted_and_said(
     tmp_path: Path, numbers_are_kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Journal, batch: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Journal, "append", full)
     with open_journal(tmp_path, max_bytes=1 << 20) as journal, capture_logs() as logs:
         metrics, seen = Metrics(), []
-        folder = tmp_path if numbers_are_kept else tmp_path / "gone"
-        reserve = SeqFloor(folder / "reserved.json")
-        emit = Publisher(journal, reserve, seen.append, metrics)
+        if not numbers_are_kept:
+            monkeypatch.setattr(os, "pwrite", full)
+        emit = Publisher(journal, seen.append, metrics)
         for seq in (1, 2):
             emit(batch(seq))
         assert seen == [batch(1), batch(2)]
         assert refused(metrics) == 2
         assert "No space left" in str(emit.refusal())
-        assert (TOPIC in reserve.seqs) is numbers_are_kept
+        assert (TOPIC in journal.floor.seqs) is numbers_are_kept
         events = [line["event"] for line in logs]
         assert events.count("records are not stored") == 1
         assert events.count("a restart now would use sequence numbers a second time") == (
