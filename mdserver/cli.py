@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
@@ -24,6 +25,7 @@ from .config import LogConfig, json_schema
 from .errors import ConfigError, DataFolderInUse, MdserverError, leaves
 from .log import set_up_logging
 from .plugin import CommandPlugin
+from .redact import redact
 from .registry import InstalledPlugin, PluginProblem, installed_plugins, load_commands
 
 __all__ = ["EXIT_FAILED", "EXIT_USAGE", "cli", "main"]
@@ -56,20 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except (MdserverError, BaseExceptionGroup) as error:
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the end of the line: Python would show a traceback with secrets
         return _report(error)
     return result if isinstance(result, int) else 0
 
 
-def _report(error: MdserverError | BaseExceptionGroup[BaseException]) -> int:
-    """Print known errors, one line each, and return the exit code. Raises ``error`` if it holds an unknown one."""
+def _report(error: BaseException) -> int:
+    """Print known errors, a line each, unknown ones with their traceback, without secrets; return the exit code."""
     plain = list(leaves(error))
     known = [leaf for leaf in plain if isinstance(leaf, MdserverError)]
     if len(known) + sum(isinstance(leaf, KeyboardInterrupt) for leaf in plain) < len(plain):
-        raise error
+        click.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
+        return EXIT_FAILED
     for leaf in known:
         lines = leaf.problems if isinstance(leaf, ConfigError) else [f"mdserver: {leaf}"]
-        click.echo("\n".join(lines), err=True)
+        click.echo(redact("\n".join(lines)), err=True)
     if any(isinstance(leaf, ConfigError | DataFolderInUse) for leaf in known):
         return EXIT_USAGE
     return EXIT_FAILED if known else EXIT_INTERRUPTED

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import trio
 
-from ..config import Config, load_config
+from ..config import Config, load_config, secret_values
 from ..log import get_logger, set_up_logging
 from ..plugin import BrokerPlugin, HistoryPlugin
+from ..redact import hide_values
 from ..registry import PluginProblem, load_brokers, load_history, stand_in
 
 __all__ = ["CommandContext"]
@@ -78,6 +79,7 @@ class CommandContext:
             history=sources,
             broker_types={name: plugin.types for name, plugin in self.brokers.items()},
         )
+        hide_values(secret_values(config))
         set_up_logging(config.log)
         for problem in (*self.problems, *self.history_problems):
             self.log.warning(

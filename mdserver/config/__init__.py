@@ -6,6 +6,7 @@
 
 from .load import default_data_dir, load_config
 from .schema import json_schema
+from .secrets import secret_values
 from .sections import (
     BrokerEntry,
     Config,
@@ -27,4 +28,5 @@ __all__ = [
     "default_data_dir",
     "json_schema",
     "load_config",
+    "secret_values",
 ]
