@@ -139,6 +139,7 @@ class BrokerPlugin:
     the broker from that object. ``candles_from`` names the record type from which charts of this venue are
     drawn: trades on an exchange, quotes on a dealer's market. ``silence_s``: a session that gives neither
     records nor heartbeats for that long though feeds are wanted is restarted; None switches that off.
+    ``synthetic``: its prices are made up, so they are never joined or counted with another source's.
     """
 
     name: str
@@ -148,6 +149,7 @@ class BrokerPlugin:
     types: tuple[RecordType, ...] = ("tick",)
     candles_from: RecordType = "tick"
     silence_s: float | None = 90.0
+    synthetic: bool = False
     api_version: int = API_VERSION
 
 

@@ -37,7 +37,7 @@ from ..store.store import Store
 from ..store.upkeep.retention import keep_partitions
 from ..stream.publish import Publisher
 from ..stream.router import Router
-from ..web.api.dependencies import BrokerInfo, Dependencies
+from ..web.api.dependencies import Dependencies, SourceInfo
 from ..web.app import make_app
 from ..web.server.tcp_server import open_listeners, serve_app
 from ..web.stream.clients import Clients
@@ -299,22 +299,33 @@ class _Server:
         def ready() -> Sequence[str]:
             if self.stop.is_set():
                 return ["the server is stopping"]
-            whys = [] if writer is None or writer.away is None else [f"the database is away: {writer.away}"]
+            # not why: that holds addresses, and is in the log
+            whys = [] if writer is None or writer.away is None else ["the database is away"]
             refusal = None if self.emit is None else self.emit.refusal()
             return whys if refusal is None else [*whys, f"records are not stored: {refusal}"]
 
         return Dependencies(
             store=None if storage is None else storage.store,
             broker_states=supervisor.states,
-            broker_order=tuple(
-                BrokerInfo(broker.name, broker.plugin.candles_from) for broker in supervisor.brokers.values()
-            ),
+            sources=self._sources,
             ready=ready,
             metrics=self.metrics,
             now_us=lambda: time_ns() // 1000,
             flush_s=self.config.database.flush_ms / 1000,
             cors_origins=self.config.server.cors_origins,
         )
+
+    def _sources(self) -> list[SourceInfo]:
+        """Return the sources of records in the order in which they are tried: brokers, then history."""
+        sources = []
+        for entry in self.config.brokers:
+            if entry.enabled:
+                plugin = self.plugins[entry.plugin]
+                types = entry.types or plugin.types
+                sources.append(
+                    SourceInfo(entry.name, plugin.candles_from, entry.symbols, types, plugin.synthetic)
+                )
+        return [*sources, *(SourceInfo(source.name) for source in self.config.history)]
 
     # -- core tasks ----------------------------------------------------------------------------------
 

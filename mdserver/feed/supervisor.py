@@ -40,7 +40,10 @@ StateListener: TypeAlias = Callable[["SupervisedBroker", StateName, str], None]
 
 
 class BrokerState(Struct, frozen=True):
-    """A broker as operators see it. Times are Unix seconds; ``feeds`` counts those that the venue confirmed."""
+    """A broker as operators see it. Times are Unix seconds.
+
+    ``feeds`` counts what is wanted now, ``active`` what the venue confirmed of it.
+    """
 
     name: str
     plugin: str
@@ -50,6 +53,7 @@ class BrokerState(Struct, frozen=True):
     last_error: str | None
     last_event: float | None
     feeds: int
+    active: int
     refused: dict[str, str]
 
 
@@ -90,6 +94,7 @@ class SupervisedBroker:
             self.attempt,
             self.last_error,
             self.host.last_event_s,
+            len(self.demand.current()),
             self.demand.count(),
             refused,
         )

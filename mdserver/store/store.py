@@ -26,6 +26,7 @@ __all__ = [
     "CandleColumns",
     "FetchedHour",
     "HourResult",
+    "RowPosition",
     "SeriesInfo",
     "Store",
     "TickPage",

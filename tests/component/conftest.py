@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import h11
 import structlog
 import trio
 from trio_websocket import WebSocketConnection, connect_websocket_url
@@ -21,7 +22,7 @@ from mdserver.metrics import Metrics
 from mdserver.model import Feed, Record
 from mdserver.plugin import BrokerHost, BrokerPlugin
 from mdserver.stream.router import Router
-from mdserver.web.api.dependencies import BrokerInfo, Dependencies
+from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.app import make_app
 from mdserver.web.server.tcp_server import open_listeners, serve_app
 from mdserver.web.server.websocket_connection import StreamingQuartTrio
@@ -83,7 +84,12 @@ class StreamServer:
 
 @asynccontextmanager
 async def open_stream_server(
-    names: Sequence[str] = ("one",), *, window_s: float = 0.0, types: tuple = ("tick", "trade"), **server: Any
+    names: Sequence[str] = ("one",),
+    *,
+    window_s: float = 0.0,
+    types: tuple = ("tick", "trade"),
+    services: dict[str, Any] | None = None,
+    **server: Any,
 ) -> AsyncIterator[StreamServer]:
     metrics = Metrics()
     router = Router(metrics, window_s)
@@ -106,15 +112,15 @@ async def open_stream_server(
     supervisor = Supervisor(supervised)
     config = ServerConfig(port=0, window_ms=window_s * 1000, **server)
     clients = Clients(config.max_clients, metrics)
-    services = Dependencies(
-        store=None,
-        broker_states=supervisor.states,
-        broker_order=tuple(BrokerInfo(name) for name in names),
-        ready=list,
-        metrics=metrics,
-        now_us=lambda: 0,
-    )
-    app = make_app(services, supervisor, router, clients, config)
+    given: dict[str, Any] = {
+        "store": None,
+        "broker_states": supervisor.states,
+        "sources": lambda: [SourceInfo(name) for name in names],
+        "ready": list,
+        "metrics": metrics,
+        "now_us": lambda: 0,
+    }
+    app = make_app(Dependencies(**(given | (services or {}))), supervisor, router, clients, config)
     listeners = await open_listeners("127.0.0.1", 0)
     port = listeners[0].socket.getsockname()[1]
     stop = trio.Event()
@@ -173,3 +179,42 @@ async def open_client(url: str) -> AsyncIterator[Client]:
             # the library leaves the socket open where the server closed it in the middle of a send
             await trio.aclose_forcefully(connection._stream)
         nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class HttpAnswer:
+    """What a server answered; ``headers`` by lower-case name."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def http_get(port: int, target: str, method: str = "GET", **headers: str) -> HttpAnswer:
+    """Ask over a socket of its own; header names are written with ``_``."""
+    named = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    http = h11.Connection(h11.CLIENT)
+    with trio.fail_after(20):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            request = h11.Request(method=method, target=target, headers=[("Host", "test"), *named])
+            await stream.send_all(http.send(request) + http.send(h11.EndOfMessage()))
+            head, body = None, b""
+            while True:
+                event = http.next_event()
+                if event is h11.NEED_DATA:
+                    http.receive_data(await stream.receive_some(65_536))
+                elif isinstance(event, h11.Response):
+                    head = event
+                elif isinstance(event, h11.Data):
+                    body += bytes(event.data)
+                else:
+                    assert isinstance(event, h11.EndOfMessage), event
+                    break
+    assert head is not None
+    return HttpAnswer(
+        head.status_code, {name.decode().lower(): value.decode() for name, value in head.headers}, body
+    )

@@ -15,7 +15,7 @@ from mdserver.metrics import Metrics
 from mdserver.model import TIMEFRAMES, US_PER_S, Published, Record, Tick, Topic, Trade
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
-from mdserver.web.api.dependencies import BrokerInfo, Dependencies
+from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
 
 pytestmark = pytest.mark.both_engines
@@ -42,7 +42,7 @@ class Site:
         services = Dependencies(
             store=self.store,
             broker_states=list,
-            broker_order=(BrokerInfo("oanda", "tick"), BrokerInfo("binance", "trade")),
+            sources=lambda: [SourceInfo("oanda", "tick"), SourceInfo("binance", "trade")],
             ready=list,
             metrics=Metrics(),
             now_us=lambda: (T0 + 30 * DAY) * US_PER_S,
@@ -121,7 +121,8 @@ async def test_pages_of_ticks_come_back_as_written(site: Site) -> None:
     while where:
         response = await site.get(where)
         rows += (await response.get_json())["ticks"]
-        where = response.headers.get("Link", "").partition(">")[0].removeprefix("<")
+        link = response.headers.get("Link", "").partition(">")[0].removeprefix("<")
+        where = link and where.partition("?")[0] + link
     assert [row["seq"] for row in rows] == list(range(1, 101))
     again = [tick(row["time"], row["bid"], row["ask"], row.get("bid_size")) for row in rows]
     assert again == written

@@ -17,7 +17,7 @@ from collections.abc import Hashable
 import attrs
 
 from ...model import US_PER_S
-from .dependencies import SeriesLike
+from ...store.store import SeriesInfo
 
 __all__ = ["Digest", "DigestMemory", "Span", "cache_control", "version_key"]
 
@@ -77,7 +77,7 @@ class Span:
         """How many buckets open in the range."""
         return max(0, (self.last_us - self.first_us) // self.bucket_us + 1)
 
-    def is_closed(self, series: SeriesLike) -> bool:
+    def is_closed(self, series: SeriesInfo) -> bool:
         """Whether the range ends before the bucket that is forming: only ``hist_v`` tells of changes then."""
         if self.is_empty:
             return True
@@ -85,13 +85,13 @@ class Span:
         return latest_us is not None and self.last_us < latest_us - latest_us % self.bucket_us
 
 
-def version_key(series: SeriesLike, span: Span) -> tuple[Hashable, ...]:
+def version_key(series: SeriesInfo, span: Span) -> tuple[Hashable, ...]:
     """Return what tells one state of the rows of ``span`` from the next."""
     live_v = None if span.is_closed(series) else series.live_v
-    return (series.id, series.hist_v, live_v, span)
+    return (series.id, *series.topic, series.hist_v, live_v, span)
 
 
-def cache_control(series: SeriesLike, span: Span, *, now_us: int, flush_s: float, settle_s: float) -> str:
+def cache_control(series: SeriesInfo, span: Span, *, now_us: int, flush_s: float, settle_s: float) -> str:
     """Return the Cache-Control of an answer.
 
     Immutable is what lies wholly within the stored data and closed at least ``settle_s`` ago. An import may

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from quart import Request, Response
 
 from ...model import TIMEFRAMES, US_PER_S
+from ...store.store import CandleColumns, SeriesInfo, Store
 from .caching import Span, version_key
 from .conditional import answer, format_of
-from .dependencies import CandleColumnsLike, ReadStore, SeriesLike
 from .encoding import Body, CandleRow, Column, Format, build_body, without_fraction
 from .params import query_of, symbol_of, time_range_us, timeframe_of
 from .problem import Problem
@@ -41,7 +41,7 @@ async def candles_answer(
     span = _span(*time_range_us(query), timeframe_s)
     asked, form = price_of(query), format_of(request, query)
     stored = await reading.series_of(symbol)
-    order = reading.services.broker_order
+    order = reading.services.sources()
     wanted = None if asked is None else PRICES[asked]
     series = choose_series(stored, order, symbol, broker=query.get("broker"), wanted=wanted)
     price = default_price(series) if asked is None else asked
@@ -79,7 +79,7 @@ def _span(from_us: int, to_us: int, timeframe_s: int) -> Span:
     return span
 
 
-async def _read(store: ReadStore, series: SeriesLike, span: Span, price: Price) -> CandleColumnsLike | None:
+async def _read(store: Store, series: SeriesInfo, span: Span, price: Price) -> CandleColumns | None:
     """Return the candles of ``span``; None if no candle opens in it."""
     if span.is_empty:
         return None
@@ -96,7 +96,7 @@ async def _read(store: ReadStore, series: SeriesLike, span: Span, price: Price) 
     return await store.side_candles(series.id, bucket_s, *opens, price)
 
 
-async def _body(candles: CandleColumnsLike | None, form: Format) -> Body:
+async def _body(candles: CandleColumns | None, form: Format) -> Body:
     if candles is None:
         return await build_body(CandleRow, [Column(())] * len(CandleRow.__struct_fields__), form)
     numbers = (candles.open, candles.high, candles.low, candles.close, candles.volume)

@@ -8,6 +8,7 @@ from ... import __version__
 from ...model import TIMEFRAMES
 from .candles_view import MAX_CANDLES
 from .encoding import FORMATS
+from .params import DEFAULT_TIMEFRAME
 from .records_view import DEFAULT_RECORDS, MAX_RECORDS
 from .series_choice import PRICES
 
@@ -110,12 +111,15 @@ _SCHEMAS = {
                         "last_error": _nullable(_TEXT),
                         "last_event": _nullable(_TIME),
                         "feeds": _COUNT,
+                        "active": _COUNT,
                     }
                 )
             )
         }
     ),
-    "Health": _object({"status": _TEXT}),
+    "Health": _object(
+        {"status": {"type": "string", "enum": ["live", "ready", "degraded"]}}, {"reasons": _list(_TEXT)}
+    ),
     "Problem": {
         "type": "object",
         "properties": {
@@ -146,7 +150,9 @@ def _parameter(
 
 _SYMBOL = _parameter("symbol", "also `eur/usd`, `EUR_USD`, `EUR-USD`", _TEXT, required=True)
 _TIMEFRAME = _parameter(
-    "timeframe", "length of a candle", {"type": "string", "enum": list(TIMEFRAMES)}, required=True
+    "timeframe",
+    "length of a candle",
+    {"type": "string", "enum": list(TIMEFRAMES), "default": DEFAULT_TIMEFRAME},
 )
 _SECONDS = {"type": "number", "minimum": 0, "exclusiveMaximum": 100_000_000_000}
 _RANGE = [
@@ -174,7 +180,12 @@ _PAGING = [
 
 
 def _in_path(parameter: dict[str, Any]) -> dict[str, Any]:
-    return {**parameter, "in": "path"}
+    return {**parameter, "in": "path", "required": True}
+
+
+def _problem() -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": _ref("Problem")}}
+    return {"description": "a problem", "content": content}
 
 
 def _get(
@@ -183,16 +194,15 @@ def _get(
     parameters: list[dict[str, Any]] | None = None,
     *,
     csv: bool = False,
+    kind: str = "application/json",
     problems: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Describe one route; ``answer`` None means plain text."""
-    kind = "text/plain" if answer is None else "application/json"
+    """Describe one route; ``answer`` None means text."""
     content = {kind: {"schema": _TEXT if answer is None else answer}}
     if csv:
         content["text/csv"] = {"schema": _TEXT}
-    failed = {"application/problem+json": {"schema": _ref("Problem")}}
     responses = {"200": {"description": "the answer", "content": content}}
-    responses |= {str(status): {"description": "a problem", "content": failed} for status in problems}
+    responses |= {str(status): _problem() for status in problems}
     return {"get": {"summary": summary, "parameters": parameters or [], "responses": responses}}
 
 
@@ -224,7 +234,15 @@ _PATHS = {
     "/api/openapi.json": _get("This document", {"type": "object"}, problems=(400, 500)),
     "/health/live": _get("Whether the process answers", _ref("Health")),
     "/health/ready": _get("Whether the server can do all of its work", _ref("Health"), problems=(503,)),
-    "/metrics": _get("Prometheus text format", None),
+    "/metrics": _get("Prometheus text format", None, kind="text/plain"),
+    "/": _get("A page of links to what is here", None, kind="text/html"),
+    "/stream": {
+        "get": {
+            "summary": "The WebSocket; over plain HTTP it says so",
+            "parameters": [],
+            "responses": {"101": {"description": "the stream"}, "426": _problem()},
+        }
+    },
 }
 
 

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from ...feed.supervisor import BrokerState
 from ...model import TIMEFRAMES
-from .dependencies import BrokerInfo, BrokerStateLike, SeriesLike
+from ...store.store import SeriesInfo
+from .dependencies import SourceInfo
 from .encoding import seconds
 
 __all__ = ["all_symbols", "broker_list", "one_symbol"]
 
 
-def one_symbol(symbol: str, stored: Iterable[SeriesLike], order: Sequence[BrokerInfo]) -> dict[str, Any]:
+def one_symbol(symbol: str, stored: Iterable[SeriesInfo], order: Sequence[SourceInfo]) -> dict[str, Any]:
     """Return the metadata of a symbol, its brokers in the order in which they are tried."""
     rank = {info.name: place for place, info in enumerate(order)}
     ordered = sorted(stored, key=lambda series: (rank.get(series.broker, len(rank)), series.broker))
@@ -24,7 +26,7 @@ def one_symbol(symbol: str, stored: Iterable[SeriesLike], order: Sequence[Broker
     return {"symbol": symbol, **_extent(ordered), "timeframes": list(TIMEFRAMES), "brokers": brokers}
 
 
-def all_symbols(stored: Iterable[SeriesLike]) -> dict[str, Any]:
+def all_symbols(stored: Iterable[SeriesInfo]) -> dict[str, Any]:
     """Return the metadata of every symbol, by name."""
     ordered = sorted(stored, key=lambda series: series.symbol)
     symbols = [
@@ -34,7 +36,7 @@ def all_symbols(stored: Iterable[SeriesLike]) -> dict[str, Any]:
     return {"symbols": symbols, "timeframes": list(TIMEFRAMES)}
 
 
-def broker_list(states: Iterable[BrokerStateLike]) -> dict[str, Any]:
+def broker_list(states: Iterable[BrokerState]) -> dict[str, Any]:
     """Return the state of each broker, as the supervisor has it."""
     return {
         "brokers": [
@@ -47,13 +49,14 @@ def broker_list(states: Iterable[BrokerStateLike]) -> dict[str, Any]:
                 "last_error": state.last_error,
                 "last_event": state.last_event,
                 "feeds": state.feeds,
+                "active": state.active,
             }
             for state in states
         ]
     }
 
 
-def _extent(group: Sequence[SeriesLike]) -> dict[str, Any]:
+def _extent(group: Sequence[SeriesInfo]) -> dict[str, Any]:
     """Return first and last time of any record, and how many there are of each type."""
     earliest = [series.earliest_us for series in group if series.earliest_us is not None]
     latest = [series.latest_us for series in group if series.latest_us is not None]

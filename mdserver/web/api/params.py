@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from difflib import get_close_matches
 
 from ...model import TIMEFRAMES, US_PER_S
 from ...symbols import canonical
 from .problem import Problem, invalid_parameter, missing_parameter, shortened
 
-__all__ = ["number_up_to", "query_of", "required", "symbol_of", "time_range_us", "timeframe_of"]
+__all__ = [
+    "DEFAULT_TIMEFRAME",
+    "number_up_to",
+    "query_of",
+    "required",
+    "symbol_of",
+    "time_range_us",
+    "timeframe_of",
+]
+
+DEFAULT_TIMEFRAME = "1h"
 
 MAX_TIME_S = 100_000_000_000
 """Times from here on (the year 5138) are taken for another unit."""
@@ -32,16 +43,24 @@ def query_of(items: Iterable[tuple[str, str]], known: Collection[str]) -> dict[s
     """Return the query by name.
 
     An unknown name (a typo would otherwise be ignored without a word) and a repeated one are refused. An
-    empty value counts as not given.
+    empty value counts as not given. What browsers and links add to defeat caches or to count is left out.
     """
     query: dict[str, str] = {}
     for name, value in items:
+        if name == "_" or name.startswith("utm_"):
+            continue
         if name not in known:
-            raise invalid_parameter(name, value, f"unknown parameter; known: {', '.join(known) or 'none'}")
+            raise invalid_parameter(name, value, f"unknown parameter; {_nearest(name, known)}")
         if name in query:
             raise invalid_parameter(name, value, "given more than once")
         query[name] = value
     return {name: value for name, value in query.items() if value}
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    close = get_close_matches(name.lower()[:64], known, n=1, cutoff=0.5)
+    guess = f"did you mean {close[0]}? " if close else ""
+    return f"{guess}known: {', '.join(known) or 'none'}"
 
 
 def required(query: Mapping[str, str], name: str) -> str:
@@ -62,8 +81,8 @@ def symbol_of(query: Mapping[str, str]) -> str:
 
 
 def timeframe_of(query: Mapping[str, str]) -> int:
-    """Return the length of ``timeframe`` in seconds."""
-    text = required(query, "timeframe")
+    """Return the length of ``timeframe`` in seconds, an hour where none is given."""
+    text = query.get("timeframe", DEFAULT_TIMEFRAME)
     try:
         return TIMEFRAMES[text]
     except KeyError:

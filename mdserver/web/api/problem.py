@@ -11,6 +11,7 @@ from quart import Response, current_app
 from ...errors import StoreUnavailable
 
 __all__ = [
+    "RETRY_AFTER_S",
     "Problem",
     "invalid_parameter",
     "missing_parameter",
@@ -25,6 +26,7 @@ RETRY_AFTER_S = 5
 
 _TITLES = {
     "missing_parameter": "A parameter is missing",
+    "invalid_request": "The request is not valid",
     "invalid_parameter": "A parameter is not valid",
     "unknown_timeframe": "There is no such timeframe",
     "range_too_large": "The range holds too much",

@@ -18,9 +18,9 @@ import msgspec
 from quart import Request, Response
 
 from ...model import US_PER_S, RecordType
+from ...store.store import RowPosition, SeriesInfo, Store
 from .caching import Span, version_key
 from .conditional import answer, format_of
-from .dependencies import ReadStore, RowPosition, SeriesLike
 from .encoding import Body, Column, TickRow, TradeRow, build_body, seconds, without_fraction
 from .params import number_up_to, query_of, symbol_of, time_range_us
 from .problem import Problem, invalid_parameter
@@ -46,7 +46,7 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class _Ask:
     """A checked request for one page."""
 
-    series: SeriesLike
+    series: SeriesInfo
     from_us: int
     to_us: int
     after: RowPosition | None
@@ -62,7 +62,7 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     limit = number_up_to(query, "limit", MAX_RECORDS, DEFAULT_RECORDS)
     series = choose_series(
         await reading.series_of(symbol),
-        reading.services.broker_order,
+        reading.services.sources(),
         symbol,
         broker=query.get("broker"),
         wanted=type_,
@@ -75,7 +75,7 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
         row, columns, positions = await _page(reading.store, ask)
         following = _next_cursor(ask, positions)
         body = await build_body(row, columns, form, **_around(series, following))
-        return attrs.evolve(body, headers=_paging_headers(request.path, query, following))
+        return attrs.evolve(body, headers=_paging_headers(query, following))
 
     span = Span(from_us, to_us, _BUCKET_US)
     return await answer(
@@ -88,9 +88,7 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     )
 
 
-async def _page(
-    store: ReadStore, ask: _Ask
-) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition]]:
+async def _page(store: Store, ask: _Ask) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition]]:
     """Return the row type, the columns, and the positions of one row more: it tells that a page follows."""
     where = (ask.series.id, ask.from_us, ask.to_us)
     if ask.series.type == "tick":
@@ -117,7 +115,7 @@ def _next_cursor(ask: _Ask, positions: Sequence[RowPosition]) -> str | None:
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def _after(cursor: str | None, series: SeriesLike, from_us: int, to_us: int) -> RowPosition | None:
+def _after(cursor: str | None, series: SeriesInfo, from_us: int, to_us: int) -> RowPosition | None:
     if cursor is None:
         return None
     try:
@@ -135,15 +133,16 @@ def _after(cursor: str | None, series: SeriesLike, from_us: int, to_us: int) -> 
     return found.time_us, found.seq
 
 
-def _around(series: SeriesLike, cursor: str | None) -> dict[str, bytes]:
+def _around(series: SeriesInfo, cursor: str | None) -> dict[str, bytes]:
     head = msgspec.json.encode({"broker": series.broker, "symbol": series.symbol})[:-1]
     name = {"tick": b"ticks", "trade": b"trades"}[series.type]
     tail = b',"next_cursor":' + msgspec.json.encode(cursor) + b"}"
     return {"before": head + b',"' + name + b'":', "after": tail}
 
 
-def _paging_headers(path: str, query: dict[str, str], cursor: str | None) -> dict[str, str]:
+def _paging_headers(query: dict[str, str], cursor: str | None) -> dict[str, str]:
     if cursor is None:
         return {}
     link = urlencode({**query, "cursor": cursor})
-    return {"X-Next-Cursor": cursor, "Link": f'<{path}?{link}>; rel="next"'}
+    # relative to the request, so that it leads to the next page behind a proxy's path prefix too
+    return {"X-Next-Cursor": cursor, "Link": f'<?{link}>; rel="next"'}

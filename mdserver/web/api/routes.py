@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import msgspec
 import structlog
+import trio
 from quart import Blueprint, Response, current_app, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
@@ -19,9 +22,10 @@ from .encoding import Body
 from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
 from .params import query_of, symbol_of
-from .problem import Problem, problem_response, shortened, store_away
+from .problem import RETRY_AFTER_S, Problem, problem_response, shortened, store_away
 from .read_context import Reading
 from .records_view import records_answer
+from .welcome import CONTENT_SECURITY_POLICY, WELCOME
 
 __all__ = ["http_routes"]
 
@@ -50,23 +54,35 @@ def http_routes(services: Dependencies) -> Blueprint:
     return routes
 
 
+async def _within(work: Awaitable[Response], seconds: float) -> Response:
+    """Return the answer, or tell the client that it takes too long: nobody waits behind a database that hangs."""
+    with trio.move_on_after(seconds):
+        return await work
+    detail = (
+        f"not answered within {seconds:g} s: the database hangs or is busy; narrow the range or try again"
+    )
+    raise Problem(503, "unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
 def _add_data_routes(routes: Blueprint, reading: Reading) -> None:
+    in_time = partial(_within, seconds=reading.services.answer_s)
+
     @routes.get("/api/candles")
     async def candles() -> Response:
-        return await candles_answer(request, reading)
+        return await in_time(candles_answer(request, reading))
 
     @routes.get("/api/candles/<path:symbol>/<timeframe>")
     async def candles_by_path(symbol: str, timeframe: str) -> Response:
         path = (("symbol", symbol), ("timeframe", timeframe))
-        return await candles_answer(request, reading, path)
+        return await in_time(candles_answer(request, reading, path))
 
     @routes.get("/api/ticks")
     async def ticks() -> Response:
-        return await records_answer(request, reading, "tick")
+        return await in_time(records_answer(request, reading, "tick"))
 
     @routes.get("/api/trades")
     async def trades() -> Response:
-        return await records_answer(request, reading, "trade")
+        return await in_time(records_answer(request, reading, "trade"))
 
 
 def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
@@ -79,12 +95,15 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
 
     @routes.get("/api/metadata")
     async def metadata() -> Response:
+        return await _within(stored(), reading.services.answer_s)
+
+    async def stored() -> Response:
         query = query_of(request.args.items(multi=True), ("symbol",))
         if not query:
-            return await json_answer(all_symbols(await reading.store.series()))
+            return await json_answer(all_symbols(await reading.all_series()))
         symbol = symbol_of(query)
-        stored = await reading.series_of(symbol)
-        return await json_answer(one_symbol(symbol, stored, reading.services.broker_order))
+        series = await reading.series_of(symbol)
+        return await json_answer(one_symbol(symbol, series, reading.services.sources()))
 
     @routes.get("/api/brokers")
     async def brokers() -> Response:
@@ -103,17 +122,36 @@ def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
         response.headers["Cache-Control"] = "no-store"
         return response
 
+    @routes.get("/")
+    async def welcome() -> Response:
+        response = uncached(WELCOME, "text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        return response
+
+    @routes.get("/stream")
+    async def stream() -> Response:
+        detail = (
+            "/stream is a WebSocket: connect with a WebSocket client, to ws:// or wss:// and this address"
+        )
+        raise Problem(426, "invalid_request", detail, headers={"Upgrade": "websocket"})
+
     @routes.get("/health/live")
     async def live() -> Response:
         return uncached(b'{"status":"live"}', "application/json")
 
     @routes.get("/health/ready")
     async def ready() -> Response:
+        states = services.broker_states()
         reasons = list(services.ready())
+        if states and all(broker.state == "failed" for broker in states):
+            reasons.append("every broker has failed: " + ", ".join(broker.name for broker in states))
         if reasons:
             problem = Problem(503, "unavailable", "not ready: " + "; ".join(reasons))
             return problem_response(problem, reasons=reasons)
-        return uncached(b'{"status":"ready"}', "application/json")
+        # names and states only: an error's text may hold addresses, and is at /api/brokers
+        lacking = [f"broker {broker.name} is {broker.state}" for broker in states if broker.state != "live"]
+        body = {"status": "degraded", "reasons": lacking} if lacking else {"status": "ready"}
+        return uncached(msgspec.json.encode(body), "application/json")
 
     @routes.get("/metrics")
     async def metrics() -> Response:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
 from ...candles import QuotePrice
 from ...model import RecordType
-from .dependencies import BrokerInfo, SeriesLike
+from ...store.store import SeriesInfo
+from .dependencies import SourceInfo
 from .problem import Problem, invalid_parameter, shortened, unknown_symbol
 
-__all__ = ["PRICES", "Price", "choose_series", "default_price", "price_of", "symbol_not_stored"]
+__all__ = [
+    "PRICES",
+    "Price",
+    "choose_series",
+    "configured_series",
+    "default_price",
+    "price_of",
+    "symbol_unknown",
+]
 
 Price: TypeAlias = QuotePrice | Literal["trade"]
 
@@ -33,20 +42,20 @@ def price_of(query: Mapping[str, str]) -> Price | None:
     raise invalid_parameter("price", text, f"expected one of {', '.join(PRICES)}")
 
 
-def default_price(series: SeriesLike) -> Price:
+def default_price(series: SeriesInfo) -> Price:
     """Return what the candles of a series show where nothing else is asked for."""
     return _DEFAULTS[series.type]
 
 
 def choose_series(
-    stored: Sequence[SeriesLike],
-    order: Sequence[BrokerInfo],
+    stored: Sequence[SeriesInfo],
+    order: Sequence[SourceInfo],
     symbol: str,
     *,
     broker: str | None,
     wanted: RecordType | None,
     param: str | None = "price",
-) -> SeriesLike:
+) -> SeriesInfo:
     """Return the series of ``symbol`` that a request means; ``stored`` are all series of the symbol.
 
     Without ``broker`` it is the first one of the config that has the symbol, then the others (imported
@@ -63,15 +72,23 @@ def choose_series(
     rank = {info.name: place for place, info in enumerate(order)}
     preferred = {info.name: info.candles_from for info in order}
 
-    def by_preference(series: SeriesLike) -> tuple[int, str, bool]:
+    def by_preference(series: SeriesInfo) -> tuple[int, str, bool]:
         name = series.broker
         return rank.get(name, len(rank)), name, series.type != preferred.get(name, "tick")
 
     return min(suitable, key=by_preference)
 
 
-def symbol_not_stored(symbol: str, everything: Sequence[SeriesLike]) -> Problem:
-    """Say that nothing is stored of a symbol, with the names that come close or all that there are."""
+def configured_series(sources: Iterable[SourceInfo], symbol: str | None) -> Iterator[SeriesInfo]:
+    """Yield an empty series for each topic that the config has streamed; of one symbol if given."""
+    for source in sources:
+        for name in source.symbols if symbol is None else {symbol}.intersection(source.symbols):
+            for type_ in source.types:
+                yield SeriesInfo(0, source.name, name, type_, 0, 0, None, None, 0, 0)
+
+
+def symbol_unknown(symbol: str, everything: Sequence[SeriesInfo]) -> Problem:
+    """Say that nothing is known of a symbol, with the names that come close or all that there are."""
     names = sorted({series.symbol for series in everything})
     close = get_close_matches(symbol, names, n=3, cutoff=0.75)
     if not names:
@@ -80,11 +97,11 @@ def symbol_not_stored(symbol: str, everything: Sequence[SeriesLike]) -> Problem:
         hint = f"did you mean {' or '.join(close)}?"
     else:
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-        hint = f"stored are {', '.join(names[:_NAMES_SHOWN])}{more}"
-    return unknown_symbol("symbol", f"no data of {symbol!r} is stored; {hint}")
+        hint = f"there are {', '.join(names[:_NAMES_SHOWN])}{more}"
+    return unknown_symbol("symbol", f"no data of {symbol!r}; {hint}")
 
 
-def _of_broker(stored: Sequence[SeriesLike], broker: str, symbol: str) -> list[SeriesLike]:
+def _of_broker(stored: Sequence[SeriesInfo], broker: str, symbol: str) -> list[SeriesInfo]:
     found = [series for series in stored if series.broker == broker]
     if not found:
         names = ", ".join(sorted({series.broker for series in stored}))
@@ -95,7 +112,7 @@ def _of_broker(stored: Sequence[SeriesLike], broker: str, symbol: str) -> list[S
 
 
 def _no_such_price(
-    candidates: Sequence[SeriesLike], symbol: str, wanted: RecordType | None, param: str | None
+    candidates: Sequence[SeriesInfo], symbol: str, wanted: RecordType | None, param: str | None
 ) -> Problem:
     there = ", ".join(f"{series.broker}: {default_price(series)}" for series in candidates)
     kind = "quotes (ticks)" if wanted == "tick" else "trades"

@@ -10,6 +10,7 @@ from .config import MockConfig
 __all__ = ["MockBroker", "MockConfig", "plugin"]
 
 plugin = BrokerPlugin(
+    synthetic=True,
     name="mock",
     summary="Made-up prices for any symbol: a random walk that is the same for the same seed",
     config=MockConfig,

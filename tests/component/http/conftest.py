@@ -11,8 +11,8 @@ import pytest
 from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
-from mdserver.model import US_PER_S
-from mdserver.web.api.dependencies import BrokerInfo, Dependencies
+from mdserver.model import US_PER_S, Topic
+from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
 
 HOUR = 3_600
@@ -31,6 +31,10 @@ class Series(msgspec.Struct):
     latest_us: int | None = (T0 + DAY) * US_PER_S + 123_456
     hist_v: int = 1
     live_v: int = 1
+
+    @property
+    def topic(self) -> Topic:
+        return Topic(self.broker, self.symbol, self.type)
 
 
 class Columns(msgspec.Struct):
@@ -128,7 +132,8 @@ class FakeStore:
             raise self.fault
 
     def _row(self, series_id: int) -> Series:
-        return next(row for row in self.rows if row.id == series_id)
+        nothing = Series(0, "", "", "tick", row_count=0, earliest_us=None, latest_us=None)
+        return next((row for row in self.rows if row.id == series_id), nothing)
 
     def _places(
         self, series_id: int, from_us: int, to_us: int, after: tuple[int, int] | None, limit: int
@@ -149,11 +154,12 @@ class Site:
         self.metrics = Metrics()
         self.not_ready: list[str] = []
         self.states: list[Any] = []
+        self.sources = [SourceInfo("binance", "trade"), SourceInfo("oanda", "tick")]
         self.now_s = T0 + 30 * DAY
         given: dict[str, Any] = {
             "store": self.store,
             "broker_states": lambda: self.states,
-            "broker_order": (BrokerInfo("binance", "trade"), BrokerInfo("oanda", "tick")),
+            "sources": lambda: self.sources,
             "ready": lambda: self.not_ready,
             "metrics": self.metrics,
             "now_us": lambda: self.now_s * US_PER_S,

@@ -19,7 +19,7 @@ def path(**changed: str | None) -> str:
     return "/api/candles?" + "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
 
 
-@pytest.mark.parametrize("name", list(GOOD))
+@pytest.mark.parametrize("name", ["symbol", "from", "to"])
 @pytest.mark.parametrize("value", [None, ""])
 async def test_missing(site: Any, name: str, value: str | None) -> None:
     problem = await site.problem(path(**{name: value}))
@@ -110,7 +110,7 @@ async def test_impossible_symbol(site: Any) -> None:
 
 @pytest.mark.parametrize(
     ("symbol", "hint"),
-    [("EURUSDT", "did you mean EURUSD?"), ("ZZZ", "stored are EURUSD, XAUUSD")],
+    [("EURUSDT", "did you mean EURUSD?"), ("ZZZ", "there are EURUSD, XAUUSD")],
 )
 @pytest.mark.parametrize("where", ["/api/candles/{}/1h?from=0&to=1", "/api/metadata?symbol={}"])
 async def test_unknown_symbol(site: Any, where: str, symbol: str, hint: str) -> None:

@@ -42,7 +42,7 @@ async def test_columns_of_records_and_their_pages(site: Any, kind: str, names: l
     page = await (await site.get(f"/api/{kind}?{RECORDS}")).get_json()
     response = await site.get(f"/api/{kind}?{RECORDS}&format=columns")
     assert await response.get_json() == page | {kind: columns_of(page[kind], names)}
-    following = await site.get(response.headers["Link"].partition(">")[0].removeprefix("<"))
+    following = await site.get(f"/api/{kind}" + response.headers["Link"].partition(">")[0].removeprefix("<"))
     assert (await following.get_json())[kind]["seq"] == [4, 5, 6]
 
 

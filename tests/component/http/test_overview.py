@@ -23,6 +23,7 @@ class State(msgspec.Struct, frozen=True):
     last_error: str | None
     last_event: float | None
     feeds: int
+    active: int
 
 
 async def test_metadata_of_a_symbol(site: Any, rows: Any) -> None:
@@ -77,7 +78,7 @@ async def test_metadata_before_anything_is_stored(site: Any, rows: Any) -> None:
 
 
 async def test_brokers(site: Any) -> None:
-    site.states = [State("binance", "binance", "backoff", 1.5, 3, "connection refused", None, 2)]
+    site.states = [State("binance", "binance", "backoff", 1.5, 3, "connection refused", None, 2, 1)]
     assert await (await site.get("/api/brokers")).get_json() == {
         "brokers": [
             {
@@ -89,6 +90,7 @@ async def test_brokers(site: Any) -> None:
                 "last_error": "connection refused",
                 "last_event": None,
                 "feeds": 2,
+                "active": 1,
             }
         ]
     }

@@ -48,7 +48,7 @@ async def test_pages_hold_every_record_once(site: Any, kind: str, limit: int) ->
             assert "Link" not in response.headers
             where = None
         else:
-            where = response.headers["Link"].split(">")[0].removeprefix("<")
+            where = f"/api/{kind}" + response.headers["Link"].split(">")[0].removeprefix("<")
     assert seen == list(range(1, 202))  # two a second, 100 s, both ends, the first second has one
 
 
