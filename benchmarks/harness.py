@@ -103,6 +103,20 @@ def wait_until_up(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise RuntimeError(f"{url} did not come up (exit code {child.poll()}):\n{tail}")
 
 
+def wait_until_listening(port: int) -> None:
+    """Wait until something accepts connections at a port of this machine."""
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=2).close()
+        except ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 class Server:
     """A running server: where it listens and which process to measure."""
 
@@ -210,6 +224,29 @@ def node_peer(variant: str, *, rate: float, burst: int, window_ms: float = 0) ->
         with process(command, log=log, core=SERVER_CORE) as child:
             wait_until_up(child, f"http://127.0.0.1:{port}/", log)
             yield Server(port, child.pid, pinned=True)
+
+
+@contextmanager
+def trade_venue(rate: float) -> Iterator[str]:
+    """Run a venue that sends ``rate`` trades/s, one at a time; yield its URL."""
+    with data_folder() as folder:
+        port = free_port()
+        command = [sys.executable, str(HERE / "trade_venue.py"), str(port), f"{rate:g}"]
+        with process(command, log=folder / "venue.log", stop_s=2):
+            wait_until_listening(port)
+            yield f"ws://127.0.0.1:{port}"
+
+
+@contextmanager
+def node_relay(venue_url: str) -> Iterator[Server]:
+    """Run the Node relay of a venue's trades."""
+    with data_folder() as folder:
+        port = free_port()
+        command = ["node", str(PEERS / "relay.js"), "--port", str(port), "--venue", venue_url]
+        log = folder / "relay.log"
+        with process(command, log=log) as child:
+            wait_until_up(child, f"http://127.0.0.1:{port}/", log)
+            yield Server(port, child.pid, pinned=False)
 
 
 def median(values: Sequence[float]) -> float:

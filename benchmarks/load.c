@@ -2,8 +2,10 @@
 // their headers. Prints one JSON object on standard output; samples, if asked for, on standard error.
 //
 //   load --port P --clients N --symbols K --universe M [--path /stream] [--batch] [--pid SERVER]
-//        [--warm S] [--seconds S] [--stalled N] [--latency] [--sample S] [--max-wait S]
+//        [--warm S] [--seconds S] [--stalled N] [--latency] [--trades] [--sample S] [--max-wait S]
 //
+// --latency times one record in 16 by its "time". --trades subscribes to trades whose ids are microseconds, and times
+// every one that the first reading client gets by its id: the clock of the venue that made it, not of the server.
 // --batch asks for several records in one frame (?batch=true). Each client subscribes to K of M symbols named
 // SYM000 … (or --names A,B,C: to all of these): all of them where K = M, else K chosen by a fixed pseudo-random
 // sequence. The first --stalled clients subscribe and never read.
@@ -37,7 +39,7 @@ struct client {
 };
 
 static struct {
-  int port, clients, per_client, universe, stalled, latency;
+  int port, clients, per_client, universe, stalled, latency, trades;
   pid_t pid;
   double warm, seconds, sample, max_wait;
   const char *path, *names, *broker;
@@ -49,6 +51,7 @@ static uint64_t records, bytes, receives, others, errors_told, pings, closed_cou
 static uint32_t *latencies;
 static size_t latency_count;
 static int measuring;
+static const struct client *first_reader;
 
 static void fail(const char *what) {
   printf("{\"error\": \"%s: %s\"}\n", what, errno ? strerror(errno) : "");
@@ -140,10 +143,11 @@ static void send_masked(struct client *c, int opcode, const void *payload, size_
 }
 
 static void note_latency(const unsigned char *payload, size_t size) {
-  static const char key[] = "\"time\":";
-  const char *found = memmem(payload, size, key, sizeof key - 1);
+  const char *key = opt.trades ? "\"trade_id\":\"" : "\"time\":";
+  const char *found = memmem(payload, size, key, strlen(key));
   if (!found || latency_count == MAX_LATENCIES) return;
-  double late_us = (seconds_of(CLOCK_REALTIME) - strtod(found + sizeof key - 1, NULL)) * 1e6;
+  double made_s = strtod(found + strlen(key), NULL) / (opt.trades ? 1e6 : 1);
+  double late_us = (seconds_of(CLOCK_REALTIME) - made_s) * 1e6;
   latencies[latency_count++] = late_us < 0 ? 0 : late_us > 4e9 ? 4000000000u : (uint32_t)late_us;
 }
 
@@ -168,7 +172,7 @@ static void on_text(struct client *c, const unsigned char *payload, size_t size)
   }
   c->records += count;
   records += count;
-  if (measuring && opt.latency && (records & 15) == 0) note_latency(payload, size);
+  if (measuring && opt.latency && (opt.trades ? c == first_reader : (records & 15) == 0)) note_latency(payload, size);
 }
 
 // Handle whole frames at the start of the data and return how many bytes they took.
@@ -277,7 +281,8 @@ static void subscribe(struct client *c, int index) {
     at += (size_t)snprintf(request + at, sizeof request - at, "\"SYM%03d\",", symbol);
   }
   at--;  // the last comma
-  at += (size_t)snprintf(request + at, sizeof request - at, "],\"types\":[\"tick\"],\"broker\":\"%s\"}", opt.broker);
+  at += (size_t)snprintf(request + at, sizeof request - at, "],\"types\":[\"%s\"],\"broker\":\"%s\"}",
+                         opt.trades ? "trade" : "tick", opt.broker);
   send_masked(c, 1, request, at);
 }
 
@@ -365,7 +370,7 @@ static void read_options(int argc, char **argv) {
       {"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"batch", 0, 0, 'B'},    {"clients", 1, 0, 'n'}, {"symbols", 1, 0, 'k'},
       {"universe", 1, 0, 'm'}, {"names", 1, 0, 'N'},  {"broker", 1, 0, 'b'},  {"pid", 1, 0, 'P'},
       {"warm", 1, 0, 'w'},    {"seconds", 1, 0, 's'}, {"stalled", 1, 0, 'S'}, {"latency", 0, 0, 'l'},
-      {"sample", 1, 0, 'i'},  {"max-wait", 1, 0, 'W'}, {0, 0, 0, 0}};
+      {"trades", 0, 0, 't'},  {"sample", 1, 0, 'i'},  {"max-wait", 1, 0, 'W'}, {0, 0, 0, 0}};
   for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) switch (o) {
       case 'p': opt.port = atoi(optarg); break;
       case 'u': opt.path = optarg; break;
@@ -380,6 +385,7 @@ static void read_options(int argc, char **argv) {
       case 's': opt.seconds = atof(optarg); break;
       case 'S': opt.stalled = atoi(optarg); break;
       case 'l': opt.latency = 1; break;
+      case 't': opt.trades = 1; break;
       case 'i': opt.sample = atof(optarg); break;
       case 'W': opt.max_wait = atof(optarg); break;
       default: exit(2);
@@ -398,6 +404,7 @@ int main(int argc, char **argv) {
   files.rlim_cur = files.rlim_max;
   setrlimit(RLIMIT_NOFILE, &files);
   struct client *clients = calloc((size_t)opt.clients, sizeof *clients);
+  first_reader = &clients[opt.stalled];
   latencies = opt.latency ? malloc(MAX_LATENCIES * sizeof *latencies) : NULL;
   int poller = epoll_create1(EPOLL_CLOEXEC);
   // all connections first: a subscription starts the stream, and nobody should wait for the others unread

@@ -150,15 +150,20 @@ class Connection:
             pass  # the client is gone; the reading thread ends for the same reason
 
 
-def main() -> None:
-    port = int(sys.argv[1])
-    rate = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
-    frames_per_write = int(sys.argv[3]) if len(sys.argv) > 3 else BLOCK_FRAMES
+def serve(connection: type[Connection], port: int, rate: float, frames_per_write: int = 1) -> None:
+    """Serve each connection with a thread, until the process is ended."""
     with socket.create_server(("127.0.0.1", port), backlog=16) as listener:
         while True:
             peer, _ = listener.accept()
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=Connection(peer, rate, frames_per_write).serve, daemon=True).start()
+            threading.Thread(target=connection(peer, rate, frames_per_write).serve, daemon=True).start()
+
+
+def main() -> None:
+    port = int(sys.argv[1])
+    rate = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    frames_per_write = int(sys.argv[3]) if len(sys.argv) > 3 else BLOCK_FRAMES
+    serve(Connection, port, rate, frames_per_write)
 
 
 if __name__ == "__main__":
