@@ -17,12 +17,15 @@ from ..errors import MdserverError, Rejected, Unavailable
 from . import frame_reader as frames
 from .handshake import Handshake, HandshakeError, Refused
 from .http_errors import RETRY_STATUSES, status_error
+from .prompt_stream import PromptSocketStream
 
 __all__ = ["WebSocket", "WebSocketClosed", "open_websocket"]
 
 _READ_BYTES = 64 * 1024
 _SEND_TIMEOUT_S = 10.0
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
+_SILENCE_CHECKS = 8
+"""So many times within its bound a connection's silence is looked at: a silence is noticed an eighth late at most."""
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -56,7 +59,7 @@ async def open_websocket(
     try:
         with trio.fail_after(connect_timeout_s):
             stream = await _connect(url, ssl_context)
-            websocket = WebSocket(url, stream, silence_s=silence_s, max_message_bytes=max_message_bytes)
+            websocket = WebSocket(url, stream, max_message_bytes=max_message_bytes)
             try:
                 await websocket._shake_hands(headers, retry_statuses)  # noqa: SLF001
             except BaseException:
@@ -64,10 +67,32 @@ async def open_websocket(
                 raise
     except trio.TooSlowError as error:
         raise Unavailable(f"{url}: no WebSocket within {connect_timeout_s:g} s") from error
-    try:
-        yield websocket
-    finally:
-        await websocket.aclose(timeout_s=close_timeout_s)  # noqa: ASYNC102 - shields itself, with this deadline
+    async with _watched(websocket, silence_s):
+        try:
+            yield websocket
+        finally:
+            await websocket.aclose(timeout_s=close_timeout_s)  # noqa: ASYNC102 - shields itself, with this deadline
+
+
+@asynccontextmanager
+async def _watched(websocket: WebSocket, silence_s: float | None) -> AsyncIterator[None]:
+    """Watch for silence during the block. What the block raises comes out as it is, not in the nursery's group."""
+    if silence_s is None:
+        yield
+        return
+    raised: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(websocket._watch_silence, silence_s)  # noqa: SLF001
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 - raised below
+            raised = error
+        nursery.cancel_scope.cancel()
+    if raised is not None:
+        try:
+            raise raised
+        finally:
+            raised = None  # no cycle of the error with its own traceback
 
 
 async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
@@ -79,9 +104,10 @@ async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Str
     if parts.scheme not in _DEFAULT_PORTS or not host:
         raise Rejected(f"{url}: expected ws://HOST… or wss://HOST…")
     try:
-        stream = await trio.open_tcp_stream(host, parts.port or _DEFAULT_PORTS[parts.scheme])
+        tcp = await trio.open_tcp_stream(host, parts.port or _DEFAULT_PORTS[parts.scheme])
     except (OSError, ValueError) as error:
         raise Unavailable(f"{url}: cannot connect: {error}") from error
+    stream = PromptSocketStream(tcp)
     if parts.scheme == "ws":
         return stream
     secure = trio.SSLStream(
@@ -104,18 +130,18 @@ async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Str
 class WebSocket:
     """An open connection, made by :func:`open_websocket`. One task may receive while others send."""
 
-    def __init__(
-        self, url: str, stream: trio.abc.Stream, *, silence_s: float | None, max_message_bytes: int
-    ) -> None:
+    def __init__(self, url: str, stream: trio.abc.Stream, *, max_message_bytes: int) -> None:
         self.url = url
         self._stream = stream
-        self._silence_s = silence_s
         self._frames = frames.FrameReader(max_message_bytes=max_message_bytes)
         self._early = b""
         self._send_lock = trio.Lock()
         self._can_send = True
         self._close_sent = False
         self._lost_with_messages: Unavailable | None = None
+        self._cut_for: Unavailable | None = None
+        self._reading = False
+        self._reads = 0
 
     async def _shake_hands(self, headers: Sequence[tuple[str, str]], retry_statuses: Collection[int]) -> None:
         parts = urlsplit(self.url)
@@ -140,8 +166,8 @@ class WebSocket:
         """Wait for bytes and return the messages they complete: possibly none, when only a ping came.
 
         Text is valid UTF-8, still encoded. The newest ping is answered with its own payload. With
-        ``silence_s`` set, half of it without a byte makes us send a ping, and all of it raises Unavailable;
-        so does a lost connection or a server that breaks the protocol. A close by the server raises
+        ``silence_s`` set, half of it without a byte makes us send a ping, and all of it (an eighth more at most)
+        raises Unavailable; so does a lost connection or a server that breaks the protocol. A close by the server raises
         WebSocketClosed, after the messages that came before it were returned.
         """
         reader = self._frames
@@ -167,25 +193,48 @@ class WebSocket:
         return messages
 
     async def _read(self) -> bytes:
-        if self._silence_s is None:
-            return await self._read_some()
-        half = self._silence_s / 2
-        with trio.move_on_after(half):
-            return await self._read_some()
-        await self.ping()
-        with trio.move_on_after(half):
-            return await self._read_some()
-        raise Unavailable(f"{self.url}: nothing received for {self._silence_s:g} s, not even a pong")
-
-    async def _read_some(self) -> bytes:
+        self._reading = True
         try:
             data = await self._stream.receive_some(_READ_BYTES)
         except _LOST as error:
-            raise self._lost(error) from error
+            raise self._cut_for or self._lost(error) from error
+        finally:
+            self._reading = False
         if not data:
             self._can_send = False
-            raise Unavailable(f"{self.url}: the connection ended without a close frame")
+            raise self._cut_for or Unavailable(f"{self.url}: the connection ended without a close frame")
+        self._reads += 1
         return bytes(data)
+
+    async def _watch_silence(self, silence_s: float) -> None:
+        """Ping after half of ``silence_s`` without a byte, and cut the connection after all of it.
+
+        One timer for the connection, since a cancel scope around each read would cost more than the read. Time in which
+        nobody is in :meth:`receive` does not count.
+        """
+        seen, since, asked = self._reads, trio.current_time(), False
+        while True:
+            await trio.sleep(silence_s / _SILENCE_CHECKS)
+            now = trio.current_time()
+            if self._reads != seen or not self._reading:
+                seen, since, asked = self._reads, now, False
+            elif now - since >= silence_s:
+                text = f"{self.url}: nothing received for {silence_s:g} s, not even a pong"
+                await self._cut(Unavailable(text))
+                return
+            elif now - since >= silence_s / 2 and not asked:
+                asked = True
+                try:
+                    await self.ping()
+                except Unavailable as error:
+                    await self._cut(error)
+                    return
+
+    async def _cut(self, why: Unavailable) -> None:
+        """Have the one who receives, now or later, raise ``why``."""
+        self._cut_for = why
+        self._can_send = False
+        await trio.aclose_forcefully(self._stream)
 
     async def _answer_controls(self) -> None:
         reader = self._frames
@@ -254,7 +303,7 @@ class WebSocket:
             await self._send_close(code, reason)
             try:
                 while self._close_sent and self._frames.close is None and self._frames.failure is None:
-                    self._frames.feed(await self._read_some())
+                    self._frames.feed(await self._read())
             except Unavailable:
                 # The server cut the connection instead of answering: closed all the same.
                 self._can_send = False

@@ -147,7 +147,7 @@ async def test_ping_is_answered_with_its_payload() -> None:
 
 async def test_messages_that_came_with_an_unanswerable_ping_are_delivered() -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    websocket = WebSocket("ws://x", ours, silence_s=None, max_message_bytes=1 << 20)
+    websocket = WebSocket("ws://x", ours, max_message_bytes=1 << 20)
     await theirs.send_all(b"\x81\x01a\x81\x01b\x89\x01p")
     theirs.receive_stream.close()  # the venue takes nothing any more
     assert await websocket.receive() == [b"a", b"b"]
