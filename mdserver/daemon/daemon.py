@@ -41,6 +41,7 @@ from ..web.api.dependencies import Dependencies, SourceInfo
 from ..web.app import make_app
 from ..web.server.tcp_server import open_listeners, serve_app
 from ..web.stream.clients import Clients
+from .garbage import keep_memory_in_bounds
 
 __all__ = ["SHUTDOWN_S", "serve"]
 
@@ -216,6 +217,7 @@ class _Server:
                 await web.start(partial(self._guarded_start, serve_web))
                 async with trio.open_nursery() as brokers:
                     self._start(brokers, supervisor.run)
+                    self._start(brokers, keep_memory_in_bounds)
                     self.serving = True
                     host, port = listeners[0].socket.getsockname()[:2]
                     task_status.started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")

@@ -1,0 +1,76 @@
+"""Python's garbage collector, set for a server whose hot path makes no cycles.
+
+A full collection stops everything while it walks all objects there are: 12 to 45 ms for those that the start leaves
+behind, at any moment, which is several hundred times the latency of a record. So:
+
+* after the start all that exists is collected once and frozen: no later collection looks at it;
+* young objects are collected as usual, in steps that take a millisecond or two at most (:data:`YOUNG`);
+* old ones are collected only when memory has grown by :data:`GROWTH`. That happens where long-lived connections have
+  come and gone: each leaves some 260 objects in cycles (tasks, frames, exceptions of the server's libraries), about
+  40 kB, which nothing else frees. While the same clients stay, memory does not grow and no full collection is made.
+
+There is no waiting for an idle moment: a server that streams has none, and what has come since the start is walked in
+a millisecond for every twenty clients or so.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import structlog
+import trio
+
+__all__ = ["GROWTH", "LEAST_GROWTH_BYTES", "keep_memory_in_bounds", "settle"]
+
+YOUNG = (2_000, 10)
+"""A collection of the youngest for so many new containers, one of the middle generation for so many of those."""
+NEVER = 1_000_000_000
+GROWTH = 1.25
+LEAST_GROWTH_BYTES = 32 * 1024 * 1024
+CHECK_S = 1.0
+
+_STATM = Path("/proc/self/statm")
+_SIZE_IS_KNOWN = _STATM.exists()
+_log = structlog.get_logger("mdserver")
+
+
+def settle() -> None:
+    """Collect and freeze what the start, or a reload, has left. Takes some 50 ms: nothing is streamed yet, or again."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    # Where the size of memory is not known, Python's own rule for the oldest generation stays.
+    gc.set_threshold(*YOUNG, NEVER if _SIZE_IS_KNOWN else 10)
+
+
+async def keep_memory_in_bounds() -> None:
+    """Settle, and from then on collect what is old when memory has grown; runs until cancelled."""
+    settle()
+    if not _SIZE_IS_KNOWN:
+        await trio.sleep_forever()
+    bound = _next_bound()
+    while True:
+        await trio.sleep(CHECK_S)
+        if resident_bytes() < bound:
+            continue
+        began = trio.current_time()
+        freed = gc.collect()
+        bound = _next_bound()
+        _log.info(
+            "Memory had grown: collected garbage.",
+            objects=freed,
+            ms=round((trio.current_time() - began) * 1000, 1),
+            resident_mib=resident_bytes() >> 20,
+        )
+
+
+def _next_bound() -> float:
+    now = resident_bytes()
+    return max(now * GROWTH, now + LEAST_GROWTH_BYTES)
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds; Linux."""
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
