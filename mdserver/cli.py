@@ -6,27 +6,26 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config.
 from __future__ import annotations
 
 import json
-import sys
 import traceback
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from time import time
 
 import attrs
 import click
 import trio
+from click.core import ParameterSource
 
 from . import __version__
-from .commands.context import CommandContext
+from .commands.context import ConfigFile, Invocation, Overrides
 from .config import LogConfig, json_schema
+from .daemon.banner import Banner, close_stdout
 from .errors import ConfigError, DataFolderInUse, MdserverError, leaves
 from .log import set_up_logging
 from .plugin import CommandPlugin
 from .redact import redact
-from .registry import InstalledPlugin, PluginProblem, installed_plugins, load_commands
+from .registry import PluginProblem, command_names, installed_plugins, load_command
 
 __all__ = ["EXIT_FAILED", "EXIT_USAGE", "cli", "main"]
 
@@ -35,18 +34,6 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _CONFIG_KEY = "mdserver.config"
-
-_BUILT_IN = {
-    "check": "mdserver.commands.check",
-    "cleanup": "mdserver.commands.cleanup",
-    "direct-compress": "mdserver.commands.direct_compress",
-    "import": "mdserver.commands.importing",
-    "indexes": "mdserver.commands.indexes",
-    "migrate": "mdserver.commands.migrate",
-    "refresh": "mdserver.commands.refresh",
-    "watch": "mdserver.commands.watch",
-}
-"""Imported only when asked for: the store takes its time."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,23 +52,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(error: BaseException) -> int:
     """Print known errors, a line each, unknown ones with their traceback, without secrets; return the exit code."""
-    plain = list(leaves(error))
-    known = [leaf for leaf in plain if isinstance(leaf, MdserverError)]
-    if len(known) + sum(isinstance(leaf, KeyboardInterrupt) for leaf in plain) < len(plain):
-        click.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
-        return EXIT_FAILED
-    for leaf in known:
-        lines = leaf.problems if isinstance(leaf, ConfigError) else [f"mdserver: {leaf}"]
+    known: list[MdserverError] = []
+    exit_code: int | None = None
+    for leaf in leaves(error):
+        match leaf:
+            case MdserverError():
+                known.append(leaf)
+            case KeyboardInterrupt():
+                exit_code = EXIT_INTERRUPTED
+            case BrokenPipeError():  # whoever read the output has gone, as head does
+                close_stdout()
+                exit_code = EXIT_FAILED
+            case SystemExit():  # a command's own way to end
+                exit_code = leaf.code if isinstance(leaf.code, int) else EXIT_FAILED
+            case _:
+                click.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
+                return EXIT_FAILED
+    for one in known:
+        lines = one.problems if isinstance(one, ConfigError) else [f"mdserver: {one}"]
         click.echo(redact("\n".join(lines)), err=True)
-    if any(isinstance(leaf, ConfigError | DataFolderInUse) for leaf in known):
+    if any(isinstance(one, ConfigError | DataFolderInUse) for one in known):
         return EXIT_USAGE
-    return EXIT_FAILED if known else EXIT_INTERRUPTED
+    return EXIT_FAILED if known or exit_code is None else exit_code
 
 
-def _keep_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+def _keep_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     """Remember ``--config`` wherever it stands; the one nearest to the end wins."""
     if value is not None:
-        context.meta[_CONFIG_KEY] = value
+        source = context.get_parameter_source(parameter.name or "")
+        named_by = "MDSERVER_CONFIG" if source is ParameterSource.ENVIRONMENT else "--config"
+        context.meta[_CONFIG_KEY] = ConfigFile(value, named_by)  # type: ignore[arg-type]
 
 
 def _config_option(environment: str | None = None) -> click.Option:
@@ -93,26 +93,44 @@ def _config_option(environment: str | None = None) -> click.Option:
         show_envvar=environment is not None,
         expose_value=False,
         callback=_keep_config,
-        help="The config file.",
+        help="Read this config file; without it, config.yaml of the current folder if it is there.",
     )
 
 
-class _Run(click.Group):
-    """``run``: its subcommands are the command plugins, the built-in ones and those of entry points."""
+class _Group(click.Group):
+    """A group whose help has the first sentence of each command, whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.summary(ctx, name)) for name in self.list_commands(ctx)]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+    def summary(self, ctx: click.Context, name: str) -> str:
+        """Return what the help says of one command."""
+        command = self.get_command(ctx, name)
+        text = "" if command is None else command.short_help or command.help or ""
+        sentence = " ".join(text.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+        return f"{sentence}."
+
+
+class _Run(_Group):
+    """``run``: its subcommands are the command plugins, ours like a third party's, each imported when asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*_BUILT_IN, *load_commands()[0]})
+        return command_names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _BUILT_IN:
-            return _with_config(import_module(_BUILT_IN[cmd_name]).plugin)
-        plugins, problems = load_commands()
-        if cmd_name in plugins:
-            return _with_config(plugins[cmd_name])
-        for problem in problems:
-            if problem.name == cmd_name:
-                raise click.ClickException(str(problem))
-        return None
+        found = load_command(cmd_name)
+        if isinstance(found, PluginProblem):
+            raise click.ClickException(str(found))
+        return None if found is None else _with_config(found)
+
+    def summary(self, ctx: click.Context, name: str) -> str:
+        found = load_command(name)
+        if isinstance(found, CommandPlugin):
+            return found.summary.rstrip(".") + "."
+        return f"(Cannot be used: {found.message})" if found is not None else ""
 
 
 def _with_config(plugin: CommandPlugin) -> click.Command:
@@ -129,57 +147,49 @@ def _taking_config(original: click.Command) -> click.Command:
     return command
 
 
-@click.group(params=[_config_option("MDSERVER_CONFIG")])
+@click.group(cls=_Group, params=[_config_option("MDSERVER_CONFIG")])
 @click.version_option(__version__, prog_name="mdserver")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """A self-hosted market data server."""
-    context.obj = CommandContext(lambda: context.meta.get(_CONFIG_KEY))
+    context.obj = Invocation(lambda: context.meta.get(_CONFIG_KEY))
     set_up_logging(LogConfig())
 
 
 @cli.group("run", cls=_Run, invoke_without_command=True, params=[_config_option()])
+@click.option("--host", metavar="ADDRESS", help="Listen on this address, whatever the config says.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 takes a free one.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Keep the embedded database and the journal in this folder.",
+)
 @click.pass_context
-def run_(context: click.Context) -> None:
+def run_(context: click.Context, host: str | None, port: int | None, data_dir: Path | None) -> None:
     """Run the server; with a NAME, run that command."""
+    invocation: Invocation = context.obj
+    invocation.overrides = Overrides(host, port, data_dir)
+    invocation.is_command = context.invoked_subcommand is not None
     if context.invoked_subcommand is None:
-        _serve(context.find_object(CommandContext) or CommandContext())
+        _serve(invocation)
 
 
-def _serve(context: CommandContext) -> None:
-    config = context.config
+def _serve(invocation: Invocation) -> None:
+    config = invocation.config
     if not any(entry.enabled for entry in config.brokers):
-        context.log.warning("no broker is switched on: nothing will be streamed")
+        invocation.log.warning("no broker is switched on: nothing will be streamed")
     from .daemon.daemon import serve  # late: only the daemon needs the whole server
 
-    trio.run(partial(serve, config, context.brokers_for_serving, task_status=_Announcement()))
+    plugins = invocation.brokers_for_serving
+    trio.run(partial(serve, config, plugins, task_status=Banner(config, plugins)))
 
 
-class _Announcement:
-    """Tells a person where the server is, once it serves; logs are for the rest."""
-
-    def started(self, value: str | None = None) -> None:
-        if value is None:
-            return
-        again = f"{Path(sys.argv[0])} run watch"
-        now = int(time())
-        click.echo(
-            f"\nmdserver {__version__} is ready\n\n"
-            f"  candles  {value}/api/candles?symbol=EURUSD&timeframe=1m&from={now - 3600}&to={now + 86_400}\n"
-            f"  symbols  {value}/api/metadata\n"
-            f"  brokers  {value}/api/brokers\n"
-            f"  stream   {value.replace('http', 'ws', 1)}/\n\n"
-            f"Paste this into another terminal to see live ticks:\n\n"
-            f"  {again} EURUSD --url {value.replace('http', 'ws', 1)}/\n\n"
-            "Ctrl-C stops the server.\n"
-        )
-
-
-@cli.command("plugins")
+@cli.command("plugins", params=[_config_option()])
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins_(as_json: bool) -> None:
     """Show what is installed, from where, and what cannot be used."""
-    found = [*(_built_in(name) for name in sorted(_BUILT_IN)), *installed_plugins()]
+    found = installed_plugins()
     if as_json:
         click.echo(json.dumps({"plugins": [attrs.asdict(plugin) for plugin in found]}, indent=2))
         return
@@ -197,41 +207,44 @@ def plugins_(as_json: bool) -> None:
             click.echo(str(PluginProblem(broken.name, broken.distribution, broken.problem)), err=True)
 
 
-def _built_in(name: str) -> InstalledPlugin:
-    plugin = import_module(_BUILT_IN[name]).plugin
-    return InstalledPlugin(name, "command", "mdserver", __version__, plugin.summary)
-
-
-@cli.group("config")
+@cli.group("config", cls=_Group)
 def config_() -> None:
     """Check a config file, or describe what one may hold."""
 
 
 @config_.command("check", params=[_config_option()])
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def check(context: CommandContext, as_json: bool) -> None:
-    """Check the config file: every error at once, exit code 2 if there is one."""
+@click.pass_context
+def check(context: click.Context, file: Path | None, as_json: bool) -> None:
+    """Check the config FILE: every error at once, exit code 2 if there is one.
+
+    A broker or a source whose plugin cannot be loaded is an error here, though the server would start without it.
+    """
+    if file is not None:
+        context.meta[_CONFIG_KEY] = ConfigFile(file, "--config")
+    invocation: Invocation = context.obj
     try:
-        config = context.config
+        config = invocation.load(strict=True)
     except ConfigError as error:
         if not as_json:
             raise
         click.echo(json.dumps({"ok": False, "problems": error.problems}))
         raise click.exceptions.Exit(EXIT_USAGE) from None
     names = [entry.name for entry in config.brokers if entry.enabled]
+    path = None if invocation.config_file is None else str(invocation.config_file.path)
     if as_json:
-        click.echo(
-            json.dumps({"ok": True, "problems": [], "brokers": names, "data_dir": str(config.data_dir)})
-        )
-    else:
-        click.echo(f"the config is good: brokers {', '.join(names) or 'none'}; data in {config.data_dir}")
+        facts = {"ok": True, "problems": [], "file": path, "brokers": names, "data_dir": str(config.data_dir)}
+        click.echo(json.dumps(facts))
+        return
+    what = "there is no config file; by default" if path is None else f"{path} is good:"
+    click.echo(f"{what} brokers {', '.join(names) or 'none'}; data in {config.data_dir}")
 
 
-@config_.command("schema")
+@config_.command("schema", params=[_config_option()])
 @click.pass_obj
-def schema(context: CommandContext) -> None:
+def schema(invocation: Invocation) -> None:
     """Print the JSON Schema of the config file, installed plugins included."""
-    classes = {name: plugin.config for name, plugin in context.brokers.items()}
-    sources = {name: plugin.config for name, plugin in context.history.items()}
+    classes = {name: plugin.config for name, plugin in invocation.brokers.items()}
+    sources = {name: plugin.config for name, plugin in invocation.history.items()}
     click.echo(json.dumps(json_schema(classes, sources), indent=2))

@@ -10,16 +10,17 @@ A distribution registers a descriptor under an entry-point group; the server loa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
 import click
 import structlog
 import trio
 
+from .config import Config
 from .errors import BadMessage
 from .market_hours import Market
 from .model import Feed, Instrument, Record, RecordType, TickColumns
@@ -32,14 +33,20 @@ __all__ = [
     "Broker",
     "BrokerHost",
     "BrokerPlugin",
+    "CommandContext",
+    "CommandDatabase",
     "CommandPlugin",
     "Demand",
     "HistoryHost",
     "HistoryInstrument",
     "HistoryPlugin",
     "HistorySource",
+    "Progress",
     "RawHour",
+    "StoredSeries",
 ]
+
+T = TypeVar("T")
 
 API_VERSION = 1
 """Goes up when a change breaks existing plugins."""
@@ -245,9 +252,123 @@ class HistoryPlugin:
     api_version: int = API_VERSION
 
 
+class Progress(Protocol):
+    """How far a command is: a bar on a terminal, a plain line every few seconds elsewhere, on standard error."""
+
+    def advance(self, count: float = 1.0) -> None:
+        """Count what is done."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Tell the operator something, above the bar."""
+        ...
+
+
+class StoredSeries(Protocol):
+    """One (broker, symbol, record type) that is stored; times are None while it has no rows."""
+
+    @property
+    def broker(self) -> str: ...
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def type(self) -> RecordType: ...
+    @property
+    def row_count(self) -> int: ...
+    @property
+    def earliest_us(self) -> int | None: ...
+    @property
+    def latest_us(self) -> int | None: ...
+
+
+class CommandDatabase(Protocol):
+    """The configured database, as a command sees it.
+
+    Each call is one transaction in a worker thread. All raise :class:`~mdserver.errors.StoreUnavailable` while the
+    database is away, and :class:`~mdserver.errors.Rejected`, with its words, for what it refuses. The views to query
+    are in the reference: ``market_ticks``, ``market_trades``, ``forex_candles_1m`` … ``forex_candles_1d``.
+    """
+
+    @property
+    def engine(self) -> Literal["plain", "timescaledb"]:
+        """How ticks are kept: monthly partitions of PostgreSQL, or TimescaleDB's hypertables."""
+        ...
+
+    @property
+    def server_version(self) -> int:
+        """The server's version as libpq counts: 150018 is 15.18."""
+        ...
+
+    async def series(self, symbol: str | None = None) -> Sequence[StoredSeries]:
+        """Return what is stored, of one symbol if given."""
+        ...
+
+    async def query(
+        self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement that reads and return its rows; ``%s`` and ``%(name)s`` stand for parameters.
+
+        The transaction is read-only, also where the database is open for writing. All rows are held in memory.
+        """
+        ...
+
+    async def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> int:
+        """Run a statement that writes, into tables of the command's own; return the number of rows it touched.
+
+        Raises :class:`~mdserver.errors.Rejected` where the database was not opened for writing. The server's own
+        tables are not for this: their candles, counters and numbers are kept by the server.
+        """
+        ...
+
+
+class CommandContext(Protocol):
+    """What a command gets as ``ctx.obj``: one invocation of ``mdserver``."""
+
+    @property
+    def config(self) -> Config:
+        """The checked config, read when it is first asked for. Raises :class:`~mdserver.errors.ConfigError`."""
+        ...
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger: ...
+
+    @property
+    def brokers(self) -> Mapping[str, BrokerPlugin]:
+        """The broker plugins that can be used, by name."""
+        ...
+
+    @property
+    def history(self) -> Mapping[str, HistoryPlugin]:
+        """The history plugins that can be used, by name."""
+        ...
+
+    def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run ``work(*args)`` in trio to its end and return its result; what it raises comes out."""
+        ...
+
+    def progress(self, label: str, total: float | None = None) -> AbstractContextManager[Progress]:
+        """Show how far the block is, of ``total`` where that is known."""
+        ...
+
+    def open_database(
+        self, *, write: bool = False, statement_timeout_s: float = 0.0
+    ) -> AbstractAsyncContextManager[CommandDatabase]:
+        """Open the configured database, read-only unless ``write``; beside a running daemon it is the daemon's.
+
+        ``statement_timeout_s`` bounds each statement; 0: no bound. Raises
+        :class:`~mdserver.errors.StoreUnavailable` if it stays away and :class:`~mdserver.errors.Rejected` if it
+        refuses us.
+        """
+        ...
+
+
 @attrs.frozen
 class CommandPlugin:
-    """Describes ``mdserver run NAME``: ``command`` is a click command that gets the runtime as ``ctx.obj``."""
+    """Describes ``mdserver run NAME``: ``command`` is a click command whose ``ctx.obj`` is a :class:`CommandContext`.
+
+    ``--config FILE`` is added to it and to its subcommands. What it raises of :mod:`mdserver.errors` is printed as a
+    message, and the exit code is 1 (2 for a ``ConfigError``).
+    """
 
     name: str
     summary: str

@@ -24,12 +24,15 @@ from .plugin import (
 __all__ = [
     "InstalledPlugin",
     "PluginProblem",
+    "command_names",
     "installed_plugins",
     "load_brokers",
-    "load_commands",
+    "load_command",
     "load_history",
     "stand_in",
 ]
+
+OWN_DISTRIBUTION = "mdserver"
 
 P = TypeVar("P", BrokerPlugin, CommandPlugin, HistoryPlugin)
 
@@ -78,9 +81,18 @@ def stand_in(problem: PluginProblem) -> BrokerPlugin:
     return BrokerPlugin(problem.name, "cannot be used", type(None), refuse, types=RECORD_TYPES)
 
 
-def load_commands() -> tuple[dict[str, CommandPlugin], list[PluginProblem]]:
-    """Return the usable command plugins by name, and the problems of the others. Imports them; blocking."""
-    return _usable(_load("command", COMMAND_GROUP, CommandPlugin, _check_command))
+def command_names() -> list[str]:
+    """Return the names of all installed command plugins, in order. Imports none; blocking."""
+    return sorted({point.name for point in entry_points(group=COMMAND_GROUP)})
+
+
+def load_command(name: str) -> CommandPlugin | PluginProblem | None:
+    """Return one command plugin, or why it cannot be used; None if there is none of this name.
+
+    Imports no other: the start of a command should not wait for what it does not need. Blocking.
+    """
+    plugins, problems = _usable(_load("command", COMMAND_GROUP, CommandPlugin, _check_command, name))
+    return plugins.get(name) or next(iter(problems), None)
 
 
 def load_history() -> tuple[dict[str, HistoryPlugin], list[PluginProblem]]:
@@ -107,10 +119,19 @@ def _usable(loaded: Iterable[_Loaded]) -> tuple[dict[str, Any], list[PluginProbl
     return plugins, problems
 
 
-def _load(kind: str, group: str, descriptor: type[P], check: Callable[[P], None]) -> list[_Loaded]:
+def _load(
+    kind: str, group: str, descriptor: type[P], check: Callable[[P], None], name: str | None = None
+) -> list[_Loaded]:
+    """Load the plugins of a group, or those of one name. Of two with the same name ours has it, then the first."""
+
+    def rank(point: EntryPoint) -> tuple[str, bool, str]:
+        distribution = _distribution(point)[0]
+        return point.name, distribution != OWN_DISTRIBUTION, distribution
+
     loaded: list[_Loaded] = []
     owners: dict[str, str] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: (point.name, _distribution(point)[0])):
+    points = [point for point in entry_points(group=group) if name in (None, point.name)]
+    for point in sorted(points, key=rank):
         distribution, version = _distribution(point)
         found: P | None = None
         problem: str | None = None

@@ -8,9 +8,8 @@ import click
 import msgspec
 
 from ..config import Config
-from ..plugin import CommandPlugin
+from ..plugin import CommandContext, CommandPlugin
 from ..store.upkeep.primary_keys import Cleaned, clean_up
-from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say
 
 __all__ = ["plugin"]

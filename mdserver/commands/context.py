@@ -1,35 +1,69 @@
-"""What a command plugin gets as ``ctx.obj``: the config, loaded when first asked for, and a way into trio."""
+"""One invocation of ``mdserver``: what a command gets as ``ctx.obj``, and how the server gets its config."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+import attrs
 import trio
 
-from ..config import Config, load_config, secret_values
+from ..config import Config, LogConfig, load_config, secret_values
+from ..errors import ConfigError
 from ..log import get_logger, set_up_logging
-from ..plugin import BrokerPlugin, HistoryPlugin
+from ..plugin import BrokerPlugin, CommandDatabase, HistoryPlugin, Progress
 from ..redact import hide_values
 from ..registry import PluginProblem, load_brokers, load_history, stand_in
 
-__all__ = ["CommandContext"]
+__all__ = ["ConfigFile", "Invocation", "Overrides"]
 
 T = TypeVar("T")
 
+IN_CURRENT_FOLDER = Path("config.yaml")
 
-class CommandContext:
-    """One invocation of ``mdserver``.
 
-    ``config_file`` is asked when the config is first needed, since ``--config`` may stand after a command's
-    name; it returns None if no file was named.
+@attrs.frozen
+class ConfigFile:
+    """A config file, and who named it: ``--config``, ``MDSERVER_CONFIG`` or ``current folder``."""
+
+    path: Path
+    named_by: Literal["--config", "MDSERVER_CONFIG", "current folder"]
+
+
+@attrs.frozen
+class Overrides:
+    """Options of the command line that win over the config file."""
+
+    host: str | None = None
+    port: int | None = None
+    data_dir: Path | None = None
+
+    def apply(self, config: Config) -> Config:
+        """Return the config with these in place. Raises ConfigError for a host that is none."""
+        server = {name: value for name in ("host", "port") if (value := getattr(self, name)) is not None}
+        folder = config.data_dir if self.data_dir is None else self.data_dir.expanduser().absolute()
+        try:
+            return attrs.evolve(config, data_dir=folder, server=attrs.evolve(config.server, **server))
+        except ValueError as error:
+            raise ConfigError([f"--{error}"]) from None
+
+
+class Invocation:
+    """Implements :class:`mdserver.plugin.CommandContext`.
+
+    ``config_file`` is asked when the config is first needed, since ``--config`` may stand after a command's name; it
+    returns None where no file was named. Then ``config.yaml`` of the current folder counts, if it is there.
     """
 
-    def __init__(self, config_file: Callable[[], Path | None] = lambda: None) -> None:
-        self._config_file = config_file
+    def __init__(self, config_file: Callable[[], ConfigFile | None] = lambda: None) -> None:
+        self._named_file = config_file
+        self.overrides = Overrides()
+        self.is_command = False
+        """A command's own lines are what its user asked for: of the log only what went wrong stands between them."""
         self.log = get_logger("mdserver")
 
     @cached_property
@@ -66,21 +100,27 @@ class CommandContext:
         return self._loaded_history[1]
 
     @cached_property
+    def config_file(self) -> ConfigFile | None:
+        """The file that the config is read from, None where there is none."""
+        named = self._named_file()
+        if named is None and IN_CURRENT_FOLDER.exists():
+            return ConfigFile(IN_CURRENT_FOLDER.absolute(), "current folder")
+        return named
+
+    @cached_property
     def config(self) -> Config:
         """The checked config; from the first use on, logging follows it. Raises ConfigError."""
-        classes: dict[str, type | None] = {problem.name: None for problem in self.problems}
-        classes |= {name: plugin.config for name, plugin in self.brokers.items()}
-        sources: dict[str, type | None] = {problem.name: None for problem in self.history_problems}
-        sources |= {name: plugin.config for name, plugin in self.history.items()}
-        config = load_config(
-            self._config_file(),
-            environ=os.environ,
-            brokers=classes,
-            history=sources,
-            broker_types={name: plugin.types for name, plugin in self.brokers.items()},
-        )
+        config = self.load()
         hide_values(secret_values(config))
-        set_up_logging(config.log)
+        set_up_logging(_for_command(config.log) if self.is_command else config.log)
+        file = self.config_file
+        if file is not None:
+            self.log.info("the config is read from a file", file=str(file.path), named_by=file.named_by)
+        else:
+            self.log.info(
+                "there is no config file: the defaults apply",
+                database="of DATABASE_URL" if config.database.url != "embedded" else "embedded",
+            )
         for problem in (*self.problems, *self.history_problems):
             self.log.warning(
                 "plugin cannot be used",
@@ -90,6 +130,59 @@ class CommandContext:
             )
         return config
 
+    def load(self, *, strict: bool = False) -> Config:
+        """Read and check the config. Raises ConfigError.
+
+        ``strict``: a broker or source whose plugin is installed and cannot be loaded is an error too. The server
+        starts all the same: the others can work.
+        """
+        file = self.config_file
+        config = load_config(
+            None if file is None else file.path,
+            environ=os.environ,
+            brokers=_classes(self.problems, self.brokers),
+            history=_classes(self.history_problems, self.history),
+            broker_types={name: plugin.types for name, plugin in self.brokers.items()},
+            unusable={p.name: str(p) for p in (*self.problems, *self.history_problems)} if strict else {},
+        )
+        return self.overrides.apply(config)
+
     def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run ``work(*args)`` in trio to its end and return its result; what it raises comes out."""
         return trio.run(partial(work, *args))
+
+    def progress(self, label: str, total: float | None = None) -> AbstractContextManager[Progress]:
+        """See :meth:`mdserver.plugin.CommandContext.progress`."""
+        from .progress import show_progress  # late: rich takes its time
+
+        return show_progress(label, total)
+
+    @asynccontextmanager
+    async def open_database(
+        self, *, write: bool = False, statement_timeout_s: float = 0.0
+    ) -> AsyncIterator[CommandDatabase]:
+        """See :meth:`mdserver.plugin.CommandContext.open_database`."""
+        from .database_access import DatabaseAccess, open_configured  # late: the store takes its time
+
+        config = self.config
+        async with open_configured(
+            config.database, config.data_dir, statement_timeout_s=statement_timeout_s, log=self.log
+        ) as database:
+            yield DatabaseAccess(database, write=write)
+
+
+def _classes(
+    problems: Iterable[PluginProblem], plugins: dict[str, BrokerPlugin] | dict[str, HistoryPlugin]
+) -> dict[str, type | None]:
+    """Return the config class of each installed plugin; None for one that cannot be used."""
+    classes: dict[str, type | None] = {problem.name: None for problem in problems}
+    return classes | {name: plugin.config for name, plugin in plugins.items()}
+
+
+def _for_command(log: LogConfig) -> LogConfig:
+    """Return how a command logs: plain lines, and only what went wrong unless more is asked for."""
+    return attrs.evolve(
+        log,
+        format="text" if log.format == "auto" else log.format,
+        level="warning" if log.level == "info" else log.level,
+    )

@@ -8,9 +8,8 @@ import click
 import msgspec
 
 from ..config import Config
-from ..plugin import CommandPlugin
+from ..plugin import CommandContext, CommandPlugin
 from ..store.tables.compressed_loading import DirectCompress, status, switch_off, switch_on
-from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say
 
 __all__ = ["plugin"]

@@ -10,10 +10,9 @@ import click
 import msgspec
 
 from ..config import Config
-from ..plugin import CommandPlugin
+from ..plugin import CommandContext, CommandPlugin
 from ..store.tables.recreate_indexes import Report, recreate
 from ..store.tables.secondary_indexes import SecondaryIndex, Status, drop_secondary, status
-from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say, size, table
 
 __all__ = ["plugin"]

@@ -15,8 +15,8 @@ from ..errors import Rejected
 from ..log import get_logger
 from ..model import TIMEFRAMES, US_PER_S
 from ..store.connection.database import Database
+from ..store.open_database import open_configured
 from ..symbols import canonical
-from .storage import open_command_database
 
 __all__ = ["json_option", "open_for_maintenance", "say", "size", "symbol_option", "table", "to_us"]
 
@@ -42,7 +42,7 @@ async def open_for_maintenance(config: Config) -> AsyncIterator[Database]:
     What the database refuses within the block is raised as :class:`Rejected`.
     """
     log = get_logger("mdserver")
-    async with open_command_database(config, statement_timeout_s=0, log=log) as database:
+    async with open_configured(config.database, config.data_dir, statement_timeout_s=0, log=log) as database:
         try:
             yield database
         except psycopg.Error as error:

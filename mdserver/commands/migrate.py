@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
-from contextlib import AsyncExitStack
 
 import click
-import structlog
-from structlog.typing import EventDict
 
 from ..config import Config
-from ..plugin import CommandPlugin
-from ..store.embedded.server import attach_embedded
-from ..store.open_database import open_database
-from .context import CommandContext
+from ..log import get_logger
+from ..plugin import CommandContext, CommandPlugin
+from ..store.open_database import open_configured
 
 __all__ = ["apply_migrations", "plugin"]
 
@@ -43,37 +38,10 @@ async def apply_migrations(config: Config) -> list[str]:
 
     The embedded database of a running server is reached through that. Raises StoreUnavailable, Rejected.
     """
-    names: list[str] = []
-    log = _log_that_keeps(names)
-    async with AsyncExitStack() as stack:
-        url = config.database.url
-        if url == "embedded":
-            url = await stack.enter_async_context(
-                attach_embedded(config.data_dir, binaries=config.database.binaries, log=log)
-            )
-        await stack.enter_async_context(
-            open_database(url, retry_for_s=config.database.connect_for_s, migrate=True, log=log)
-        )
-    return names
-
-
-def _log_that_keeps(names: list[str]) -> structlog.stdlib.BoundLogger:
-    """Return the server's logger, which also puts into ``names`` what the database says it applied.
-
-    Opening a database migrates it and logs that; there is no other way to learn it.
-    """
-
-    def keep(_logger: object, _method: str, event: EventDict) -> EventDict:
-        if event.get("event") == "database migrated":
-            names.extend(event["applied"])
-        return event
-
-    log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        logging.getLogger("mdserver"),
-        processors=[keep, *structlog.get_config()["processors"]],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    return log
+    async with open_configured(
+        config.database, config.data_dir, migrate=True, statement_timeout_s=0, log=get_logger("mdserver")
+    ) as database:
+        return [] if database.opened is None else list(database.opened.applied)
 
 
 plugin = CommandPlugin("migrate", SUMMARY, _command)

@@ -9,9 +9,8 @@ import click
 import msgspec
 
 from ..config import Config
-from ..plugin import CommandPlugin
+from ..plugin import CommandContext, CommandPlugin
 from ..store.upkeep.rebuild_candles import Refreshed, refresh
-from .context import CommandContext
 from .maintenance import json_option, open_for_maintenance, say, symbol_option, table, to_us
 
 __all__ = ["plugin"]

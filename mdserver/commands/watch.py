@@ -9,9 +9,8 @@ import click
 from ..errors import BadMessage, ConfigError
 from ..model import RECORD_TYPES
 from ..net import open_websocket
-from ..plugin import CommandPlugin
+from ..plugin import CommandContext, CommandPlugin
 from ..symbols import canonical_all
-from .context import CommandContext
 
 __all__ = ["plugin", "watch"]
 

@@ -14,7 +14,7 @@ import platformdirs
 from ..errors import ConfigError
 from ..model import RECORD_TYPES
 from ..symbols import canonical
-from .sections import BrokerEntry, Config, HistoryEntry
+from .sections import BrokerEntry, Config, DatabaseConfig, HistoryEntry
 from .source import Located, Problem, parse_yaml, read_env_file
 from .structure import Invalid, build, config_keys, gather_fields, shown, structure
 
@@ -42,13 +42,15 @@ def load_config(
     brokers: Mapping[str, type | None],
     history: Mapping[str, type | None] = MappingProxyType({}),
     broker_types: Mapping[str, Collection[str]] = MappingProxyType({}),
+    unusable: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
-    """Return the config of a file, or the default one if ``path`` is None.
+    """Return the config of a file, or the default one if ``path`` is None: then ``DATABASE_URL`` counts.
 
     ``brokers`` maps the name of each installed broker plugin to its config class, or to None if the plugin cannot
     be used: then nobody knows its keys, and the broker's settings are None. ``broker_types`` maps it to the record
-    types that it has, where they are known. Variables of a ``.env``
-    beside the file are read too; those of ``environ`` win. ``MDSERVER_DATA_DIR`` wins over ``data_dir``.
+    types that it has, where they are known. ``unusable`` maps plugins that cannot be loaded to why: an entry that needs
+    one of them is a problem then. Variables of a ``.env`` beside the file are read too; those of ``environ`` win.
+    ``MDSERVER_DATA_DIR`` wins over ``data_dir``.
     Raises ConfigError with all problems. Blocking.
     """
     if path is None:
@@ -60,7 +62,7 @@ def load_config(
         arguments, found = gather_fields(root, Config, skip=_LATER, also_known=_LATER)
         problems += found
         arguments["brokers"], found = _entries(root, "brokers", BrokerEntry, brokers)
-        problems += found + _check_types(root, broker_types)
+        problems += found + _check_types(root, broker_types) + _check_usable(root, unusable)
         arguments["history"], found = _history(root, history, arguments["brokers"])
         problems += found
         arguments["data_dir"] = _data_dir(root, path.parent, variables)
@@ -96,7 +98,23 @@ def _default(
             "mock", "mock", symbols=DEFAULT_SYMBOLS, types=("tick", "trade"), settings=mock_class()
         )
         entries = (mock,)
-    return Config(data_dir=default_data_dir(environ), brokers=entries, history=_default_history(history))
+    return Config(
+        data_dir=default_data_dir(environ),
+        database=_database_of(environ),
+        brokers=entries,
+        history=_default_history(history),
+    )
+
+
+def _database_of(environ: Mapping[str, str]) -> DatabaseConfig:
+    """Return the database that ``DATABASE_URL`` names, else the embedded one."""
+    if not (url := environ.get("DATABASE_URL")):
+        return DatabaseConfig()
+    try:
+        return DatabaseConfig(url=url)
+    except ValueError:  # never with its text: it may hold a password
+        message = 'DATABASE_URL: found a value (hidden), expected "embedded" or a postgresql:// URL'
+        raise ConfigError([message]) from None
 
 
 def _default_history(plugins: Mapping[str, type | None]) -> tuple[HistoryEntry, ...]:
@@ -117,6 +135,21 @@ def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
     if environ.get("MDSERVER_DATA_DIR"):
         return default_data_dir(environ)
     return (beside.absolute() / folder).absolute()
+
+
+def _check_usable(root: Located, unusable: Mapping[str, str]) -> list[Problem]:
+    """Return a problem for each enabled entry whose plugin is there and cannot be loaded."""
+    problems = []
+    for key in ("brokers", "history"):
+        listed = root.data.get(key) if isinstance(root.data, dict) else None
+        for item in listed.data if listed is not None and isinstance(listed.data, list) else []:
+            if not isinstance(item.data, dict) or not _is_enabled(item):
+                continue
+            named = item.data.get("plugin", item.data.get("name"))
+            why = unusable.get(named.data) if named is not None and isinstance(named.data, str) else None
+            if why is not None:
+                problems.append(Problem(item.line, item.path, why))
+    return problems
 
 
 def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Problem]:

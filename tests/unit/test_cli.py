@@ -16,12 +16,13 @@ import pytest
 import structlog
 
 from mdserver import __version__, cli
+from mdserver.commands import context as context_module
 from mdserver.commands import migrate as migrate_module
-from mdserver.commands.context import CommandContext
-from mdserver.config import LogConfig
+from mdserver.commands.context import Overrides
+from mdserver.config import Config, LogConfig
 from mdserver.errors import ConfigError, DataFolderInUse, MdserverError, Rejected, StoreUnavailable
 from mdserver.log import get_logger, set_up_logging
-from mdserver.plugin import CommandPlugin
+from mdserver.plugin import CommandContext, CommandPlugin
 from mdserver.registry import PluginProblem
 
 
@@ -51,9 +52,13 @@ def command(monkeypatch: pytest.MonkeyPatch) -> list[CommandContext]:
         if failure:
             raise FAILURES[failure]
 
-    plugins = {"probe": CommandPlugin("probe", "Probe", probe)}
-    problems = [PluginProblem("broken", "some-dist", "cannot be imported")]
-    monkeypatch.setattr(cli, "load_commands", lambda: (plugins, problems))
+    plugins = {
+        "probe": CommandPlugin("probe", "Probe", probe),
+        "broken": PluginProblem("broken", "some-dist", "cannot be imported"),
+    }
+    names, load = cli.command_names, cli.load_command
+    monkeypatch.setattr(cli, "command_names", lambda: sorted([*names(), *plugins]))
+    monkeypatch.setattr(cli, "load_command", lambda name: plugins.get(name) or load(name))
     return called
 
 
@@ -64,6 +69,8 @@ FAILURES: dict[str, BaseException] = {
     "store": ExceptionGroup("outer", [ExceptionGroup("inner", [StoreUnavailable("no database")])]),
     "several": ExceptionGroup("nursery", [Rejected("no login"), DataFolderInUse("in use")]),
     "interrupt": BaseExceptionGroup("nursery", [KeyboardInterrupt()]),
+    "own-exit": BaseExceptionGroup("nursery", [SystemExit(3)]),
+    "own-words": BaseExceptionGroup("nursery", [SystemExit("bye")]),
     "bug": ExceptionGroup("nursery", [ValueError("a bug"), Rejected("no")]),
     "plain-bug": ValueError("a bug"),
 }
@@ -78,6 +85,8 @@ FAILURES: dict[str, BaseException] = {
         ("store", 1, ["mdserver: no database"]),
         ("several", 2, ["mdserver: no login", "mdserver: in use"]),
         ("interrupt", 130, []),
+        ("own-exit", 3, []),
+        ("own-words", 1, []),
     ],
 )
 def test_known_errors_are_messages(
@@ -168,6 +177,122 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert __version__ in output
     assert "migrate" in output
+
+
+def test_each_command_has_a_whole_sentence_in_the_help(
+    command: list[CommandContext], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["--help"], ["config", "--help"], ["run", "--help"]):
+        assert cli.main(arguments) == 0
+    output = capsys.readouterr().out
+    assert "..." not in output.replace("[ARGS]...", "")
+    words = " ".join(output.split())
+    assert "Let TimescaleDB compress ticks while they are imported: no primary key, faster imports." in words
+    assert "probe Probe. " in words
+    assert "(Cannot be used: cannot be imported)" in words
+
+
+def test_only_the_command_that_runs_is_imported() -> None:
+    code = "import sys; from mdserver.cli import main; main(['run', 'watch', '--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "mdserver.commands.watch" in loaded
+    assert not {"mdserver.commands.check", "mdserver.store", "psycopg", "quart"} & set(loaded)
+
+
+def test_config_yaml_of_the_current_folder_is_found(
+    command: list[CommandContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "probe"]) == 0
+    assert command[0].config.server.port == 8080
+    (tmp_path / "config.yaml").write_text("server: {port: 1234}")
+    other = tmp_path / "other.yaml"
+    other.write_text("server: {port: 99}")
+    assert cli.main(["run", "probe"]) == 0
+    assert command[1].config.server.port == 1234
+    monkeypatch.setenv("MDSERVER_CONFIG", str(other))
+    assert cli.main(["run", "probe"]) == 0
+    assert command[2].config.server.port == 99
+
+
+def test_options_win_over_the_file(command: list[CommandContext], tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("server: {host: 10.0.0.1, port: 1234, max_clients: 5}\ndata_dir: here\n")
+    options = ["--host", "::1", "--port", "0", "--data-dir", str(tmp_path / "there")]
+    assert cli.main(["run", "--config", str(path), *options, "probe"]) == 0
+    config = command[0].config
+    assert (config.server.host, config.server.port, config.server.max_clients) == ("::1", 0, 5)
+    assert config.data_dir == tmp_path / "there"
+    assert cli.main(["run", "--config", str(path), "probe"]) == 0
+    assert (command[1].config.server.port, command[1].config.data_dir) == (1234, tmp_path / "here")
+
+
+def test_a_host_that_is_none_is_refused(
+    command: list[CommandContext], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--host: expected a name or an address without spaces"):
+        Overrides(host="two words").apply(Config(data_dir=tmp_path))
+    assert cli.main(["run", "--port", "70000", "probe"]) == 2
+
+
+def test_database_url_counts_where_there_is_no_file(
+    command: list[CommandContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@db/name")
+    assert cli.main(["run", "probe"]) == 0
+    assert command[0].config.database.url == "postgresql://u:hunter2@db/name"
+    (tmp_path / "config.yaml").write_text("log: {level: info}")
+    assert cli.main(["run", "probe"]) == 0
+    assert command[1].config.database.url == "embedded"  # the file decides
+
+
+def test_a_bad_database_url_is_refused_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "mysql://u:hunter2@db/name")
+    assert cli.main(["config", "check"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("DATABASE_URL: ")
+    assert "hunter2" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments", ["plugins --config F", "config schema --config F", "--config F plugins"]
+)
+def test_every_command_takes_a_config(
+    arguments: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("server: {port: 1}")
+    assert cli.main([str(path) if word == "F" else word for word in arguments.split()]) == 0
+
+
+def test_config_check_takes_the_file_as_an_argument(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("brokers: [{name: mock}]")
+    assert cli.main(["config", "check", str(path)]) == 0
+    assert str(path) in capsys.readouterr().out
+    assert cli.main(["config", "check", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_config_check_knows_whether_plugins_load(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = PluginProblem("odd", "odd-dist", "cannot be imported")
+    monkeypatch.setattr(context_module, "load_brokers", lambda: ({}, [problem]))
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "brokers:\n  - {name: first, plugin: odd}\n  - {name: off, plugin: odd, enabled: false}\n"
+    )
+    assert cli.main(["config", "check", str(path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}:2: brokers[0]: plugin odd of odd-dist: cannot be imported"
+    ]
 
 
 def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

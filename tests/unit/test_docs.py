@@ -99,8 +99,8 @@ def test_each_command_has_its_heading_and_options(name: str, command: click.Comm
     assert command.help
 
 
-def test_the_example_config_is_good() -> None:
-    example = ROOT / "config.example.yaml"
+def test_the_config_at_the_top_is_good() -> None:
+    example = ROOT / "config.yaml"
     classes = {name: plugin.config for name, plugin in load_brokers()[0].items()}
     assert load_config(example, environ={}, brokers=classes).brokers[0].name == "mock"
     validator = jsonschema.Draft202012Validator(json_schema(classes))

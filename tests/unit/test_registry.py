@@ -12,7 +12,7 @@ import pytest
 
 from mdserver import registry
 from mdserver.plugin import API_VERSION, BROKER_GROUP, COMMAND_GROUP, BrokerPlugin, CommandPlugin
-from mdserver.registry import PluginProblem, installed_plugins, load_brokers, load_commands
+from mdserver.registry import PluginProblem, command_names, installed_plugins, load_brokers, load_command
 
 
 @attrs.frozen
@@ -138,8 +138,11 @@ def test_commands(points: list[EntryPoint], module: ModuleType) -> None:
     good = CommandPlugin("hello", "Say hello", click.Command("hello"))
     add(points, module, "hello", good, COMMAND_GROUP)
     add(points, module, "bad", CommandPlugin("bad", "", factory), COMMAND_GROUP)  # type: ignore[arg-type]
-    plugins, (problem,) = load_commands()
-    assert plugins == {"hello": good}
+    assert command_names() == ["bad", "hello"]
+    assert load_command("hello") == good
+    assert load_command("other") is None
+    problem = load_command("bad")
+    assert isinstance(problem, PluginProblem)
     assert problem.message == "found function as command, expected click.Command"
     assert [(row.kind, row.name, row.summary, row.problem is None) for row in installed_plugins()] == [
         ("command", "bad", "", False),
@@ -151,3 +154,16 @@ def test_the_installed_ones_load() -> None:
     plugins, problems = load_brokers()
     assert "mock" in plugins
     assert [problem for problem in problems if problem.distribution.startswith("mdserver")] == []
+
+
+def test_our_own_commands_keep_their_names(
+    points: list[EntryPoint], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (CommandPlugin("import", text, click.Command("import")) for text in ("ours", "theirs"))
+    add(points, module, "import", theirs, COMMAND_GROUP)
+    add(points, module, "import", ours, COMMAND_GROUP)
+    owners = {f"fake_plugins:x{n}": (name, "1") for n, name in enumerate(("a-stranger", "mdserver"))}
+    monkeypatch.setattr(registry, "_distribution", lambda point: owners[point.value])
+    assert load_command("import") == ours
+    problems = [row.problem for row in installed_plugins() if row.problem is not None]
+    assert problems == ["mdserver has a command plugin of this name too; uninstall one of them"]

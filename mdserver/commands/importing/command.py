@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,14 +18,13 @@ from ...config import Config, HistoryEntry
 from ...errors import ConfigError
 from ...log import get_logger
 from ...model import US_PER_S
-from ...plugin import CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
+from ...plugin import CommandContext, CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
 from ...store.connection.database import Database
+from ...store.open_database import open_configured
 from ...store.store import SeriesInfo, Store
 from ...store.tables.recreate_indexes import recreate
 from ...store.tables.secondary_indexes import drop_secondary, status
 from ...symbols import canonical_all
-from ..context import CommandContext
-from ..storage import open_command_database
 from .pipeline import Importer
 from .plan import Chunk, Dates, SymbolPlan, last_days, make_chunks, plan_symbol
 from .progress import ImportProgress
@@ -124,7 +123,7 @@ async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin,
     async with AsyncExitStack() as stack:
         progress = stack.enter_context(ImportProgress())
         database = await stack.enter_async_context(
-            open_command_database(config, statement_timeout_s=STATEMENT_S, log=log)
+            open_configured(config.database, config.data_dir, statement_timeout_s=STATEMENT_S, log=log)
         )
         host = HistoryHost(
             log=log,
@@ -239,7 +238,7 @@ def _dates(days: int | None, first: datetime | None, last: datetime | None) -> D
     return Dates(first.date(), ends)
 
 
-def _entry(config: Config, name: str | None, plugins: dict[str, HistoryPlugin]) -> HistoryEntry:
+def _entry(config: Config, name: str | None, plugins: Mapping[str, HistoryPlugin]) -> HistoryEntry:
     """Return the source that is meant. Raises ConfigError, which says what there is."""
     usable = [entry for entry in config.history if entry.plugin in plugins]
     for entry in usable:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, TypeAlias, TypeVar
 
+import attrs
 import trio
 from psycopg_pool import ConnectionPool
 
+from ...errors import StoreUnavailable
 from .connect import Connection
 from .thread_transaction import ThreadTransaction, cancel_with_task, give_up_waiting
 
-__all__ = ["Database", "Engine"]
+__all__ = ["Database", "Engine", "Opened"]
 
 T = TypeVar("T")
 
@@ -23,19 +25,45 @@ Engine: TypeAlias = Literal["plain", "timescaledb"]
 """How ``ticks`` and ``trades`` are kept: monthly partitions of PostgreSQL, or TimescaleDB's hypertables."""
 
 
-class Database:
-    """A pool of connections. ``engine`` is how ticks are kept, ``server_version`` libpq's number (150018)."""
+@attrs.frozen
+class Opened:
+    """What was found and done when a database was opened.
 
-    def __init__(
-        self, pool: ConnectionPool[Connection], *, engine: Engine, server_version: int, where: str
-    ) -> None:
-        self.engine = engine
-        self.server_version = server_version
+    ``server_version`` is libpq's number (150018), ``applied`` are the migrations that were pending. ``identity``
+    tells this database from every other, as far as the server gives that out.
+    """
+
+    engine: Engine
+    server_version: int
+    applied: tuple[str, ...] = ()
+    identity: str | None = None
+
+
+class Database:
+    """A pool of connections. Until it is ``opened`` it refuses all work, as a database that is away does."""
+
+    def __init__(self, pool: ConnectionPool[Connection], *, where: str) -> None:
+        self.opened: Opened | None = None
         self.where = where
         self._pool = pool
         # live records have a turn and a connection of their own, however many are reading
         self._live = trio.CapacityLimiter(1)
         self._others = trio.CapacityLimiter(max(1, pool.max_size - 1))
+
+    @property
+    def engine(self) -> Engine:
+        """How ticks are kept. Raises :class:`StoreUnavailable` until the database is opened."""
+        return self._opened().engine
+
+    @property
+    def server_version(self) -> int:
+        """libpq's number. Raises :class:`StoreUnavailable` until the database is opened."""
+        return self._opened().server_version
+
+    def _opened(self) -> Opened:
+        if self.opened is None:
+            raise StoreUnavailable(f"{self.where} has not been reached since the start")
+        return self.opened
 
     async def run(self, work: Callable[[Connection], T], *, live: bool = False) -> T:
         """Run ``work`` in a worker thread, in one transaction: committed if it returns, rolled back if it raises.
@@ -61,6 +89,7 @@ class Database:
         return await self._hop(ThreadTransaction(self._pool, work, self.where, autocommit=True), self._others)
 
     async def _hop(self, unit: ThreadTransaction[T], limiter: trio.CapacityLimiter) -> T:
+        self._opened()
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True) as hop:
                 nursery.start_soon(cancel_with_task, unit, hop)  # noqa: ASYNC111 - ends when the unit has returned
