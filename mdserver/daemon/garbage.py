@@ -6,8 +6,8 @@ behind, at any moment, which is several hundred times the latency of a record. S
 * after the start all that exists is collected once and frozen: no later collection looks at it;
 * young objects are collected as usual, in steps that take a millisecond or two at most (:data:`YOUNG`);
 * old ones are collected only when memory has grown by :data:`GROWTH`. That happens where long-lived connections have
-  come and gone: each leaves some 260 objects in cycles (tasks, frames, exceptions of the server's libraries), about
-  40 kB, which nothing else frees. While the same clients stay, memory does not grow and no full collection is made.
+  come and gone: each leaves some 90 objects in cycles (tasks, frames, exceptions of the server's libraries), which
+  nothing else frees. While the same clients stay, memory does not grow and no full collection is made.
 
 There is no waiting for an idle moment: a server that streams has none, and what has come since the start is walked in
 a millisecond for every twenty clients or so.

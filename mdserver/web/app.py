@@ -13,7 +13,6 @@ from .server.websocket_connection import StreamingQuartTrio
 from .stream.clients import Clients
 from .stream.endpoint import stream_endpoint
 from .stream.session import Session
-from .stream.subscribers import Subscribers
 
 __all__ = ["make_app"]
 
@@ -29,7 +28,7 @@ def make_app(
         Session,
         brokers=brokers,
         router=router,
-        holders=Subscribers(brokers.values()),
+        holders=clients.subscribers,
         metrics=services.metrics,
         max_symbols=config.max_symbols,
     )
@@ -37,5 +36,6 @@ def make_app(
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)
     for broker in brokers.values():
+        clients.subscribers.watch(broker)
         broker.listeners.append(clients.on_broker_state)
     return app

@@ -15,15 +15,17 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from quart import Websocket
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIWebsocketConnection
 from wsproto.events import Message
 
-__all__ = ["StreamingQuartTrio", "on_message_too_long", "stream_of"]
+__all__ = ["StreamingQuartTrio", "forget_handshake", "nursery_of", "on_message_too_long", "stream_of"]
 
 _EXTENSION = "mdserver.ws_stream"
+_NURSERY = "mdserver.nursery"
 
 
 class _BoundedBuffer(WebsocketBuffer):
@@ -64,14 +66,22 @@ class _StreamConnection(TrioASGIWebsocketConnection):
             return
         stream.handshake.extensions = None
         stream.buffer = _BoundedBuffer(stream.buffer.max_length)
-        extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-        extensions[_EXTENSION] = stream
-        self.scope["extensions"] = extensions
+        self._show(_EXTENSION, stream)
         try:
             await super().__call__(receive, send)
         finally:
             stream.app_put = _discard
             _free_the_reader(receive)
+
+    async def handle_websocket(self, nursery: trio.Nursery, websocket: Websocket, send: Any) -> None:  # type: ignore[override]
+        """Run the handler; it finds the nursery in which it runs, so that it needs none of its own."""
+        self._show(_NURSERY, nursery)
+        await super().handle_websocket(nursery, websocket, send)
+
+    def _show(self, name: str, value: object) -> None:
+        extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
+        extensions[name] = value
+        self.scope["extensions"] = extensions
 
 
 async def _discard(message: object) -> None:
@@ -100,6 +110,33 @@ def stream_of(websocket: Websocket) -> WSStream | None:
     """Return Hypercorn's stream of a WebSocket; None under another server or a test client."""
     stream = (websocket.scope.get("extensions") or {}).get(_EXTENSION)
     return stream if isinstance(stream, WSStream) else None
+
+
+def nursery_of(websocket: Websocket) -> trio.Nursery:
+    """Return the nursery in which the handler of a WebSocket runs; it is cancelled when the handler ends."""
+    nursery = (websocket.scope.get("extensions") or {})[_NURSERY]
+    assert isinstance(nursery, trio.Nursery)  # noqa: S101
+    return nursery
+
+
+class _Accepted:
+    """What Hypercorn looks at in a handshake once it is over."""
+
+    accepted = True
+
+
+_ACCEPTED = _Accepted()
+
+
+def forget_handshake(websocket: Websocket) -> None:
+    """Let go of what an accepted WebSocket needs no more, the request's headers and h11's state: 1.4 kB a client."""
+    stream = stream_of(websocket)
+    if stream is None:
+        return
+    stream.handshake = _ACCEPTED  # type: ignore[assignment]
+    protocol = getattr(stream.send, "__self__", None)
+    if isinstance(protocol, H11Protocol) and isinstance(protocol.connection, H11WSConnection):
+        protocol.connection.h11_connection = None  # type: ignore[assignment]
 
 
 def on_message_too_long(websocket: Websocket, call: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from ...metrics import Metrics
 from ...protocol import answers
 from ...protocol.server_frames import CloseCode
 from .session import Session
+from .subscribers import Subscribers
 
 __all__ = ["PING_INTERVAL_S", "PONG_TIMEOUT_S", "Clients"]
 
@@ -23,6 +24,7 @@ class Clients:
 
     def __init__(self, max_clients: int, metrics: Metrics) -> None:
         self.sessions: dict[Session, None] = {}
+        self.subscribers = Subscribers()
         self.closing = False
         self._emptied = trio.Event()
         self._max_clients = max_clients
@@ -53,9 +55,8 @@ class Clients:
     def on_broker_state(self, broker: SupervisedBroker, state: StateName, message: str) -> None:
         """Tell the broker's subscribers of a change."""
         frame = answers.status(broker.name, state, message)
-        for session in self.sessions:
-            if session.listens_to(broker.name):
-                session.sink.write(frame)
+        for subscriber in self.subscribers.of_broker(broker.name):
+            subscriber.tell(frame)
 
     def close_all(self) -> None:
         """Close every client, and those still to come, with 1012."""

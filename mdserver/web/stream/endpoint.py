@@ -16,7 +16,7 @@ from werkzeug.local import LocalProxy
 from ... import __version__
 from ...protocol import answers
 from ...protocol.server_frames import CloseCode
-from ..server.websocket_connection import on_message_too_long
+from ..server.websocket_connection import forget_handshake, nursery_of, on_message_too_long
 from .clients import Clients
 from .session import Session
 from .sink import CLOSE_GRACE_S, BaseSink, open_sink
@@ -49,22 +49,21 @@ def stream_endpoint(
                 session.overflow()
 
         own = cast("LocalProxy[Websocket]", websocket)._get_current_object()  # noqa: SLF001 - werkzeug's way to it
-        async with trio.open_nursery() as nursery:
-            sink = open_sink(
-                own,
-                nursery,
-                bound_bytes=buffer_bytes,
-                metrics=clients.metrics,
-                on_overflow=overflow,
-            )
-            session = make_session(sink)
-            on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
-            try:
-                await _serve(session, clients)
-            finally:
-                sink.mute()
-                clients.forget(session)
-                nursery.cancel_scope.cancel()
+        forget_handshake(own)
+        sink = open_sink(
+            own,
+            nursery_of(own),
+            bound_bytes=buffer_bytes,
+            metrics=clients.metrics,
+            on_overflow=overflow,
+        )
+        session = make_session(sink)
+        on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
+        try:
+            await _serve(session, clients)
+        finally:
+            sink.mute()
+            clients.forget(session)
 
     return stream
 
@@ -74,10 +73,8 @@ async def _serve(session: Session, clients: Clients) -> None:
     if not clients.admit(session):
         session.complain(406, "too many connections")
         session.close(CloseCode.TRY_LATER, "too many connections")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_read, session)
-        await session.closing.wait()
-        nursery.cancel_scope.cancel()
+    with session.reading:
+        await _read(session)
     # With the client gone the handler is cancelled instead, and nothing of this runs: its answer to the close ends
     # the wait. A socket closed over bytes that still come in would be reset, and the close frame lost with it.
     with trio.move_on_after(CLOSE_GRACE_S):

@@ -51,7 +51,8 @@ class _Hold:
 class Session:
     """A connected client.
 
-    ``closing`` is set once with the close code and reason; the endpoint closes the connection then.
+    ``reading`` is the scope in which its requests are read; it is cancelled once the close code and reason are set, and
+    the endpoint closes the connection then.
     ``request_id`` is that of the request under way: every error that it ends in carries it.
     """
 
@@ -68,7 +69,7 @@ class Session:
         self.sink = sink
         self.close_code: int | None = None
         self.close_reason = ""
-        self.closing = trio.Event()
+        self.reading = trio.CancelScope()
         self.last_ping_s = trio.current_time()
         self.pinged_s: float | None = None
         self._brokers = brokers
@@ -79,13 +80,6 @@ class Session:
         self._topics: dict[Topic, _Hold] = {}
         self._bad_in_a_row = 0
         self.request_id: RequestId = None
-        self._handlers: dict[type, Callable[..., None]] = {
-            Subscribe: self._subscribe,
-            Unsubscribe: self._unsubscribe,
-            ListSubscriptions: self._list,
-            Ping: self._ping,
-            Auth: self._auth,
-        }
 
     def handle(self, raw: str | bytes) -> None:
         """Act on one client frame."""
@@ -93,7 +87,7 @@ class Session:
             self.request_id = None
             request = parse_request(raw)
             self.request_id = request.id
-            self._handlers[type(request)](request)
+            _HANDLERS[type(request)](self, request)
         except RequestError as error:
             if error.request_id is None:
                 error.request_id = self.request_id
@@ -113,7 +107,7 @@ class Session:
         """Have the connection closed; the first call wins."""
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
-            self.closing.set()
+            self.reading.cancel()
 
     def overflow(self) -> None:
         """The client's buffer is full of what must not be dropped: say so and close."""
@@ -127,9 +121,9 @@ class Session:
         for topic in tuple(self._topics):
             self._let_go(topic)
 
-    def listens_to(self, broker: str) -> bool:
-        """Tell whether the client has a subscription with a broker."""
-        return any(topic.broker == broker for topic in self._topics)
+    def tell(self, frames: bytes) -> None:
+        """Send the client whole frames."""
+        self.sink.write(frames)
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -301,3 +295,12 @@ def _selects(request: Unsubscribe, topic: Topic) -> bool:
         and (not request.types or topic.type in request.types)
         and request.broker in (None, topic.broker)
     )
+
+
+_HANDLERS: dict[type, Callable[..., None]] = {
+    Subscribe: Session._subscribe,  # noqa: SLF001 - the class's own, looked up once for all clients
+    Unsubscribe: Session._unsubscribe,  # noqa: SLF001
+    ListSubscriptions: Session._list,  # noqa: SLF001
+    Ping: Session._ping,  # noqa: SLF001
+    Auth: Session._auth,  # noqa: SLF001
+}

@@ -80,7 +80,7 @@ class BaseSink:
         self._on_overflow = on_overflow
         self._backlog = Backlog()
         self._in_flight = b""
-        self._drained = trio.Event()
+        self._drained: trio.Event | None = None
         self._torn = False
 
     def write(self, frames: bytes) -> None:
@@ -109,7 +109,6 @@ class BaseSink:
         """Send frames' rest once the client takes it; until then it is behind."""
         self.behind = True
         self.descriptor = -1
-        self._drained = trio.Event()
         self._in_flight = rest
         self._spawn(self._drain)
 
@@ -132,6 +131,8 @@ class BaseSink:
     async def drained(self) -> None:
         """Wait until nothing is parked."""
         while self.behind:
+            if self._drained is None:
+                self._drained = trio.Event()
             await self._drained.wait()
 
     # -- for subclasses ----------------------------------------------------------------------------
@@ -184,7 +185,9 @@ class BaseSink:
             self._in_flight = b""
             self.behind = False
             self._caught_up()
-            self._drained.set()
+            if self._drained is not None:
+                self._drained.set()
+                self._drained = None
 
 
 class DirectSink(BaseSink):

@@ -1,8 +1,8 @@
-"""Which clients hold which feeds: they are told what their venues say to them."""
+"""Which clients hold which feeds: they are told what their venues say to them, and how their brokers are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +16,10 @@ __all__ = ["Subscriber", "Subscribers"]
 class Subscriber(Protocol):
     """A client, as what is told of its feeds."""
 
+    def tell(self, frames: bytes) -> None:
+        """Send the client whole frames."""
+        ...
+
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
         """Take what a broker's venue said, at once, to feeds that this client holds."""
         ...
@@ -24,22 +28,39 @@ class Subscriber(Protocol):
 class Subscribers:
     """The clients by topic. What a venue settles at once reaches each of them in one call."""
 
-    def __init__(self, brokers: Iterable[SupervisedBroker]) -> None:
+    def __init__(self) -> None:
         self._holders: dict[Topic, dict[Subscriber, None]] = {}
-        for broker in brokers:
-            broker.demand.watch(partial(self._on_changes, broker.name))
+        self._topics_held: dict[str, dict[Subscriber, int]] = {}
+        """By broker: its clients and how many of its topics each holds."""
+
+    def watch(self, broker: SupervisedBroker) -> None:
+        """Tell a broker's clients what its venue says to their feeds."""
+        broker.demand.watch(partial(self._on_changes, broker.name))
+
+    def of_broker(self, name: str) -> Collection[Subscriber]:
+        """Return the clients that hold any feed of a broker."""
+        return self._topics_held.get(name, {}).keys()
 
     def add(self, topic: Topic, holder: Subscriber) -> None:
         """Tell ``holder`` of the topic's feed from now on."""
-        self._holders.setdefault(topic, {})[holder] = None
+        holders = self._holders.setdefault(topic, {})
+        if holder not in holders:
+            holders[holder] = None
+            held = self._topics_held.setdefault(topic.broker, {})
+            held[holder] = held.get(holder, 0) + 1
 
     def discard(self, topic: Topic, holder: Subscriber) -> None:
         """Tell it no more."""
         holders = self._holders.get(topic)
-        if holders is not None:
-            holders.pop(holder, None)
-            if not holders:
-                del self._holders[topic]
+        if holders is None or holder not in holders:
+            return
+        del holders[holder]
+        if not holders:
+            del self._holders[topic]
+        held = self._topics_held[topic.broker]
+        held[holder] -= 1
+        if not held[holder]:
+            del held[holder]
 
     def _on_changes(self, broker: str, changes: Sequence[FeedChange]) -> None:
         concerned: dict[Subscriber, list[FeedChange]] = {}
