@@ -327,7 +327,11 @@ class _Server:
                 sources.append(
                     SourceInfo(entry.name, plugin.candles_from, entry.symbols, types, plugin.synthetic)
                 )
-        return [*sources, *(SourceInfo(source.name) for source in self.config.history)]
+        sources += [SourceInfo(source.name) for source in self.config.history]
+        # what a first run made up stays made up when the config names other brokers
+        named = {source.name for source in sources}
+        made_up = [plugin.name for plugin in self.plugins.values() if plugin.synthetic]
+        return sources + [SourceInfo(name, synthetic=True) for name in made_up if name not in named]
 
     # -- core tasks ----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from ..errors import StoreUnavailable
 from ..model import LastRecord, Published, Topic
 from .connection.database import Database
 from .history.hour import FetchedHour, HourResult
-from .history.import_ledger import read_settled
+from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
 from .live.write_batch import Written, write
 from .query import bid_ask_candles as sides
@@ -127,6 +127,10 @@ class Store:
     async def settled_hours(self, series_id: int, first_us: int, last_us: int) -> dict[int, bool]:
         """Return the hours in ``[first_us, last_us]`` that were imported for good, and whether each is empty."""
         return await self._run(lambda conn: read_settled(conn, series_id, first_us, last_us))
+
+    async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:
+        """Return whether each hour that ``[first_us, last_us]`` touches was imported for good: no import changes it."""
+        return await self._run(lambda conn: is_settled(conn, series_id, first_us, last_us))
 
     async def load_hours(self, series: SeriesInfo, hours: Sequence[FetchedHour]) -> list[HourResult]:
         """Store whole hours of ticks in one transaction, with candles and ledger; see :mod:`.history.load_hours`.

@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
-from mdserver.model import TIMEFRAMES, US_PER_S, Published, Record, Tick, Topic, Trade
+from mdserver.model import TIMEFRAMES, US_PER_S, Published, Record, Tick, TickColumns, Topic, Trade
 from mdserver.store.connection.database import Database
-from mdserver.store.store import Store
+from mdserver.store.store import FetchedHour, Store
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
 
@@ -42,7 +43,11 @@ class Site:
         services = Dependencies(
             store=self.store,
             broker_states=list,
-            sources=lambda: [SourceInfo("oanda", "tick"), SourceInfo("binance", "trade")],
+            sources=lambda: [
+                SourceInfo("oanda", "tick"),
+                SourceInfo("binance", "trade"),
+                SourceInfo("dukascopy"),
+            ],
             ready=list,
             metrics=Metrics(),
             now_us=lambda: (T0 + 30 * DAY) * US_PER_S,
@@ -156,7 +161,7 @@ async def test_live_ticks_change_the_forming_candle_and_leave_closed_ones(site: 
     await site.write(TICKS, [tick(T0 + n * 600, 1 + n / 10, 2) for n in range(13)])
     old = await site.get(closed)
     live = await site.get(forming)
-    assert old.headers["Cache-Control"] == IMMUTABLE
+    assert old.headers["Cache-Control"] == "no-cache"  # nothing proves that the live feed has no hole
     assert live.headers["Cache-Control"] == "no-cache"
     await site.write(TICKS, [tick(T0 + 7_201, 9, 9)])
     assert (await site.get(closed, If_None_Match=old.headers["ETag"])).status_code == 304
@@ -266,3 +271,54 @@ async def test_year_of_hours(site: Site) -> None:
             assert (await site.get(path, **headers)).status_code == status
             took.append(time.perf_counter() - start)
         assert min(took) < most_s
+
+
+def hour_of_ticks(number: int) -> FetchedHour:
+    """An hour with a tick each ten minutes, its bid the hour's number."""
+    times = (T0 + 3_600 * number + np.arange(0, 3_600, 600, dtype=np.int64)) * US_PER_S
+    bid = np.full(6, number + 1.0)
+    ticks = TickColumns(times, bid, bid + 0.5, np.full(6, np.nan), np.full(6, np.nan))
+    return FetchedHour(
+        (T0 + 3_600 * number) * US_PER_S, "data", lambda: ticks, f"sum {number}", "fake", f"file {number}"
+    )
+
+
+async def test_an_import_and_a_live_feed_are_one_chart_and_one_list_of_ticks(site: Site) -> None:
+    series = await site.store.open_series("dukascopy", "EURUSD")
+    await site.store.load_hours(series, [hour_of_ticks(number) for number in range(3)])
+    live = [tick(T0 + 2 * 3_600 + 1_800 + n * 600, 20, 20.5) for n in range(9)]  # from the middle of hour 2
+    await site.write(TICKS, live)
+    response = await site.get(f"/api/candles/EURUSD/1h?from={T0}&to={T0 + 9 * 3_600}")
+    candles = await response.get_json()
+    assert [(c["time"] - T0) // 3_600 for c in candles] == [0, 1, 2, 3]
+    assert [c["open"] for c in candles] == [1.25, 2.25, 3.25, 20.25]
+    assert response.headers["X-Broker"] == "oanda, dukascopy"
+    seen: list[tuple[str, float]] = []
+    cursor = ""
+    while cursor is not None:
+        query = f"symbol=EURUSD&from={T0}&to={T0 + 9 * 3_600}&limit=5" + (
+            f"&cursor={cursor}" if cursor else ""
+        )
+        page = await (await site.get(f"/api/ticks?{query}")).get_json()
+        seen += [(page["broker"], row["time"]) for row in page["ticks"]]
+        cursor = page["next_cursor"]
+    imported = [("dukascopy", T0 + 600 * n) for n in range(18)]
+    assert seen == imported + [("oanda", T0 + 3 * 3_600 + 600 * n) for n in range(6)]
+
+
+async def test_imported_hours_are_immutable_and_holes_between_them_are_not(site: Site) -> None:
+    series = await site.store.open_series("dukascopy", "EURUSD")
+    await site.store.load_hours(series, [hour_of_ticks(number) for number in (0, 1, 4, 5)])
+
+    async def control(first: int, last: int, broker: str = "&broker=dukascopy") -> str:
+        path = f"/api/candles/EURUSD/1h?from={T0 + first * 3_600}&to={T0 + last * 3_600}{broker}"
+        return str((await site.get(path)).headers["Cache-Control"])
+
+    assert await control(0, 1) == IMMUTABLE
+    assert await control(0, 1, "") == "no-cache"
+    assert await control(2, 3) == "no-cache"
+    assert await control(0, 4) == "no-cache"
+    ticks = await site.get(f"/api/ticks?symbol=EURUSD&broker=dukascopy&from={T0}&to={T0 + 7_199}")
+    assert ticks.headers["Cache-Control"] == IMMUTABLE
+    await site.store.load_hours(series, [hour_of_ticks(number) for number in (2, 3)])
+    assert await control(0, 4) == IMMUTABLE

@@ -10,9 +10,10 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import args_row
 
+from ...market_hours import HOUR_US
 from ..pg_binary import TimeArray, to_postgres_us
 
-__all__ = ["LedgerHour", "Outcome", "read_hours", "read_settled", "write_hours"]
+__all__ = ["LedgerHour", "Outcome", "is_settled", "read_hours", "read_settled", "write_hours"]
 
 Outcome: TypeAlias = Literal["ok", "empty", "failed"]
 """``ok``: the ticks are stored; ``empty``: the source says that there are none; ``failed``: see the cause."""
@@ -43,6 +44,9 @@ _READ_SETTLED = """select (extract(epoch from hour) * 1000000)::bigint, outcome 
     from import_ledger
     where series_id = %s and hour between %s and %s and outcome <> 'failed' and settled order by hour"""
 
+_COUNT_SETTLED = """select count(*) from import_ledger
+    where series_id = %s and hour between %s and %s and outcome <> 'failed' and settled"""
+
 _WRITE = """insert into import_ledger as known
         (series_id, hour, outcome, row_count, checksum, service, origin, cause, settled)
     select %s, * from unnest(%s, %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bool[])
@@ -65,11 +69,15 @@ def read_settled(
     conn: psycopg.Connection[Any], series_id: int, first_us: int, last_us: int
 ) -> dict[int, bool]:
     """Return the hours in ``[first_us, last_us]`` that need not be asked again, and whether each is empty."""
-    bounds = conn.execute(
-        "select time from unnest(%s) with ordinality as given(time, n) order by n",
-        [_times([first_us, last_us])],
-    ).fetchall()
-    return dict(conn.execute(_READ_SETTLED, (series_id, bounds[0][0], bounds[1][0])).fetchall())
+    return dict(conn.execute(_READ_SETTLED, (series_id, *_bounds(conn, first_us, last_us))).fetchall())
+
+
+def is_settled(conn: psycopg.Connection[Any], series_id: int, first_us: int, last_us: int) -> bool:
+    """Return whether no hour that ``[first_us, last_us]`` touches need be asked again: a hole is a False."""
+    first = first_us - first_us % HOUR_US
+    hours = (last_us - first) // HOUR_US + 1
+    row = conn.execute(_COUNT_SETTLED, (series_id, *_bounds(conn, first, last_us))).fetchone()
+    return row is not None and row[0] == hours
 
 
 def write_hours(conn: psycopg.Connection[Any], series_id: int, hours: Sequence[LedgerHour]) -> None:
@@ -86,6 +94,14 @@ def write_hours(conn: psycopg.Connection[Any], series_id: int, hours: Sequence[L
         [hour.settled for hour in hours],
     )
     conn.execute(_WRITE, parameters)
+
+
+def _bounds(conn: psycopg.Connection[Any], first_us: int, last_us: int) -> list[Any]:
+    rows = conn.execute(
+        "select time from unnest(%s) with ordinality as given(time, n) order by n",
+        [_times([first_us, last_us])],
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def _times(hours_us: Sequence[int]) -> TimeArray:

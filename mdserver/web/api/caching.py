@@ -12,14 +12,14 @@ older version, which never comes back: counters only go up.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 
 import attrs
 
 from ...model import US_PER_S
 from ...store.store import SeriesInfo
 
-__all__ = ["Digest", "DigestMemory", "Span", "cache_control", "version_key"]
+__all__ = ["IMMUTABLE", "REVALIDATE", "Digest", "DigestMemory", "Span", "cache_control", "version_key"]
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
@@ -27,10 +27,11 @@ REVALIDATE = "no-cache"
 
 @attrs.frozen
 class Digest:
-    """What is known of a body without having it."""
+    """What is known of a body without having it: also the headers that only it tells."""
 
     text: str
     size: int
+    headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class DigestMemory:
@@ -91,18 +92,21 @@ def version_key(series: SeriesInfo, span: Span) -> tuple[Hashable, ...]:
     return (series.id, *series.topic, series.hist_v, live_v, span)
 
 
-def cache_control(series: SeriesInfo, span: Span, *, now_us: int, flush_s: float, settle_s: float) -> str:
-    """Return the Cache-Control of an answer.
+def cache_control(
+    series: Sequence[SeriesInfo], span: Span, *, now_us: int, flush_s: float, settle_s: float
+) -> str:
+    """Return the Cache-Control of an answer from these series, as far as their times tell.
 
-    Immutable is what lies wholly within the stored data and closed at least ``settle_s`` ago. An import may
-    still reach before and behind the stored data, so a range outside of it is only ever revalidated (which
-    the ETag makes cheap). A range with the forming candle may be reused for as long as that is fresh.
+    Immutable may be what lies wholly within the stored data of one series and closed at least ``settle_s`` ago;
+    whether a hole in it may yet be filled is for the caller to find out. An import may still reach before and behind
+    the stored data, so a range outside of it is only ever revalidated (which the ETag makes cheap). A range with a
+    forming candle may be reused for as long as that is fresh.
     """
-    if not span.is_closed(series):
+    if not all(span.is_closed(one) for one in series):
         fresh_s = int(flush_s)
         return f"public, max-age={fresh_s}" if fresh_s else REVALIDATE
-    earliest_us = series.earliest_us
-    if span.is_empty or earliest_us is None:
+    earliest_us = series[0].earliest_us
+    if len(series) > 1 or span.is_empty or earliest_us is None:
         return REVALIDATE
     within = span.first_us >= earliest_us - earliest_us % span.bucket_us
     settled = span.last_us + span.bucket_us + int(settle_s * US_PER_S) <= now_us

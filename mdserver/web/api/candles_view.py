@@ -1,25 +1,25 @@
-"""``GET /api/candles``: one series, one timeframe, a range."""
+"""``GET /api/candles``: one symbol, one timeframe, a range; of one source, or joined from all that have the symbol."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import attrs
+import trio
 from quart import Request, Response
 
-from ...model import TIMEFRAMES, US_PER_S
 from ...store.store import CandleColumns, SeriesInfo, Store
-from .caching import Span, version_key
+from .bucket_choice import Buckets, Chosen, choose_buckets
+from .caching import version_key
+from .candle_query import QUERY, CandleQuery
 from .conditional import answer, format_of
 from .encoding import Body, CandleRow, Column, Format, build_body, without_fraction
-from .params import query_of, symbol_of, time_range_us, timeframe_of
+from .params import query_of
 from .problem import Problem
 from .read_context import Reading, series_headers
-from .series_choice import PRICES, Price, choose_series, default_price, price_of
+from .series_choice import candidates_of, default_price
 
-__all__ = ["MAX_CANDLES", "MAX_TICKS", "QUERY", "candles_answer"]
-
-MAX_CANDLES = 1_000_000
-"""Opens that one request may cover: close to two years of minutes."""
+__all__ = ["MAX_TICKS", "candles_answer"]
 
 LARGE_CANDLES = 50_000
 """From here on only a few answers are made at a time."""
@@ -27,7 +27,18 @@ LARGE_CANDLES = 50_000
 MAX_TICKS = 5_000_000
 """Ticks that one request for bid or ask candles may have read: some seconds of work."""
 
-QUERY = ("symbol", "timeframe", "from", "to", "broker", "price", "format")
+_JOIN_INLINE = 5_000
+"""Candles of several sources that are joined on the loop, in some milliseconds; more go to a thread."""
+
+_NUMBERS = ("open", "high", "low", "close", "volume")
+
+
+@attrs.frozen
+class _Answering:
+    """Candles, and the series that they came from."""
+
+    candles: CandleColumns
+    series: Sequence[SeriesInfo]
 
 
 async def candles_answer(
@@ -36,69 +47,95 @@ async def candles_answer(
     """Answer a request for candles; ``path`` holds the parameters that came in the path."""
     in_path = dict(path)
     known = [name for name in QUERY if name not in in_path]
-    query = in_path | query_of(request.args.items(multi=True), known)
-    symbol, timeframe_s = symbol_of(query), timeframe_of(query)
-    span = _span(*time_range_us(query), timeframe_s)
-    asked, form = price_of(query), format_of(request, query)
-    stored = await reading.series_of(symbol)
-    order = reading.services.sources()
-    wanted = None if asked is None else PRICES[asked]
-    series = choose_series(stored, order, symbol, broker=query.get("broker"), wanted=wanted)
-    price = default_price(series) if asked is None else asked
+    parameters = in_path | query_of(request.args.items(multi=True), known)
+    query, form = CandleQuery.parse(parameters), format_of(request, parameters)
+    series = candidates_of(
+        await reading.series_of(query.symbol),
+        reading.services.sources(),
+        query.symbol,
+        broker=query.broker,
+        wanted=query.record_type,
+    )
+
+    control = await reading.cache_control(
+        series,
+        query.span,
+        until_us=query.span.last_us + query.span.bucket_us - 1,
+        named=query.broker is not None,
+    )
 
     async def build() -> Body:
-        if span.buckets > LARGE_CANDLES or price in {"bid", "ask"}:
+        if query.span.buckets > LARGE_CANDLES or query.price in {"bid", "ask"}:
             async with reading.large:
-                return await _body(await _read(reading.store, series, span, price), form)
-        return await _body(await _read(reading.store, series, span, price), form)
+                return await _body(await _answering(reading, query, series), query, form)
+        return await _body(await _answering(reading, query, series), query, form)
 
     return await answer(
         request,
         build,
         form=form,
         headers={
-            "Cache-Control": reading.cache_control(series, span),
-            "X-Price": price,
+            "Cache-Control": control,
             **series_headers(series),
         },
         memory=reading.memory,
-        key=("candles", price, form, *version_key(series, span)),
+        key=("candles", query.price, form, *(version_key(one, query.span) for one in series)),
     )
 
 
-def _span(from_us: int, to_us: int, timeframe_s: int) -> Span:
-    """Return the buckets that open in [from, to]: the same for all queries that mean the same candles."""
-    bucket_us = timeframe_s * US_PER_S
-    span = Span(-(-from_us // bucket_us) * bucket_us, to_us // bucket_us * bucket_us, bucket_us)
-    if span.buckets > MAX_CANDLES:
-        name = next(name for name, length_s in TIMEFRAMES.items() if length_s == timeframe_s)
-        detail = f"{span.buckets} candles of {name} open from `from` to `to`; expected at most {MAX_CANDLES}"
-        raise Problem(
-            400, "range_too_large", f"{detail}: narrow the range or take a longer timeframe", param="to"
-        )
-    return span
+async def _answering(reading: Reading, query: CandleQuery, series: Sequence[SeriesInfo]) -> _Answering:
+    """Return the candles of the range, each bucket from the source that :mod:`.bucket_choice` chooses."""
+    found = [(one, await _read(reading.store, one, query)) for one in series]
+    having = [(one, candles) for one, candles in found if candles.time]
+    if not having:
+        return _Answering(CandleColumns(), series[:1])
+    if len(having) == 1:
+        (one, candles) = having[0]
+        return _Answering(candles, [one])
+    opens_s = query.opens_s
+    sources = [
+        Buckets(candles.time, one.earliest_us, await reading.gaps(one, *opens_s)) for one, candles in having
+    ]
+    columns = [candles for _, candles in having]
+
+    def join() -> tuple[CandleColumns, set[int]]:
+        chosen = choose_buckets(sources, query.timeframe_s)
+        return _gathered(columns, chosen), {one.source for one in chosen}
+
+    if sum(len(candles.time) for candles in columns) <= _JOIN_INLINE:
+        candles, used = join()
+    else:  # it touches nothing shared, so a cancelled request need not wait for it
+        candles, used = await trio.to_thread.run_sync(join, abandon_on_cancel=True)
+    return _Answering(candles, [having[place][0] for place in sorted(used)])
 
 
-async def _read(store: Store, series: SeriesInfo, span: Span, price: Price) -> CandleColumns | None:
-    """Return the candles of ``span``; None if no candle opens in it."""
-    if span.is_empty:
-        return None
-    bucket_s = span.bucket_us // US_PER_S
-    opens = (span.first_us // US_PER_S, span.last_us // US_PER_S)
-    if price == "mid" or price == "trade":
-        return await store.candles(series.id, bucket_s, *opens)
-    ticks = await store.count_ticks(series.id, bucket_s, *opens)
+def _gathered(columns: Sequence[CandleColumns], chosen: Sequence[Chosen]) -> CandleColumns:
+    values = {
+        name: [getattr(columns[one.source], name)[one.row] for one in chosen] for name in ("time", *_NUMBERS)
+    }
+    return CandleColumns(**values)
+
+
+async def _read(store: Store, series: SeriesInfo, query: CandleQuery) -> CandleColumns:
+    """Return the candles of one series."""
+    if query.span.is_empty:
+        return CandleColumns()
+    price, opens = query.price, query.opens_s
+    if price != "bid" and price != "ask":
+        return await store.candles(series.id, query.timeframe_s, *opens)
+    ticks = await store.count_ticks(series.id, query.timeframe_s, *opens)
     if ticks > MAX_TICKS:
         detail = f"{price} candles are computed from the ticks, and {ticks} are stored from `from` to `to`"
         raise Problem(
             400, "range_too_large", f"{detail}; expected at most {MAX_TICKS}: narrow the range", param="to"
         )
-    return await store.side_candles(series.id, bucket_s, *opens, price)
+    return await store.side_candles(series.id, query.timeframe_s, *opens, price)
 
 
-async def _body(candles: CandleColumns | None, form: Format) -> Body:
-    if candles is None:
-        return await build_body(CandleRow, [Column(())] * len(CandleRow.__struct_fields__), form)
-    numbers = (candles.open, candles.high, candles.low, candles.close, candles.volume)
-    columns = [Column(candles.time), *(Column(values, without_fraction) for values in numbers)]
-    return await build_body(CandleRow, columns, form)
+async def _body(answering: _Answering, query: CandleQuery, form: Format) -> Body:
+    candles = answering.candles
+    numbers = [Column(getattr(candles, name), without_fraction) for name in _NUMBERS]
+    body = await build_body(CandleRow, [Column(candles.time), *numbers], form)
+    prices = dict.fromkeys(query.price or default_price(one) for one in answering.series)
+    sources = dict.fromkeys(one.broker for one in answering.series)
+    return attrs.evolve(body, headers={"X-Broker": ", ".join(sources), "X-Price": ", ".join(prices)})

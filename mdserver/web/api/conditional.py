@@ -61,10 +61,10 @@ async def answer(
     gzip = _takes_gzip(request)
     known = memory.get(key) if key is not None else None
     if known is not None and _has(request, tag := _tag(known, gzip)):
-        return _not_modified(tag, headers)
+        return _not_modified(tag, {**headers, **known.headers})
     body = await build()
     headers = {**headers, **body.headers}
-    digest = Digest(body.digest, body.size)
+    digest = Digest(body.digest, body.size, body.headers)
     if key is not None:
         memory.put(key, digest)
     tag = _tag(digest, gzip)

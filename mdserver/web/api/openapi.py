@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import __version__
 from ...model import TIMEFRAMES
-from .candles_view import MAX_CANDLES
+from .candle_query import MAX_CANDLES
 from .encoding import FORMATS
 from .params import DEFAULT_TIMEFRAME
 from .records_view import DEFAULT_RECORDS, MAX_RECORDS
@@ -159,7 +159,7 @@ _RANGE = [
     _parameter("from", "start of the range, Unix seconds, included", _SECONDS, required=True),
     _parameter("to", "end of the range, Unix seconds, included", _SECONDS, required=True),
 ]
-_BROKER = _parameter("broker", "default: the first broker of the config that has the symbol", _TEXT)
+_BROKER = _parameter("broker", "default: joined from all sources that have the symbol", _TEXT)
 _PRICE = _parameter(
     "price", "default: the broker's own kind of chart", {"type": "string", "enum": list(PRICES)}
 )

@@ -11,26 +11,31 @@ from ...model import TIMEFRAMES
 from ...store.store import SeriesInfo
 from .dependencies import SourceInfo
 from .encoding import seconds
+from .series_choice import real_ones
 
 __all__ = ["all_symbols", "broker_list", "one_symbol"]
 
 
 def one_symbol(symbol: str, stored: Iterable[SeriesInfo], order: Sequence[SourceInfo]) -> dict[str, Any]:
-    """Return the metadata of a symbol, its brokers in the order in which they are tried."""
+    """Return the metadata of a symbol, its brokers in the order in which they are tried.
+
+    Made-up records are counted in their own broker's line, in the symbol's only where there are no others.
+    """
     rank = {info.name: place for place, info in enumerate(order)}
     ordered = sorted(stored, key=lambda series: (rank.get(series.broker, len(rank)), series.broker))
     brokers = [
         {"broker": broker, **_extent(list(group))}
         for broker, group in groupby(ordered, key=lambda series: series.broker)
     ]
-    return {"symbol": symbol, **_extent(ordered), "timeframes": list(TIMEFRAMES), "brokers": brokers}
+    counted = real_ones(ordered, order)
+    return {"symbol": symbol, **_extent(counted), "timeframes": list(TIMEFRAMES), "brokers": brokers}
 
 
-def all_symbols(stored: Iterable[SeriesInfo]) -> dict[str, Any]:
+def all_symbols(stored: Iterable[SeriesInfo], order: Sequence[SourceInfo]) -> dict[str, Any]:
     """Return the metadata of every symbol, by name."""
     ordered = sorted(stored, key=lambda series: series.symbol)
     symbols = [
-        {"symbol": symbol, **_extent(list(group))}
+        {"symbol": symbol, **_extent(real_ones(list(group), order))}
         for symbol, group in groupby(ordered, key=lambda series: series.symbol)
     ]
     return {"symbols": symbols, "timeframes": list(TIMEFRAMES)}

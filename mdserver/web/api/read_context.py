@@ -9,7 +9,8 @@ import attrs
 import trio
 
 from ...store.store import SeriesInfo, Store
-from .caching import DigestMemory, Span, cache_control
+from .bucket_choice import Interval
+from .caching import IMMUTABLE, REVALIDATE, DigestMemory, Span, cache_control
 from .dependencies import Dependencies
 from .encoding import seconds
 from .problem import Problem
@@ -52,18 +53,33 @@ class Reading:
         empty = configured_series(self.services.sources(), symbol)
         return [*stored, *(series for series in empty if series.topic not in topics)]
 
-    def cache_control(self, series: SeriesInfo, span: Span) -> str:
-        """Return the Cache-Control of an answer that covers ``span``."""
+    async def gaps(self, series: SeriesInfo, from_s: int, to_s: int) -> Sequence[Interval]:
+        """Return the recorded holes of a series within a range, in microseconds."""
+        return ()  # none is recorded yet: a gap is announced, and no more
+
+    async def cache_control(
+        self, series: Sequence[SeriesInfo], span: Span, *, until_us: int, named: bool
+    ) -> str:
+        """Return the Cache-Control of an answer that covers ``span``, with records up to ``until_us``.
+
+        ``named``: it is of the one source that was named. What may be filled yet is known of imported hours alone.
+        """
         services = self.services
-        return cache_control(
+        control = cache_control(
             series, span, now_us=services.now_us(), flush_s=services.flush_s, settle_s=services.settle_s
         )
+        if control != IMMUTABLE:
+            return control
+        if named and await self.store.is_settled(series[0].id, span.first_us, until_us):
+            return control
+        return REVALIDATE
 
 
-def series_headers(series: SeriesInfo) -> dict[str, str]:
-    """Return the headers that say which series answered and what is stored of it."""
-    headers = {"X-Broker": series.broker}
-    if series.earliest_us is not None and series.latest_us is not None:
-        first, last = seconds([series.earliest_us, series.latest_us])
-        headers |= {"X-Available-From": str(first), "X-Available-To": str(last)}
-    return headers
+def series_headers(series: Sequence[SeriesInfo]) -> dict[str, str]:
+    """Return the headers that say what is stored of these series."""
+    earliest = [one.earliest_us for one in series if one.earliest_us is not None]
+    latest = [one.latest_us for one in series if one.latest_us is not None]
+    if not earliest or not latest:
+        return {}
+    first, last = seconds([min(earliest), max(latest)])
+    return {"X-Available-From": str(first), "X-Available-To": str(last)}

@@ -19,13 +19,14 @@ from quart import Request, Response
 
 from ...model import US_PER_S, RecordType
 from ...store.store import RowPosition, SeriesInfo, Store
+from .bucket_choice import Buckets, choose_buckets, runs
 from .caching import Span, version_key
 from .conditional import answer, format_of
 from .encoding import Body, Column, TickRow, TradeRow, build_body, seconds, without_fraction
 from .params import number_up_to, query_of, symbol_of, time_range_us
 from .problem import Problem, invalid_parameter
 from .read_context import Reading, series_headers
-from .series_choice import choose_series
+from .series_choice import candidates_of
 
 __all__ = ["DEFAULT_RECORDS", "MAX_RECORDS", "QUERY", "records_answer"]
 
@@ -33,6 +34,9 @@ QUERY = ("symbol", "from", "to", "broker", "limit", "cursor", "format")
 MAX_RECORDS = 10_000
 DEFAULT_RECORDS = 1_000
 
+_CHOICE_S = 3_600
+"""The bucket by which it is decided which source's records are given."""
+_CHOICE_US = _CHOICE_S * US_PER_S
 _BUCKET_US = 60 * US_PER_S  # a record from before the latest one's minute counts as late and moves hist_v
 
 
@@ -44,7 +48,7 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 @attrs.frozen
 class _Ask:
-    """A checked request for one page."""
+    """A checked request for one page of one series."""
 
     series: SeriesInfo
     from_us: int
@@ -54,13 +58,17 @@ class _Ask:
 
 
 async def records_answer(request: Request, reading: Reading, type_: RecordType) -> Response:
-    """Answer a request for a page of ticks or of trades."""
+    """Answer a request for a page of ticks or of trades.
+
+    Where several sources have the symbol and none is named, each hour comes from the one that has it
+    (:mod:`.bucket_choice`); a page ends where the source changes.
+    """
     query = query_of(request.args.items(multi=True), QUERY)
     symbol = symbol_of(query)
     from_us, to_us = time_range_us(query)
     form = format_of(request, query)
     limit = number_up_to(query, "limit", MAX_RECORDS, DEFAULT_RECORDS)
-    series = choose_series(
+    series = candidates_of(
         await reading.series_of(symbol),
         reading.services.sources(),
         symbol,
@@ -68,24 +76,85 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
         wanted=type_,
         param=None,
     )
-    after = _after(query.get("cursor"), series, from_us, to_us)
-    ask = _Ask(series, from_us, to_us, after, limit)
+    cursor = _cursor_of(query.get("cursor"), series, from_us, to_us)
+    span = Span(from_us, to_us, _BUCKET_US)
 
     async def build() -> Body:
-        row, columns, positions = await _page(reading.store, ask)
-        following = _next_cursor(ask, positions)
-        body = await build_body(row, columns, form, **_around(series, following))
-        return attrs.evolve(body, headers=_paging_headers(query, following))
+        asks = await _asks(reading, series, span, cursor, limit)
+        row, columns, positions, ask = await _first_page(reading.store, asks)
+        following = _next_cursor(ask, positions, last=ask is asks[-1])
+        body = await build_body(row, columns, form, **_around(ask.series, following))
+        return attrs.evolve(
+            body, headers={"X-Broker": ask.series.broker, **_paging_headers(query, following)}
+        )
 
-    span = Span(from_us, to_us, _BUCKET_US)
     return await answer(
         request,
         build,
         form=form,
-        headers={"Cache-Control": reading.cache_control(series, span), **series_headers(series)},
+        headers={
+            "Cache-Control": await reading.cache_control(
+                series, span, until_us=to_us, named="broker" in query
+            ),
+            **series_headers(series),
+        },
         memory=reading.memory,
-        key=("records", form, ask.after, limit, *version_key(series, span)),
+        key=("records", form, cursor, limit, *(version_key(one, span) for one in series)),
     )
+
+
+async def _asks(
+    reading: Reading, series: Sequence[SeriesInfo], span: Span, cursor: _Cursor | None, limit: int
+) -> list[_Ask]:
+    """Return what to read, one after the other until there is a record: at least one.
+
+    An hour that a page has begun goes on in the same series, whatever is chosen by now.
+    """
+    after = None if cursor is None else (cursor.time_us, cursor.seq)
+    if len(series) == 1:
+        return [_Ask(series[0], span.first_us, span.last_us, after, limit)]
+    asks = []
+    from_us = span.first_us
+    if cursor is not None:
+        own = next(one for one in series if one.id == cursor.series_id)
+        hour_end_us = cursor.time_us - cursor.time_us % _CHOICE_US + _CHOICE_US
+        asks.append(_Ask(own, from_us, min(hour_end_us - 1, span.last_us), after, limit))
+        from_us = hour_end_us
+    for place, first_us, last_us in await _runs(reading, series, from_us, span.last_us):
+        ask = _Ask(series[place], max(first_us, from_us), min(last_us, span.last_us), None, limit)
+        if asks and asks[-1].series is ask.series:  # the hour that was begun and those behind it are one
+            asks[-1] = attrs.evolve(asks[-1], to_us=ask.to_us)
+        else:
+            asks.append(ask)
+    return asks or [_Ask(series[0], span.first_us, span.last_us, after, limit)]
+
+
+async def _runs(
+    reading: Reading, series: Sequence[SeriesInfo], from_us: int, to_us: int
+) -> list[tuple[int, int, int]]:
+    """Return (place in ``series``, first and last microsecond) of the hours that one series answers in a row."""
+    if from_us > to_us:
+        return []
+    opens_s = (from_us - from_us % _CHOICE_US) // US_PER_S, to_us // US_PER_S
+    sources = []
+    for one in series:
+        hours = await reading.store.candles(one.id, _CHOICE_S, *opens_s)
+        sources.append(Buckets(hours.time, one.earliest_us, await reading.gaps(one, *opens_s)))
+    return [
+        (place, first_s * US_PER_S, (last_s + _CHOICE_S) * US_PER_S - 1)
+        for place, first_s, last_s in runs(choose_buckets(sources, _CHOICE_S))
+    ]
+
+
+async def _first_page(
+    store: Store, asks: Sequence[_Ask]
+) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition], _Ask]:
+    """Return the first page that has a record, else the last one, and what was asked for it."""
+    for ask in asks:
+        row, columns, positions = await _page(store, ask)
+        if positions:
+            break
+    return row, columns, positions, ask
 
 
 async def _page(store: Store, ask: _Ask) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition]]:
@@ -108,29 +177,29 @@ def _place_columns(positions: Sequence[RowPosition]) -> list[Column]:
     return [Column([seq for _, seq in positions]), Column([us for us, _ in positions], seconds)]
 
 
-def _next_cursor(ask: _Ask, positions: Sequence[RowPosition]) -> str | None:
-    if len(positions) <= ask.limit:
+def _next_cursor(ask: _Ask, positions: Sequence[RowPosition], *, last: bool) -> str | None:
+    if len(positions) <= ask.limit and (last or not positions):
         return None
-    packed = msgspec.msgpack.encode(_Cursor(ask.series.id, *positions[ask.limit - 1]))
+    packed = msgspec.msgpack.encode(_Cursor(ask.series.id, *positions[: ask.limit][-1]))
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def _after(cursor: str | None, series: SeriesInfo, from_us: int, to_us: int) -> RowPosition | None:
-    if cursor is None:
+def _cursor_of(text: str | None, series: Sequence[SeriesInfo], from_us: int, to_us: int) -> _Cursor | None:
+    if text is None:
         return None
     try:
-        packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars="-_", validate=True)
-        found = msgspec.msgpack.decode(packed, type=_Cursor)
+        packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True)
+        cursor = msgspec.msgpack.decode(packed, type=_Cursor)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise invalid_parameter("cursor", cursor, "expected the next_cursor of the page before") from None
-    if found.series_id != series.id or not from_us <= found.time_us <= to_us:
+        raise invalid_parameter("cursor", text, "expected the next_cursor of the page before") from None
+    if cursor.series_id not in {one.id for one in series} or not from_us <= cursor.time_us <= to_us:
         raise Problem(
             400,
             "invalid_parameter",
             "the cursor belongs to another request; keep the other parameters from page to page",
             param="cursor",
         )
-    return found.time_us, found.seq
+    return cursor
 
 
 def _around(series: SeriesInfo, cursor: str | None) -> dict[str, bytes]:

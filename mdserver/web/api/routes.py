@@ -100,7 +100,7 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
     async def stored() -> Response:
         query = query_of(request.args.items(multi=True), ("symbol",))
         if not query:
-            return await json_answer(all_symbols(await reading.all_series()))
+            return await json_answer(all_symbols(await reading.all_series(), reading.services.sources()))
         symbol = symbol_of(query)
         series = await reading.series_of(symbol)
         return await json_answer(one_symbol(symbol, series, reading.services.sources()))

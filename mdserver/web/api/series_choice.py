@@ -15,10 +15,11 @@ from .problem import Problem, invalid_parameter, shortened, unknown_symbol
 __all__ = [
     "PRICES",
     "Price",
-    "choose_series",
+    "candidates_of",
     "configured_series",
     "default_price",
     "price_of",
+    "real_ones",
     "symbol_unknown",
 ]
 
@@ -47,36 +48,51 @@ def default_price(series: SeriesInfo) -> Price:
     return _DEFAULTS[series.type]
 
 
-def choose_series(
-    stored: Sequence[SeriesInfo],
-    order: Sequence[SourceInfo],
+def candidates_of(
+    known: Sequence[SeriesInfo],
+    sources: Sequence[SourceInfo],
     symbol: str,
     *,
     broker: str | None,
     wanted: RecordType | None,
     param: str | None = "price",
-) -> SeriesInfo:
-    """Return the series of ``symbol`` that a request means; ``stored`` are all series of the symbol.
+) -> list[SeriesInfo]:
+    """Return the series of ``symbol`` that may answer, one of each source, in the order in which they are tried.
 
-    Without ``broker`` it is the first one of the config that has the symbol, then the others (imported
-    history) by name. Without ``wanted`` it is the broker's own kind of chart, else what there is. A series
-    without rows counts only if there is no other. ``param`` names what asked for ``wanted``: without it the
-    route itself did, and data of another type are as good as none.
+    ``known`` are all series of the symbol. With ``broker`` it is that one's alone. Without, those of the config come
+    in its order, then the others (a source that the config no longer has) by name. Made-up prices are left out where
+    anything else has the symbol, and never joined. A series without rows counts only if there is no other. Without
+    ``wanted`` it is each source's own kind of chart, else what there is. ``param`` names what asked for ``wanted``:
+    without it the route itself did, and data of another type are as good as none.
     """
-    candidates = [series for series in stored if series.row_count] or list(stored)
-    if broker is not None:
-        candidates = _of_broker(candidates, broker, symbol)
+    there = _of_broker(known, broker, symbol) if broker is not None else real_ones(known, sources)
+    candidates = [series for series in there if series.row_count] or there
     suitable = [series for series in candidates if wanted in (None, series.type)]
     if not suitable:
         raise _no_such_price(candidates, symbol, wanted, param)
-    rank = {info.name: place for place, info in enumerate(order)}
-    preferred = {info.name: info.candles_from for info in order}
+    rank = {source.name: place for place, source in enumerate(sources)}
+    preferred = {source.name: source.candles_from for source in sources}
 
     def by_preference(series: SeriesInfo) -> tuple[int, str, bool]:
         name = series.broker
         return rank.get(name, len(rank)), name, series.type != preferred.get(name, "tick")
 
-    return min(suitable, key=by_preference)
+    best: dict[str, SeriesInfo] = {}
+    for series in sorted(suitable, key=by_preference):
+        best.setdefault(series.broker, series)
+    ordered = list(best.values())
+    return ordered[:1] if ordered[0].broker in synthetic_names(sources) else ordered
+
+
+def real_ones(known: Sequence[SeriesInfo], sources: Sequence[SourceInfo]) -> list[SeriesInfo]:
+    """Return the series whose prices are not made up; all of them where there are no others."""
+    made_up = synthetic_names(sources)
+    return [series for series in known if series.broker not in made_up] or list(known)
+
+
+def synthetic_names(sources: Iterable[SourceInfo]) -> set[str]:
+    """Return the sources whose prices are made up."""
+    return {source.name for source in sources if source.synthetic}
 
 
 def configured_series(sources: Iterable[SourceInfo], symbol: str | None) -> Iterator[SeriesInfo]:

@@ -60,6 +60,7 @@ class FakeStore:
     reads: list[str] = attrs.field(factory=list)
     fault: Exception | None = None
     shift: float = 0.0
+    holes: list[tuple[int, int]] = attrs.field(factory=list)
     tick_count: int = 5_000_000
 
     async def series(self, symbol: str | None = None) -> Sequence[Series]:
@@ -125,6 +126,10 @@ class FakeStore:
                 "trade_id": [f'id,"{seq}"' if seq % 2 else None for _, seq in places],
             }
         )
+
+    async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:
+        self._note("is_settled")
+        return all(first_us > last or last_us < first for first, last in self.holes)
 
     def _note(self, what: str) -> None:
         self.reads.append(what)

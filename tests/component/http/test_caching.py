@@ -128,10 +128,24 @@ async def test_large_bodies_are_compressed_in_a_thread(site: Any, rows: Any) -> 
 
 
 async def test_closed_and_settled_range_is_immutable(site: Any, hours: str) -> None:
-    assert (await site.get(hours)).headers["Cache-Control"] == IMMUTABLE
+    assert (await site.get(hours + "&broker=oanda")).headers["Cache-Control"] == IMMUTABLE
+
+
+async def test_only_a_named_broker_is_immutable(site: Any, hours: str) -> None:
+    """The config, or an import of another source, may give the range to another one."""
+    assert (await site.get(hours)).headers["Cache-Control"] == "no-cache"
+
+
+async def test_a_hole_that_an_import_may_fill_is_not_immutable(site: Any, hours: str) -> None:
+    for first, last in ((T0, T0 + 9 * HOUR), (T0 + 9 * HOUR + 1, T0 + 10 * HOUR - 1)):
+        site.store.holes = [(first * 10**6, last * 10**6)]
+        assert (await site.get(hours + "&broker=oanda")).headers["Cache-Control"] == "no-cache"
+    site.store.holes = [((T0 + 10 * HOUR) * 10**6, (T0 + 11 * HOUR) * 10**6)]
+    assert (await site.get(hours + "&broker=oanda")).headers["Cache-Control"] == IMMUTABLE
 
 
 async def test_range_is_immutable_only_once_settled(site: Any, hours: str) -> None:
+    hours += "&broker=oanda"
     closed_s = T0 + 10 * HOUR
     site.now_s = closed_s + DAY - 1
     assert (await site.get(hours)).headers["Cache-Control"] == "no-cache"
@@ -143,7 +157,7 @@ async def test_range_is_immutable_only_once_settled(site: Any, hours: str) -> No
     ("first", "last"), [(T0 - HOUR, T0), (T0, T0 + DAY), (T0, T0 + 2 * DAY), (T0 + 1, T0 + 2)]
 )
 async def test_range_that_an_import_may_extend_is_not_immutable(site: Any, first: int, last: int) -> None:
-    response = await site.get(f"/api/candles/EURUSD/1h?from={first}&to={last}")
+    response = await site.get(f"/api/candles/EURUSD/1h?broker=oanda&from={first}&to={last}")
     assert response.headers["Cache-Control"] == "no-cache"
 
 

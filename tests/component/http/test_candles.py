@@ -165,7 +165,7 @@ async def test_bid_and_ask_are_other_candles_of_the_same_series(site: Any, hours
         tags.add(response.headers["ETag"])
         site.store.reads.clear()
         again = await site.get(f"{hours}&broker=oanda&price={price}", If_None_Match=response.headers["ETag"])
-        assert (again.status_code, site.store.reads) == (304, ["series"])
+        assert (again.status_code, site.store.reads) == (304, ["series", "is_settled"])
     assert opens["bid"] < opens["mid"] < opens["ask"]
     assert len(tags) == 3
 

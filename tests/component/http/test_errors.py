@@ -144,7 +144,7 @@ async def test_sides_of_too_many_ticks(site: Any) -> None:
     assert (problem["status"], problem["code"], problem["param"]) == (400, "range_too_large", "to")
     assert "ask candles are computed from the ticks, and 5000001 are stored" in problem["detail"]
     assert "at most 5000000" in problem["detail"]
-    assert site.store.reads == ["series", "count_ticks"]
+    assert site.store.reads == ["series", "is_settled", "count_ticks"]
     assert (await site.get(path(broker="oanda", price="mid"))).status_code == 200
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mdserver.web.api import candles_view, records_view
+from mdserver.web.api import candle_query, records_view
 from mdserver.web.api.openapi import openapi_document
 
 T0 = 1_710_892_800
@@ -64,8 +64,8 @@ def test_every_reference_leads_somewhere() -> None:
 def test_parameters_are_those_that_the_routes_know() -> None:
     paths = openapi_document()["paths"]
     known = {
-        "/api/candles": candles_view.QUERY,
-        "/api/candles/{symbol}/{timeframe}": candles_view.QUERY,
+        "/api/candles": candle_query.QUERY,
+        "/api/candles/{symbol}/{timeframe}": candle_query.QUERY,
         "/api/ticks": records_view.QUERY,
         "/api/trades": records_view.QUERY,
     }

@@ -1,0 +1,92 @@
+"""Which source answers, where none is named: one decision for candles, ticks, trades and whatever shows them. Pure.
+
+Each bucket of time comes from the first source, in the order of the config, that has it complete; else from the first
+that has it at all. So an imported history and a live feed are one series.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import TypeAlias
+
+import attrs
+
+from ...model import US_PER_S
+
+__all__ = ["Buckets", "Chosen", "Interval", "choose_buckets", "runs"]
+
+Interval: TypeAlias = tuple[int, int]
+"""First and last microsecond of a gap."""
+
+
+@attrs.frozen
+class Buckets:
+    """What one source has: the opens of its buckets in Unix seconds, ascending, and where it is known to lack records.
+
+    ``earliest_us`` is its first record. A bucket that opens before it and ends after it is cut; one that ends before it
+    holds records that were dropped since, so it is whole. ``gaps`` are recorded holes, in any order.
+    """
+
+    times: Sequence[int]
+    earliest_us: int | None
+    gaps: Sequence[Interval] = ()
+
+
+@attrs.frozen
+class Chosen:
+    """One bucket of the answer: its open, the place of its source in their order, its row in that one's ``times``."""
+
+    time: int
+    source: int
+    row: int
+
+
+def choose_buckets(sources: Sequence[Buckets], length_s: int) -> list[Chosen]:
+    """Return the buckets that any source has, ascending, each once; ``length_s`` is the length of a bucket."""
+    best: dict[int, Chosen] = {}
+    complete: set[int] = set()
+    for place, source in enumerate(sources):
+        cut = _Cut(source, length_s)
+        for row, time in enumerate(source.times):
+            if time in complete:
+                continue
+            if not cut.touches(time):
+                complete.add(time)
+                best[time] = Chosen(time, place, row)
+            elif time not in best:
+                best[time] = Chosen(time, place, row)
+    return [best[time] for time in sorted(best)]
+
+
+class _Cut:
+    """Tells which buckets of a source are not whole."""
+
+    def __init__(self, source: Buckets, length_s: int) -> None:
+        self._length_us = length_s * US_PER_S
+        self._earliest_us = source.earliest_us
+        gaps = sorted(source.gaps)
+        self._starts = [first for first, _ in gaps]
+        self._ends = list(
+            accumulate((last for _, last in gaps), max)
+        )  # the latest end of all gaps up to this one
+
+    def touches(self, time: int) -> bool:
+        first_us = time * US_PER_S
+        end_us = first_us + self._length_us
+        if self._earliest_us is not None and first_us < self._earliest_us < end_us:
+            return True
+        before_end = bisect_right(self._starts, end_us - 1)
+        return before_end > 0 and self._ends[before_end - 1] >= first_us
+
+
+def runs(chosen: Iterable[Chosen]) -> list[tuple[int, int, int]]:
+    """Return what follows one another from one source: (source, first open, last open)."""
+    found: list[tuple[int, int, int]] = []
+    for one in chosen:
+        if found and found[-1][0] == one.source:
+            found[-1] = (one.source, found[-1][1], one.time)
+        else:
+            found.append((one.source, one.time, one.time))
+    return found
