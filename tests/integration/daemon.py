@@ -18,6 +18,7 @@ import trio
 import yaml
 
 from mdserver.net import open_websocket
+from tests.clusters import put_cluster
 
 READY_S = 60.0
 
@@ -59,8 +60,11 @@ class Daemon:
         return int(pid_file.read_text().split("\n")[0])
 
 
-def write_config(folder: Path, **sections: Any) -> Path:
-    """Write a config whose server takes a free port and whose data lie in ``folder``."""
+def write_config(folder: Path, *, first_start: bool = False, **sections: Any) -> Path:
+    """Write a config whose server takes a free port and whose data lie in ``folder``.
+
+    There its database is prepared already, unless this is about the first start.
+    """
     config = {
         "data_dir": str(folder / "data"),
         "server": {"port": 0},
@@ -71,6 +75,10 @@ def write_config(folder: Path, **sections: Any) -> Path:
     config["server"] = {"port": 0, **sections.get("server", {})}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
+    database = config.get("database", {})
+    embedded = database.get("store", True) and "url" not in database and "data_dir" not in sections
+    if embedded and not first_start and not (folder / "data" / "postgres" / "cluster").exists():
+        put_cluster(folder / "data")
     return path
 
 

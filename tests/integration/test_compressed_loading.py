@@ -26,7 +26,7 @@ from mdserver.store.upkeep.integrity import check
 from mdserver.store.upkeep.primary_keys import clean_up
 from tests.conftest import TEMPLATE
 
-from .test_bulk import (
+from .test_load_hours import (
     CANDLES,
     SYMBOL,
     assert_stored,

@@ -192,9 +192,9 @@ async def test_without_migrating_a_database_must_be_up_to_date(empty_database_ur
         assert database.engine == "plain"
 
 
-async def test_a_wrong_or_missing_password_is_final_and_not_shown(reachable_path: Path) -> None:
-    async with open_embedded(reachable_path, log=LOG) as url:
-        rules = reachable_path / "postgres/cluster/pg_hba.conf"
+async def test_a_wrong_or_missing_password_is_final_and_not_shown(prepared_path: Path) -> None:
+    async with open_embedded(prepared_path, log=LOG) as url:
+        rules = prepared_path / "postgres/cluster/pg_hba.conf"
         rules.write_text("local all bob scram-sha-256\nlocal all all trust\n")
 
         def make_role() -> None:

@@ -178,25 +178,25 @@ async def test_kill_9_of_the_daemon_leaves_a_server_that_is_adopted(
 
 @users
 async def test_kill_9_of_daemon_and_database_recovers(
-    user_folder: tuple[Path, list[str]], choice: str, start_child: Any
+    user_folder: tuple[Path, list[str]], start_child: Any
 ) -> None:
     folder, uid = user_folder
-    child, first = await trio.to_thread.run_sync(start_child, folder, choice, *uid)
+    child, first = await trio.to_thread.run_sync(start_child, folder, "auto", *uid)
     query(first["url"], "create table kept as select 1 as x")
     child.kill()
     os.kill(first["pid"], signal.SIGKILL)
     child.wait()
     await trio.to_thread.run_sync(wait_gone, first["pid"])
     assert (folder / "postgres/cluster/postmaster.pid").exists()
-    _, second = await trio.to_thread.run_sync(start_child, folder, choice, *uid)
+    _, second = await trio.to_thread.run_sync(start_child, folder, "auto", *uid)
     assert second["pid"] != first["pid"]
     assert query(second["url"], "select x from kept") == (1,)
 
 
 async def test_a_busy_process_of_a_killed_server_does_not_block_the_start(
-    reachable_path: Path, start_child: Any
+    prepared_path: Path, start_child: Any
 ) -> None:
-    child, first = await trio.to_thread.run_sync(start_child, reachable_path, "auto")
+    child, first = await trio.to_thread.run_sync(start_child, prepared_path, "auto")
     with contextlib.closing(psycopg.connect(first["url"])) as conn:
         conn.pgconn.send_query(b"select count(*) from generate_series(1, 1000000000) i")
         await trio.sleep(0.3)
@@ -204,51 +204,51 @@ async def test_a_busy_process_of_a_killed_server_does_not_block_the_start(
         os.kill(first["pid"], signal.SIGKILL)
         await trio.to_thread.run_sync(wait_gone, first["pid"])
         with capture_logs() as logs:
-            assert await run_once(reachable_path, "select 1") == (1,)
+            assert await run_once(prepared_path, "select 1") == (1,)
         assert logs[0]["event"] == "ended processes of a PostgreSQL server that was killed"
         assert conn.info.backend_pid in logs[0]["pids"]
 
 
-async def test_a_server_killed_while_we_run_is_started_again(reachable_path: Path) -> None:
-    async with open_embedded(reachable_path, log=LOG) as url:
+async def test_a_server_killed_while_we_run_is_started_again(prepared_path: Path) -> None:
+    async with open_embedded(prepared_path, log=LOG) as url:
         async with open_database(url, retry_for_s=0, log=LOG) as database:
-            first = pid_of(reachable_path)
+            first = pid_of(prepared_path)
             os.kill(first, signal.SIGKILL)
             with trio.fail_after(10):
                 while True:
                     with contextlib.suppress(StoreUnavailable):
                         await database.run(lambda conn: conn.execute("select 1").fetchone())
-                        if pid_of(reachable_path) != first:
+                        if pid_of(prepared_path) != first:
                             break
                     await trio.sleep(0.1)
 
 
-async def test_an_error_in_the_context_comes_through_bare(reachable_path: Path) -> None:
+async def test_an_error_in_the_context_comes_through_bare(prepared_path: Path) -> None:
     with pytest.raises(LookupError, match="mine"):
-        async with open_embedded(reachable_path, log=LOG):
+        async with open_embedded(prepared_path, log=LOG):
             raise LookupError("mine")
 
 
-async def test_an_adopted_server_is_stopped_at_the_end(reachable_path: Path, start_child: Any) -> None:
-    child, first = await trio.to_thread.run_sync(start_child, reachable_path, "auto")
+async def test_an_adopted_server_is_stopped_at_the_end(prepared_path: Path, start_child: Any) -> None:
+    child, first = await trio.to_thread.run_sync(start_child, prepared_path, "auto")
     child.kill()
     child.wait()
     with capture_logs() as logs:
-        assert await run_once(reachable_path, "select 1") == (1,)
+        assert await run_once(prepared_path, "select 1") == (1,)
     assert "adopted it" in [line["event"] for line in logs]
     await trio.to_thread.run_sync(wait_gone, first["pid"])
-    assert not is_postmaster(prepare_place(reachable_path), first["pid"])
+    assert not is_postmaster(prepare_place(prepared_path), first["pid"])
 
 
 async def test_a_server_started_by_hand_is_left_alone_and_so_is_its_socket_folder(
-    reachable_path: Path,
+    prepared_path: Path,
 ) -> None:
-    async with open_embedded(reachable_path, log=LOG):
-        place = prepare_place(reachable_path)
+    async with open_embedded(prepared_path, log=LOG):
+        place = prepare_place(prepared_path)
         found = read_pid_file(place)
         assert found is not None
         program = psutil.Process(found.pid).exe()
-    foreign = reachable_path / "sockets"
+    foreign = prepared_path / "sockets"
     foreign.mkdir()
     foreign.chmod(0o777)
     (foreign / "somebody's").write_text("file")
@@ -260,9 +260,9 @@ async def test_a_server_started_by_hand_is_left_alone_and_so_is_its_socket_folde
             while (found := read_pid_file(place)) is None or found.status != "ready":
                 await trio.sleep(0.05)
         with pytest.raises(DataFolderInUse, match="was not started by mdserver"):
-            async with open_embedded(reachable_path, log=LOG):
+            async with open_embedded(prepared_path, log=LOG):
                 pass
-        async with attach_embedded(reachable_path, log=LOG) as url:  # a command can use it
+        async with attach_embedded(prepared_path, log=LOG) as url:  # a command can use it
             assert query(url, "select 1") == (1,)
         assert by_hand.poll() is None
         assert (foreign / "somebody's").exists()
@@ -274,15 +274,15 @@ async def test_a_server_started_by_hand_is_left_alone_and_so_is_its_socket_folde
 
 
 async def test_processes_are_recognised_where_their_folder_cannot_be_read(
-    reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As root without CAP_SYS_PTRACE, which is what a container gives."""
 
     def refuse(path: Path) -> Path:
         raise PermissionError(path)
 
-    async with open_embedded(reachable_path, log=LOG):
-        place = prepare_place(reachable_path)
+    async with open_embedded(prepared_path, log=LOG):
+        place = prepare_place(prepared_path)
         found = read_pid_file(place)
         assert found is not None
         monkeypatch.setattr(Path, "readlink", refuse)
@@ -293,15 +293,15 @@ async def test_processes_are_recognised_where_their_folder_cannot_be_read(
 
 
 async def test_a_left_server_that_cannot_be_reached_is_replaced(
-    reachable_path: Path, start_child: Any
+    prepared_path: Path, start_child: Any
 ) -> None:
-    child, first = await trio.to_thread.run_sync(start_child, reachable_path, "auto")
+    child, first = await trio.to_thread.run_sync(start_child, prepared_path, "auto")
     query(first["url"], "create table kept as select 1 as x")
     child.kill()
     child.wait()
-    shutil.rmtree(reachable_path / "postgres/run")
+    shutil.rmtree(prepared_path / "postgres/run")
     with capture_logs() as logs:
-        assert await run_once(reachable_path, "select x from kept") == (1,)
+        assert await run_once(prepared_path, "select x from kept") == (1,)
     assert [line["event"] for line in logs][:4] == [
         "found a PostgreSQL that an earlier run left behind",
         "it does not answer",
@@ -310,16 +310,16 @@ async def test_a_left_server_that_cannot_be_reached_is_replaced(
     ]
 
 
-async def test_a_left_pid_file_with_the_number_of_another_process(reachable_path: Path) -> None:
+async def test_a_left_pid_file_with_the_number_of_another_process(prepared_path: Path) -> None:
     place = None
-    async with open_embedded(reachable_path, log=LOG):
-        place = prepare_place(reachable_path)
+    async with open_embedded(prepared_path, log=LOG):
+        place = prepare_place(prepared_path)
         text = place.pid_file.read_text()
     other = subprocess.Popen(["sleep", "60"], **place.account.spawn)  # noqa: ASYNC220 - starting it is all
     try:
         place.pid_file.write_text("\n".join([str(other.pid), *text.split("\n")[1:]]))
         place.account.own(place.pid_file)
-        assert await run_once(reachable_path, "select 1") == (1,)
+        assert await run_once(prepared_path, "select 1") == (1,)
         assert other.poll() is None
     finally:
         other.kill()
@@ -327,12 +327,12 @@ async def test_a_left_pid_file_with_the_number_of_another_process(reachable_path
 
 
 @pytest.mark.parametrize("text", ["", "12"])
-async def test_a_pid_file_written_half_way(reachable_path: Path, text: str) -> None:
-    await run_once(reachable_path, "select 1")
-    place = prepare_place(reachable_path)
+async def test_a_pid_file_written_half_way(prepared_path: Path, text: str) -> None:
+    await run_once(prepared_path, "select 1")
+    place = prepare_place(prepared_path)
     place.pid_file.write_text(text)
     place.account.own(place.pid_file)
-    assert await run_once(reachable_path, "select 1") == (1,)
+    assert await run_once(prepared_path, "select 1") == (1,)
 
 
 async def test_an_initdb_that_was_interrupted_is_begun_anew(reachable_path: Path) -> None:
@@ -367,7 +367,7 @@ async def test_a_path_too_long_for_a_socket(reachable_path: Path) -> None:
 
 
 async def test_the_users_libpq_variables_do_not_leak_in(
-    reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
         "PGHOST": "203.0.113.1",
@@ -384,23 +384,23 @@ async def test_the_users_libpq_variables_do_not_leak_in(
         "LC_ALL": "xx_YY",
     }.items():
         monkeypatch.setenv(name, value)
-    assert await run_once(reachable_path, "create table t (x int)") is None
-    assert await run_once(reachable_path, "show client_encoding") == ("UTF8",)
+    assert await run_once(prepared_path, "create table t (x int)") is None
+    assert await run_once(prepared_path, "show client_encoding") == ("UTF8",)
 
 
-async def test_a_second_server_on_the_folder_is_refused(reachable_path: Path) -> None:
-    async with open_embedded(reachable_path, log=LOG):
+async def test_a_second_server_on_the_folder_is_refused(prepared_path: Path) -> None:
+    async with open_embedded(prepared_path, log=LOG):
         with pytest.raises(DataFolderInUse, match=str(os.getpid())):
-            await run_once(reachable_path, "select 1")
+            await run_once(prepared_path, "select 1")
 
 
-async def test_a_cluster_of_a_version_that_is_not_installed(reachable_path: Path) -> None:
-    await run_once(reachable_path, "select 1")
-    (reachable_path / "postgres/cluster/PG_VERSION").write_text("99\n")
+async def test_a_cluster_of_a_version_that_is_not_installed(prepared_path: Path) -> None:
+    await run_once(prepared_path, "select 1")
+    (prepared_path / "postgres/cluster/PG_VERSION").write_text("99\n")
     with pytest.raises(
         ConfigError, match=r"made by PostgreSQL 99, but there is only .*Install PostgreSQL 99"
     ):
-        await run_once(reachable_path, "select 1")
+        await run_once(prepared_path, "select 1")
 
 
 async def test_a_cluster_finds_the_binaries_of_its_version(reachable_path: Path) -> None:
@@ -414,12 +414,12 @@ async def test_no_binaries_at_all(reachable_path: Path, monkeypatch: pytest.Monk
         await run_once(reachable_path, "select 1", "wheel")
 
 
-async def test_a_server_that_does_not_start_shows_its_log(reachable_path: Path) -> None:
-    await run_once(reachable_path, "select 1")
-    with (reachable_path / "postgres/cluster/postgresql.conf").open("a") as file:
+async def test_a_server_that_does_not_start_shows_its_log(prepared_path: Path) -> None:
+    await run_once(prepared_path, "select 1")
+    with (prepared_path / "postgres/cluster/postgresql.conf").open("a") as file:
         file.write("shared_buffers = nonsense\n")
     with pytest.raises(StoreUnavailable, match=r"(?s)ended with status 1 while starting.*shared_buffers"):
-        await run_once(reachable_path, "select 1")
+        await run_once(prepared_path, "select 1")
 
 
 @as_root_only
@@ -469,14 +469,14 @@ def test_a_cluster_of_another_user_is_run_as_that_user(reachable_path: Path) -> 
         prepare_place(reachable_path)
 
 
-async def test_the_pool_survives_a_restart_of_the_server(reachable_path: Path) -> None:
+async def test_the_pool_survives_a_restart_of_the_server(prepared_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        async with open_embedded(reachable_path, log=LOG) as url:
+        async with open_embedded(prepared_path, log=LOG) as url:
             database = await stack.enter_async_context(open_database(url, retry_for_s=0, log=LOG))
             assert await database.run(lambda conn: conn.execute("select 1").fetchone()) == (1,)
         with pytest.raises(StoreUnavailable):
             await database.run(lambda conn: conn.execute("select 1").fetchone())
-        async with open_embedded(reachable_path, log=LOG):
+        async with open_embedded(prepared_path, log=LOG):
             started = time.monotonic()
             with trio.fail_after(5):
                 while True:

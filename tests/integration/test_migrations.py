@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from mdserver.errors import Rejected
 from mdserver.store.tables import partitions
@@ -233,7 +234,9 @@ def test_a_table_that_is_not_partitioned_needs_nothing(migrated: Connection) -> 
 
 
 def test_the_wheels_postgresql_takes_the_schema(wheel_postgres_url: str) -> None:
-    with psycopg.connect(wheel_postgres_url) as conn:
+    with psycopg.connect(wheel_postgres_url, autocommit=True) as conn:
+        conn.execute("create database empty")
+    with psycopg.connect(make_conninfo(wheel_postgres_url, dbname="empty")) as conn:
         assert migrate(conn) == PLAIN
         ensure_ahead(conn)
         conn.rollback()
