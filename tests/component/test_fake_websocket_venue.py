@@ -122,7 +122,9 @@ async def test_what_was_sent_before_an_end_arrives() -> None:
         assert got == [str(number).encode() for number in range(1000)]
 
 
+@pytest.mark.serial
 async def test_a_slow_venue_delivers_all_and_delays_nobody_else() -> None:
+    """Serial: it measures that a client is not delayed."""
     async with open_fake_venue(Acme()) as venue:
         async with open_websocket(venue.url) as slow, open_websocket(venue.url) as fast:
             await connected(slow)

@@ -292,7 +292,9 @@ async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.Monkey
                 await trio.sleep(0.02)
 
 
+@pytest.mark.serial
 async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serial: a bound of half a second must not end what is slow."""
     monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.5)
     async with download(8_000_000) as (server, sock):
         started, got = trio.current_time(), 0

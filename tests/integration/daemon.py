@@ -49,6 +49,15 @@ class Daemon:
                         return line
                 await trio.sleep(0.02)
 
+    async def wait_stored(self, symbol: str, count: int, kind: str = "tick") -> None:
+        """Wait until at least so many records of a symbol are in the database."""
+        with trio.fail_after(READY_S):
+            while True:
+                answer = await self.get("/api/metadata", symbol=symbol)
+                if answer.status_code == 200 and answer.json()[f"{kind}_count"] >= count:
+                    return
+                await trio.sleep(0.05)
+
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit code."""
         self.process.send_signal(number)
@@ -82,8 +91,10 @@ def write_config(folder: Path, *, first_start: bool = False, **sections: Any) ->
     return path
 
 
-def command(config: Path) -> list[str]:
-    return [sys.executable, "-m", "mdserver", "run", "--config", str(config)]
+def command(config: Path, before: str = "") -> list[str]:
+    """Return the command line of a server; ``before`` is code that shortens a patience of its first."""
+    program = ["-c", f"{before}\nfrom mdserver.__main__ import main\nraise SystemExit(main())"]
+    return [sys.executable, *(program if before else ["-m", "mdserver"]), "run", "--config", str(config)]
 
 
 def clean_environment() -> dict[str, str]:
@@ -100,10 +111,10 @@ async def run_to_end(config: Path, limit_s: float = 60) -> subprocess.CompletedP
 
 
 @asynccontextmanager
-async def open_daemon(config: Path) -> AsyncIterator[Daemon]:
-    """Run a server until the block ends; it is ready when this yields."""
+async def open_daemon(config: Path, *, wait_ready: bool = True, before: str = "") -> AsyncIterator[Daemon]:
+    """Run a server until the block ends; it is ready when this yields, unless that is not waited for."""
     process = await trio.lowlevel.open_process(
-        command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+        command(config, before), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
     )
     daemon = Daemon(process, config.parent)
     ready = trio.Event()
@@ -131,9 +142,10 @@ async def open_daemon(config: Path) -> AsyncIterator[Daemon]:
         nursery.start_soon(read_stdout)
         nursery.start_soon(read_stderr)
         try:
-            with trio.fail_after(READY_S):
-                await ready.wait()
-            assert daemon.base, daemon.lines
+            if wait_ready:
+                with trio.fail_after(READY_S):
+                    await ready.wait()
+                assert daemon.base, daemon.lines
             yield daemon
         finally:
             with trio.CancelScope(shield=True):
@@ -152,9 +164,15 @@ async def open_stream(url: str, *symbols: str, **fields: Any) -> AsyncIterator[A
     """Subscribe, and give a function that returns the next records (tick or trade), one list a read."""
     async with open_websocket(url) as ws:
         await ws.send(json.dumps({"action": "subscribe", "symbols": symbols, **fields}))
+        early: list[dict[str, Any]] = []
+        with trio.fail_after(READY_S):
+            while not any(message["type"] == "ack" for message in early):
+                early += map(json.loads, await ws.receive())
 
         async def receive() -> list[dict[str, Any]]:
-            messages = [json.loads(text) for text in await ws.receive()]
-            return [m for m in messages if m["type"] in ("tick", "trade")]
+            messages = early or [json.loads(text) for text in await ws.receive()]
+            records = [m for m in messages if m["type"] in ("tick", "trade")]
+            early.clear()
+            return records
 
         yield receive

@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from mdserver.net import open_websocket
-from mdserver.testing.binance import open_fake_binance
+from mdserver.testing.binance import FakeBinance, open_fake_binance
 from mdserver.testing.recorded import Frame, read_cryptofeed, read_jsonl, recorded_folder
 
-from .daemon import open_daemon, open_stream, write_config
+from .daemon import Daemon, open_daemon, open_stream, write_config
 
 RECORDED = [
     "bmoscon+cryptofeed/BINANCE.ws.1.0",
@@ -46,6 +46,12 @@ def as_seen(message: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(message[name] for name in names)
 
 
+async def confirmed(daemon: Daemon, feeds: int) -> None:
+    """Wait until the first broker's venue has confirmed so many feeds."""
+    while (await daemon.get("/api/brokers")).json()["brokers"][0]["feeds"] < feeds:
+        await trio.sleep(0.02)
+
+
 async def through_the_daemon(folder: Path, frames: list[Frame]) -> None:
     rows = plain(frames)
     symbols = sorted({row[1] for row in rows})
@@ -56,8 +62,7 @@ async def through_the_daemon(folder: Path, frames: list[Frame]) -> None:
                 streams = [f"{s.lower()}@{kind}" for s in symbols for kind in ("bookTicker", "aggTrade")]
                 with trio.fail_after(30):
                     await venue.wait_subscribed(*streams)
-                    while (await daemon.get("/api/brokers")).json()["brokers"][0]["feeds"] < len(streams):
-                        await trio.sleep(0.05)
+                    await confirmed(daemon, len(streams))
                     assert await venue.replay(frames) == len(rows)
                     seen: list[dict[str, Any]] = []
                     while len(seen) < len(rows):
@@ -68,8 +73,8 @@ async def through_the_daemon(folder: Path, frames: list[Frame]) -> None:
                 key = (message["symbol"], message["type"])
                 counters[key] = counters.get(key, 0) + 1
                 assert message["seq"] == counters[key]
-            await trio.sleep(0.8)
-            for symbol, kind in counters:
+            for (symbol, kind), count in counters.items():
+                await daemon.wait_stored(symbol, count, kind)
                 path, name = ("/api/ticks", "ticks") if kind == "tick" else ("/api/trades", "trades")
                 answer = await daemon.get(
                     path, symbol=symbol, **{"from": 0, "to": 4_000_000_000, "limit": 1000}
@@ -134,8 +139,7 @@ async def test_garbage_from_the_venue_is_counted_and_the_stream_goes_on(folder: 
         config = write_config(folder, brokers=[broker], database={"store": False})
         async with open_daemon(config) as daemon, open_stream(daemon.ws, "AAAUSDT") as receive:
             with trio.fail_after(20):
-                await venue.wait_subscribed("aaausdt@bookTicker")
-                await trio.sleep(0.3)
+                await confirmed(daemon, 1)
                 for n, bad in enumerate(BAD, 1):
                     await venue.replay([book(2 * n)])
                     await venue.connections[0].send_text(bad)
@@ -156,28 +160,36 @@ async def test_garbage_from_the_venue_is_counted_and_the_stream_goes_on(folder: 
             assert 1 <= len(warnings) <= 2
 
 
+async def seen_around_a_reset(daemon: Daemon, venue: FakeBinance) -> list[dict[str, Any]]:
+    """Return what a client gets of one tick, a lost connection and two more ticks."""
+    seen: list[dict[str, Any]] = []
+    async with open_websocket(daemon.ws) as ws:
+
+        async def until(count: int, *types: str) -> None:
+            while sum(message["type"] in types for message in seen) < count:
+                seen.extend(map(json.loads, await ws.receive()))
+
+        with trio.fail_after(20):
+            await ws.send('{"action":"subscribe","symbols":["AAAUSDT"]}')
+            await until(1, "ack")
+            await venue.replay([book(1)])
+            await until(1, "tick")
+            venue.connections[0].reset()
+            await venue.wait_until(lambda: not venue.connections)
+            await venue.wait_subscribed("aaausdt@bookTicker")
+            await venue.replay([book(7), book(8)])
+            await until(4, "tick", "gap")
+    return seen
+
+
 async def test_a_lost_connection_is_told_as_a_gap(folder: Path) -> None:
     async with open_fake_binance() as venue:
         broker = {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"], "types": ["tick"]}
         config = write_config(folder, brokers=[broker], database={"store": False})
-        async with open_daemon(config) as daemon, open_websocket(daemon.ws) as ws:
-            seen: list[dict[str, Any]] = []
-
-            async def until(count: int) -> None:
-                while sum(message["type"] in ("tick", "gap") for message in seen) < count:
-                    seen.extend(map(json.loads, await ws.receive()))
-
-            await ws.send('{"action":"subscribe","symbols":["AAAUSDT"]}')
+        async with open_daemon(config) as daemon:
             with trio.fail_after(20):
-                await venue.wait_subscribed("aaausdt@bookTicker")
-                await trio.sleep(0.3)
-                await venue.replay([book(1)])
-                await until(1)
-                venue.connections[0].reset()
-                await venue.wait_until(lambda: not venue.connections)
-                await venue.wait_subscribed("aaausdt@bookTicker")
-                await venue.replay([book(7), book(8)])
-                await until(4)
+                await confirmed(daemon, 1)
+            seen = await seen_around_a_reset(daemon, venue)
             told = [message for message in seen if message["type"] in ("tick", "gap")]
             assert [message.get("seq", "gap") for message in told] == [1, "gap", 2, 3]
             assert told[1] == {

@@ -27,6 +27,16 @@ def execute(query: str) -> Any:
     return lambda conn: conn.execute(query).fetchone()
 
 
+def hold(holds: trio.Event, query: str) -> Any:
+    """Return work that sets the event once it has its connection."""
+
+    def work(conn: Connection) -> None:
+        trio.from_thread.run_sync(holds.set)
+        conn.execute(query)
+
+    return work
+
+
 async def test_run_returns_and_commits(database: Database) -> None:
     def insert(conn: Connection) -> int:
         conn.execute("insert into series (broker, symbol, type) values ('b', 'EURUSD', 'tick')")
@@ -76,12 +86,15 @@ async def test_cancelling_ends_the_statement_at_the_server(database: Database) -
     assert await database.run(execute(active)) == (0,)
 
 
+@pytest.mark.serial
 async def test_cancelling_while_waiting_for_a_connection_drops_the_work(database_url: str) -> None:
+    """Serial: it measures how soon a wait ends."""
     begun = []
     async with open_database(database_url, retry_for_s=0, log=LOG, pool_size=1) as database:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(database.run, execute("select pg_sleep(0.6)"))
-            await trio.sleep(0.1)
+            holds = trio.Event()
+            nursery.start_soon(database.run, hold(holds, "select pg_sleep(0.6)"))
+            await holds.wait()
             started = time.monotonic()
             with trio.move_on_after(0.1) as scope:
                 await database.run(begun.append)
@@ -99,8 +112,9 @@ async def test_live_records_do_not_queue_with_readers_and_no_queue_is_for_ever(
         trio.open_nursery() as nursery,
     ):
         for _ in range(2):
-            nursery.start_soon(database.run, execute("select pg_sleep(30)"))
-        await trio.sleep(0.3)
+            holds = trio.Event()
+            nursery.start_soon(database.run, hold(holds, "select pg_sleep(30)"))
+            await holds.wait()
         started = trio.current_time()
         with pytest.raises(StoreUnavailable, match="no turn at"):
             await database.run(execute("select 1"))
@@ -192,9 +206,9 @@ async def test_without_migrating_a_database_must_be_up_to_date(empty_database_ur
         assert database.engine == "plain"
 
 
-async def test_a_wrong_or_missing_password_is_final_and_not_shown(prepared_path: Path) -> None:
-    async with open_embedded(prepared_path, log=LOG) as url:
-        rules = prepared_path / "postgres/cluster/pg_hba.conf"
+async def test_a_wrong_or_missing_password_is_final_and_not_shown(reachable_path: Path) -> None:
+    async with open_embedded(reachable_path, log=LOG) as url:
+        rules = reachable_path / "postgres/cluster/pg_hba.conf"
         rules.write_text("local all bob scram-sha-256\nlocal all all trust\n")
 
         def make_role() -> None:

@@ -29,16 +29,10 @@ def example(language: str) -> str:
 @pytest.fixture
 async def daemon(folder: Path) -> AsyncIterator[Daemon]:
     """A server that has stored some ticks."""
-    async with open_daemon(write_config(folder)) as running:
-        with trio.fail_after(20):
-            while not await stored(running):
-                await trio.sleep(0.1)
+    brokers = [{"name": "mock", "rate": 2_000, "symbols": ["EURUSD"]}]
+    async with open_daemon(write_config(folder, brokers=brokers)) as running:
+        await running.wait_stored("EURUSD", 1_001)  # more than a page
         yield running
-
-
-async def stored(running: Daemon) -> bool:
-    response = await running.get("/api/metadata", symbol="EURUSD")
-    return response.status_code == 200 and response.json()["tick_count"] > 1_000  # more than a page
 
 
 async def output(daemon: Daemon, *arguments: str) -> str:

@@ -256,8 +256,12 @@ async def test_database_away(database_url: str, make_database: Callable[[str | N
         assert len(await site.candles("1h", T0, T0)) == 1
 
 
+@pytest.mark.serial
 async def test_year_of_hours(site: Site) -> None:
-    """The bounds are far above what it takes, for a busy machine."""
+    """The bounds are far above what it takes, for a busy machine.
+
+    Serial: it measures how long a request takes.
+    """
     await site.write(
         TICKS, [tick(T0 - n * 3_600, 1 + n % 97 / 1_000, 2, 3.0) for n in reversed(range(8_760))]
     )

@@ -30,7 +30,7 @@ async def test_first_steps(folder: Path) -> None:
     async with open_daemon(write_config(folder)) as daemon:
         ticks = await names["main"](daemon.ws)
         assert [tick["seq"] for tick in ticks] == list(range(ticks[0]["seq"], ticks[0]["seq"] + 5))
-        await trio.sleep(0.7)
+        await daemon.wait_stored("EURUSD", 5)
         base = daemon.base
 
         async def in_thread(function: Callable[..., Any]) -> Any:

@@ -140,8 +140,12 @@ async def test_large_range_is_whole(site: Any, rows: Any) -> None:
     assert [candle["time"] for candle in json.loads(body)] == [T0 + 60 * n for n in range(20_001)]
 
 
+@pytest.mark.serial
 async def test_year_of_hours_is_encoded_fast() -> None:
-    """The bound is far above what it takes, for a busy machine."""
+    """The bound is far above what it takes, for a busy machine.
+
+    Serial: it measures how long it takes.
+    """
     count = 8_760
     prices = [[1 + (n * k % 99_991) / 100_000 for n in range(count)] for k in (3, 5, 7, 11)]
     columns = [[T0 + HOUR * n for n in range(count)], *prices, [float(n) for n in range(count)]]
