@@ -178,9 +178,10 @@ class RawHour:
     """One hour of ticks as the source gave it, not decoded.
 
     ``service`` names the format, ``origin`` the URL or file. ``kind``: ``data``; ``empty``, where the source
-    says that there was no tick; ``missing``, where it knows nothing of this hour (every hour ``missing`` means a
-    wrong symbol). ``settled`` is False where the answer proves nothing for good: the hour is so recent that
-    data may still come, or a local folder has no such file. ``cached``: it came from the local cache.
+    says that there was no tick; ``missing``, where it denies to have this hour: kept in the ledger as *denied* and
+    asked again at each import, since a faulty server denies what it has (every hour ``missing`` means a wrong
+    symbol). ``settled`` is False where the answer proves nothing for good: the hour is so recent that data may still
+    come, or a local folder has no such file. ``cached``: it came from the local cache.
     """
 
     symbol: str

@@ -53,10 +53,11 @@ async def _check(config: Config, symbol: str | None) -> list[SeriesReport]:
 def _print(report: SeriesReport) -> None:
     click.echo(f"{report.broker} {report.symbol} {report.type}: {report.rows} rows, market {report.market}")
     rows = [
-        (one.month, one.rows, one.hours, one.open_hours, one.missing_hours, one.late) for one in report.months
+        (one.month, one.rows, one.hours, one.open_hours, one.empty_hours, one.missing_hours, one.late)
+        for one in report.months
     ]
     if rows:
-        heading = ("  MONTH", "ROWS", "HOURS", "OPEN HOURS", "MISSING", "LATE")
+        heading = ("  MONTH", "ROWS", "HOURS", "OPEN HOURS", "EMPTY", "MISSING", "LATE")
         click.echo(table(heading, [(f"  {row[0]}", *row[1:]) for row in rows]))
     for finding in report.findings:
         where = f" in {finding.month}" if finding.month else ""

@@ -132,6 +132,13 @@ class Importer:
         assert done.returncode == code, done.stderr
         return flat(done.stdout)
 
+    async def check(self) -> dict[str, Any]:
+        """Run the check and return what it found."""
+        command = [sys.executable, "-m", "mdserver", "run", "check", "--json", "--config", str(self.config)]
+        done = await trio.run_process(command, capture_stdout=True, check=False, env=clean_environment())
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
     @asynccontextmanager
     async def running(self, *options: str, command: Sequence[str] | None = None) -> AsyncIterator[Running]:
         """Run it, or another ``command``, beside the block; at its end it is killed if it still runs."""

@@ -109,7 +109,7 @@ async def test_prices_that_cannot_be_true_are_failed(importer: Importer, feed: F
             one["cause"],
         )
         assert re.search(
-            r"15h_ticks\.bi5: the bid 11\d\.\d+ is off by more than a factor of 50 from the last one before, "
+            r"15h_ticks\.bi5: the bid 11\d\.\d+ is off by more than a factor of 50 from the one that is stored, "
             r"1\.1\d+ at 2024-03-11T14:\d\d:\d\dZ$",
             other["cause"],
         )
@@ -120,12 +120,40 @@ async def test_prices_that_cannot_be_true_are_failed(importer: Importer, feed: F
     assert len(importer.tables()["ticks"]) == sum(len(made_up(hour)) for hour in HOURS)
 
 
-async def test_404_is_empty_unless_nothing_is_known(
+async def test_a_404_in_market_hours_is_asked_again_until_it_is_confirmed(
     importer: Importer, feed: FakeDukascopy, tmp_path: Path
 ) -> None:
-    del feed.files[ticks_path(CODE, HOURS[2])]
-    done = await importer.run()
-    assert done["empty"] == 1
+    denied = ticks_path(CODE, HOURS[2])
+    content = feed.files.pop(denied)
+    for _ in range(2):
+        done = await importer.run(code=1)
+        assert (done["denied"], done["empty"], done["failed"]) == (1, 0, 0)
+    checked = await importer.check()
+    (finding,) = [one for one in checked["series"][0]["findings"] if one["kind"] == "denied_hours"]
+    assert finding["count"] == 1
+    assert finding["remedy"].startswith("mdserver run import --source dukascopy --symbol EURUSD --from 2024-")
+    done = await importer.run("--accept-empty")
+    assert (done["denied"], done["empty"]) == (0, 1)
+    assert (await importer.check())["ok"]
+    feed.files[denied] = content
+    assert (await importer.run("--replace"))["added"] == 1
+    assert len(importer.tables()["ticks"]) == sum(len(made_up(hour)) for hour in HOURS)
+
+
+async def test_a_day_of_404s_is_no_empty_day(importer: Importer, feed: FakeDukascopy, tmp_path: Path) -> None:
+    kept, feed.files = feed.files, {}
+    for hour_us in HOURS[:3]:
+        feed.files[ticks_path(CODE, hour_us)] = kept[ticks_path(CODE, hour_us)]
+    done = await importer.run(code=1)
+    # a chunk that is stored before the symbol is known says failed; either way it is asked again
+    assert (done["added"], done["empty"], done["denied"] + len(done["causes"])) == (3, 0, len(HOURS) - 3)
+    feed.files = kept
+    assert (await importer.run())["added"] == len(HOURS) - 3
+
+
+async def test_404s_of_a_symbol_of_which_nothing_is_known(
+    importer: Importer, feed: FakeDukascopy, tmp_path: Path
+) -> None:
     feed.files.clear()
     importer.empty()
     new = make_importer(tmp_path / "new", importer.url, feed)  # with an empty cache

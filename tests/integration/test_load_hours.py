@@ -209,13 +209,23 @@ async def test_failed_is_not_empty_and_keeps_what_is_good(store: Store, database
     }
 
 
-async def test_an_unknown_hour_is_empty_only_where_the_symbol_is_known(store: Store) -> None:
+async def test_a_denied_hour_is_neither_empty_nor_does_it_touch_what_is_stored(
+    store: Store, database: Database
+) -> None:
     series = await opened(store)
     (result,) = await store.load_hours(series, [other(1, "missing")])
     assert result.status == "failed"
     assert "nothing of this hour" in result.cause
     results = await store.load_hours(series, [other(1, "missing"), data(2, make_ticks(2, 0))])
-    assert [result.status for result in results] == ["empty", "added"]
+    assert [result.status for result in results] == ["denied", "added"]
+    assert list(await store.settled_hours(series.id, hour_us(0), hour_us(9))) == [hour_us(2)]
+    (result,) = await store.load_hours(series, [other(2, "missing")])
+    assert (result.status, result.row_count) == ("denied", 60)
+    await assert_stored(store, database, {2: make_ticks(2, 0)})
+    results = await store.load_hours(series, [other(1, "accepted"), other(2, "accepted")])
+    assert [result.status for result in results] == ["empty", "denied"]
+    await assert_stored(store, database, {2: make_ticks(2, 0)})
+    assert (await store.settled_hours(series.id, hour_us(0), hour_us(9)))[hour_us(1)]
     (result,) = await store.load_hours(series, [other(3, "missing", settled=False, cause="no such file")])
     assert (result.status, result.cause) == ("failed", "no such file")
 
@@ -252,7 +262,7 @@ async def test_what_cannot_be_true_is_a_failed_hour(
     await assert_stored(store, database, {2: make_ticks(2, 0)})
 
 
-async def test_a_wrong_scale_is_a_failed_hour_unless_it_replaces_one(
+async def test_a_wrong_scale_is_a_failed_hour_also_where_it_would_replace_one(
     store: Store, database: Database
 ) -> None:
     def scaled(number: int, factor: float) -> FetchedHour:
@@ -269,14 +279,15 @@ async def test_a_wrong_scale_is_a_failed_hour_unless_it_replaces_one(
     # each is compared with what is stored shortly before it, whatever else is loaded
     assert await load(scaled(2, 100), scaled(7 * 24 + 6, 100)) == ["failed", "failed"]
     assert await load(scaled(7 * 24 + 8, 100)) == ["added"]  # too long after
-    # all at once in another scale, as after a mistake in the source's table
-    assert await load(*(scaled(number, 100) for number in (1, 2, 3))) == ["replaced", "added", "replaced"]
-    ticks, hundredfold = make_ticks(5, 0), {number: make_ticks(number, 0) for number in (1, 2, 3, 7 * 24 + 8)}
-    hours = {
-        number: one._replace(bid=one.bid * 100, ask=one.ask * 100) for number, one in hundredfold.items()
-    }
-    hours[5] = ticks._replace(bid=ticks.bid * 49, ask=ticks.ask * 49)
-    await assert_stored(store, database, {**hours, 6: make_ticks(6, 0)})
+    # a revision is compared with what it would replace
+    assert await load(*(scaled(number, 100) for number in (1, 2, 3))) == ["failed", "failed", "failed"]
+    assert await load(scaled(1, 2), scaled(3, 0.5)) == ["replaced", "replaced"]
+    factors = {1: 2.0, 3: 0.5, 5: 49.0, 6: 1.0, 7 * 24 + 8: 100.0}
+    hours = {}
+    for number, factor in factors.items():
+        ticks = make_ticks(number, 0)
+        hours[number] = ticks._replace(bid=ticks.bid * factor, ask=ticks.ask * factor)
+    await assert_stored(store, database, hours)
 
 
 async def test_two_at_once_on_the_same_and_on_other_days(store: Store, database: Database) -> None:

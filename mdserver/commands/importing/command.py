@@ -52,6 +52,7 @@ class Options:
     chunk_days: int | None = None
     manage_indexes: bool = False
     replace: bool = False
+    accept_empty: bool = False
     dry_run: bool = False
 
 
@@ -61,8 +62,8 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 @click.command("import", short_help=SUMMARY)
 @click.option("--symbol", "symbols", multiple=True, required=True, metavar="SYMBOL", help="May be repeated.")
 @click.option("--days", type=click.IntRange(1, 36_500), help="The last whole days, up to yesterday.")
-@click.option("--from", "first", type=_DATE, help="First day, UTC.")
-@click.option("--to", "last", type=_DATE, help="Last day, inclusive; default: yesterday.")
+@click.option("--from", "first", type=_DATE, metavar="DATE", help="First day, such as 2024-03-01, UTC.")
+@click.option("--to", "last", type=_DATE, metavar="DATE", help="Last day, inclusive; default: yesterday.")
 @click.option("--source", metavar="NAME", help="A source of the config's history; default: the first.")
 @click.option(
     "--source-dir",
@@ -79,6 +80,9 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 )
 @click.option("--manage-indexes", is_flag=True, help="Drop secondary indexes first, recreate them after.")
 @click.option("--replace", is_flag=True, help="Fetch all anew; replace the hours that differ.")
+@click.option(
+    "--accept-empty", is_flag=True, help="Take hours that the source denies to have for empty ones."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
@@ -96,7 +100,10 @@ def _command(
     """Import recorded ticks, such as: mdserver run import --symbol EURUSD --days 7
 
     What was imported before is skipped, so an import that was interrupted goes on where it was. Exit code 0 if no
-    hour failed; those that did are tried again next time.
+    hour failed or was denied; those that were are tried again next time.
+
+    An hour is denied where the source says that there is no such hour (HTTP 404) although the market was open:
+    nothing proves that it had no ticks. With --accept-empty it is taken for empty.
     """
     options = attrs.evolve(Options(_canonical(symbols), _dates(days, first, last)), **rest)  # type: ignore[arg-type]
     config = context.config
@@ -115,7 +122,7 @@ def _command(
 async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin, options: Options) -> Summary:
     """Import what ``options`` ask for from one source of the config and return what became of it.
 
-    The first SIGINT or SIGTERM stops it after the transactions that are under way, a second one at once. Raises
+    The first SIGINT or SIGTERM stops it when what has been fetched is stored, a second one at once. Raises
     Rejected for a symbol that the source does not have, StoreUnavailable if the database stays away.
     """
     began = time.monotonic()
@@ -137,7 +144,16 @@ async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin,
         summary = Summary(entry.name, options.dates, {plan.symbol: SymbolSummary(plan) for plan in plans})
         if not options.dry_run:
             progress.start(sum(len(plan.wanted) for plan in plans))
-            importer = Importer(store, source, series, summary, progress, log, replace=options.replace)
+            importer = Importer(
+                store,
+                source,
+                series,
+                summary,
+                progress,
+                log,
+                replace=options.replace,
+                accept_empty=options.accept_empty,
+            )
             await _run(importer, database, plans, options)
     summary.seconds = time.monotonic() - began
     return summary
@@ -192,7 +208,9 @@ async def _watch_signals(
             if importer.summary.interrupted:
                 everything.cancel()
                 return
-            importer.progress.notice("stopping after the transactions under way; once more to stop at once")
+            importer.progress.notice(
+                "stopping: what has been fetched is stored first; once more to stop at once"
+            )
             importer.stop("interrupted", interrupted=True)
 
 
@@ -233,6 +251,8 @@ def _dates(days: int | None, first: datetime | None, last: datetime | None) -> D
         return last_days(days, now)
     assert first is not None  # noqa: S101 - looked at above
     ends = last.date() if last is not None else now.date() - timedelta(days=1)
+    if first.date() > now.date():
+        raise click.UsageError(f"--from {first.date()} is in the future; today is {now.date()} (UTC)")
     if ends < first.date():
         raise click.UsageError(f"--to {ends} is before --from {first.date()}")
     return Dates(first.date(), ends)

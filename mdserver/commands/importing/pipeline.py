@@ -46,7 +46,10 @@ STORE_GIVE_UP_S = 15.0
 
 @attrs.define(eq=False)
 class Importer:
-    """One run. ``replace``: hours are fetched anew, past the source's cache."""
+    """One run.
+
+    ``replace``: hours are fetched anew, past the source's cache. ``accept_empty``: denied ones are taken for empty.
+    """
 
     store: Store
     source: HistorySource
@@ -55,8 +58,9 @@ class Importer:
     progress: ImportProgress
     log: structlog.stdlib.BoundLogger
     replace: bool = False
+    accept_empty: bool = False
     _failed_in_a_row: int = 0
-    _stopping: bool = False
+    _parts: list[tuple[Chunk, list[FetchedHour]]] = attrs.Factory(list)
     _fetching: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _hours: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(HOURS_AT_ONCE))
 
@@ -70,30 +74,37 @@ class Importer:
             for _ in range(LOADING):
                 nursery.start_soon(self._load_chunks, receive.clone())
             receive.close()
-            with self._fetching:
-                async with trio.open_nursery() as fetching, send:
-                    for _ in range(FETCHING):
-                        fetching.start_soon(self._fetch_chunks, chunks, send.clone())
+            async with send:
+                with self._fetching:
+                    async with trio.open_nursery() as fetching:
+                        for _ in range(FETCHING):
+                            fetching.start_soon(self._fetch_chunks, chunks, send)
+                for part in self._parts:
+                    await send.send(part)
 
     def stop(self, why: str, *, interrupted: bool = False) -> None:
-        """Begin nothing new; transactions that are under way are finished."""
+        """Fetch nothing more; what has been fetched is stored."""
         self.summary.stopped = why
         self.summary.interrupted = interrupted
-        self._stopping = True
         self._fetching.cancel()
 
     async def _fetch_chunks(
         self, chunks: Iterator[Chunk], send: trio.MemorySendChannel[tuple[Chunk, list[FetchedHour]]]
     ) -> None:
-        async with send:
-            for chunk in chunks:  # shared: each chunk goes to one of us
-                fetched: list[FetchedHour] = []
+        for chunk in chunks:  # shared: each chunk goes to one of us
+            fetched: list[FetchedHour] = []
+            sent = False
+            try:
                 async with trio.open_nursery() as nursery:
                     for hour_us in chunk.hours_us:
                         await self._hours.acquire_on_behalf_of((chunk.symbol, hour_us))
                         nursery.start_soon(self._fetch, chunk.symbol, hour_us, fetched)
                 if fetched:
                     await send.send((chunk, fetched))
+                sent = True
+            finally:
+                if fetched and not sent:  # stopped: what has come is stored all the same
+                    self._parts.append((chunk, fetched))
 
     async def _fetch(self, symbol: str, hour_us: int, fetched: list[FetchedHour]) -> None:
         try:
@@ -114,13 +125,11 @@ class Importer:
                 )
             return FetchedHour(hour_us, "failed", _no_ticks, cause=str(error))
         self._failed_in_a_row = 0
-        return _fetched(raw, self.source)
+        return _fetched(raw, self.source, accept_empty=self.accept_empty)
 
     async def _load_chunks(self, receive: trio.MemoryReceiveChannel[tuple[Chunk, list[FetchedHour]]]) -> None:
         async with receive:
             async for chunk, fetched in receive:
-                if self._stopping:
-                    continue  # fetched, but not begun
                 results = await self._load(chunk, fetched)
                 ticks = self.summary.symbols[chunk.symbol].add(results)
                 self.progress.advance(chunk.symbol, _span(chunk), len(results), ticks)
@@ -143,11 +152,12 @@ class Importer:
                 await trio.sleep(pause_s)
 
 
-def _fetched(raw: RawHour, source: HistorySource) -> FetchedHour:
-    cause = f"{raw.origin}: no such hour" if raw.kind == "missing" else ""
+def _fetched(raw: RawHour, source: HistorySource, *, accept_empty: bool) -> FetchedHour:
+    denied = raw.kind == "missing"
+    cause = f"{raw.origin}: the source denies to have this hour" if denied else ""
     return FetchedHour(
         raw.hour_us,
-        raw.kind,
+        "accepted" if denied and accept_empty else raw.kind,
         partial(source.decode, raw),
         raw.checksum() if raw.kind == "data" else "",
         raw.service,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -14,8 +15,11 @@ from .plan import Dates, SymbolPlan
 
 __all__ = ["Summary", "SymbolSummary", "hour_text"]
 
-SHOWN = 20
-"""Hours listed in the text; JSON has all of them."""
+SHOWN = 8
+"""Hours, and causes, listed in the text; JSON has all of them."""
+
+_ADDRESS = re.compile(r"(?:\bhttps?://|(?<![\w.])/)\S+?(?=[:;,]?(?:\s|$))")
+"""A URL or a path within a cause."""
 
 
 @attrs.define
@@ -26,6 +30,7 @@ class SymbolSummary:
     counts: Counter[str] = attrs.Factory(Counter)
     ticks: int = 0
     empty: list[int] = attrs.Factory(list)
+    denied: list[int] = attrs.Factory(list)
     failed: list[HourResult] = attrs.Factory(list)
 
     def add(self, results: Sequence[HourResult]) -> int:
@@ -37,10 +42,17 @@ class SymbolSummary:
                 written += result.row_count
             elif result.status == "empty":
                 self.empty.append(result.hour_us)
+            elif result.status == "denied":
+                self.denied.append(result.hour_us)
             elif result.status == "failed":
                 self.failed.append(result)
         self.ticks += written
         return written
+
+    @property
+    def ok(self) -> bool:
+        """Whether no hour failed, and none was denied where that is unusual."""
+        return not self.failed and not (self.denied and self.plan.notes_empty)
 
     @property
     def not_tried(self) -> int:
@@ -60,12 +72,14 @@ class SymbolSummary:
                 "closed": self.plan.closed,
                 "before_start": self.plan.before_start,
                 "not_over": self.plan.not_over,
+                "denied": self.counts["denied"],
                 "failed": self.counts["failed"],
                 "not_tried": self.not_tried,
             },
             "empty_open_hours": [hour_text(hour) for hour in sorted(self.empty)]
             if self.plan.notes_empty
             else [],
+            "denied": [hour_text(hour) for hour in sorted(self.denied)],
             "failed": [
                 {"hour": hour_text(result.hour_us), "cause": result.cause}
                 for result in self._failed_in_order()
@@ -84,6 +98,7 @@ class SymbolSummary:
             (plan.closed, "closed"),
             (plan.before_start, "before the start of history"),
             (plan.not_over, "not over"),
+            (counts["denied"], "denied by the source"),
             (counts["failed"], "failed"),
             (self.not_tried, "not tried"),
         ]
@@ -91,11 +106,28 @@ class SymbolSummary:
         yield f"{plan.symbol}: {self.ticks:,} ticks; hours: {hours or 'none'}"
         if self.empty and plan.notes_empty:
             yield f"  no ticks although the market was open: {_listed(sorted(self.empty))}"
-        failed = self._failed_in_order()
-        for result in failed[:SHOWN]:
-            yield f"  failed: {hour_text(result.hour_us)}: {result.cause}"
-        if len(failed) > SHOWN:
-            yield f"  and {len(failed) - SHOWN:,} more (--json lists all)"
+        if self.denied:
+            yield f"  denied by the source: {_listed(sorted(self.denied))}"
+            yield "    they are asked for again next time; --accept-empty takes them for empty"
+        yield from self._failed_lines()
+
+    def _failed_lines(self) -> Iterator[str]:
+        """Yield the failed hours by cause, each cause once: what differs between them is only the address."""
+        causes: dict[str, list[HourResult]] = {}
+        for result in self._failed_in_order():
+            causes.setdefault(_ADDRESS.sub("", result.cause).lstrip(": "), []).append(result)
+        for number, (cause, results) in enumerate(causes.items()):
+            if number == SHOWN:
+                yield f"  and {len(causes) - SHOWN:,} more causes (--json lists all)"
+                return
+            if len(results) == 1:
+                yield f"  failed: {hour_text(results[0].hour_us)}: {results[0].cause}"
+            else:
+                hours = _listed([result.hour_us for result in results])
+                yield f"  failed: {len(results):,} hours: {cause}"
+                yield f"    {hours}"
+                if address := _ADDRESS.search(results[0].cause):
+                    yield f"    for example {address[0]}"
 
     def _failed_in_order(self) -> list[HourResult]:
         return sorted(self.failed, key=lambda result: result.hour_us)
@@ -114,7 +146,7 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        return self.stopped is None and not any(one.failed for one in self.symbols.values())
+        return self.stopped is None and all(one.ok for one in self.symbols.values())
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -138,7 +170,7 @@ class Summary:
         if self.stopped is not None:
             yield f"stopped: {self.stopped}; the same command goes on from here"
         elif not self.ok:
-            yield "hours failed; the same command tries them again"
+            yield "hours are missing; the same command tries them again"
 
 
 def hour_text(hour_us: int) -> str:

@@ -22,18 +22,18 @@ MAX_SPAN = 5.0
 MAX_AGE_US = 7 * 24 * HOUR_US
 """A last price that is older says nothing about the next one: it outlasts weekends and holidays."""
 
-Status: TypeAlias = Literal["added", "replaced", "unchanged", "empty", "failed"]
+Status: TypeAlias = Literal["added", "replaced", "unchanged", "empty", "denied", "failed"]
 
 
 class FetchedHour(Struct, frozen=True):
     """What a source answered for an hour; ``decode`` gives its ticks or raises BadMessage.
 
-    ``missing``: the source knows nothing of the hour, which counts as empty once it was seen to know the symbol.
-    ``failed``: it could not be fetched, see ``cause``. The other fields are those of the ledger.
+    ``missing``: the source denies to have the hour. ``accepted``: it does, and the operator takes that for an hour
+    without ticks. ``failed``: it could not be fetched, see ``cause``. The other fields are those of the ledger.
     """
 
     hour_us: int
-    kind: Literal["data", "empty", "missing", "failed"]
+    kind: Literal["data", "empty", "missing", "accepted", "failed"]
     decode: Callable[[], TickColumns]
     checksum: str = ""
     service: str = ""
@@ -107,6 +107,6 @@ def price_leap(first: BidAt, last: BidAt) -> str | None:
         return None
     when = datetime.fromtimestamp(last.time_us // US_PER_S, UTC)
     return (
-        f"the bid {first.bid:.15g} is off by more than a factor of {MAX_JUMP:g} from the last one before, "
+        f"the bid {first.bid:.15g} is off by more than a factor of {MAX_JUMP:g} from the one that is stored, "
         f"{last.bid:.15g} at {when:%Y-%m-%dT%H:%M:%SZ}"
     )

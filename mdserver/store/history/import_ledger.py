@@ -15,8 +15,9 @@ from ..pg_binary import TimeArray, to_postgres_us
 
 __all__ = ["LedgerHour", "Outcome", "is_settled", "read_hours", "read_settled", "write_hours"]
 
-Outcome: TypeAlias = Literal["ok", "empty", "failed"]
-"""``ok``: the ticks are stored; ``empty``: the source says that there are none; ``failed``: see the cause."""
+Outcome: TypeAlias = Literal["ok", "empty", "denied", "failed"]
+"""``ok``: the ticks are stored; ``empty``: the source says that there are none; ``denied``: it says that there is no
+such hour, which proves nothing; ``failed``: see the cause."""
 
 
 class LedgerHour(Struct, frozen=True):
@@ -42,7 +43,7 @@ _READ = """select (extract(epoch from hour) * 1000000)::bigint, outcome, row_cou
 
 _READ_SETTLED = """select (extract(epoch from hour) * 1000000)::bigint, outcome = 'empty'
     from import_ledger
-    where series_id = %s and hour between %s and %s and outcome <> 'failed' and settled order by hour"""
+    where series_id = %s and hour between %s and %s and outcome in ('ok', 'empty') and settled order by hour"""
 
 _COUNT_SETTLED = """select count(*) from import_ledger
     where series_id = %s and hour between %s and %s and outcome <> 'failed' and settled"""

@@ -75,6 +75,10 @@ _LAST_BIDS = """select (extract(epoch from hour) * 1000000)::bigint, (extract(ep
         where series_id = %s and time >= hour - interval '7 days' and time < hour
         order by time desc, seq desc limit 1) as row"""
 
+_FIRST_BID = """select (extract(epoch from time) * 1000000)::bigint, bid from ticks
+    where series_id = %s and time >= (%s::timestamptz[])[1] and time < (%s::timestamptz[])[1] + interval '1 hour'
+    order by time, seq limit 1"""
+
 # With literals: of parameters TimescaleDB makes no filter, and decompresses all that the series has in the chunk.
 _DELETE_HOUR: LiteralString = """delete from ticks
     where series_id = {series} and time >= {first} and time < {end}"""
@@ -213,8 +217,10 @@ class _Load:
             self.last = before
         if hour.kind == "failed":
             self._failed(hour, hour.cause)
-        elif hour.kind == "missing" and not (hour.settled and self.symbol_known):
+        elif hour.kind in ("missing", "accepted") and not (hour.settled and self.symbol_known):
             self._failed(hour, hour.cause or _NOT_KNOWN)
+        elif hour.kind == "missing" or (hour.kind == "accepted" and hour.hour_us in self.stored):
+            self._not_imported(hour, "denied", hour.cause)
         elif self.is_unchanged(hour):
             self._unchanged(hour)
         elif coming is not None:
@@ -238,7 +244,7 @@ class _Load:
     def is_unchanged(self, hour: FetchedHour) -> bool:
         """Tell whether the ledger and the table have this hour as it was fetched."""
         known = self.known.get(hour.hour_us)
-        if known is None or known.outcome == "failed":
+        if known is None or known.outcome in ("denied", "failed"):
             return False
         if hour.kind == "data":
             return known.outcome == "ok" and known.checksum == hour.checksum and hour.hour_us in self.stored
@@ -251,15 +257,19 @@ class _Load:
         self.results.append(HourResult(hour.hour_us, "unchanged", known.row_count))
 
     def _failed(self, hour: FetchedHour, cause: str) -> None:
+        self._not_imported(hour, "failed", cause)
+
+    def _not_imported(self, hour: FetchedHour, outcome: Literal["denied", "failed"], cause: str) -> None:
+        """Note why there is nothing new; what is stored of the hour stays, and so does what the ledger says of it."""
         known = self.known.get(hour.hour_us)
-        if known is None or known.outcome == "failed":
+        if known is None or known.outcome in ("denied", "failed"):
             self.entries.append(
                 LedgerHour(
-                    hour.hour_us, "failed", 0, hour.checksum, hour.service, hour.origin, cause, settled=False
+                    hour.hour_us, outcome, 0, hour.checksum, hour.service, hour.origin, cause, settled=False
                 )
             )
         kept = 0 if known is None else known.row_count
-        self.results.append(HourResult(hour.hour_us, "failed", kept, cause))
+        self.results.append(HourResult(hour.hour_us, outcome, kept, cause))
 
     def _empty(self, hour: FetchedHour) -> None:
         self._remove(hour.hour_us)
@@ -269,7 +279,7 @@ class _Load:
     def _data(self, hour: FetchedHour, coming: Future[_Ready | None]) -> None:
         try:
             ready = coming.result()
-            if ready and (problem := self._leap(ready.first, hour.hour_us)):
+            if ready and (problem := self._wrong_scale(ready.first, hour.hour_us)):
                 raise BadMessage(f"{hour.origin}: {problem}")
         except BadMessage as error:
             self._failed(hour, str(error))
@@ -288,9 +298,16 @@ class _Load:
         status: Status = "replaced" if replaced else "added" if count else "empty"
         self.results.append(HourResult(hour.hour_us, status, count))
 
-    def _leap(self, first: BidAt, hour_us: int) -> str | None:
-        """Compare with the price before; not an hour that is stored: its revision may mend the scale of all."""
-        return None if self.last is None or hour_us in self.stored else price_leap(first, self.last)
+    def _wrong_scale(self, first: BidAt, hour_us: int) -> str | None:
+        """Compare with the price before, or with what it would replace: no revision moves a price so far."""
+        if hour_us not in self.stored:
+            return None if self.last is None else price_leap(first, self.last)
+        self.copy.close()
+        row = self.conn.execute(_FIRST_BID, (self.series.id, _times([hour_us]), _times([hour_us]))).fetchone()
+        problem = None if row is None else price_leap(first, BidAt(*row))
+        return (
+            problem and f"{problem}; to store it all the same, take back what is stored: mdserver run delete"
+        )
 
     def _remove(self, hour_us: int) -> bool:
         """Delete what is stored of an hour; return whether there was something."""

@@ -5,9 +5,9 @@ Nothing is changed. What is wrong comes back as findings that say what, where, h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -35,6 +35,7 @@ Kind: TypeAlias = Literal[
     "unknown_seq",
     "candles",
     "missing_hours",
+    "denied_hours",
     "failed_hours",
     "ledger",
     "metadata",
@@ -44,16 +45,19 @@ Kind: TypeAlias = Literal[
 REMEDY: dict[Kind, str] = {
     "no_primary_key": "mdserver run cleanup",
     "duplicates": "mdserver run cleanup",
-    "unsorted": "import the hours again with --replace",
+    "unsorted": "mdserver run import {days} --replace",
     "unknown_seq": "find out who else writes into this table",
     "candles": "mdserver run refresh",
-    "missing_hours": "mdserver run import",
-    "failed_hours": "mdserver run import",
-    "ledger": "import the hours again with --replace",
+    "missing_hours": "mdserver run import {days}",
+    "denied_hours": "mdserver run import {days}; with --accept-empty where they had no ticks",
+    "failed_hours": "mdserver run import {days}",
+    "ledger": "mdserver run import {days} --replace",
     "metadata": "mdserver run refresh",
 }
 
 MAX_EXAMPLES = 5
+
+_DAY_US = 24 * HOUR_US
 
 _CRYPTO = frozenset(("BTC", "ETH", "USDT", "USDC", "LTC", "XRP", "SOL", "BNB"))
 _CURRENCIES = frozenset(
@@ -66,8 +70,7 @@ _CURRENCIES = frozenset(
 _LEDGER = """select (extract(epoch from hour) * 1000000)::bigint, outcome, row_count from import_ledger
     where series_id = %s and hour >= (%s)[1] and hour < (%s)[1] order by hour"""
 
-_LEDGER_BOUNDS = """select (extract(epoch from min(hour)) * 1000000)::bigint,
-    (extract(epoch from max(hour)) * 1000000)::bigint from import_ledger where series_id = %s"""
+_HAS_LEDGER = "select from import_ledger where series_id = %s limit 1"
 
 
 class Finding(Struct, frozen=True):
@@ -82,12 +85,16 @@ class Finding(Struct, frozen=True):
 
 
 class Month(Struct):
-    """What there is of one month. ``open_hours`` are those within the series in which its market is open."""
+    """What there is of one month. ``open_hours`` are those in which the market is open and data are expected: from the
+    first row of the series to its last, of an imported series within the days that were imported. ``hours`` have rows.
+    """
 
     month: str
     rows: int = 0
     hours: int = 0
     open_hours: int = 0
+    empty_hours: int = 0
+    """Imported and without ticks."""
     missing_hours: int = 0
     late: int = 0
     """How often rows came after newer ones; no fault."""
@@ -197,9 +204,8 @@ class _Check:
             self._find("no_primary_key", None, 1, f"the table {self.table} has no primary key")
         span = bounds(self.conn, self.series)
         if span is not None:
-            ledger = self.conn.execute(_LEDGER_BOUNDS, [self.series.id]).fetchone() or (None, None)
-            self.imported = ledger[0] is not None
-            hours = self._expected_span(ledger)
+            self.imported = self.conn.execute(_HAS_LEDGER, [self.series.id]).fetchone() is not None
+            hours = self._expected_span()
             for first_us, end_us in _months(*span):
                 self._month(first_us, end_us, hours)
         self._metadata()
@@ -208,10 +214,12 @@ class _Check:
             series.broker, series.symbol, series.type, self.market, self.rows, self.months, self.findings
         )
 
-    def _expected_span(self, ledger: tuple[int | None, int | None]) -> tuple[int, int]:
-        """From where to where hours are expected: between the first and the last that is known."""
-        known = [us for us in (self.series.earliest_us, self.series.latest_us, *ledger) if us is not None]
-        return (min(known) // HOUR_US * HOUR_US, max(known) // HOUR_US * HOUR_US) if known else (0, 0)
+    def _expected_span(self) -> tuple[int, int]:
+        """From where to where hours are expected of live records: from the first to the last one."""
+        first_us, last_us = self.series.earliest_us, self.series.latest_us
+        if first_us is None or last_us is None:
+            return 0, 0
+        return first_us // HOUR_US * HOUR_US, last_us // HOUR_US * HOUR_US + HOUR_US
 
     def _month(self, first_us: int, end_us: int, hours: tuple[int, int]) -> None:
         name = _time(first_us)[:7]
@@ -232,16 +240,30 @@ class _Check:
         self._rows_findings(name, rows)
         self._candle_findings(name, differences)
         ledger = self._ledger(name, first_us, end_us, rows)
-        expected = open_hours(self.market, max(first_us, hours[0]), min(end_us, hours[1]))
-        month.open_hours = len(expected)
+        expected = self._expected_hours(first_us, end_us, hours, ledger)
+        month.open_hours = len(expected | rows.hours.keys())
+        month.empty_hours = sum(outcome == "empty" for outcome in ledger.values())
         if self.imported or trades_each_open_hour(self.market):
-            missing = [hour for hour in expected if hour not in rows.hours and hour not in ledger]
+            missing = sorted(expected - rows.hours.keys() - ledger.keys())
             month.missing_hours = len(missing)
             self._find(
                 "missing_hours", name, len(missing), "hours without data while the market is open", missing
             )
         if month.rows or month.open_hours:
             self.months.append(month)
+
+    def _expected_hours(
+        self, first_us: int, end_us: int, live: tuple[int, int], ledger: Mapping[int, str]
+    ) -> set[int]:
+        """Return the open hours of a month in which there should be data.
+
+        Of an imported series these are the hours between the first and the last one that was asked for of each day:
+        days that nobody imported are no holes.
+        """
+        if self.imported and not self.series.last_seq:
+            days = [list(hours) for _, hours in groupby(sorted(ledger), lambda hour: hour // _DAY_US)]
+            return {hour for hours in days for hour in open_hours(self.market, hours[0], hours[-1] + HOUR_US)}
+        return set(open_hours(self.market, max(first_us, live[0]), min(end_us, live[1])))
 
     def _rows_findings(self, month: str, rows: _Rows) -> None:
         self._find("duplicates", month, len(rows.duplicates), "rows with the key of another", rows.duplicates)
@@ -262,23 +284,28 @@ class _Check:
             times = np.sort(np.concatenate((one.missing.time, one.wrong.time, one.extra))) * US_PER_S
             self._find("candles", month, one.count, message, times.tolist())
 
-    def _ledger(self, month: str, first_us: int, end_us: int, rows: _Rows) -> set[int]:
-        """Compare the ledger with the rows; return the hours that need no rows or have failed."""
+    def _ledger(self, month: str, first_us: int, end_us: int, rows: _Rows) -> dict[int, str]:
+        """Compare the ledger with the rows; return what it says of each hour."""
         limits = TimeArray.of(to_postgres_us([first_us])), TimeArray.of(to_postgres_us([end_us]))
         known = self.conn.execute(_LEDGER, (self.series.id, *limits)).fetchall()
         disagree = [
-            hour for hour, outcome, count in known if outcome != "failed" and rows.hours.get(hour, 0) != count
+            hour
+            for hour, outcome, count in known
+            if outcome in ("ok", "empty") and rows.hours.get(hour, 0) != count
         ]
         message = "hours of which the ledger knows another number of rows than there are"
         self._find("ledger", month, len(disagree), message, disagree)
         failed = [hour for hour, outcome, _ in known if outcome == "failed"]
         self._find("failed_hours", month, len(failed), "hours that could not be imported", failed)
+        denied = [hour for hour, outcome, _ in known if outcome == "denied"]
+        message = "hours that the source denies to have though the market was open"
+        self._find("denied_hours", month, len(denied), message, denied)
         if self.imported and not self.series.last_seq:
             unknown = sorted(rows.hours.keys() - {hour for hour, _, _ in known})
             self._find(
                 "ledger", month, len(unknown), "hours with rows that the ledger does not know", unknown
             )
-        return {hour for hour, _, _ in known}
+        return {hour: outcome for hour, outcome, _ in known}
 
     def _metadata(self) -> None:
         """Compare the row of the series with what was counted."""
@@ -296,7 +323,16 @@ class _Check:
     ) -> None:
         if count:
             times = [_time(us) for us in (at or [])[:MAX_EXAMPLES]]
-            self.findings.append(Finding(kind, month, count, message, times, REMEDY[kind]))
+            remedy = REMEDY[kind].format(days=self._days(at)) if at else REMEDY[kind]
+            self.findings.append(Finding(kind, month, count, message, times, remedy))
+
+    def _days(self, at: list[int]) -> str:
+        """Return the options of an import that covers these times."""
+        series = self.series
+        return (
+            f"--source {series.broker} --symbol {series.symbol} "
+            f"--from {_time(min(at))[:10]} --to {_time(max(at))[:10]}"
+        )
 
 
 def _months(first_us: int, end_us: int) -> Iterator[tuple[int, int]]:

@@ -25,7 +25,6 @@ __all__ = [
     "check",
     "decode_candles",
     "decode_content",
-    "decode_history_start",
     "decode_ticks",
     "decompress",
     "hour_of",
@@ -118,11 +117,12 @@ def decode_content(content: bytes, origin: str, hour_us: int, decimals: int) -> 
     )
 
 
-def check(body: bytes, origin: str) -> bool:
-    """Return whether the body has ticks; raise BadMessage as :func:`decode_ticks` does."""
-    words = _tick_words(decompress(body, origin) if body else b"", origin)
+def check(body: bytes, origin: str) -> bytes:
+    """Return the body's content, nothing if it has no ticks; raise BadMessage as :func:`decode_ticks` does."""
+    content = decompress(body, origin) if body else b""
+    words = _tick_words(content, origin)
     units(words[:, 3:].view(np.float32).ravel(), origin)
-    return bool(len(words))
+    return content
 
 
 def decode_candles(body: bytes, origin: str, start_us: int, period: str, decimals: int) -> CandleColumns:
@@ -148,17 +148,6 @@ def decode_candles(body: bytes, origin: str, start_us: int, period: str, decimal
         last / scale,
         units(words[:, 5].view(np.float32), origin),
     )
-
-
-def decode_history_start(body: bytes, origin: str) -> dict[int, int]:
-    """Return the starts of history (µs) by period in milliseconds, 0 for ticks, of ``HistoryStart.bi5``.
-
-    Unlike the other files it is not compressed.
-    """
-    record = struct.Struct(">QQ")
-    if not body or len(body) % record.size:
-        raise BadMessage(f"{origin}: {len(body)} bytes, expected records of {record.size}")
-    return {period_ms: start_ms * US_PER_MS for period_ms, start_ms in record.iter_unpack(body)}
 
 
 def decompress(body: bytes, origin: str) -> bytes:

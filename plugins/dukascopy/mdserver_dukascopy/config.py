@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
 
-__all__ = ["DukascopyConfig", "Service"]
+from mdserver.market_hours import MARKETS, Market
+from mdserver.symbols import canonical
+
+__all__ = ["DukascopyConfig", "ExtraInstrument", "Service"]
+
+_CODE = re.compile(r"[A-Za-z0-9.-]{0,40}")
 
 Service: TypeAlias = Literal["datafeed", "jetta"]
 """``datafeed``: the files of the old service; ``jetta``: the newer JSON API."""
@@ -60,8 +66,33 @@ def _header(_instance: object, attribute: attrs.Attribute[Any], value: object) -
         raise ValueError(f"{attribute.name}: found {value!r}, expected printable ASCII text")
 
 
+def _canonical(value: object) -> object:
+    return canonical(value) if isinstance(value, str) else value
+
+
+def _code(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, str) and _CODE.fullmatch(value)):
+        raise ValueError(f"{attribute.name}: found {value!r}, expected letters, digits, dots and dashes")
+
+
 def _with_slash(value: object) -> object:
     return value if not isinstance(value, str) or value.endswith("/") else value + "/"
+
+
+@attrs.frozen
+class ExtraInstrument:
+    """An instrument that the table of this version does not have: a new one, or one that was delisted.
+
+    ``code`` is its name in the datafeed's paths and ``jetta_code`` the one in the JSON API, each the symbol itself
+    if not given. A price in a file is an integer of ``10 ** -decimals``; a wrong number here is a wrong price, so
+    there is no default. ``market``: ``fx``, ``crypto`` (always open) or ``session``.
+    """
+
+    symbol: str = attrs.field(converter=_canonical)
+    decimals: int = attrs.field(validator=_integer(0, 12))
+    market: Market = attrs.field(default="session", validator=attrs.validators.in_(MARKETS))
+    code: str = attrs.field(default="", validator=_code)
+    jetta_code: str = attrs.field(default="", validator=_code)
 
 
 @attrs.frozen
@@ -77,7 +108,7 @@ class DukascopyConfig:
     ``max_backoff_s``, less a random part. A longer Retry-After is honoured up to ``give_up_s``.
     ``down_s``: a service with an outage is left alone for so long, then tried once.
     ``settle_s``: until so long after its end an hour may still change: no answer is kept, no hour is called
-    empty for good.
+    empty for good. ``instruments``: those that the table of this version does not have.
     """
 
     url: str = attrs.field(
@@ -100,3 +131,4 @@ class DukascopyConfig:
     max_backoff_s: float = attrs.field(default=30.0, validator=_number(0, 600))
     down_s: float = attrs.field(default=60.0, validator=_number(0, 3600))
     settle_s: float = attrs.field(default=4 * 3600.0, validator=_number(0, 7 * 86_400))
+    instruments: tuple[ExtraInstrument, ...] = ()

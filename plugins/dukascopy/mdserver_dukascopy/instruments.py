@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -12,7 +13,9 @@ from mdserver.errors import Rejected
 from mdserver.market_hours import Market
 from mdserver.model import US_PER_S
 
-__all__ = ["DukascopyInstrument", "find", "table"]
+from .config import ExtraInstrument
+
+__all__ = ["DukascopyInstrument", "Instruments", "of_config", "table"]
 
 
 class DukascopyInstrument(NamedTuple):
@@ -30,20 +33,38 @@ class DukascopyInstrument(NamedTuple):
     start_us: int | None
 
 
+class Instruments:
+    """The table, and the instruments that the config adds to it."""
+
+    def __init__(self, more: Iterable[DukascopyInstrument] = ()) -> None:
+        self._more = {row.symbol: row for row in more}
+
+    def find(self, symbol: str) -> DukascopyInstrument:
+        """Return the instrument of a canonical symbol; raises Rejected, naming similar ones, where there is none."""
+        row = self._more.get(symbol) or table().get(symbol)
+        if row is None:
+            raise Rejected(f"Dukascopy has no instrument {symbol!r}{_hint(symbol)}")
+        return row
+
+
+def of_config(extra: ExtraInstrument) -> DukascopyInstrument:
+    """Return an instrument of the config as a row of the table."""
+    return DukascopyInstrument(
+        extra.symbol,
+        extra.code or extra.symbol,
+        extra.jetta_code or extra.symbol,
+        extra.decimals,
+        extra.market,
+        None,
+    )
+
+
 @cache
 def table() -> dict[str, DukascopyInstrument]:
     """Return all instruments by canonical symbol."""
     text = resources.files(__package__).joinpath("instruments.tsv").read_text(encoding="utf-8")
     rows = (_parse(line) for line in text.splitlines() if not line.startswith("#"))
     return {row.symbol: row for row in rows}
-
-
-def find(symbol: str) -> DukascopyInstrument:
-    """Return the instrument of a canonical symbol; raises Rejected, naming similar ones, where there is none."""
-    try:
-        return table()[symbol]
-    except KeyError:
-        raise Rejected(f"Dukascopy has no instrument {symbol!r}{_hint(symbol)}") from None
 
 
 def _parse(line: str) -> DukascopyInstrument:
@@ -63,4 +84,6 @@ def _hint(symbol: str) -> str:
     known = table()
     longer = [name for name in known if len(symbol) >= 3 and name.startswith(symbol)]
     near = longer[:3] or difflib.get_close_matches(symbol, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return ": one that is new or delisted can be named in the config (`instruments` of the source)"

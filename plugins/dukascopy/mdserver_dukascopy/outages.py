@@ -37,6 +37,7 @@ class Outages:
         self._down_s = down_s
         self._notice = notice
         self._down_until: dict[Service, float] = {}
+        self._why: dict[Service, str] = {}
 
     def turns(self) -> list[Turn]:
         """Return whom to ask now, in order; all services, those that are down last."""
@@ -56,9 +57,9 @@ class Outages:
                 last.append(Turn(service, 1, fails_over=False))
         return turns + last
 
-    def is_down(self, service: Service) -> bool:
-        """Say whether the service's last answer was an outage."""
-        return service in self._down_until
+    def outage(self, service: Service) -> str | None:
+        """Return the error that began the service's outage; None while it has none."""
+        return self._why[service] if service in self._down_until else None
 
     def failed(self, service: Service, error: MdserverError) -> None:
         """Note an outage; the operator is told of the first one, and of who is asked instead."""
@@ -66,6 +67,7 @@ class Outages:
             up = [self._bases[name] for name in self._bases if name not in {service, *self._down_until}]
             instead = f"; going on with {up[0]}" if up else ""
             self._notice(f"{self._bases[service]} does not serve us: {error}{instead}")
+            self._why[service] = str(error)
         self._down_until[service] = trio.current_time() + self._down_s
 
     def answered(self, service: Service) -> None:

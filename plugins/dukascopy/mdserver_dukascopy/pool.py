@@ -50,12 +50,12 @@ class PolitePool:
         judge: Callable[[Answer], Awaitable[_T]],
         *,
         attempts: int,
-        void: Callable[[], bool] = lambda: False,
+        void: Callable[[], str | None] = lambda: None,
     ) -> _T:
         """Return what ``judge`` makes of the answer; it raises where the answer is no use.
 
         Outage, Unavailable and BadMessage are tried again until ``attempts`` or ``give_up_s`` is reached; the
-        last error is raised. Rejected is raised at once. Where ``void`` says so, nothing more is asked.
+        last error is raised. Rejected is raised at once. Where ``void`` gives a reason, nothing more is asked.
         """
         # The slot is kept while waiting: a service in trouble gets fewer requests, and those that queue for a
         # slot learn of an outage before they have tried themselves.
@@ -63,14 +63,14 @@ class PolitePool:
             started = trio.current_time()
             attempt = 1
             while True:
-                if void():
-                    raise Outage(f"{url}: not asked, the service has an outage")
+                if (why := void()) is not None:
+                    raise Outage(f"{url}: not asked, the service has an outage: {why}")
                 try:
                     return await judge(await self._attempt(url))
                 except (Unavailable, BadMessage) as error:
                     wait_s = self._wait_s(attempt, error)
                     spent_s = trio.current_time() - started
-                    if void() or attempt >= attempts or spent_s + wait_s > self._config.give_up_s:
+                    if void() is not None or attempt >= attempts or spent_s + wait_s > self._config.give_up_s:
                         raise
                     self._log.debug("will ask again", url=url, attempt=attempt, error=str(error))
                 await trio.sleep(wait_s)

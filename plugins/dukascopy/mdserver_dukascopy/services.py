@@ -6,8 +6,9 @@ from typing import Literal, Protocol, TypeAlias
 
 from mdserver.errors import BadMessage
 from mdserver.model import TickColumns
+from mdserver.plugin import RawHour
 
-from . import codec, instruments, jetta
+from . import codec, jetta
 from .config import Service
 from .instruments import DukascopyInstrument
 
@@ -27,12 +28,18 @@ class Format(Protocol):
         """Return the path of an hour below ``base``, also used for the file in the cache."""
         ...
 
-    def meaning(self, status: int, body: bytes, url: str, hour_us: int) -> Meaning:
-        """Return what an answer means; the body is checked whole: BadMessage for a damaged one."""
+    def meaning(self, status: int, body: bytes, url: str, hour_us: int) -> tuple[Meaning, bytes]:
+        """Return what an answer means, and its content without compression, so that it is decompressed once.
+
+        The body is checked whole: BadMessage for a damaged one.
+        """
         ...
 
-    def decode(self, body: bytes, origin: str, symbol: str, hour_us: int) -> TickColumns:
-        """Return the ticks of a body that means ``data``; BadMessage for a damaged one."""
+    def decode(self, raw: RawHour, decimals: int, content: bytes | None) -> TickColumns:
+        """Return the ticks of an hour that means ``data``; ``content`` is what :meth:`meaning` gave, if it is there.
+
+        BadMessage for a damaged body.
+        """
         ...
 
 
@@ -48,17 +55,20 @@ class Datafeed:
         """See :class:`Format`."""
         return codec.ticks_path(row.code, hour_us)
 
-    def meaning(self, status: int, body: bytes, url: str, hour_us: int) -> Meaning:
+    def meaning(self, status: int, body: bytes, url: str, hour_us: int) -> tuple[Meaning, bytes]:
         """See :class:`Format`. A file of 0 bytes is an hour without ticks."""
         if status == 404:
-            return "missing"
+            return "missing", b""
         if status == 400:
-            return "refused"
-        return "data" if codec.check(body, url) else "empty"
+            return "refused", b""
+        content = codec.check(body, url)
+        return "data" if content else "empty", content
 
-    def decode(self, body: bytes, origin: str, symbol: str, hour_us: int) -> TickColumns:
+    def decode(self, raw: RawHour, decimals: int, content: bytes | None) -> TickColumns:
         """See :class:`Format`."""
-        return codec.decode_ticks(body, origin, hour_us, instruments.find(symbol).decimals)
+        if content is not None:
+            return codec.decode_content(content, raw.origin, raw.hour_us, decimals)
+        return codec.decode_ticks(raw.body, raw.origin, raw.hour_us, decimals)
 
 
 class Jetta:
@@ -73,18 +83,18 @@ class Jetta:
         """See :class:`Format`."""
         return jetta.ticks_path(row.jetta_code, hour_us)
 
-    def meaning(self, status: int, body: bytes, url: str, hour_us: int) -> Meaning:
+    def meaning(self, status: int, body: bytes, url: str, hour_us: int) -> tuple[Meaning, bytes]:
         """See :class:`Format`. An hour without ticks is an answer with empty lists, or status 204."""
         if status == 404:
-            return "missing"
+            return "missing", b""
         if status == 400:
-            return "refused"
+            return "refused", b""
         if status == 204:
-            return "empty"
+            return "empty", b""
         if not body:
             raise BadMessage(f"{url}: HTTP 200 without a body")
-        return "data" if jetta.check(body, url, hour_us) else "empty"
+        return "data" if jetta.check(body, url, hour_us) else "empty", body
 
-    def decode(self, body: bytes, origin: str, symbol: str, hour_us: int) -> TickColumns:
+    def decode(self, raw: RawHour, decimals: int, content: bytes | None) -> TickColumns:
         """See :class:`Format`."""
-        return jetta.decode_ticks(body, origin, hour_us)
+        return jetta.decode_ticks(raw.body, raw.origin, raw.hour_us)

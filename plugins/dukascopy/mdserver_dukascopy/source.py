@@ -18,9 +18,10 @@ from mdserver.model import US_PER_S, TickColumns
 from mdserver.net import HttpClient
 from mdserver.plugin import HistoryHost, HistoryInstrument, RawHour
 
-from . import cache, codec, instruments
+from . import cache, codec
 from .config import DukascopyConfig, Service
-from .instruments import DukascopyInstrument
+from .day_candles import DayCandles
+from .instruments import DukascopyInstrument, Instruments, of_config
 from .outages import Outages, Turn
 from .pool import Answer, Outage, PolitePool, open_client
 from .services import Datafeed, Format, Jetta, Meaning
@@ -32,6 +33,9 @@ _T = TypeVar("_T")
 
 _THREADS = 2
 """Files that are checked or written at once."""
+
+_MAX_CONTENTS_BYTES = 64 << 20
+"""Three million ticks: what is fetched while the months before are stored."""
 
 _HOUR_S = HOUR_US // US_PER_S
 
@@ -58,6 +62,10 @@ class DukascopySource:
         self._pools = {name: PolitePool(client, config, host.log) for name in config.services}
         self._cache = cache.Cache(host.cache_dir) if host.cache_dir else None
         self._threads = trio.CapacityLimiter(_THREADS)
+        self._contents = _Contents()
+        bases = {name: form.base for name, form in self._formats.items()}
+        self._day_candles = DayCandles(bases, self._pools, self._threads, host.log)
+        self._instruments = Instruments(map(of_config, config.instruments))
         self._outages = Outages(
             {name: form.base for name, form in self._formats.items()},
             attempts=config.attempts,
@@ -66,13 +74,19 @@ class DukascopySource:
         )
 
     def instrument(self, symbol: str) -> HistoryInstrument:
-        """Return what the table knows of a canonical symbol; Rejected for one that it does not have."""
-        row = instruments.find(symbol)
+        """Return what is known of a canonical symbol; Rejected for one of which nothing is, or no file on disk."""
+        row = self._instruments.find(symbol)
+        folder = self._host.source_dir
+        if folder is not None and not (folder / row.code).is_dir():
+            raise Rejected(
+                f"{folder} has no folder {row.code}: expected files such as {row.code}/2024/02/01/00h_ticks.bi5 "
+                "(months count from 00)"
+            )
         return HistoryInstrument(row.symbol, row.code, row.market, row.start_us)
 
     async def fetch(self, symbol: str, hour_us: int, *, fresh: bool = False) -> RawHour:
         """See :meth:`mdserver.plugin.HistorySource.fetch`."""
-        row = instruments.find(symbol)
+        row = self._instruments.find(symbol)
         codec.hour_of(hour_us)  # raises for what is no hour
         if self._host.source_dir is not None:
             return await self._in_thread(_from_folder, self._host.source_dir, row, hour_us)
@@ -91,14 +105,17 @@ class DukascopySource:
         if raw.kind != "data":
             return TickColumns(np.empty(0, np.int64), *(np.empty(0) for _ in range(4)))
         try:
-            return self._readers[raw.service].decode(raw.body, raw.origin, raw.symbol, raw.hour_us)
+            decimals = self._instruments.find(raw.symbol).decimals
+            return self._readers[raw.service].decode(raw, decimals, self._contents.take(raw))
         except BadMessage:
             if raw.cached:  # or it would be found again each time
                 Path(raw.origin).unlink(missing_ok=True)
             raise
 
     async def _from_network(self, row: DukascopyInstrument, hour_us: int) -> RawHour:
+        """Ask one service after the other until one has the hour; a 404 of one proves nothing."""
         errors: list[MdserverError] = []
+        denied: RawHour | None = None
         for turn in self._outages.turns():
             form = self._formats[turn.service]
             try:
@@ -109,27 +126,45 @@ class DukascopySource:
                     self._outages.failed(turn.service, error)
                 continue
             self._outages.answered(turn.service)
+            if raw.kind == "missing":
+                denied = denied or raw
+                continue
             await self._keep(form, row, raw)
             return raw
+        if denied is not None:
+            return await self._confirmed(denied, row)
         raise _combined(errors)
+
+    async def _confirmed(self, denied: RawHour, row: DukascopyInstrument) -> RawHour:
+        """Look at the day's candles: they tell an hour without ticks from one that the service merely denies."""
+        if not denied.settled:
+            return denied
+        quiet = await self._day_candles.is_quiet(row, denied.hour_us)
+        if quiet is None:
+            return denied
+        if not quiet:
+            raise Unavailable(f"{denied.origin}: HTTP 404, but the day's candles have a volume in this hour")
+        return attrs.evolve(denied, kind="empty")
 
     async def _ask(self, form: Format, row: DukascopyInstrument, hour_us: int, turn: Turn) -> RawHour:
         url = form.base + form.path(row, hour_us)
         settled = self._clock() >= hour_us / US_PER_S + _HOUR_S + self._config.settle_s
 
-        def void() -> bool:
-            return turn.fails_over and self._outages.is_down(form.name)
+        def void() -> str | None:
+            return self._outages.outage(form.name) if turn.fails_over else None
 
-        async def judge(answer: Answer) -> tuple[Meaning, bytes]:
+        async def judge(answer: Answer) -> tuple[Meaning, bytes, bytes]:
             # Here, so that a damaged download is repeated, and no bad file gets into the cache.
-            meaning = await self._in_thread(form.meaning, answer.status, answer.body, url, hour_us)
-            return meaning, answer.body
+            meaning, content = await self._in_thread(form.meaning, answer.status, answer.body, url, hour_us)
+            return meaning, answer.body, content
 
-        meaning, body = await self._pools[form.name].get(url, judge, attempts=turn.attempts, void=void)
+        meaning, body, content = await self._pools[form.name].get(
+            url, judge, attempts=turn.attempts, void=void
+        )
         if meaning == "refused":
             state = "is not served" if settled else "is not published yet"
             raise Unavailable(f"{url}: HTTP 400, the hour {state}: {body[:200].decode(errors='replace')}")
-        return RawHour(
+        raw = RawHour(
             symbol=row.symbol,
             hour_us=hour_us,
             service=form.name,
@@ -138,6 +173,8 @@ class DukascopySource:
             body=body if meaning == "data" else b"",
             settled=settled,
         )
+        self._contents.keep(raw, content)
+        return raw
 
     async def _keep(self, form: Format, row: DukascopyInstrument, raw: RawHour) -> None:
         """Put what cannot change any more into the cache; 404 is left out, it may be a mistake of the server."""
@@ -159,6 +196,30 @@ class DukascopySource:
 
     async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await trio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._threads)
+
+
+class _Contents:
+    """Decompressed files on their way from the check to the decoder, so that none is decompressed twice.
+
+    Bounded in bytes: what does not fit is decompressed once more. Used by threads, hence single dict operations.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+        self._bytes = 0
+
+    def keep(self, raw: RawHour, content: bytes) -> None:
+        """Keep the content of a file that was just fetched."""
+        if raw.service == "datafeed" and self._bytes + len(content) <= _MAX_CONTENTS_BYTES:
+            self._bytes += len(content)
+            self._kept[raw.origin] = content
+
+    def take(self, raw: RawHour) -> bytes | None:
+        """Return the content of a file, once."""
+        content = None if raw.cached else self._kept.pop(raw.origin, None)
+        if content is not None:
+            self._bytes -= len(content)
+        return content
 
 
 @asynccontextmanager

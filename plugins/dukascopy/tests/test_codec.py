@@ -175,12 +175,3 @@ def test_the_fake_has_the_same_paths(hour: int) -> None:
 def test_a_time_within_an_hour_has_no_path() -> None:
     with pytest.raises(ValueError, match="not the start of an hour"):
         codec.ticks_path("EURUSD", HOUR_US + 1)
-
-
-def test_history_start_is_not_compressed() -> None:
-    body = struct.pack(">QQQQ", 3_600_000, 1_508_486_400_000, 0, 1_508_489_040_123)
-    starts = codec.decode_history_start(body, ORIGIN)
-    assert starts == {3_600_000: 1_508_486_400_000_000, 0: 1_508_489_040_123_000}
-    for bad in (b"", body[:-1]):
-        with pytest.raises(BadMessage, match="expected records of 16"):
-            codec.decode_history_start(bad, ORIGIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mdserver.errors import BadMessage, Rejected, Unavailable
 from mdserver.plugin import RawHour
 from mdserver.testing import bi5
 from mdserver.testing.dukascopy import FakeDukascopy, FakeTick, Fault
-from mdserver_dukascopy import DukascopySource
+from mdserver_dukascopy import DukascopySource, codec, jetta
 
 from .conftest import Open
 
@@ -380,3 +381,78 @@ async def test_many_hours_in_flight_all_arrive(feed: FakeDukascopy, open_it: Ope
             nursery.start_soon(functools.partial(one, source, HOUR_US - number * 3_600_000_000))
     assert len(done) == 200
     assert feed.most_at_once <= 8
+
+
+async def test_a_denied_hour_is_asked_of_the_other_service(feed: FakeDukascopy, open_it: Open) -> None:
+    feed.fail(Fault("status", 404), path="datafeed/EURUSD")
+    async with open_it() as source:
+        raw = await source.fetch("EURUSD", HOUR_US)
+        assert (raw.kind, raw.service) == ("data", "jetta")
+        assert_right(source, raw)
+        assert (await source.fetch("EURUSD", NEXT_US)).kind == "empty"
+
+
+@pytest.mark.parametrize("service", ["datafeed", "jetta"])
+async def test_the_days_candles_tell_an_empty_hour_from_a_denied_one(
+    feed: FakeDukascopy, open_it: Open, service: str
+) -> None:
+    day_us = HOUR_US // 86_400_000_000 * 86_400_000_000
+    busy = (HOUR_US - day_us) // 60_000_000
+    rows = [(minute * 60, 114545, 114545, 114545, 114545, float(minute == busy)) for minute in range(1440)]
+    feed.files[codec.candles_path("EURUSD", "BID", "min_1", day_us)] = bi5.encode_candles(rows)
+    candles = {
+        "timestamp": day_us // 1000, "multiplier": 1e-05, "open": 1.1, "high": 1.1, "low": 1.1, "close": 1.1,
+        "shift": 60_000, "times": [busy], "opens": [0], "highs": [0], "lows": [0], "closes": [0], "volumes": [1.0],
+    }  # fmt: skip
+    feed.answers[jetta.candles_path("EUR-USD", "BID", "minute", day_us)] = (200, json.dumps(candles).encode())
+    feed.fail(Fault("status", 404), path="h_ticks.bi5")
+    feed.fail(Fault("status", 404), path="ticks/EUR-USD")
+    async with open_it(services=(service,)) as source:
+        for _ in range(2):
+            quiet = await source.fetch("EURUSD", NEXT_US)
+            assert (quiet.kind, quiet.settled) == ("empty", True)
+        with pytest.raises(Unavailable, match="HTTP 404, but the day's candles have a volume in this hour"):
+            await source.fetch("EURUSD", HOUR_US)
+    assert feed.count("andles") == 1
+
+
+async def test_no_file_is_decompressed_twice(
+    feed: FakeDukascopy, open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = 0
+    decompress = codec.decompress
+
+    def counted(body: bytes, origin: str) -> bytes:
+        nonlocal times
+        times += 1
+        return decompress(body, origin)
+
+    monkeypatch.setattr(codec, "decompress", counted)
+    async with open_it(services=("datafeed",)) as source:
+        assert_right(source, await source.fetch("EURUSD", HOUR_US))
+        assert times == 1
+
+
+async def test_each_hour_of_an_outage_has_its_cause(feed: FakeDukascopy, open_it: Open) -> None:
+    feed.fail(Fault("status", 503))
+    errors: list[str] = []
+
+    async def one(source: DukascopySource, hour_us: int) -> None:
+        try:
+            await source.fetch("EURUSD", hour_us)
+        except Unavailable as error:
+            errors.append(str(error))
+
+    async with open_it(concurrency=2, attempts=2) as source, trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(one, source, HOUR_US - number * 3_600_000_000)
+    assert len(errors) == 8
+    assert all("HTTP 503" in error for error in errors)
+
+
+async def test_a_folder_without_the_symbol_is_one_error_before_anything_is_read(
+    open_it: Open, tmp_path: Path
+) -> None:
+    async with open_it(source_dir=tmp_path) as source:
+        with pytest.raises(Rejected, match="no folder EURUSD: expected files such as"):
+            source.instrument("EURUSD")

@@ -86,7 +86,7 @@ def test_each_hour_of_ticks(entry: dict[str, Any], folder: Path) -> None:
         assert ticks.bid_size[row] == round(edge["bid_vol"] * 1e6)
     if "utc" in facts["first"]:
         priced = codec.decode_ticks(
-            body_of(entry, folder), "", start_us, instruments.find(entry["inst"]).decimals
+            body_of(entry, folder), "", start_us, instruments.Instruments().find(entry["inst"]).decimals
         )
         assert priced.ask[0] == facts["first"]["ask_price"]
         assert priced.bid[-1] == facts["last"]["bid_price"]
@@ -127,7 +127,7 @@ def test_an_independently_decompressed_hour_is_the_same_bytes(folder: Path) -> N
 
 def btc_bi5(folder: Path) -> TickColumns:
     body = (folder / NODE / codec.ticks_path("BTCUSD", BTC_HOUR_US)).read_bytes()
-    return codec.decode_ticks(body, "bi5", BTC_HOUR_US, instruments.find("BTCUSD").decimals)
+    return codec.decode_ticks(body, "bi5", BTC_HOUR_US, instruments.Instruments().find("BTCUSD").decimals)
 
 
 def test_both_services_agree_on_a_recorded_hour(folder: Path) -> None:
@@ -306,12 +306,6 @@ async def test_a_real_day_through_http_and_every_fault(folder: Path) -> None:
     assert int(np.rint(day[2] * 1e5).sum()) == sum(fact["sum_ask"] for fact in facts)
     assert int(np.rint(day[1] * 1e5).sum()) == sum(fact["sum_bid"] for fact in facts)
     assert (np.diff(day[0]) >= 0).all()
-
-
-def test_history_start(folder: Path) -> None:
-    starts = codec.decode_history_start((folder / NODE / "early/HistoryStart.bi5").read_bytes(), "")
-    assert sorted(starts) == [0, 60_000, 3_600_000, 86_400_000]
-    assert starts[3_600_000] == 1_508_486_400_000_000
 
 
 def test_minutes_of_the_last_day_of_a_week(folder: Path) -> None:
