@@ -4,6 +4,7 @@
 * :mod:`.websocket_venue`: a WebSocket venue to build one's own on, with every fault that a venue can have
 * :mod:`.http_venue`: the same over HTTP: routes, streams to push to, faults on demand
 * :mod:`.binance`: a venue that speaks Binance's spot streams
+* :mod:`.oanda`: a venue that speaks OANDA's v20 price stream and REST API
 * :mod:`.dukascopy`: a venue that serves recorded ticks, with faults on demand; :mod:`.bi5`: its encoders
 * :mod:`.recorded`: readers for files of recorded frames
 """

@@ -40,6 +40,8 @@ class HttpFault:
 class FakeExchange:
     """One request and its answer. ``params`` are the parts of the path that the route names.
 
+    ``headers`` are added to the answer.
+
     ``streaming``: the body is under way and takes :meth:`send`. ``time`` is when it began, by trio's clock.
     """
 
@@ -52,6 +54,7 @@ class FakeExchange:
     ) -> None:
         self.request = request
         self.params: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
         self.time = trio.current_time()
         self.streaming = False
         self.fault: HttpFault | None = None
@@ -70,7 +73,7 @@ class FakeExchange:
         """Send a whole answer; a fault of the venue is applied to it."""
         data = answer.body()
         kind = "text/plain" if isinstance(answer.content, str | bytes) else "application/json"
-        head = {"Content-Type": kind, **answer.headers}
+        head = {"Content-Type": kind, **self.headers, **answer.headers}
         fault = self.fault
         if fault is None or fault.kind in ("slow", "stall"):
             await self._send_head(answer.status, {**head, "Content-Length": str(len(data))})
@@ -95,7 +98,7 @@ class FakeExchange:
         # Listed as streaming before the client can know of it: what is pushed then waits for the lock.
         self.streaming = True
         self._tell()
-        fields = {"Content-Type": content_type, **named, "Transfer-Encoding": "chunked"}
+        fields = {"Content-Type": content_type, **self.headers, **named, "Transfer-Encoding": "chunked"}
         head = h11.Response(status_code=200, headers=list(fields.items()))
         await self._send_event(head, *(h11.Data(data=chunk) for chunk in first))
 
