@@ -84,6 +84,9 @@ class DatabaseConfig:
     connect_for_s: float = _setting(
         60.0, "Seconds to keep trying the first connection", validator=_between(0, 86_400)
     )
+    pooler: Literal["auto", "none", "transaction"] = _setting(
+        "auto", "Whether a pooler such as pgbouncer stands in between, in transaction mode; auto finds out"
+    )
     migrate: bool = _setting(True, "Bring the tables up to date at start")
     store: bool = _setting(True, "Store what is streamed; off: only stream it")
     flush_ms: float = _setting(250.0, "Milliseconds between writes", validator=_between(1, 60_000))

@@ -77,7 +77,13 @@ async def _open_storage(config: Config) -> AsyncIterator[_Storage | None]:
                 open_embedded(config.data_dir, binaries=settings.binaries, log=_log)
             )
         database = await stack.enter_async_context(
-            open_database(url, retry_for_s=settings.connect_for_s, migrate=settings.migrate, log=_log)
+            open_database(
+                url,
+                retry_for_s=settings.connect_for_s,
+                pooler=settings.pooler,
+                migrate=settings.migrate,
+                log=_log,
+            )
         )
         store = Store(database)
         with open_journal(config.data_dir / "journal", max_bytes=config.journal.max_bytes) as journal:

@@ -19,17 +19,13 @@ from psycopg_pool import ConnectionPool
 
 from ..config import DatabaseConfig
 from ..errors import Rejected, StoreUnavailable
-from .connection.connect import (
-    Connection,
-    configure_session,
-    connect_patiently,
-    connection_parameters,
-    describe,
-)
+from .connection.connect import Connection, connect_patiently, connection_parameters, describe
 from .connection.database import Database, Opened
-from .connection.thread_transaction import ACQUIRE_S, error_text
+from .connection.database_errors import error_text
+from .connection.session import Pooler, Session
+from .connection.thread_transaction import ACQUIRE_S
 from .embedded.server import attach_embedded, open_embedded
-from .tables.migrations import applied_engine, migrate, pending
+from .tables.migrations import applied_engine, engine_note, migrate, pending
 from .tables.partitions import ensure_ahead
 
 __all__ = ["Opening", "configured_url", "open_configured", "open_database", "prepare_database"]
@@ -46,13 +42,15 @@ class Opening:
         url: str,
         where: str,
         pool: ConnectionPool[Connection],
+        session: Session,
         *,
         migrate: bool,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self.database = Database(pool, where=where)
+        self.database = Database(pool, session, where=where)
         self._url = url
         self._pool = pool
+        self._session = session
         self._migrate = migrate
         self._log = log
 
@@ -64,8 +62,10 @@ class Opening:
         where = self.database.where
         connection = await connect_patiently(self._url, where, retry_for_s, self._log)
         try:
-            opened = await trio.to_thread.run_sync(_set_up, connection, self._migrate)
-        except psycopg.OperationalError as error:
+            opened = await trio.to_thread.run_sync(
+                _set_up, connection, self._session, self._migrate, self._log
+            )
+        except psycopg.Error as error:
             raise StoreUnavailable(f"{where}: {error_text(error)}") from error
         finally:
             connection.close()  # sends one byte and waits for nothing
@@ -81,6 +81,8 @@ class Opening:
             server=_version_text(opened.server_version),
             engine=opened.engine,
         )
+        if self._session.pooled:
+            self._log.info("a pooler stands before the database: no session is relied on", database=where)
         return opened
 
 
@@ -90,6 +92,7 @@ async def prepare_database(
     *,
     migrate: bool = True,
     log: structlog.stdlib.BoundLogger,
+    pooler: Pooler = "auto",
     pool_size: int = 8,
     statement_timeout_s: float = 30.0,
 ) -> AsyncIterator[Opening]:
@@ -99,10 +102,11 @@ async def prepare_database(
     for a malformed URL.
     """
     where = describe(url)  # first: it refuses a malformed URL without quoting it
+    session = Session(statement_timeout_s, pooler)
     pool: ConnectionPool[Connection] = ConnectionPool(
         url,
         kwargs=connection_parameters(url),
-        configure=lambda conn: configure_session(conn, statement_timeout_s),
+        configure=session.configure,
         min_size=1,
         max_size=pool_size,
         open=False,
@@ -111,7 +115,7 @@ async def prepare_database(
         num_workers=2,
         name="mdserver",
     )
-    opening = Opening(url, where, pool, migrate=migrate, log=log)
+    opening = Opening(url, where, pool, session, migrate=migrate, log=log)
     try:
         yield opening
     finally:
@@ -127,6 +131,7 @@ async def open_database(
     retry_for_s: float,
     migrate: bool = True,
     log: structlog.stdlib.BoundLogger,
+    pooler: Pooler = "auto",
     pool_size: int = 8,
     statement_timeout_s: float = 30.0,
 ) -> AsyncIterator[Database]:
@@ -138,7 +143,12 @@ async def open_database(
     unknown database, PostgreSQL before 14, a schema that is not ours) and :class:`ConfigError` for a malformed URL.
     """
     async with prepare_database(
-        url, migrate=migrate, log=log, pool_size=pool_size, statement_timeout_s=statement_timeout_s
+        url,
+        migrate=migrate,
+        log=log,
+        pooler=pooler,
+        pool_size=pool_size,
+        statement_timeout_s=statement_timeout_s,
     ) as opening:
         await opening.connect(retry_for_s)
         yield opening.database
@@ -183,6 +193,7 @@ async def open_configured(
         opening = open_database(
             url,
             retry_for_s=settings.connect_for_s,
+            pooler=settings.pooler,
             migrate=settings.migrate if migrate is None else migrate,
             statement_timeout_s=statement_timeout_s,
             log=log,
@@ -190,24 +201,39 @@ async def open_configured(
         yield await stack.enter_async_context(opening)
 
 
-def _set_up(conn: Connection, apply: bool) -> Opened:
+def _set_up(
+    conn: Connection, session: Session, apply: bool, log: structlog.stdlib.BoundLogger
+) -> Opened:
     """Check the server and the schema, and apply what is pending if asked. Blocking."""
     version = conn.info.server_version
     if version < OLDEST_SERVER:
         raise Rejected(f"the database is PostgreSQL {_version_text(version)}: mdserver needs 14 or newer")
+    session.configure(conn)
     with conn.transaction():
+        session.begin(conn)
+        conn.execute("set local statement_timeout = 0")
         names = migrate(conn) if apply else pending(conn)
     if names and not apply:
         raise Rejected(
             f"the database lacks migrations {', '.join(names)}: run mdserver run migrate, or set migrate: true"
         )
     with conn.transaction():
+        session.begin(conn)
         engine = applied_engine(conn)
         if engine is None:
             raise Rejected(
                 "the table schema_migrations does not say how ticks are stored: it is not mdserver's"
             )
-        ensure_ahead(conn)
+        if note := engine_note(conn, engine):
+            log.warning(note)
+    try:
+        with conn.transaction():
+            session.begin(conn)
+            ensure_ahead(conn)
+    except psycopg.Error as error:  # housekeeping tries again; until they are missed nothing is lost
+        if conn.closed:
+            raise
+        log.warning("partitions could not be made ahead", error=error_text(error))
     return Opened(engine, version, tuple(names), _identity(conn))
 
 
@@ -218,7 +244,7 @@ def _identity(conn: Connection) -> str | None:
             row = conn.execute(
                 "select system_identifier::text || '/' || current_database() from pg_control_system()"
             ).fetchone()
-    except psycopg.errors.Error:
+    except psycopg.Error:
         return None
     return None if row is None else str(row[0])
 

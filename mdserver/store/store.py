@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import psycopg
 
 from ..candles import QuotePrice
-from ..errors import StoreUnavailable
 from ..model import LastRecord, Published, Topic
-from .connection.database import Database
+from .connection.database import READ_S, Database
+from .connection.database_errors import DataRefused, PartitionGone
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
@@ -46,11 +46,10 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._looked_for_partitions = False
 
     async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
         """Return what is stored: a row per broker, symbol and record type; of one symbol if given."""
-        return await self._run(lambda conn: list_series(conn, symbol))
+        return await self._read(lambda conn: list_series(conn, symbol))
 
     async def last_records(self) -> dict[Topic, LastRecord]:
         """Return where each stored topic stands."""
@@ -58,7 +57,7 @@ class Store:
 
     async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
         """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""
-        return await self._run(lambda conn: read.candles(conn, series_id, timeframe_s, from_s, to_s))
+        return await self._read(lambda conn: read.candles(conn, series_id, timeframe_s, from_s, to_s))
 
     async def side_candles(
         self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice
@@ -67,19 +66,19 @@ class Store:
 
         See :func:`sides.side_candles`; ask :meth:`count_ticks` first how many those are.
         """
-        return await self._run(
+        return await self._read(
             lambda conn: sides.side_candles(conn, series_id, timeframe_s, from_s, to_s, side)
         )
 
     async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
         """Return how many stored ticks make the candles whose opens are in ``[from_s, to_s]``."""
-        return await self._run(lambda conn: sides.count_ticks(conn, series_id, timeframe_s, from_s, to_s))
+        return await self._read(lambda conn: sides.count_ticks(conn, series_id, timeframe_s, from_s, to_s))
 
     async def ticks(
         self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None = None, limit: int
     ) -> TickPage:
         """Return the first ``limit`` ticks in ``[from_us, to_us]`` that come behind ``after``."""
-        return await self._run(
+        return await self._read(
             lambda conn: read_ticks(conn, series_id, from_us, to_us, after=after, limit=limit)
         )
 
@@ -87,7 +86,7 @@ class Store:
         self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None = None, limit: int
     ) -> TradePage:
         """Return the first ``limit`` trades in ``[from_us, to_us]`` that come behind ``after``."""
-        return await self._run(
+        return await self._read(
             lambda conn: read_trades(conn, series_id, from_us, to_us, after=after, limit=limit)
         )
 
@@ -99,17 +98,10 @@ class Store:
         cancellation the batch may or may not be stored: write it again.
         """
         try:
-            written = await self._run(lambda conn: write(conn, batch), live=True)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            if _is_missing_partition(error) and not self._looked_for_partitions:
-                self._looked_for_partitions = True
-                forget_all_partitions()  # one is gone that was there: the next try makes it again
-                raise StoreUnavailable(f"a partition is gone: {error}".strip()) from error
+            return await self._change(lambda conn: write(conn, batch), live=True)
+        except DataRefused as error:
             if len(batch) == 1:
                 return Written(rejected=[(batch[0], str(error))])
-        else:
-            self._looked_for_partitions = False
-            return written
         middle = len(batch) // 2
         first = await self.write(batch[:middle])
         second = await self.write(batch[middle:])
@@ -122,11 +114,11 @@ class Store:
 
     async def open_series(self, source: str, symbol: str) -> SeriesInfo:
         """Return the series that a source's ticks are imported into, made if there is none; Rejected if it is live."""
-        return await self._run(lambda conn: open_series(conn, source, symbol))
+        return await self._database.run(lambda conn: open_series(conn, source, symbol))
 
     async def settled_hours(self, series_id: int, first_us: int, last_us: int) -> dict[int, bool]:
         """Return the hours in ``[first_us, last_us]`` that were imported for good, and whether each is empty."""
-        return await self._run(lambda conn: read_settled(conn, series_id, first_us, last_us))
+        return await self._database.run(lambda conn: read_settled(conn, series_id, first_us, last_us))
 
     async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:
         """Return whether each hour that ``[first_us, last_us]`` touches was imported for good: no import changes it."""
@@ -138,17 +130,16 @@ class Store:
         After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done: do it again, that is safe.
         """
         engine = self._database.engine
-        return await self._run(lambda conn: load_hours(conn, series, engine, hours))
+        return await self._change(lambda conn: load_hours(conn, series, engine, hours))
 
-    async def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, live: bool = False) -> T:
+    async def _read(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """Read what a client waits for."""
+        return await self._database.run(work, within_s=READ_S)
+
+    async def _change(self, work: Callable[[psycopg.Connection[Any]], T], *, live: bool = False) -> T:
+        """Store rows; where a partition is gone that was there, the next try makes it again."""
         try:
             return await self._database.run(work, live=live)
-        except (psycopg.DataError, psycopg.IntegrityError):
-            raise  # the data's fault
-        except psycopg.Error as error:  # a lost right, a read-only standby, a missing table: the operator's
-            raise StoreUnavailable(f"the database refuses: {error}".strip()) from error
-
-
-def _is_missing_partition(error: psycopg.Error) -> bool:
-    """PostgreSQL reports a row without a partition as a violated check, but names no constraint."""
-    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None
+        except PartitionGone:
+            forget_all_partitions()
+            raise

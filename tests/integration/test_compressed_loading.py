@@ -17,6 +17,7 @@ from mdserver.cli import main
 from mdserver.errors import Rejected
 from mdserver.model import Published, Tick, TickColumns, Topic
 from mdserver.store.connection.database import Database
+from mdserver.store.connection.database_errors import DataRefused
 from mdserver.store.store import Store
 from mdserver.store.tables import compressed_loading as direct_compress
 from mdserver.store.tables.compressed_loading import INDEX, status, switch_off, switch_on
@@ -258,7 +259,7 @@ async def test_the_way_back(store: Store, direct: Database) -> None:
     assert await rows(direct, KEY) == [("ticks_pkey",)]
     assert await rows(direct, f"select to_regclass('{INDEX}')") == [(None,)]
     assert await count_compressed(direct) == (600, 0)
-    with pytest.raises(psycopg.errors.UniqueViolation):
+    with pytest.raises(DataRefused):
         await run(direct, "insert into ticks select * from ticks where seq = 7 limit 1")
     hours[33] = make_ticks(33, 1)
     await store.load_hours(series, [data(33, hours[33]), data(50, make_ticks(50, 0))])

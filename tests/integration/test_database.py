@@ -16,6 +16,7 @@ from mdserver.errors import ConfigError, Rejected, StoreUnavailable
 from mdserver.store.connection import thread_transaction as unit_module
 from mdserver.store.connection.connect import describe
 from mdserver.store.connection.database import Database
+from mdserver.store.connection.database_errors import DataRefused
 from mdserver.store.embedded.server import open_embedded
 from mdserver.store.open_database import open_database
 
@@ -55,7 +56,7 @@ async def test_an_error_of_the_work_rolls_back_and_comes_through_bare(database: 
 
     with pytest.raises(LookupError, match="mine"):
         await database.run(fail)
-    with pytest.raises(psycopg.errors.UniqueViolation):
+    with pytest.raises(DataRefused):
         await database.run(
             execute(
                 "insert into series (broker, symbol, type) values ('b','E','tick'), ('b','E','tick') returning 1"

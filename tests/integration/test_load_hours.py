@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 import trio
 
@@ -18,6 +17,7 @@ from mdserver.errors import BadMessage, Rejected
 from mdserver.market_hours import HOUR_US
 from mdserver.model import Published, Tick, TickColumns, Topic
 from mdserver.store.connection.database import Database
+from mdserver.store.connection.database_errors import DataRefused
 from mdserver.store.recompute_candles import recompute
 from mdserver.store.series import SeriesInfo
 from mdserver.store.store import FetchedHour, Store
@@ -330,7 +330,7 @@ async def test_a_load_that_fails_leaves_no_month_behind(store: Store, database: 
     series = await opened(store)
     bad = make_ticks(1, 1)
     await database.run(lambda conn: conn.execute("alter table candles add constraint never check (open < 0)"))
-    with pytest.raises(psycopg.errors.CheckViolation):
+    with pytest.raises(DataRefused):
         await store.load_hours(series, [data(1, bad)])
     await database.run(lambda conn: conn.execute("alter table candles drop constraint never"))
     assert await rows(database, "select 1 from pg_class where relname like 'ticks_y2024%'") == []

@@ -12,6 +12,7 @@ from msgspec import structs
 from mdserver.model import Published, Tick, Topic, Trade
 from mdserver.store import scan
 from mdserver.store.connection.database import Database
+from mdserver.store.connection.database_errors import DataRefused
 from mdserver.store.store import Store
 from mdserver.store.upkeep.integrity import SeriesReport, check, market_of
 from mdserver.store.upkeep.primary_keys import clean_up
@@ -235,7 +236,7 @@ async def test_duplicates_of_a_foreign_writer(filled: Database) -> None:
     assert kinds(await check(filled)) == []
     assert await rows(filled, ALL) == before
     assert await rows(filled, "select row_count, earliest, latest from series order by id") == counts
-    with pytest.raises(psycopg.errors.UniqueViolation):
+    with pytest.raises(DataRefused):
         await run(filled, "insert into ticks select * from ticks limit 1")
     assert await clean_up(filled) == []
 

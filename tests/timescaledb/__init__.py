@@ -36,14 +36,22 @@ class Missing(Exception):
 
 
 @contextmanager
-def running_timescaledb() -> Iterator[str]:
-    """Run the server; yield its conninfo. Raises :class:`Missing` without Node or npm, or if npm installs nothing."""
+def running_timescaledb(**environment: str) -> Iterator[str]:
+    """Run the server; yield its conninfo. Raises :class:`Missing` without Node or npm, or if npm installs nothing.
+
+    ``environment``: what ``server.mjs`` reads of it.
+    """
     node = shutil.which("node")
     if node is None:
         raise Missing("node is not installed")
     folder = _installed()
     process = subprocess.Popen(
-        [node, "server.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [node, "server.mjs"],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
     )
     try:
         yield f"host=127.0.0.1 port={_port(process)} user=postgres dbname=postgres sslmode=disable"

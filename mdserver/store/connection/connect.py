@@ -15,14 +15,17 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ...backoff import Backoff
 from ...errors import ConfigError, Rejected, StoreUnavailable
-from .thread_transaction import error_text
+from .database_errors import error_text
 
-__all__ = ["Connection", "configure_session", "connect_patiently", "connection_parameters", "describe"]
+__all__ = ["Connection", "connect_patiently", "connection_parameters", "describe"]
 
 Connection: TypeAlias = psycopg.Connection[Any]
 
 CONNECT_S = 10
 """How long one attempt to connect may take."""
+
+ATTEMPT_S = 2 * CONNECT_S
+"""How long one attempt may take with the first question to the server, which may have frozen."""
 
 BACKOFF_S = (0.25, 5.0)
 """The first and the longest pause between attempts to connect at the start."""
@@ -36,7 +39,8 @@ KEEPALIVE = {
     "tcp_user_timeout": 20_000,
 }
 
-# libpq has no SQLSTATE for a refused login. A server in another language is tried again until the time is up.
+# libpq gives no SQLSTATE of a refused login, and servers translate the text. Where it is not understood, nothing but
+# the shortcut is lost: the server is tried again until the time is up, and the error ends with its words.
 _FINAL = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|is not permitted to log in"
     r"|(?:role|user|database) \"[^\"]*\" does not exist|permission denied for database"
@@ -70,12 +74,14 @@ def describe(url: str) -> str:
 async def connect_patiently(
     url: str, where: str, retry_for_s: float, log: structlog.stdlib.BoundLogger
 ) -> Connection:
-    """Return a first connection, trying again with growing pauses while nobody answers."""
+    """Return a first connection, trying again with growing pauses while nobody answers or nothing can be written."""
     deadline = trio.current_time() + retry_for_s
     backoff = Backoff(*BACKOFF_S)
     while True:
+        text = f"no answer within {ATTEMPT_S} s"
         try:
-            return await _Attempt(url).connect()
+            with trio.move_on_after(ATTEMPT_S):
+                return await _Attempt(url).connect()
         except psycopg.OperationalError as error:
             text = error_text(error)
         if _FINAL.search(text):
@@ -106,6 +112,11 @@ class _Attempt:
 
     def _connect(self) -> Connection:
         connection: Connection = psycopg.connect(self.url, **connection_parameters(self.url))
+        try:
+            _check_writable(connection)
+        except psycopg.Error:
+            connection.close()
+            raise
         with self._lock:
             if self._left:
                 connection.close()
@@ -113,15 +124,23 @@ class _Attempt:
 
 
 def connection_parameters(url: str) -> dict[str, Any]:
-    """Parameters that the URL does not set itself."""
-    ours = {"application_name": "mdserver", "connect_timeout": CONNECT_S, **KEEPALIVE}
-    return {name: value for name, value in ours.items() if name not in conninfo_to_dict(url)}
+    """Return our parameters of a connection: those that the URL does not set itself, and its encoding."""
+    given = conninfo_to_dict(url)
+    ours: dict[str, Any] = {"application_name": "mdserver", "connect_timeout": CONNECT_S, **KEEPALIVE}
+    if "," in str(given.get("host") or given.get("hostaddr") or ""):
+        ours["target_session_attrs"] = "read-write"  # of several servers the one that takes writes
+    # texts come and go as UTF-8, also where the database has no encoding (SQL_ASCII)
+    return {name: value for name, value in ours.items() if name not in given} | {"client_encoding": "UTF8"}
 
 
-def configure_session(conn: Connection, statement_timeout_s: float) -> None:
-    """Set up a session by statements: a pooler in between would refuse them as startup options."""
-    conn.execute(
-        "select set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false)",
-        [f"{round(statement_timeout_s * 1000)}ms"],
-    )
-    conn.commit()
+def _check_writable(conn: Connection) -> None:
+    """Raise psycopg.OperationalError where nothing can be written; after a fail-over or a repair it may be."""
+    conn.autocommit = True
+    row = conn.execute("select current_setting('transaction_read_only'), pg_is_in_recovery()").fetchone()
+    conn.autocommit = False
+    if row is not None and row[0] == "on":
+        raise psycopg.OperationalError(
+            "it is a standby, which takes no writes"
+            if row[1]
+            else "it is read-only: default_transaction_read_only is on for this server, database or role"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from attrs import define, field
 from psycopg_pool import ConnectionPool, PoolClosed
 
 from ...errors import StoreUnavailable
+from .database_errors import error_text, mapped, spoils_connection
+from .session import Session
 
 __all__ = [
     "ACQUIRE_S",
@@ -21,7 +25,6 @@ __all__ = [
     "QUEUE_S",
     "ThreadTransaction",
     "cancel_with_task",
-    "error_text",
     "give_up_waiting",
 ]
 
@@ -34,8 +37,9 @@ ACQUIRE_S = 2.0
 QUEUE_S = 10.0
 """How long a unit of work waits for its turn among others before the database counts as away."""
 
-CANCEL_S = 5.0
-"""How long a cancelled unit of work is waited for before its thread is left to itself."""
+CANCEL_S = 1.0
+"""How long the server may take to answer a cancel request, and again to end the statement, before the connection is
+cut: a frozen server does neither."""
 
 
 @define(eq=False)
@@ -44,8 +48,10 @@ class ThreadTransaction(Generic[T]):
 
     pool: ConnectionPool[Connection]
     work: Callable[[Connection], T]
+    session: Session
     where: str
     autocommit: bool = False
+    one_state: bool = False
     returned: trio.Event = field(factory=trio.Event)
     _lock: threading.Lock = field(factory=threading.Lock)
     _dropped: bool = False
@@ -75,24 +81,33 @@ class ThreadTransaction(Generic[T]):
         return self._values[0]
 
     def _run(self) -> T:
-        connection = self._borrow()
+        try:
+            connection = self._borrow()
+        except (psycopg.Error, PoolClosed) as error:
+            self._give_back()
+            raise StoreUnavailable(f"no connection to {self.where} within {ACQUIRE_S:.0f} s") from error
         try:
             with self._lock:
                 if self._dropped:
                     raise StoreUnavailable("dropped before it began")
-                self._connection = connection
-            with _autocommit(connection) if self.autocommit else connection.transaction():
+            if self.autocommit:
+                with _autocommit(connection, self.session):
+                    return self.work(connection)
+            with connection.transaction():
+                if self.one_state:  # before any other statement
+                    connection.execute("set transaction isolation level repeatable read read only")
+                self.session.begin(connection)
                 return self.work(connection)
-        except psycopg.OperationalError as error:
-            raise StoreUnavailable(f"{self.where}: {error_text(error)}") from error
         except psycopg.Error as error:
-            if connection.closed:
-                raise StoreUnavailable(f"{self.where}: {error_text(error)}") from error
-            raise
+            spoiled = spoils_connection(error)
+            broken = connection.closed
+            if spoiled or broken:
+                # After a fail-over the others lead to the same wrong server: all are made anew.
+                connection.close()
+                self.pool.drain()
+            raise mapped(error, self.where, broken=broken) from error
         finally:
-            with self._lock:
-                self._connection = None
-            self.pool.putconn(connection)
+            self._give_back()
 
     def _borrow(self) -> Connection:
         """Return a connection that was alive just now.
@@ -100,17 +115,26 @@ class ThreadTransaction(Generic[T]):
         The pool's own check sleeps a second after each dead connection. One that died says that the server was
         restarted, so all idle ones are replaced at once.
         """
+        connection = self._take()
         try:
-            connection = self.pool.getconn(timeout=ACQUIRE_S)
-            try:
-                self.pool.check_connection(connection)
-            except psycopg.Error:
-                self.pool.drain()
-                self.pool.putconn(connection)
-                connection = self.pool.getconn(timeout=ACQUIRE_S)
-        except (psycopg.OperationalError, PoolClosed) as error:
-            raise StoreUnavailable(f"no connection to {self.where} within {ACQUIRE_S:.0f} s") from error
+            self.pool.check_connection(connection)
+        except psycopg.Error:
+            self.pool.drain()
+            self._give_back()
+            connection = self._take()
         return connection
+
+    def _take(self) -> Connection:
+        connection = self.pool.getconn(timeout=ACQUIRE_S)
+        with self._lock:
+            self._connection = connection
+        return connection
+
+    def _give_back(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            self.pool.putconn(connection)
 
     def drop(self) -> bool:
         """Make sure that the work does not begin; return whether a thread may be busy with it already."""
@@ -130,21 +154,31 @@ class ThreadTransaction(Generic[T]):
     def cancel(self) -> None:
         """Cancel the statement at the server. Blocking, from another thread; the connection is held meanwhile."""
         with self._lock:
-            if self._connection is not None:
+            if self._connection is not None and not self._connection.closed:
                 self._connection.cancel_safe(timeout=CANCEL_S)
+
+    def cut(self) -> None:
+        """Cut the connection, so that the thread which waits for a frozen server ends. Blocking for a moment."""
+        with self._lock:
+            if self._connection is not None and not self._connection.closed:
+                with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def _autocommit(connection: Connection) -> Iterator[None]:
+def _autocommit(connection: Connection, session: Session) -> Iterator[None]:
     """Outside of transactions and without a limit of time, until the block ends."""
     connection.autocommit = True
-    row = connection.execute("select current_setting('statement_timeout')").fetchone()
-    connection.execute("select set_config('statement_timeout', '0', false)")
+    if not session.pooled:
+        connection.execute("select set_config('statement_timeout', '0', false)")
     try:
         yield
     finally:
         if not connection.closed:
-            connection.execute("select set_config('statement_timeout', %s, false)", row)
+            if not session.pooled:
+                connection.execute(
+                    "select set_config('statement_timeout', %s, false)", [session.statement_timeout]
+                )
             connection.autocommit = False
 
 
@@ -161,16 +195,22 @@ async def cancel_with_task(unit: ThreadTransaction[Any], hop: trio.CancelScope) 
         await trio.sleep_forever()
     finally:
         if not unit.returned.is_set() and unit.drop():
-            with trio.move_on_after(CANCEL_S, shield=True):
-                try:
-                    await trio.to_thread.run_sync(unit.cancel, abandon_on_cancel=True)
-                except psycopg.Error as error:
-                    # the server is out of reach: the thread notices that by itself
-                    structlog.get_logger().debug("cancel request failed", error=error_text(error))
-                await unit.returned.wait()
+            with trio.CancelScope(shield=True):  # both calls are bounded
+                await _end(unit)
         hop.cancel()
 
 
-def error_text(error: psycopg.Error) -> str:
-    """One line of an error. libpq does not put passwords into errors of a well-formed URL."""
-    return " ".join(str(error).split()) or type(error).__name__
+async def _end(unit: ThreadTransaction[Any]) -> None:
+    """Cancel the statement of a unit of work; where the server does not answer, cut the connection."""
+    with trio.move_on_after(2 * CANCEL_S):
+        try:
+            await trio.to_thread.run_sync(unit.cancel, abandon_on_cancel=True)
+        except psycopg.Error as error:
+            structlog.get_logger().debug("cancel request failed", error=error_text(error))
+        await unit.returned.wait()
+    if not unit.returned.is_set():
+        with trio.move_on_after(CANCEL_S):
+            try:
+                await trio.to_thread.run_sync(unit.cut, abandon_on_cancel=True)
+            except OSError as error:  # closed by the other side meanwhile, which ends the thread as well
+                structlog.get_logger().debug("cutting a connection failed", error=str(error))

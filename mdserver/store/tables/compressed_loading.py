@@ -131,16 +131,16 @@ async def switch_off(database: Database) -> bool:
             return False
         conn.execute(sql.SQL("drop index {}").format(_name(INDEX)))
         if conn.execute(_KEY).fetchone() is None:
-            conn.execute("alter table ticks add primary key (series_id, time, seq)")
+            try:
+                conn.execute("alter table ticks add primary key (series_id, time, seq)")
+            except psycopg.errors.UniqueViolation as error:
+                raise Rejected(
+                    "rows of ticks have the key of another, so it cannot be made again: mdserver run check finds "
+                    "them, mdserver run cleanup removes them"
+                ) from error
         return True
 
-    try:
-        return await database.run(work)
-    except psycopg.errors.UniqueViolation as error:
-        raise Rejected(
-            "rows of ticks have the key of another, so it cannot be made again: mdserver run check finds them, "
-            "mdserver run cleanup removes them"
-        ) from error
+    return await database.run(work)
 
 
 def _problem(conn: psycopg.Connection[Any], engine: Engine) -> str | None:

@@ -20,15 +20,43 @@ from attrs import frozen
 from ...errors import Rejected
 from ..connection.database import Engine
 
-__all__ = ["Migration", "applied_engine", "load_migrations", "migrate", "pending"]
+__all__ = ["Migration", "applied_engine", "engine_note", "load_migrations", "migrate", "pending"]
 
 TIMESCALEDB_MINIMUM = (2, 18, 1)
 """The oldest version that this storage layer is made for; with an older one the plain tables are used."""
 
+ENGINES: tuple[Engine, ...] = ("plain", "timescaledb")
+
 LOCK_KEY = 0x6D64736572766572
 """Advisory lock of a migrating server: "mdserver" in ASCII."""
 
+APACHE = "apache"
+"""The ``timescaledb.license`` of builds, and of servers of some providers, that have no compression."""
+
+_EXTENSION = """select extversion, current_setting('timescaledb.license', true) from pg_extension
+    where extname = 'timescaledb'"""
+
 _FILE = re.compile(r"(?P<number>\d{4})_(?P<title>[a-z0-9_]+)(?:\.(?P<engine>plain|timescaledb))?\.sql")
+
+_CREATES = re.compile(r"^create (?:table|view) (\w+)", re.MULTILINE)
+
+_KINDS = {
+    "f": "foreign table",
+    "m": "materialized view",
+    "p": "table",
+    "r": "table",
+    "S": "sequence",
+    "v": "view",
+}
+
+_TAKEN = """select c.relkind::text, c.relname::text from pg_class c
+    where c.relnamespace = (select oid from pg_namespace where nspname = current_schema())
+      and c.relname = any(%s) order by c.relname"""
+
+_WAY_OUT = (
+    "give mdserver a schema of its own: create schema mdserver; and add ?options=-csearch_path%3Dmdserver to "
+    "database.url (or: alter role … set search_path = mdserver), or use a database of its own"
+)
 
 _TABLE = """
 create table if not exists schema_migrations (
@@ -99,22 +127,39 @@ def migrate(conn: psycopg.Connection[Any]) -> list[str]:
         done = _applied(conn)
         try:
             if done is None:
+                _check_names(conn)
                 conn.execute(_TABLE)
                 done = {}
-            engine = _recorded_engine(done) or _choose_engine(conn)
-            names = []
-            for migration in _check(load_migrations(engine), done):
-                conn.execute(migration.text.encode())
-                conn.execute(
-                    "insert into schema_migrations (number, name, sha256) values (%s, %s, %s)",
-                    [migration.number, migration.name, migration.sha256],
-                )
-                names.append(migration.name)
+            names = _apply(conn, _recorded_engine(done), done)
         except psycopg.errors.InsufficientPrivilege as error:
             raise Rejected(
                 f"the database user {conn.info.user} may not create the tables in database {conn.info.dbname}: "
                 f"{error.diag.message_primary}; make it the owner of the database"
             ) from error
+        except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
+            raise Rejected(
+                f"database {conn.info.dbname}: {error.diag.message_primary}, a name that mdserver needs: {_WAY_OUT}"
+            ) from error
+    return names
+
+
+def _apply(
+    conn: psycopg.Connection[Any], engine: Engine | None, done: dict[int, tuple[str, str]]
+) -> list[str]:
+    if engine is None and _choose_engine(conn) == "timescaledb":
+        try:
+            with conn.transaction():
+                return _apply(conn, "timescaledb", done)
+        except psycopg.errors.FeatureNotSupported:
+            pass  # the Apache edition: a hypertable without compression has nothing over partitions
+    names = []
+    for migration in _check(load_migrations(engine or "plain"), done):
+        conn.execute(migration.text.encode())
+        conn.execute(
+            "insert into schema_migrations (number, name, sha256) values (%s, %s, %s)",
+            [migration.number, migration.name, migration.sha256],
+        )
+        names.append(migration.name)
     return names
 
 
@@ -135,8 +180,32 @@ def _applied(conn: psycopg.Connection[Any]) -> dict[int, tuple[str, str]] | None
     row = conn.execute("select to_regclass('schema_migrations')").fetchone()
     if row is None or row[0] is None:
         return None
-    rows = conn.execute("select number, name, sha256 from schema_migrations").fetchall()
+    try:
+        rows = conn.execute("select number, name, sha256 from schema_migrations").fetchall()
+    except psycopg.errors.UndefinedColumn as error:
+        raise Rejected(
+            f"the table schema_migrations of database {conn.info.dbname} is another program's: {_WAY_OUT}"
+        ) from error
     return {number: (name, sha256) for number, name, sha256 in rows}
+
+
+def _check_names(conn: psycopg.Connection[Any]) -> None:
+    """Raise :class:`Rejected` if a first migration would find a name of ours taken, or no schema to create in."""
+    row = conn.execute("select current_schema(), current_setting('search_path')").fetchone()
+    if row is None or row[0] is None:
+        raise Rejected(
+            f"the search_path of {conn.info.user} in database {conn.info.dbname} names no schema that exists "
+            f"({row[1] if row else ''}): create the schema"
+        )
+    ours = {
+        name for engine in ENGINES for one in load_migrations(engine) for name in _CREATES.findall(one.text)
+    }
+    if taken := conn.execute(_TAKEN, [sorted(ours)]).fetchall():
+        found = ", ".join(f"the {_KINDS.get(kind, 'relation')} {name}" for kind, name in taken)
+        raise Rejected(
+            f"schema {row[0]} of database {conn.info.dbname} has {found} already, which mdserver did not make and "
+            f"whose name it needs: {_WAY_OUT}"
+        )
 
 
 def _recorded_engine(done: dict[int, tuple[str, str]]) -> Engine | None:
@@ -167,11 +236,28 @@ def _check(known: list[Migration], done: dict[int, tuple[str, str]]) -> list[Mig
     return [migration for migration in known if migration.number not in done]
 
 
+def engine_note(conn: psycopg.Connection[Any], engine: Engine) -> str | None:
+    """Return what an operator who has TimescaleDB should know of how it is used, or None."""
+    row = conn.execute(_EXTENSION).fetchone()
+    if row is None:
+        return None
+    version, license_ = row
+    if engine == "timescaledb":
+        return None if license_ != APACHE else "TimescaleDB has the apache license now: nothing is compressed"
+    if _version(version) < TIMESCALEDB_MINIMUM:
+        least = ".".join(str(part) for part in TIMESCALEDB_MINIMUM)
+        why = f"is older than {least}"
+    else:
+        why = "cannot compress (Apache edition), or was installed after the tables were made"
+    return f"TimescaleDB {version} {why}: ticks are kept in monthly partitions of PostgreSQL"
+
+
 def _choose_engine(conn: psycopg.Connection[Any]) -> Engine:
     """TimescaleDB where it is installed, or loaded and ours to install; else plain. Runs within the transaction."""
-    row = conn.execute("select extversion from pg_extension where extname = 'timescaledb'").fetchone()
+    row = conn.execute(_EXTENSION).fetchone()
     if row is not None:
-        return "timescaledb" if _version(row[0]) >= TIMESCALEDB_MINIMUM else "plain"
+        usable = _version(row[0]) >= TIMESCALEDB_MINIMUM and row[1] != APACHE
+        return "timescaledb" if usable else "plain"
     row = conn.execute(
         # The setting exists only where the library was preloaded; without that, "create extension" is a FATAL error.
         """select default_version from pg_available_extensions where name = 'timescaledb'

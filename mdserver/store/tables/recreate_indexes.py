@@ -18,7 +18,15 @@ from psycopg import sql
 
 from ...errors import Rejected
 from ..connection.database import Database, Engine
-from .secondary_indexes import TABLES, DroppedIndex, SecondaryIndex, dropped, part_name, secondary
+from .secondary_indexes import (
+    TABLES,
+    DroppedIndex,
+    SecondaryIndex,
+    dropped,
+    need_session,
+    part_name,
+    secondary,
+)
 
 __all__ = ["Recreated", "Report", "recreate"]
 
@@ -60,7 +68,7 @@ async def recreate(
     """Make all recorded indexes again, then ANALYZE; writers go on meanwhile, but not with TimescaleDB.
 
     ``announce`` is called in a worker thread before each. If it is cancelled or fails, what is not finished stays
-    recorded and the next call goes on. Raises :class:`Rejected` if another one is at it.
+    recorded and the next call goes on. Raises :class:`Rejected` if another one is at it, or behind a pooler.
     """
 
     def work(conn: psycopg.Connection[Any]) -> Report:
@@ -77,6 +85,7 @@ async def recreate(
             if not conn.closed:
                 conn.execute("select pg_advisory_unlock(%s)", [LOCK_KEY])
 
+    need_session(database)
     return await database.run_autocommit(work)
 
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from psycopg import sql
 from psycopg.rows import args_row
 
-from ...errors import StoreUnavailable
+from ...errors import Rejected, StoreUnavailable
 from ..connection.database import Database, Engine
 from . import compressed_loading as direct_compress
 
@@ -26,6 +26,7 @@ __all__ = [
     "Status",
     "drop_secondary",
     "dropped",
+    "need_session",
     "part_name",
     "secondary",
     "status",
@@ -147,10 +148,20 @@ async def status(database: Database) -> Status:
 async def drop_secondary(database: Database) -> list[SecondaryIndex]:
     """Record the secondary indexes of ticks and trades, drop them, and return them: all or none, at once.
 
-    Raises :class:`StoreUnavailable` if the tables are in use for longer than ``LOCK_WAIT``.
+    Raises :class:`StoreUnavailable` if the tables are in use for longer than ``LOCK_WAIT``, :class:`Rejected` where
+    a pooler would keep :func:`~.recreate_indexes.recreate` from working.
     """
-
+    need_session(database)
     return await database.run(lambda conn: _drop(conn, database.engine))
+
+
+def need_session(database: Database) -> None:
+    """Raise :class:`Rejected` behind a pooler: a lock and settings must last for longer than a transaction."""
+    if database.pooled:
+        raise Rejected(
+            "indexes are dropped and recreated in a session of its own, which the pooler before the database does not "
+            "give: use the server's own address in database.url for this command"
+        )
 
 
 def _drop(conn: psycopg.Connection[Any], engine: Engine) -> list[SecondaryIndex]:

@@ -124,12 +124,11 @@ async def check(
     for series in found:
 
         def work(conn: psycopg.Connection[Any], series: SeriesInfo = series) -> SeriesReport | None:
-            conn.execute("set transaction isolation level repeatable read read only")
             conn.execute("set local statement_timeout = 0")
             now = [one for one in list_series(conn, series.symbol) if one.id == series.id]
             return _Check(conn, now[0], announce).run() if now else None
 
-        if (report := await database.run(work)) is not None:
+        if (report := await database.run(work, one_state=True)) is not None:
             reports.append(report)
     return reports
 
