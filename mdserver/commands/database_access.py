@@ -9,6 +9,7 @@ import psycopg
 
 from ..errors import Rejected
 from ..store.connection.database import Database
+from ..store.connection.database_errors import DataRefused, StatementRefused
 from ..store.open_database import open_configured
 from ..store.store import SeriesInfo, Store
 
@@ -59,5 +60,5 @@ class DatabaseAccess:
     async def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         try:
             return await self._database.run(work)
-        except psycopg.Error as error:
-            raise Rejected(f"the database refuses: {error}".strip()) from error
+        except (StatementRefused, DataRefused) as error:
+            raise Rejected(str(error)) from error

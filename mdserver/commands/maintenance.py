@@ -8,10 +8,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import click
-import psycopg
 
 from ..config import Config
-from ..errors import Rejected
 from ..log import get_logger
 from ..model import TIMEFRAMES, US_PER_S
 from ..store.connection.database import Database
@@ -37,16 +35,10 @@ symbol_option = click.option("--symbol", metavar="SYMBOL", callback=_symbol, hel
 
 @asynccontextmanager
 async def open_for_maintenance(config: Config) -> AsyncIterator[Database]:
-    """Open the configured database without a limit on the time of a statement; raises as opening it does.
-
-    What the database refuses within the block is raised as :class:`Rejected`.
-    """
+    """Open the configured database without a limit on the time of a statement; raises as opening it does."""
     log = get_logger("mdserver")
     async with open_configured(config.database, config.data_dir, statement_timeout_s=0, log=log) as database:
-        try:
-            yield database
-        except psycopg.Error as error:
-            raise Rejected(f"the database refuses: {error}".strip()) from error
+        yield database
 
 
 def say(text: str) -> None:

@@ -201,9 +201,7 @@ async def open_configured(
         yield await stack.enter_async_context(opening)
 
 
-def _set_up(
-    conn: Connection, session: Session, apply: bool, log: structlog.stdlib.BoundLogger
-) -> Opened:
+def _set_up(conn: Connection, session: Session, apply: bool, log: structlog.stdlib.BoundLogger) -> Opened:
     """Check the server and the schema, and apply what is pending if asked. Blocking."""
     version = conn.info.server_version
     if version < OLDEST_SERVER:

@@ -122,7 +122,7 @@ class Store:
 
     async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:
         """Return whether each hour that ``[first_us, last_us]`` touches was imported for good: no import changes it."""
-        return await self._run(lambda conn: is_settled(conn, series_id, first_us, last_us))
+        return await self._read(lambda conn: is_settled(conn, series_id, first_us, last_us))
 
     async def load_hours(self, series: SeriesInfo, hours: Sequence[FetchedHour]) -> list[HourResult]:
         """Store whole hours of ticks in one transaction, with candles and ledger; see :mod:`.history.load_hours`.

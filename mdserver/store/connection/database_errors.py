@@ -6,11 +6,23 @@ import psycopg
 
 from ...errors import MdserverError, StoreUnavailable
 
-__all__ = ["DataRefused", "PartitionGone", "error_text", "is_data_fault", "mapped", "spoils_connection"]
+__all__ = [
+    "DataRefused",
+    "PartitionGone",
+    "StatementRefused",
+    "error_text",
+    "is_data_fault",
+    "mapped",
+    "spoils_connection",
+]
 
 
 class DataRefused(MdserverError):
     """PostgreSQL refuses rows for what they hold: trying them again changes nothing."""
+
+
+class StatementRefused(StoreUnavailable):
+    """PostgreSQL refuses a statement: a right, a table, space is missing. Its operator can give that."""
 
 
 class PartitionGone(StoreUnavailable):
@@ -58,7 +70,7 @@ def mapped(error: psycopg.Error, where: str, *, broken: bool) -> MdserverError:
         return PartitionGone(f"a partition is gone: {text}")
     if broken or error.sqlstate is None or isinstance(error, psycopg.OperationalError):
         return StoreUnavailable(f"{where}: {text}")
-    return StoreUnavailable(f"the database refuses: {text}")
+    return StatementRefused(f"the database refuses: {text}")
 
 
 def _has_no_partition(error: psycopg.Error) -> bool:
