@@ -41,7 +41,7 @@ from ..web.api.dependencies import Dependencies, SourceInfo
 from ..web.app import make_app
 from ..web.server.tcp_server import open_listeners, serve_app
 from ..web.stream.clients import Clients
-from .garbage import keep_memory_in_bounds
+from .interpreter import keep_memory_in_bounds
 
 __all__ = ["SHUTDOWN_S", "serve"]
 

@@ -1,7 +1,7 @@
-"""Python's garbage collector, set for a server whose hot path makes no cycles.
+"""Python's garbage collector and its turns between threads, set for a server that hands on a record within 0.1 ms.
 
-A full collection stops everything while it walks all objects there are: 12 to 45 ms for those that the start leaves
-behind, at any moment, which is several hundred times the latency of a record. So:
+**The collector.** A full collection stops everything while it walks all objects there are: 12 to 45 ms for those that
+the start leaves behind, at any moment, which is several hundred times the latency of a record. So:
 
 * after the start all that exists is collected once and frozen: no later collection looks at it;
 * young objects are collected as usual, in steps that take a millisecond or two at most (:data:`YOUNG`);
@@ -11,12 +11,17 @@ behind, at any moment, which is several hundred times the latency of a record. S
 
 There is no waiting for an idle moment: a server that streams has none, and what has come since the start is walked in
 a millisecond for every twenty clients or so.
+
+**Turns.** Each write to a socket lets go of the interpreter. A worker thread that is making rows for the database takes
+it, and by default keeps it for 5 ms. With 20 writes a record, 5,000 records/s and a thread that computes for 6 ms four
+times a second, the 99th percentile of a pass was 19 ms; with :data:`TURN_S` of 0.5 ms 8, and of 0.1 ms 5.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import structlog
@@ -30,6 +35,8 @@ NEVER = 1_000_000_000
 GROWTH = 1.25
 LEAST_GROWTH_BYTES = 32 * 1024 * 1024
 CHECK_S = 1.0
+TURN_S = 0.0002
+"""After so long a thread lets another one go on that waits for the interpreter; a switch costs some 5 µs."""
 
 _STATM = Path("/proc/self/statm")
 _SIZE_IS_KNOWN = _STATM.exists()
@@ -38,6 +45,7 @@ _log = structlog.get_logger("mdserver")
 
 def settle() -> None:
     """Collect and freeze what the start, or a reload, has left. Takes some 50 ms: nothing is streamed yet, or again."""
+    sys.setswitchinterval(TURN_S)
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -1,8 +1,9 @@
-"""The garbage collector: what the start left is not walked again, and memory stays in bounds all the same."""
+"""The interpreter's settings: what the start left is not walked again, and memory stays in bounds all the same."""
 
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -10,13 +11,14 @@ import pytest
 import trio
 import trio.testing
 
-from mdserver.daemon import garbage
+from mdserver.daemon import interpreter
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before = gc.get_threshold()
+    before, turn_s = gc.get_threshold(), sys.getswitchinterval()
     yield
+    sys.setswitchinterval(turn_s)
     gc.unfreeze()
     gc.set_threshold(*before)
 
@@ -33,21 +35,21 @@ class Leaf:
 
 def test_what_the_start_left_is_not_walked_again() -> None:
     gc.unfreeze()
-    garbage.settle()
+    interpreter.settle()
     frozen = gc.get_freeze_count()
     assert frozen > 10_000
     assert len(gc.get_objects()) < frozen / 10
     later = Leaf(1)
-    garbage.settle()  # as after a reload
+    interpreter.settle()  # as after a reload
     assert not any(found is later for found in gc.get_objects())
 
 
 async def test_old_cycles_go_when_memory_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbage, "CHECK_S", 0.01)
-    monkeypatch.setattr(garbage, "GROWTH", 1.01)
-    monkeypatch.setattr(garbage, "LEAST_GROWTH_BYTES", 1 << 20)
+    monkeypatch.setattr(interpreter, "CHECK_S", 0.01)
+    monkeypatch.setattr(interpreter, "GROWTH", 1.01)
+    monkeypatch.setattr(interpreter, "LEAST_GROWTH_BYTES", 1 << 20)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(garbage.keep_memory_in_bounds)
+        nursery.start_soon(interpreter.keep_memory_in_bounds)
         await trio.testing.wait_all_tasks_blocked()
         leaf = Leaf(64 << 20)
         gc.collect(1)
@@ -60,3 +62,8 @@ async def test_old_cycles_go_when_memory_has_grown(monkeypatch: pytest.MonkeyPat
             while gone() is not None:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
+
+
+def test_threads_take_short_turns() -> None:
+    interpreter.settle()
+    assert sys.getswitchinterval() < 0.0005
