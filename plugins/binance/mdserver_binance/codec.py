@@ -131,6 +131,9 @@ _decode_trade = msgspec.json.Decoder(_Trade, strict=False).decode
 _decode_agg_trade = msgspec.json.Decoder(_AggTrade, strict=False).decode
 _decode_symbols = msgspec.json.Decoder(_Symbols).decode
 
+# What msgspec raises: bad JSON or fields, bad UTF-8, and more nesting than the interpreter's stack has room for.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Decoder:
     """Decodes the frames of one combined-stream connection.
@@ -161,7 +164,7 @@ class Decoder:
             if kind == self._trades:
                 return self._trade(outer.data)
             return _other(kind, outer.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise BadMessage(f"{error}: {_quote(frame)}") from error
 
     def _trade(self, data: Raw) -> Trade | Ignored:
@@ -237,7 +240,7 @@ def decode_exchange_info(body: bytes) -> dict[Instrument, bool]:
     """
     try:
         rows = _decode_symbols(body).symbols
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadMessage(f"exchangeInfo: {error}: {_quote(body)}") from error
     return {
         Instrument(row.symbol, row.symbol, row.baseAsset, row.quoteAsset): row.status == "TRADING"

@@ -169,6 +169,17 @@ def test_malformed(raw: bytes) -> None:
         decode(raw)
 
 
+def test_nesting_beyond_the_interpreters_stack() -> None:
+    deep = b"[" * 100_000
+    for raw in (
+        b'{"stream":"x@trade","data":' + deep,
+        b'{"stream":"x@depth","data":{"a":' + deep,
+        b'{"x":' + deep,
+    ):
+        with pytest.raises(BadMessage):
+            decode(raw)
+
+
 def test_the_error_quotes_the_start_of_the_frame() -> None:
     with pytest.raises(BadMessage, match=r"missing required field `b`.*BNBUSDT") as caught:
         decode(frame("x@bookTicker", {"s": "BNBUSDT", "u": 1, "x": "y" * 10_000}))
@@ -200,7 +211,7 @@ def test_exchange_info_tells_what_trades() -> None:
     }
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"symbols":[{}]}', b"\xff"])
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"symbols":[{}]}', b"\xff", b'{"x":' + b"[" * 100_000])
 def test_not_an_exchange_info(body: bytes) -> None:
     with pytest.raises(BadMessage, match="exchangeInfo"):
         decode_exchange_info(body)

@@ -142,7 +142,7 @@ def decode_candles(body: bytes, origin: str, start_us: int, period: str) -> Cand
 def _parse(body: bytes, origin: str, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(f"{origin}: {error}: {body[:40]!r}") from error
 
 

@@ -114,7 +114,14 @@ def test_another_shape_is_an_error_with_the_address(changes: dict[str, object], 
     assert str(caught.value).startswith(ORIGIN)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"<html>", encoded()[:-1], b"\xff" + encoded()])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"null", b"<html>", encoded()[:-1], b"\xff" + encoded()),
+        *(b'{"x":' + b"[" * 100_000, b'{"\xff":1}', b'{"timestamp":"\xff"}'),
+    ],
+    ids=lambda body: repr(body[:20]),
+)
 def test_anything_but_its_json_is_refused(body: bytes) -> None:
     with pytest.raises(BadMessage):
         jetta.check(body, ORIGIN, HOUR_US)
