@@ -151,6 +151,9 @@ class _Session:
                     continue
             if names:
                 current = await self._change(nursery, names, current)
+                if current is not None and not started:
+                    started = True  # also where something else is wanted by now
+                    task_status.started()
             elif current is not None:
                 current.dismiss()
                 current = None

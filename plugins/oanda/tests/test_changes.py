@@ -1,6 +1,7 @@
 """Another list of instruments takes another stream: nothing may be lost, come twice or out of order."""
 
 import functools
+from collections.abc import Iterable
 
 import pytest
 import trio
@@ -266,3 +267,19 @@ async def test_a_storm_of_changes_stays_within_the_venues_limits(
     host.demand.set(symbols)
     await host.wait_confirmed(symbols)
     assert venue.limit.refused == 0
+
+
+async def test_a_session_is_connected_once_it_streams_whatever_else_is_wanted_by_then(
+    venue: FakeOanda, start: Start
+) -> None:
+    host = FakeHost([EUR])
+    confirm = host.confirm
+
+    def confirm_and_want_something_else(feeds: Iterable[Feed]) -> None:
+        confirm(feeds)
+        host.demand.set([EUR, JPY] if JPY not in host.demand.current() else [EUR, GBP])
+
+    host.confirm = confirm_and_want_something_else  # type: ignore[method-assign]
+    with trio.fail_after(5):
+        await start(host)
+    assert venue.streams
