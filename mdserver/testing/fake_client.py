@@ -36,8 +36,8 @@ class FakeClient:
 
     ``received``: its messages so far. ``topics``: what it is subscribed to, for the venue to keep. ``pongs``:
     payloads. ``client_close``: code and reason of its close frame; ``closed_by``: those of the venue's.
-    ``answers_pings``: whether its pings are answered. ``bytes_per_s``: the pace at which it is served, None for
-    as fast as it reads.
+    ``active_at``: trio's time of its last message, or of its connection. ``answers_pings``: whether its pings are
+    answered. ``bytes_per_s``: the pace at which it is served, None for as fast as it reads.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class FakeClient:
         self.closed_by: tuple[int, str] | None = None
         self.answers_pings = True
         self.bytes_per_s: float | None = None
+        self.active_at = trio.current_time()
         self._stream = stream
         self._protocol = protocol
         self._tell = tell
@@ -140,6 +141,7 @@ class FakeClient:
                     parts.append(_text(event))
                     if event.message_finished:
                         text, parts = "".join(parts), []
+                        self.active_at = trio.current_time()
                         self.received.append(text)
                         await on_message(self, text)
                 elif isinstance(event, Ping) and self.answers_pings:

@@ -1,7 +1,6 @@
 """A fake WebSocket venue to build one's own on: real sockets, and every fault that a venue can have.
 
-A venue overrides what it needs of :meth:`~FakeWebSocketVenue.on_connect`, :meth:`~FakeWebSocketVenue.on_message`,
-:meth:`~FakeWebSocketVenue.on_http` and :meth:`~FakeWebSocketVenue.run`::
+A venue overrides what it needs of ``on_attempt``, ``on_connect``, ``on_message``, ``on_http`` and ``run``::
 
     class FakeAcme(FakeWebSocketVenue):
         async def on_message(self, client, text):
@@ -24,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import h11
 import trio
@@ -34,9 +33,9 @@ from .fake_client import FakeClient
 from .http_exchange import GONE, HttpAnswer, HttpRequest, read_request, send_answer
 from .recorded import Frame
 
-__all__ = ["FakeClient", "FakeWebSocketVenue", "HttpAnswer", "HttpRequest", "open_fake_venue"]
+__all__ = ["FakeClient", "FakeWebSocketVenue", "HttpAnswer", "HttpRequest", "Script", "open_fake_venue"]
 
-Script = Iterable[tuple[float, Callable[[Any], object]]]
+Script: TypeAlias = Iterable[tuple[float, Callable[[Any], object]]]
 """Seconds after the start, and what is done to the venue then, such as ``FakeWebSocketVenue.reset``."""
 
 
@@ -62,6 +61,10 @@ class FakeWebSocketVenue:
         self._changed = trio.Event()
 
     # -- for the venue to override -------------------------------------------------------------------
+
+    async def on_attempt(self, request: HttpRequest) -> HttpAnswer | None:
+        """Return the answer that turns an attempt to connect down, None to accept it."""
+        return self.refusal
 
     async def on_connect(self, client: FakeClient) -> None:
         """Greet a client; called once its handshake is accepted."""
@@ -179,7 +182,7 @@ class FakeWebSocketVenue:
         if request.is_upgrade and request.path.rstrip("/") == self.path.rstrip("/"):
             self.attempts += 1
             self.tell()
-            return self.refusal
+            return await self.on_attempt(request)
         self.requests.append(request)
         self.tell()
         return self.rest_refusal or await self.on_http(request)
@@ -230,7 +233,7 @@ async def _listen(
     await trio.serve_tcp(venue.serve_stream, 0, host="127.0.0.1", task_status=task_status)
 
 
-async def _play(venue: FakeWebSocketVenue, script: Iterable[tuple[float, Callable[[Any], object]]]) -> None:
+async def _play(venue: FakeWebSocketVenue, script: Script) -> None:
     start = trio.current_time()
     for at_s, act in sorted(script, key=lambda step: step[0]):
         await trio.sleep_until(start + at_s)
