@@ -118,10 +118,12 @@ class Host:
             self._published.inc(len(accepted))
             self._emit(accepted)
 
-    def gap(self, cause: str) -> None:
+    def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.gap`."""
+        chosen = None if feeds is None else frozenset(feeds)
         for line in (*self._ticks.values(), *self._trades.values()):
-            line.break_off(cause)
+            if chosen is None or Feed(line.topic.symbol, line.topic.type) in chosen:
+                line.break_off(cause)
 
     def _note_served(self, line: _Line) -> None:
         """A record says as much as a confirmation; of a feed that is not wanted it was still on its way."""

@@ -41,8 +41,8 @@ class FakeDemand:
 class FakeHost:
     """Implements :class:`mdserver.plugin.BrokerHost`.
 
-    ``batches`` holds each ``publish`` as it came; ``refused`` the last reason of each feed. As the server does,
-    a refused feed leaves the demand.
+    ``batches`` holds each ``publish`` as it came; ``refused`` the last reason of each feed; ``gaps`` the causes
+    of holes, ``gap_feeds`` the feeds of each (None: all). As the server does, a refused feed leaves the demand.
     """
 
     def __init__(self, feeds: Iterable[Feed] = (), *, name: str = "test") -> None:
@@ -56,6 +56,7 @@ class FakeHost:
         self.ignored_kinds: Counter[str] = Counter()
         self.alive_count = 0
         self.gaps: list[str] = []
+        self.gap_feeds: list[frozenset[Feed] | None] = []
         self.table: list[Instrument] | None = None
         self._told = trio.Event()
 
@@ -106,9 +107,10 @@ class FakeHost:
         self.demand.set(self.demand.current() - gone.keys())
         self._tell()
 
-    def gap(self, cause: str) -> None:
-        """Keep the cause."""
+    def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:
+        """Keep the cause, and the feeds."""
         self.gaps.append(cause)
+        self.gap_feeds.append(None if feeds is None else frozenset(feeds))
         self._tell()
 
     def alive(self) -> None:

@@ -89,6 +89,17 @@ def test_a_record_confirms_its_feed() -> None:
     assert told.demand.current() == frozenset()
 
 
+def test_a_hole_of_one_feed_is_not_one_of_the_others() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.host.gap("missed", [Feed("EURUSD", "trade"), Feed("GBPUSD", "tick")])
+    told.publish(2)
+    told.host.gap("missed", [FEED])
+    told.publish(5)
+    assert told.events == [1, 2, gap(2, 5, "missed"), 3]
+
+
 def test_one_of_two_holders_leaving_makes_no_gap() -> None:
     told = Told()
     told.demand.hold(FEED)
