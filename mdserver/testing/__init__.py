@@ -5,6 +5,7 @@
 * :mod:`.http_venue`: the same over HTTP: routes, streams to push to, faults on demand
 * :mod:`.binance`: a venue that speaks Binance's spot streams
 * :mod:`.oanda`: a venue that speaks OANDA's v20 price stream and REST API
+* :mod:`.kraken`: a venue that speaks Kraken's v2 stream and its public REST API
 * :mod:`.dukascopy`: a venue that serves recorded ticks, with faults on demand; :mod:`.bi5`: its encoders
 * :mod:`.recorded`: readers for files of recorded frames
 """

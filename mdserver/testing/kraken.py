@@ -22,7 +22,7 @@ import math
 import random
 import re
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -92,8 +92,8 @@ class FakeKraken(FakeWebSocketVenue):
         self._rng = random.Random(seed)  # noqa: S311 - made-up prices
         self.markets = {pair.symbol: FakeMarket(pair, self.now_ns(), self._rng) for pair in pairs}
         self._windows: dict[tuple[str, int], Window] = {}
-        self._damaged: Counter[str] = Counter()
-        self._lost: Counter[str] = Counter()
+        self._damaged: set[str] = set()
+        self._lost: set[str] = set()
         self._message_times: dict[FakeClient, deque[float]] = {}
         self._attempt_times: deque[float] = deque()
         self._rest_times: dict[tuple[str, str], deque[float]] = {}
@@ -311,7 +311,7 @@ class FakeKraken(FakeWebSocketVenue):
 
     def _tell_books(self, market: FakeMarket, now_ns: int) -> None:
         symbol = market.pair.symbol
-        damage, lost = self._damage(symbol, peek=True), self._lost[symbol] > 0
+        damage, lost = int(symbol in self._damaged), symbol in self._lost
         told = False
         for depth in _DEPTHS:
             topic = f"book:{symbol}:{depth}"
@@ -329,7 +329,7 @@ class FakeKraken(FakeWebSocketVenue):
                         _kraken_texts.book(market.pair, "update", (bids, asks), now, now_ns, damage=damage),
                     )
         if told:
-            (self._lost if lost else self._damaged)[symbol] = 0
+            (self._lost if lost else self._damaged).discard(symbol)
 
     def _tell_rest(
         self, market: FakeMarket, executions: Sequence[FakeTrade], now_ns: int, *, quoted: bool
@@ -346,11 +346,10 @@ class FakeKraken(FakeWebSocketVenue):
             if due and f"ticker:{symbol}:{trigger}" in topics:
                 self.push(f"ticker:{symbol}:{trigger}", _kraken_texts.ticker(market, "update", now_ns))
 
-    def _damage(self, symbol: str, *, peek: bool = False) -> int:
+    def _damage(self, symbol: str) -> int:
         """Return what to add to the next checksum of a symbol."""
-        damage = int(self._damaged[symbol] > 0)
-        if not peek:
-            self._damaged[symbol] = 0
+        damage = int(symbol in self._damaged)
+        self._damaged.discard(symbol)
         return damage
 
 

@@ -1,7 +1,10 @@
 """The generic fake venue: each thing that it can do to a client, seen from the client's side."""
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -209,3 +212,40 @@ async def test_a_script_is_played() -> None:
         with trio.fail_after(5), pytest.raises(WebSocketClosed, match="1001 going away"):
             await receive_all(websocket, got)
         assert got == [b'{"this is": not JSON']
+
+
+async def test_the_venue_of_the_how_to() -> None:
+    """Its code and its test, as they stand there, with a session that reads until it is cut."""
+    page = (Path(__file__).parents[2] / "docs/howto/fake-a-venue.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"<!-- tested -->\n```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(block, names)  # noqa: S102 - our own documentation
+    got: list[bytes] = []
+
+    class Session:
+        def __init__(self, url: str) -> None:
+            self.url = url
+            self.lost = trio.Event()
+
+        async def run(self) -> None:
+            async with open_websocket(self.url) as websocket:
+                await websocket.send('{"subscribe": "CHF/USD"}')
+                await websocket.send('{"subscribe": "EUR/USD"}')
+                with pytest.raises(Unavailable, match="connection lost"):
+                    await receive_all(websocket, got)
+                self.lost.set()
+
+        async def wait_lost(self) -> None:
+            await self.lost.wait()
+
+    async with trio.open_nursery() as nursery:
+
+        async def connect(url: str) -> Session:
+            session = Session(url)
+            nursery.start_soon(session.run)
+            return session
+
+        with trio.fail_after(10):
+            await names["test_prices_arrive_and_a_reset_ends_the_session"](connect)
+    assert b'{"error":"unknown symbol","symbol":"CHF/USD"}' in got
+    assert got[-1] == b'{"symbol":"EUR/USD","bid":1.1,"ask":1.2}'
