@@ -1,0 +1,17 @@
+"""Kraken spot market data: best bid/ask as ticks, executions as trades."""
+
+from mdserver.plugin import BrokerPlugin
+
+from .broker import KrakenBroker
+from .config import KrakenConfig
+
+__all__ = ["KrakenBroker", "KrakenConfig", "plugin"]
+
+plugin = BrokerPlugin(
+    name="kraken",
+    summary="Kraken spot: best bid/ask and trades over WebSocket, no account needed",
+    config=KrakenConfig,
+    factory=KrakenBroker,
+    types=("tick", "trade"),
+    candles_from="trade",
+)

@@ -1,0 +1,68 @@
+"""A session with Kraken: one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from mdserver.errors import MdserverError, Rejected, leaves
+from mdserver.model import Trade
+from mdserver.net import RETRY_STATUSES, open_http, open_websocket
+from mdserver.plugin import BrokerHost
+
+from .config import KrakenConfig
+from .history import TradePages, fetch_trades
+from .instruments import InstrumentTable
+from .link import Link, Timing
+
+__all__ = ["KrakenBroker"]
+
+KRAKEN_RETRY_STATUSES = RETRY_STATUSES | {403}
+"""403 is the network in front of the venue after too many attempts: a pause of minutes, not a verdict."""
+
+
+class KrakenBroker:
+    """Streams best bid/ask, trades and order books. See :class:`mdserver.plugin.Broker`."""
+
+    def __init__(self, config: KrakenConfig, timing: Timing | None = None) -> None:
+        self._config = config
+        self._timing = timing or Timing()
+        self._table = InstrumentTable()
+
+    async def run(
+        self, host: BrokerHost, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run one session, live once the venue's list of instruments is there. Raises Unavailable or Rejected."""
+        try:
+            await self._session(host, task_status)
+        except BaseExceptionGroup as group:
+            errors = list(leaves(group))
+            ours = [error for error in errors if isinstance(error, MdserverError)]
+            if len(ours) < len(errors):
+                raise  # a bug, or a cancellation: nothing of it may get lost
+            raise ours[0] from group
+
+    async def _session(self, host: BrokerHost, task_status: trio.TaskStatus[None]) -> None:
+        async with open_websocket(
+            self._config.url, silence_s=self._config.silence_s, retry_statuses=KRAKEN_RETRY_STATUSES
+        ) as websocket:
+            link = Link(websocket, host, self._config, self._table, self._timing)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.run)
+                await link.listed.wait()
+                task_status.started()
+
+    async def fetch_trades(
+        self, symbol: str, from_us: int, to_us: int, deliver: Callable[[list[Trade]], None]
+    ) -> None:
+        """Hand the trades of a symbol between two times, both included, to ``deliver``, oldest first, page by page.
+
+        Raises Unavailable, Rejected or BadMessage; Rejected also for a symbol that no session has seen listed.
+        """
+        venue_symbol = self._table.names.get(symbol)
+        if venue_symbol is None:
+            raise Rejected(f"Kraken lists no {symbol}")
+        pages = TradePages(venue_symbol, from_us, to_us)
+        async with open_http() as http:
+            await fetch_trades(http, self._config.rest_url, symbol, pages, deliver)

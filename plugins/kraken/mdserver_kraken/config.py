@@ -1,0 +1,53 @@
+"""The settings of a Kraken broker in ``config.yaml``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+__all__ = ["KrakenConfig"]
+
+
+def _url(*schemes: str) -> Any:
+    """Return a validator of base addresses with one of these schemes."""
+    expected = f"expected {' or '.join(f'{scheme}://' for scheme in schemes)} and a host"
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, str):
+            raise ValueError(f"{attribute.name}: {value!r} is no text; {expected}")
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{attribute.name}: {value!r}: {error}; {expected}") from error
+        if parts.scheme not in schemes or not parts.hostname or port == 0:
+            raise ValueError(f"{attribute.name}: {value!r}; {expected}")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError(
+                f"{attribute.name}: {value!r} has a query, fragment or user; {expected} and a path"
+            )
+        if any(character.isspace() for character in value):
+            raise ValueError(f"{attribute.name}: {value!r} holds a space; {expected}")
+
+    return check
+
+
+@attrs.frozen
+class KrakenConfig:
+    """Where Kraken is and what to take from it.
+
+    ``url``: address of the v2 stream, ``rest_url``: base address of the REST API, from which trades are fetched that
+    were missed. ``book_depth``: levels on each side of an order book.
+    ``silence_s``: with nothing received for so long, though heartbeats come once a second, the connection is given up.
+    """
+
+    url: str = attrs.field(default="wss://ws.kraken.com/v2", validator=_url("wss", "ws"))
+    rest_url: str = attrs.field(default="https://api.kraken.com", validator=_url("https", "http"))
+    book_depth: Literal[10, 25, 100, 500, 1000] = attrs.field(
+        default=25, validator=attrs.validators.in_((10, 25, 100, 500, 1000))
+    )
+    silence_s: float = attrs.field(
+        default=10.0, validator=(attrs.validators.ge(2.0), attrs.validators.le(3600.0))
+    )

@@ -1,0 +1,264 @@
+"""One connection to the venue: keeps its subscriptions as wanted and delivers what comes."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+import trio
+
+from mdserver.errors import BadMessage, Unavailable
+from mdserver.model import Feed, Record
+from mdserver.net import WebSocket
+from mdserver.plugin import BrokerHost
+
+from .books import BookKeeper, BookState
+from .codec import (
+    Books,
+    Decoder,
+    Event,
+    Heartbeat,
+    Ignored,
+    Instruments,
+    Reply,
+    Status,
+    Trades,
+    encode_request,
+)
+from .config import KrakenConfig
+from .instruments import InstrumentTable
+from .subscriptions import CHANNELS, Outcome, Subscriptions, book_feed
+
+__all__ = ["Link", "Timing"]
+
+_INSTRUMENTS_ID = 0
+_LONGEST_PAUSE_S = 60.0
+
+
+@attrs.frozen
+class Timing:
+    """Waits of a session, in seconds; tests shorten them.
+
+    ``answer_s``: a symbol not acknowledged for so long is asked for again, ``attempts`` times in all; so is a book
+    whose snapshot is so late. ``request_gap_s``: pause between two requests. ``renew_s``: pause before a book that
+    broke for the second time in a row is asked for, doubled each time. ``instruments_s``: the list of instruments must
+    be there so long after connecting.
+    """
+
+    answer_s: float = 10.0
+    attempts: int = 3
+    request_gap_s: float = 0.2
+    renew_s: float = 1.0
+    instruments_s: float = 15.0
+
+
+class Link:
+    """A connection's life. ``listed`` is set once the list of instruments is there."""
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        host: BrokerHost,
+        config: KrakenConfig,
+        table: InstrumentTable,
+        timing: Timing,
+    ) -> None:
+        self.listed = trio.Event()
+        self._websocket = websocket
+        self._host = host
+        self._timing = timing
+        self._decoder = Decoder()
+        self._table = table
+        self._books = BookKeeper(config.book_depth)
+        self._subscriptions = Subscriptions(
+            depth=config.book_depth, answer_s=timing.answer_s, attempts=timing.attempts
+        )
+        self._newest_trade: dict[str, int] = {}
+        self._snapshot_due: dict[str, float] = {}
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        """Serve until the connection ends: raises Unavailable."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_demand)
+            nursery.start_soon(self._subscribe)
+            await self._pump()
+
+    # -- what comes --------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        host, decode, receive = self._host, self._decoder.decode, self._websocket.receive
+        while True:
+            frames = await receive()
+            received_us = time.time_ns() // 1000
+            batch: list[Record] = []
+            for frame in frames:
+                try:
+                    event = decode(frame, received_us)
+                except BadMessage as error:
+                    host.discard(error)
+                    continue
+                if type(event) is list:
+                    batch += event
+                elif type(event) is Trades:
+                    batch = self._take_trades(event, batch)
+                elif type(event) is Books:
+                    batch = self._take_books(event, batch)
+                elif type(event) is not Heartbeat:
+                    self._handle(event)
+            if batch:
+                host.publish(batch)
+            else:
+                host.alive()
+
+    def _take_trades(self, event: Trades, batch: list[Record]) -> list[Record]:
+        """Add trades to the batch; where the venue's numbers jump, publish it first and announce the hole."""
+        if event.snapshot:
+            self._host.ignored("trade snapshot")
+            return batch
+        for row in event.rows:
+            symbol, number = row.trade.symbol, row.number
+            newest = self._newest_trade.get(symbol)
+            if newest is not None and number <= newest:
+                self._host.ignored("repeated trade")
+                continue
+            if newest is not None and number > newest + 1:
+                batch = self._announce(batch, "missed", Feed(symbol, "trade"))
+            self._newest_trade[symbol] = number
+            batch.append(row.trade)
+        return batch
+
+    def _take_books(self, event: Books, batch: list[Record]) -> list[Record]:
+        for change in event.changes:
+            feed = book_feed(change.symbol)
+            state = self._books.take(change)
+            if state is BookState.UNUSABLE:
+                self._host.ignored("book update without a snapshot")
+                self._renew_if_late(feed)
+            elif state is BookState.BROKEN:
+                batch = self._announce(batch, "checksum", feed)
+                self._renew(feed)
+        return batch
+
+    def _renew_if_late(self, feed: Feed) -> None:
+        """Ask anew for a book that is served without ever having been given whole."""
+        due = self._snapshot_due.get(feed.symbol)
+        if due is not None and trio.current_time() > due:
+            del self._snapshot_due[feed.symbol]
+            self._host.log.warning("order book without a snapshot, subscribing anew", symbol=feed.symbol)
+            self._subscriptions.renew(feed, trio.current_time())
+            self._tell()
+
+    def _announce(self, batch: list[Record], cause: str, feed: Feed) -> list[Record]:
+        """Publish what came before a hole, announce the hole, and return the batch that follows it."""
+        if batch:
+            self._host.publish(batch)
+        self._host.gap(cause, [feed])
+        return []
+
+    def _renew(self, feed: Feed) -> None:
+        mismatches = self._books.mismatches(feed.symbol)
+        pause_s = (
+            0.0 if mismatches < 2 else min(_LONGEST_PAUSE_S, self._timing.renew_s * 2 ** (mismatches - 2))
+        )
+        self._host.log.warning(
+            "order book differs from the venue's checksum, subscribing anew",
+            symbol=feed.symbol,
+            in_a_row=mismatches,
+            pause_s=pause_s,
+        )
+        self._subscriptions.renew(feed, trio.current_time() + pause_s)
+        self._tell()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Reply):
+            self._take_reply(event)
+        elif isinstance(event, Instruments):
+            for hidden in self._table.take(event):
+                self._host.log.warning(
+                    "instrument shares its symbol with another and cannot be had",
+                    symbol=hidden.symbol,
+                    venue_symbol=hidden.venue_symbol,
+                )
+            self._host.instruments(self._table.all())
+            self.listed.set()
+            self._tell()
+        elif isinstance(event, Status):
+            log = self._host.log.info if event.system == "online" else self._host.log.warning
+            log("state of the exchange", system=event.system)
+        elif isinstance(event, Ignored):
+            self._host.ignored(event.kind)
+
+    def _take_reply(self, reply: Reply) -> None:
+        if reply.request_id == _INSTRUMENTS_ID:
+            if reply.error is not None:
+                raise Unavailable(f"{self._websocket.url}: no list of instruments: {reply.error}")
+            return
+        outcome = self._subscriptions.answered(reply, trio.current_time())
+        if outcome is None:
+            self._host.ignored("reply")
+            return
+        for feed in outcome.left:
+            self._forget(feed)
+        for feed in outcome.confirmed:
+            if CHANNELS[feed.type] == "book" and feed.symbol not in self._books:
+                self._snapshot_due[feed.symbol] = trio.current_time() + self._timing.answer_s
+        self._settle(outcome)
+        self._tell()
+
+    def _forget(self, feed: Feed) -> None:
+        """Drop what is known of a subscription that ended: the next one begins without a past."""
+        channel = CHANNELS[feed.type]
+        if channel == "trade":
+            self._newest_trade.pop(feed.symbol, None)
+        elif channel == "book":
+            self._books.drop(feed.symbol)
+            self._snapshot_due.pop(feed.symbol, None)
+
+    # -- what is asked for -------------------------------------------------------------------------
+
+    async def _follow_demand(self) -> None:
+        wanted = self._host.demand.current()
+        while True:
+            wanted = await self._host.demand.wait_changed(wanted)
+            self._tell()
+
+    async def _subscribe(self) -> None:
+        """Keep what is subscribed equal to what is wanted."""
+        timing, subscriptions = self._timing, self._subscriptions
+        await self._websocket.send(encode_request("subscribe", "instrument", (), _INSTRUMENTS_ID, depth=0))
+        with trio.move_on_after(timing.instruments_s):
+            await self.listed.wait()
+        if not self.listed.is_set():
+            raise Unavailable(
+                f"{self._websocket.url}: no list of instruments within {timing.instruments_s:g} s"
+            )
+        while True:
+            changed = self._changed
+            now = trio.current_time()
+            late = subscriptions.overdue(now)
+            if late.refused and not subscriptions.answers:
+                raise Unavailable(f"{self._websocket.url}: none of our requests was answered: {late.refused}")
+            self._settle(late)
+            self._settle(Outcome(refused=subscriptions.plan(self._host.demand.current(), self._table.names)))
+            request = subscriptions.next_request(now)
+            if request is not None:
+                await self._websocket.send(request)
+                await trio.sleep(timing.request_gap_s)
+                continue
+            with trio.move_on_at(subscriptions.wake_at(now)):
+                await changed.wait()
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Tell the host what became of feeds."""
+        if outcome.confirmed:
+            self._host.confirm(outcome.confirmed)
+        by_reason: dict[str, list[Feed]] = {}
+        for feed, reason in outcome.refused.items():
+            by_reason.setdefault(reason, []).append(feed)
+        for reason, feeds in by_reason.items():
+            self._host.refuse(feeds, reason)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
