@@ -52,6 +52,10 @@ class Metrics:
         self.client_errors = counter("client_errors", "Error messages sent to clients", "code")
         self.delivered = counter("records_delivered", "Records handed to clients")
         self.conflated = counter("records_conflated", "Ticks replaced by a newer one for a slow client")
+        self.connections_refused = counter(
+            "connections_refused", "Connections over a bound, by bound", "bound"
+        )
+        self.violations = counter("client_violations", "Clients that broke the WebSocket protocol", "code")
         self.dropped_connections = counter("connections_dropped", "Connections cut after a fault of theirs")
         # storage
         self.journal_bytes = gauge("journal_bytes", "Bytes of the journal on disk")

@@ -61,6 +61,13 @@ class ServerConfig:
         0.0, "Milliseconds to gather records before they go out; 0 is quickest", validator=_between(0, 1000)
     )
     max_clients: int = _setting(10_000, "WebSocket clients at once", validator=_between(1, 1_000_000))
+    max_connections: int = _setting(
+        12_000, "Connections at once, of every kind", validator=_between(1, 1_000_000)
+    )
+    max_connections_per_address: int = _setting(
+        10_000, "Connections at once from one address", validator=_between(1, 1_000_000)
+    )
+    cleartext_http2: bool = _setting(False, "Speak HTTP/2 without TLS too")
     max_symbols: int = _setting(
         1_000, "Symbols that one client may subscribe", validator=_between(1, 1_000_000)
     )

@@ -218,7 +218,13 @@ class _Server:
                     self._start(web, self.router.run)
                 self._start(web, clients.keep)
                 serve_web = partial(
-                    serve_app, app, listeners, self.metrics, stop=web_stop, grace_s=CLIENTS_CLOSE_S
+                    serve_app,
+                    app,
+                    listeners,
+                    self.metrics,
+                    stop=web_stop,
+                    grace_s=CLIENTS_CLOSE_S,
+                    settings=self.config.server,
                 )
                 await web.start(partial(self._guarded_start, serve_web))
                 async with trio.open_nursery() as brokers:

@@ -129,7 +129,9 @@ async def open_stream_server(
         nursery.start_soon(clients.keep)
         if window_s:
             nursery.start_soon(router.run)
-        await nursery.start(partial(serve_app, app, listeners, metrics, stop=stop, grace_s=1.0))
+        await nursery.start(
+            partial(serve_app, app, listeners, metrics, stop=stop, grace_s=1.0, settings=config)
+        )
         for broker in scripted.values():
             await broker.running.wait()
         yield StreamServer(

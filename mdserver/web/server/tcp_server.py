@@ -15,13 +15,17 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import NoReturn
 
+import h11
 import structlog
 import trio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -29,8 +33,11 @@ from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 from quart_trio import QuartTrio
 
+from ...config import ServerConfig
 from ...errors import ConfigError, leaves
+from ...log import RarelyLogged
 from ...metrics import Metrics
+from .connections import Connections, Refusal, refusal_response
 
 __all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
 
@@ -41,13 +48,27 @@ SEND_TIMEOUT_S = 10.0
 SLICE_BYTES = 64 * 1024
 BACKLOG = 4096
 
+REFUSED_S = 5.0
+"""A connection that is one too many gets this long to be told so."""
+ACCEPT_PAUSE_S = 0.1
+"""Pause where the process has no descriptor left for a new connection."""
+MAX_HTTP2_STREAMS = 16
+
 _log = structlog.get_logger("mdserver.web")
+_log_rarely = RarelyLogged(_log)
+_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class _Refused(Exception):
+    """The request on a connection was refused, and the answer sent: nothing more is read."""
 
 
 class GuardedTCPServer(TCPServer):
     """One connection whose failure stays its own."""
 
     metrics: Metrics | None = None
+    connections: Connections | None = None
+    cleartext_http2 = True
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -56,15 +77,67 @@ class GuardedTCPServer(TCPServer):
         """The socket's descriptor, for who writes to it directly."""
         self.on_close: Callable[[], None] | None = None
         """Called before the socket is closed."""
+        self.refusal: Refusal | None = None
+        """Why this connection is one too many; its first request is told so."""
 
     async def run(self) -> None:
-        """Serve the connection; errors of the peer's making end it alone."""
+        """Serve the connection; errors of the peer's making end it alone. One too many is told so and ended."""
+        if self.connections is None:
+            await self._serve()
+            return
+        address = self._peer().rpartition(":")[0]
+        self.refusal = self.connections.enter(address)
+        try:
+            if self.refusal is None:
+                await self._serve()
+            elif self.refusal == "flood":
+                self.abort()
+            else:
+                _log_rarely.warning(
+                    "A connection is refused: there are too many", bound=self.refusal, address=address
+                )
+                with trio.move_on_after(REFUSED_S):
+                    await self._serve()
+        finally:
+            self.connections.leave(address, self.refusal)
+
+    async def _serve(self) -> None:
         try:
             await super().run()
         except* Exception as group:  # noqa: BLE001 - the guard: whatever one connection did ends that connection only
             self._count_drop()
-            _log.warning("connection dropped", error=repr(next(leaves(group))), peer=self._peer())
+            _log_rarely.warning(
+                "connection dropped", error=repr(next(leaves(group)))[:200], peer=self._peer()
+            )
             self.abort()
+
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        """The connection's protocol; Hypercorn sets it. What may be asked of it is checked by :meth:`_check`."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, wrapper: ProtocolWrapper) -> None:
+        self._protocol = wrapper
+        if isinstance(wrapper.protocol, H11Protocol) and (self.refusal or not self.cleartext_http2):
+            wrapper.protocol._check_protocol = self._check  # type: ignore[assignment,method-assign]  # noqa: SLF001
+
+    async def _check(self, request: h11.Request) -> None:
+        """Refuse a request on a connection that is one too many, and HTTP/2 without TLS; an upgrade to it is ignored.
+
+        A WebSocket goes on to its endpoint, which refuses it in the protocol's own words.
+        """
+        headers = dict(request.headers)
+        if self.refusal is not None and headers.get(b"upgrade", b"").lower() != b"websocket":
+            await self._answer_and_close(refusal_response(self.refusal))
+        if request.method == b"PRI":
+            await self._answer_and_close(
+                b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+
+    async def _answer_and_close(self, response: bytes) -> NoReturn:
+        await self.protocol_send(RawData(response))
+        raise _Refused
 
     async def protocol_send(self, event: Event) -> None:
         """Send within a bound; past it the connection is reset."""
@@ -89,7 +162,7 @@ class GuardedTCPServer(TCPServer):
                     return False  # the peer is gone: said to the protocol by the caller
             if scope.cancelled_caught:
                 self._count_drop()
-                _log.info(
+                _log_rarely.warning(
                     "connection reset: the peer does not read", peer=self._peer(), seconds=SEND_TIMEOUT_S
                 )
                 self.abort()
@@ -132,7 +205,10 @@ class GuardedTCPServer(TCPServer):
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
             self.last_received_s = trio.current_time()
-            await self.protocol.handle(RawData(bytes(data)))
+            try:
+                await self.protocol.handle(RawData(bytes(data)))
+            except _Refused:
+                break
             if not data:
                 break
         await self.protocol.handle(Closed())
@@ -158,6 +234,36 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         raise ConfigError([f"server: {host}:{port} {why}; choose another server.port"]) from error
 
 
+async def _accept_forever(
+    listener: trio.SocketListener,
+    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    serving: trio.Nursery,
+) -> None:
+    """Accept connections until cancelled. Out of descriptors, new ones wait in the kernel's queue; the others go on."""
+    async with listener:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                _log_rarely.error(
+                    "New connections wait: the process has no file descriptor left for them; raise the limit of open "
+                    "files (ulimit -n) or lower server.max_connections",
+                    error=str(error),
+                )
+                await trio.sleep(ACCEPT_PAUSE_S)
+            else:
+                serving.start_soon(_handle, handler, stream)
+
+
+async def _handle(handler: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+    try:
+        await handler(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
 async def serve_app(
     app: QuartTrio,
     listeners: list[trio.SocketListener],
@@ -165,6 +271,7 @@ async def serve_app(
     *,
     stop: trio.Event,
     grace_s: float,
+    settings: ServerConfig | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``stop`` is set, then give open requests ``grace_s`` seconds.
@@ -174,6 +281,7 @@ async def serve_app(
         listeners: Bound sockets; closed at the end.
         metrics: Counts dropped connections.
         stop: Ends accepting.
+        settings: Bounds of connections, and whether HTTP/2 without TLS is spoken.
         grace_s: Bound on the end of requests under way; what is left then is cancelled.
         task_status: Started once connections are accepted.
     """
@@ -182,24 +290,31 @@ async def serve_app(
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
+    config.h2_max_concurrent_streams = MAX_HTTP2_STREAMS
+    settings = settings or ServerConfig()
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     state: LifespanState = {}
     lifespan = Lifespan(wrapped, config, state)
     context = WorkerContext(None)
-    server_class = type("MeteredTCPServer", (GuardedTCPServer,), {"metrics": metrics})
+    connections = Connections(settings.max_connections, settings.max_connections_per_address, metrics)
+    shared = {
+        "metrics": metrics,
+        "connections": connections,
+        "cleartext_http2": settings.cleartext_http2,
+    }
+    server_class = type("MeteredTCPServer", (GuardedTCPServer,), shared)
     handler = partial(server_class, wrapped, config, context, ConnectionState(state))
     async with trio.open_nursery() as lifespan_nursery:
         await lifespan_nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
-        async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as serving:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(
-                    partial(trio.serve_listeners, handler, listeners, handler_nursery=connections)
-                )
+                for listener in listeners:
+                    accepting.start_soon(_accept_forever, listener, handler, serving)
                 task_status.started()
                 await stop.wait()
                 accepting.cancel_scope.cancel()
             await context.terminated.set()
-            connections.cancel_scope.deadline = trio.current_time() + grace_s
+            serving.cancel_scope.deadline = trio.current_time() + grace_s
         await lifespan.wait_for_shutdown()
         lifespan_nursery.cancel_scope.cancel()

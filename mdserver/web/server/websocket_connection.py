@@ -1,17 +1,18 @@
 """A WebSocket connection between Hypercorn and Quart-Trio: opened to the sink, and mended where they fall short.
 
-Three faults that one client can use against the server, each pinned by a test:
+Four faults that one client can use against the server, each pinned by a test:
 
 * Hypercorn stores a message before it measures it, in characters, and goes on storing after it refused it;
 * when the handler of a connection ends while requests are queued, nobody takes them, so the reader waits for ever: it
   never sees the peer leave, and the socket stays;
+* where a client breaks the protocol Hypercorn ends the connection without a close frame, a line or a count;
 * permessage-deflate costs 1.4 to 1.8 times the CPU and 100 kB per client, and bytes could not be shared between
   clients; Hypercorn has no switch for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import trio
@@ -20,9 +21,21 @@ from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WS
 from quart import Websocket
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIWebsocketConnection
-from wsproto.events import Message
+from wsproto.connection import ConnectionState
+from wsproto.events import CloseConnection, Event, Message
 
-__all__ = ["StreamingQuartTrio", "forget_handshake", "nursery_of", "on_message_too_long", "stream_of"]
+from .connections import Refusal
+from .tcp_server import GuardedTCPServer
+
+__all__ = [
+    "StreamingQuartTrio",
+    "forget_handshake",
+    "nursery_of",
+    "on_message_too_long",
+    "on_violation",
+    "refusal_of",
+    "stream_of",
+]
 
 _EXTENSION = "mdserver.ws_stream"
 _NURSERY = "mdserver.nursery"
@@ -144,3 +157,37 @@ def on_message_too_long(websocket: Websocket, call: Callable[[], None]) -> None:
     stream = stream_of(websocket)
     if stream is not None and isinstance(stream.buffer, _BoundedBuffer):
         stream.buffer.on_too_long = call
+
+
+def on_violation(websocket: Websocket, call: Callable[[int, str], None]) -> None:
+    """Have ``call`` called with close code and reason when the client breaks the protocol; it has to close then.
+
+    wsproto tells a violation as if the peer had closed, but leaves the connection open for our close frame. What the
+    client sends afterwards is not looked at.
+    """
+    stream = stream_of(websocket)
+    if stream is None:
+        return
+    connection = stream.connection
+    received = connection.events
+
+    def checked() -> Iterator[Event]:
+        for event in received():
+            if isinstance(event, CloseConnection) and connection.state is ConnectionState.OPEN:
+                connection.receive_data = _ignore  # type: ignore[method-assign]
+                call(event.code, event.reason or "protocol error")
+                return
+            yield event
+
+    connection.events = checked  # type: ignore[assignment]
+
+
+def _ignore(data: bytes | None) -> None:
+    pass
+
+
+def refusal_of(websocket: Websocket) -> Refusal | None:
+    """Return why the connection of this WebSocket is one too many; None if it is not."""
+    protocol = getattr(getattr(stream_of(websocket), "send", None), "__self__", None)
+    tcp = getattr(getattr(protocol, "send", None), "__self__", None)
+    return tcp.refusal if isinstance(tcp, GuardedTCPServer) else None

@@ -14,9 +14,16 @@ from quart import Websocket, websocket
 from werkzeug.local import LocalProxy
 
 from ... import __version__
+from ...log import RarelyLogged
 from ...protocol import answers
 from ...protocol.server_frames import CloseCode
-from ..server.websocket_connection import forget_handshake, nursery_of, on_message_too_long
+from ..server.websocket_connection import (
+    forget_handshake,
+    nursery_of,
+    on_message_too_long,
+    on_violation,
+    refusal_of,
+)
 from .clients import Clients
 from .session import Session
 from .sink import CLOSE_GRACE_S, BaseSink, open_sink
@@ -24,6 +31,7 @@ from .sink import CLOSE_GRACE_S, BaseSink, open_sink
 __all__ = ["stream_endpoint"]
 
 _log = structlog.get_logger("mdserver.web")
+_log_rarely = RarelyLogged(_log)
 
 
 def stream_endpoint(
@@ -50,6 +58,7 @@ def stream_endpoint(
 
         own = cast("LocalProxy[Websocket]", websocket)._get_current_object()  # noqa: SLF001 - werkzeug's way to it
         forget_handshake(own)
+        refused = refusal_of(own) is not None  # before the sink takes the way to it over
         sink = open_sink(
             own,
             nursery_of(own),
@@ -58,9 +67,10 @@ def stream_endpoint(
             on_overflow=overflow,
         )
         session = make_session(sink)
+        on_violation(own, partial(_break_off, session, clients))
         on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
         try:
-            await _serve(session, clients)
+            await _serve(session, clients, refused=refused)
         finally:
             sink.mute()
             clients.forget(session)
@@ -68,9 +78,16 @@ def stream_endpoint(
     return stream
 
 
-async def _serve(session: Session, clients: Clients) -> None:
+def _break_off(session: Session, clients: Clients, code: int, reason: str) -> None:
+    """Close a client that broke the WebSocket protocol."""
+    clients.metrics.violations.labels(str(code)).inc()
+    _log_rarely.warning("A client broke the WebSocket protocol and is closed", code=code, reason=reason)
+    session.close(code, reason)
+
+
+async def _serve(session: Session, clients: Clients, *, refused: bool) -> None:
     session.sink.write(answers.hello(__version__, time()))
-    if not clients.admit(session):
+    if refused or not clients.admit(session):
         session.complain(406, "too many connections")
         session.close(CloseCode.TRY_LATER, "too many connections")
     with session.reading:
