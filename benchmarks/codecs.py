@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mdserver_binance.codec import Decoder
+from mdserver_kraken.codec import Decoder as KrakenDecoder
 from mdserver_oanda.codec import decode_line
 
 MESSAGES = 5_000
@@ -67,6 +68,41 @@ def heartbeat(_rng: random.Random, number: int) -> object:
     return {"type": "HEARTBEAT", "time": f"2024-03-05T14:07:{number % 60:02}.123456789Z"}
 
 
+def kraken(channel: str, row: Callable[[random.Random, int], dict[str, object]]) -> Callable[..., object]:
+    def make(rng: random.Random, number: int) -> object:
+        stamp = f"2026-07-08T05:{number // 60 % 60:02}:{number % 60:02}.{rng.randrange(10**6):06}Z"
+        data = [{"symbol": "BTC/USD", **row(rng, number), "timestamp": stamp}]
+        return {"channel": channel, "type": "update", "data": data}
+
+    return make
+
+
+def kraken_ticker(rng: random.Random, _number: int) -> dict[str, object]:
+    prices = {key: round(rng.uniform(1, 70_000), 1) for key in ("bid", "ask", "last", "vwap", "low", "high")}
+    sizes = {key: round(rng.uniform(0, 2000), 8) for key in ("bid_qty", "ask_qty", "volume")}
+    return prices | sizes | {"change": -239.4, "change_pct": -0.38}
+
+
+def kraken_trade(rng: random.Random, number: int) -> dict[str, object]:
+    about = {"side": rng.choice(("buy", "sell")), "price": round(rng.uniform(1, 70_000), 1)}
+    return about | {"qty": round(rng.uniform(0, 2), 8), "ord_type": "limit", "trade_id": 107_612_614 + number}
+
+
+def kraken_book(levels: int) -> Callable[[random.Random, int], dict[str, object]]:
+    def row(rng: random.Random, _number: int) -> dict[str, object]:
+        made = [
+            {"price": round(rng.uniform(1, 70_000), 1), "qty": round(rng.uniform(0, 2), 8)}
+            for _ in range(levels)
+        ]
+        return {"bids": made[::2], "asks": made[1::2], "checksum": rng.randrange(2**32)}
+
+    return row
+
+
+def kraken_decode(frame: bytes) -> object:
+    return KRAKEN.decode(frame, RECEIVED_US)
+
+
 def binance(frame: bytes) -> object:
     return BINANCE.decode(frame, RECEIVED_US)
 
@@ -76,6 +112,7 @@ def binance_aggregate(frame: bytes) -> object:
 
 
 BINANCE, BINANCE_AGGREGATE = Decoder("trade"), Decoder("aggTrade")
+KRAKEN = KrakenDecoder()
 
 CASES = (
     Case("binance", "bookTicker", book_ticker, binance),
@@ -85,6 +122,11 @@ CASES = (
     Case("oanda", "price, 4 levels", price(4), decode_line),
     Case("oanda", "price, UNIX time", price(1, "UNIX"), decode_line),
     Case("oanda", "heartbeat", heartbeat, decode_line),
+    Case("kraken", "ticker", kraken("ticker", kraken_ticker), kraken_decode),
+    Case("kraken", "trade", kraken("trade", kraken_trade), kraken_decode),
+    Case("kraken", "book, 3 levels", kraken("book", kraken_book(3)), kraken_decode),
+    Case("kraken", "book, 20 levels", kraken("book", kraken_book(20)), kraken_decode),
+    Case("kraken", "heartbeat", lambda _rng, _number: {"channel": "heartbeat"}, kraken_decode),
 )
 
 

@@ -49,6 +49,9 @@ Level: TypeAlias = tuple[float, float, bytes]
 
 CHECKSUM_LEVELS = 10
 
+# Bad JSON or fields, bad UTF-8, values out of their range, more nesting than the interpreter's stack has room for.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError)
+
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MOST = 1.7976931348623157e308
 _QUOTED_BYTES = 200
@@ -283,7 +286,7 @@ class Decoder:
             if type(data) is _Instrument:
                 return self._instruments(data)
             return Status(data.data[0].system)
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        except _UNREADABLE as error:
             raise BadMessage(f"{error}: {_quote(frame)}") from error
 
     def _ticks(self, ticker: _Ticker, received_us: int) -> list[Tick]:
@@ -354,11 +357,10 @@ def _levels(raw_levels: list[_RawLevel]) -> list[Level]:
         price, size = float(price_text), float(size_text)
         if not 0.0 < price <= _MOST or not 0.0 <= size <= _MOST:
             raise ValueError(f"a level of price {price!r} and size {size!r}")
-        digits = price_text.replace(b".", b"").lstrip(b"0") + size_text.replace(b".", b"").lstrip(b"0")
+        digits = (price_text.lstrip(b"0.") + size_text.lstrip(b"0.")).replace(b".", b"")
         if not digits.isdigit():  # there is an exponent
-            digits = b"".join(
-                _written_out(text).replace(b".", b"").lstrip(b"0") for text in (price_text, size_text)
-            )
+            written = (_written_out(text).lstrip(b"0.") for text in (price_text, size_text))
+            digits = b"".join(written).replace(b".", b"")
         levels.append((price, size, digits))
     return levels
 
@@ -451,7 +453,7 @@ def decode_trades_page(body: bytes, symbol: str) -> RestPage | str:
             raise ValueError(f"{len(result)} pairs; expected one")
         (rows,) = result.values()
         return RestPage([_rest_trade(symbol, row) for row in _decode_rows(rows)], last)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise BadMessage(f"Trades: {error}: {_quote(body)}") from error
 
 

@@ -190,6 +190,16 @@ def test_a_long_frame_is_quoted_in_part() -> None:
     assert str(caught.value).endswith("'…")
 
 
+@pytest.mark.parametrize(
+    "frame", [BOOK.replace("0.0288", "[" * 100_000), '{"channel":"ohlc","data":' + "[" * 100_000]
+)
+def test_nesting_beyond_the_stack(frame: str) -> None:
+    with pytest.raises(BadMessage):
+        decode(frame)
+    with pytest.raises(BadMessage):
+        decode_trades_page(REST.replace('"last"', f'"x":{"[" * 100_000},"last"').encode(), "BTCUSD")
+
+
 def test_bytes_that_are_no_text() -> None:
     with pytest.raises(BadMessage):
         Decoder().decode(b'{"channel":"\xff\xfe"}', NOW_US)
