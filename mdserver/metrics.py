@@ -70,6 +70,9 @@ class Metrics:
             registry=registry,
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
         )
+        # the server itself
+        self.part_failures = counter("part_failures", "Failures of parts of the server", "part")
+        self.loop_held = counter("loop_held", "Times that the event loop was held for too long", "by")
         # HTTP
         self.http_requests = counter("http_requests", "HTTP answers", "route", "status")
 

@@ -137,6 +137,10 @@ class BrokerDemand:
         """Call ``watcher`` at each change of feeds' status; it may hold and release feeds."""
         self._watchers[watcher] = None
 
+    def unwatch(self, watcher: Watcher) -> None:
+        """Call ``watcher`` no more."""
+        self._watchers.pop(watcher, None)
+
     def _settle(self, changes: Sequence[FeedChange]) -> None:
         for feed, status, reason in changes:
             if status == "refused":

@@ -73,7 +73,11 @@ class SeqFloor:
 
         Raises OSError if the disk does not take it; then what was known before stays.
         """
-        beyond = {p.topic: p.seq + AHEAD for p in batch if p.seq > self.seqs.get(p.topic, 0)}
+        self.raise_above({p.topic: p.seq for p in batch})
+
+    def raise_above(self, given: Mapping[Topic, int]) -> None:
+        """Put the floor of each topic above a number, some way ahead, where it is not yet. Raises as :meth:`cover`."""
+        beyond = {topic: seq + AHEAD for topic, seq in given.items() if seq > self.seqs.get(topic, 0)}
         if beyond:
             seqs = self.seqs | beyond
             self._write(seqs)

@@ -7,7 +7,7 @@ the commands, and that of :func:`open_configured`, where the database may be the
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -54,10 +54,13 @@ class Opening:
         self._migrate = migrate
         self._log = log
 
-    async def connect(self, retry_for_s: float) -> Opened:
+    async def connect(
+        self, retry_for_s: float, *, accept: Callable[[Opened], None] = lambda _: None
+    ) -> Opened:
         """Connect, bring the tables up to date, open the pool; return what was found and done.
 
-        Raises as :func:`open_database`; it may be called again after :class:`StoreUnavailable`.
+        ``accept`` may raise to refuse the database before the pool is open. Raises as :func:`open_database`; it may
+        be called again after :class:`StoreUnavailable`.
         """
         where = self.database.where
         connection = await connect_patiently(self._url, where, retry_for_s, self._log)
@@ -69,6 +72,7 @@ class Opening:
             raise StoreUnavailable(f"{where}: {error_text(error)}") from error
         finally:
             connection.close()  # sends one byte and waits for nothing
+        accept(opened)
         # Its warnings, one per attempt, say what our own errors say once.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         self.database.opened = opened

@@ -23,10 +23,11 @@ def make_app(
     """Compose the application."""
     app = StreamingQuartTrio("mdserver")
     app.register_blueprint(http_routes(services))
-    brokers = supervisor.brokers
+    supervisor.follow(clients.subscribers.watch, clients.subscribers.unwatch)
+    supervisor.follow(lambda broker: broker.listeners.append(clients.on_broker_state), lambda _: None)
     make_session = partial(
         Session,
-        brokers=brokers,
+        brokers=supervisor.brokers,
         router=router,
         holders=clients.subscribers,
         metrics=services.metrics,
@@ -35,7 +36,4 @@ def make_app(
     endpoint = stream_endpoint(clients, make_session, buffer_bytes=config.client_buffer_bytes)
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)
-    for broker in brokers.values():
-        clients.subscribers.watch(broker)
-        broker.listeners.append(clients.on_broker_state)
     return app

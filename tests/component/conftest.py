@@ -82,6 +82,23 @@ class StreamServer:
         return self.metrics.registry.get_sample_value(f"mdserver_{name}", labels) or 0.0
 
 
+def make_supervised(
+    name: str, broker: ScriptedBroker, router: Router, metrics: Metrics, types: tuple = ("tick", "trade")
+) -> SupervisedBroker:
+    demand = BrokerDemand()
+    host = Host(
+        name,
+        demand,
+        emit=router.publish,
+        announce=router.announce,
+        last_records={},
+        metrics=metrics,
+        log=structlog.get_logger(),
+    )
+    plugin = BrokerPlugin(name, "scripted", object, lambda _: None, types=types)
+    return SupervisedBroker(plugin, lambda: broker, demand, host, metrics)
+
+
 @asynccontextmanager
 async def open_stream_server(
     names: Sequence[str] = ("one",),
@@ -94,21 +111,9 @@ async def open_stream_server(
     metrics = Metrics()
     router = Router(metrics, window_s)
     scripted = {name: ScriptedBroker() for name in names}
-    log = structlog.get_logger()
-    supervised = []
-    for name, broker in scripted.items():
-        demand = BrokerDemand()
-        host = Host(
-            name,
-            demand,
-            emit=router.publish,
-            announce=router.announce,
-            last_records={},
-            metrics=metrics,
-            log=log,
-        )
-        plugin = BrokerPlugin(name, "scripted", object, lambda _: None, types=types)
-        supervised.append(SupervisedBroker(plugin, lambda broker=broker: broker, demand, host, metrics))
+    supervised = [
+        make_supervised(name, broker, router, metrics, types=types) for name, broker in scripted.items()
+    ]
     supervisor = Supervisor(supervised)
     config = ServerConfig(port=0, window_ms=window_s * 1000, **server)
     clients = Clients(config.max_clients, metrics)

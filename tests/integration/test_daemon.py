@@ -119,15 +119,6 @@ async def test_a_data_folder_that_cannot_be_made_exits_2_and_names_it(folder: Pa
     assert "Traceback" not in done.stderr
 
 
-async def test_a_hangup_stops_the_server_in_order(folder: Path) -> None:
-    """The terminal was closed: without this the database would be left running."""
-    config = write_config(folder)
-    async with open_daemon(config) as daemon:
-        with trio.fail_after(10):
-            assert await daemon.stop(signal.SIGHUP) == 0
-    assert not list(folder.glob("data/postgres/cluster/postmaster.pid"))
-
-
 async def test_a_port_in_use_exits_2_and_names_it(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import structlog
 import trio
 
@@ -209,3 +210,93 @@ async def test_degraded_shows_what_was_refused() -> None:
         nursery.cancel_scope.cancel()
     assert state.state == "degraded"
     assert state.refused == {"A tick": "no such symbol"}
+
+
+@pytest.mark.parametrize("ending", [SystemExit(3), BaseExceptionGroup("nursery", [SystemExit(3)])])
+async def test_a_plugin_that_exits_ends_its_session_alone(
+    autojump_clock: object, ending: BaseException
+) -> None:
+    async def exits(host: Any, task_status: Any) -> None:
+        task_status.started()
+        raise ending
+
+    async def fine(host: Any, task_status: Any) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    bad, good = supervised(exits), supervised(fine, name="y")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_for, 3000, bad, good)
+        await trio.sleep(2900)
+        assert [bad.snapshot().state, good.snapshot().state] == ["failed", "live"]
+    assert bad.attempt == MAX_CRASHES
+
+
+@pytest.mark.parametrize("others", [[Unavailable("torn down")], [OSError("reset"), ZeroDivisionError("x")]])
+async def test_a_rejection_beside_other_errors_is_a_rejection(
+    autojump_clock: object, others: list[Exception]
+) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        raise ExceptionGroup("nursery", [*others, ExceptionGroup("inner", [Rejected("bad key")])])
+
+    broker = supervised(session)
+    await run_for(600, broker)
+    assert (broker.state, broker.last_error, broker.attempt) == ("failed", "bad key", 1)
+
+
+async def test_never_calling_started_is_said_in_a_sentence(autojump_clock: object) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        await trio.sleep_forever()
+
+    broker = supervised(session)
+    await run_for(61, broker)
+    assert broker.last_error == (
+        "not connected within 60 s: the plugin's run() has not called task_status.started()"
+    )
+
+
+async def forever(host: Any, task_status: Any) -> None:
+    task_status.started()
+    await trio.sleep_forever()
+
+
+async def test_brokers_come_and_go_while_the_others_run(autojump_clock: object) -> None:
+    first, second = supervised(forever), supervised(forever, name="y")
+    supervisor = Supervisor([first])
+    told: list[str] = []
+    supervisor.follow(
+        lambda broker: told.append(f"+{broker.name}"), lambda broker: told.append(f"-{broker.name}")
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        supervisor.add(second)
+        await trio.sleep(1)
+        assert [state.state for state in supervisor.states()] == ["live", "live"]
+        with pytest.raises(ValueError, match='found "y" again'):
+            supervisor.add(second)
+        assert await supervisor.remove("x", "removed from the config")
+        assert list(supervisor.brokers) == ["y"]
+        assert first.demand.refused() == {Feed("A", "tick"): "x has failed: removed from the config"}
+        assert second.snapshot().state == "live"
+        nursery.cancel_scope.cancel()
+    assert told == ["+x", "+y", "-x"]
+
+
+async def test_a_broker_that_will_not_stop_stays_until_it_does(autojump_clock: object) -> None:
+    async def shielded(host: Any, task_status: Any) -> None:
+        task_status.started()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+
+    broker = supervised(shielded)
+    supervisor = Supervisor([broker])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        assert not await supervisor.remove("x", "removed")
+        assert trio.current_time() < 10
+        assert supervisor.brokers == {"x": broker}
+        await trio.sleep(30)
+        assert await supervisor.remove("x", "removed")
+        nursery.cancel_scope.cancel()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Protocol
 
-from ...feed.demand import FeedChange
+from ...feed.demand import FeedChange, Watcher
 from ...feed.supervisor import SupervisedBroker
 from ...model import Topic
 
@@ -32,10 +32,16 @@ class Subscribers:
         self._holders: dict[Topic, dict[Subscriber, None]] = {}
         self._topics_held: dict[str, dict[Subscriber, int]] = {}
         """By broker: its clients and how many of its topics each holds."""
+        self._watchers: dict[str, Watcher] = {}
 
     def watch(self, broker: SupervisedBroker) -> None:
         """Tell a broker's clients what its venue says to their feeds."""
-        broker.demand.watch(partial(self._on_changes, broker.name))
+        watcher = self._watchers[broker.name] = partial(self._on_changes, broker.name)
+        broker.demand.watch(watcher)
+
+    def unwatch(self, broker: SupervisedBroker) -> None:
+        """Hear no more of a broker that has gone."""
+        broker.demand.unwatch(self._watchers.pop(broker.name))
 
     def of_broker(self, name: str) -> Collection[Subscriber]:
         """Return the clients that hold any feed of a broker."""

@@ -1,0 +1,99 @@
+"""What the data folder knows of its database, so that a start need not wait for one that is away.
+
+Two things let a server stream without its database: the certainty that the database at this address was its own, and
+numbers that are not below any that were given out. The first is the database's identity. The second is a floor per
+topic, written ahead of what is stored, each time before the journal may forget it; the rest is in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from ..errors import ConfigError, StoreUnavailable
+from ..journal.seq_floor import SeqFloor
+from ..model import LastRecord, Published, Topic
+from ..store.connection.database import Opened
+
+__all__ = ["KnownDatabase"]
+
+FILE_NAME = "identity.json"
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    """Where the database was, without password, and what tells it from every other."""
+
+    where: str
+    identity: str
+
+
+class KnownDatabase:
+    """The identity of a database and the floors of its numbers, in a folder of their own; blocking.
+
+    Raises :class:`OSError` if the folder cannot be used, and :class:`ConfigError` if what is in it is not ours.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = folder / FILE_NAME
+        self._known: _Identity | None = None
+        if self._path.exists():
+            try:
+                self._known = msgspec.json.decode(self._path.read_bytes(), type=_Identity)
+            except msgspec.DecodeError as error:
+                raise ConfigError([f"{self._path} is damaged ({error}): remove it"]) from error
+        self._floor = SeqFloor(folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._floor.close()
+
+    @property
+    def seqs(self) -> Mapping[Topic, int]:
+        """The number of each topic that none of what is stored is above."""
+        return self._floor.seqs
+
+    def is_at(self, where: str) -> bool:
+        """Tell whether the database at this address was ours."""
+        return self._known is not None and self._known.where == where
+
+    def check(self, opened: Opened) -> None:
+        """Raise :class:`StoreUnavailable` if another database answers at the address."""
+        if self._known is not None and opened.identity != self._known.identity:
+            raise StoreUnavailable(
+                f"another database answers at {self._known.where} than the one before: its sequence numbers are not "
+                "known; restart the server if it is to be used"
+            )
+
+    def remember(self, where: str, identity: str | None, last_records: Mapping[Topic, LastRecord]) -> None:
+        """Note that this database is ours; without an identity the next start waits for it, as at first."""
+        self._floor.raise_above({topic: last.seq for topic, last in last_records.items()})
+        self._floor.sync()
+        known = None if identity is None else _Identity(where, identity)
+        if known == self._known:
+            return
+        self._known = known
+        if known is None:
+            self._path.unlink(missing_ok=True)
+            return
+        new = self._path.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(known))
+        new.replace(self._path)
+
+    def is_behind(self, batch: Sequence[Published]) -> bool:
+        """Tell whether :meth:`cover` has anything to write for a batch."""
+        seqs = self.seqs
+        return any(p.seq > seqs.get(p.topic, 0) for p in batch)
+
+    def cover(self, batch: Sequence[Published]) -> None:
+        """Put the floors above the numbers of a batch, some way ahead, and onto the disk."""
+        self._floor.cover(batch)
+        self._floor.sync()

@@ -1,0 +1,105 @@
+"""Who held the event loop: everything waits while a plugin computes or blocks, so that is reported by name.
+
+A task of the loop notes the time twenty times a second; a thread looks whether it does. Where it is late the thread
+looks at what the loop's thread is executing: the innermost frame of a plugin's package names the plugin, also of tasks
+that it started and of libraries that it called. A loop that waits for events is held by nobody: then the machine, or
+another process, was slow.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+import structlog
+import trio
+
+from ..log import RarelyLogged
+from ..metrics import Metrics
+from ..plugin import BrokerPlugin
+from .parts import Part
+
+__all__ = ["WatchdogPart"]
+
+BEAT_S = 0.05
+HELD_S = 0.25
+"""A loop that was held this long is reported."""
+
+SERVER = "server"
+_WAITING = "trio._core._io_"
+"""Modules in which trio waits for events."""
+
+
+class WatchdogPart(Part):
+    """Reports whoever holds the event loop: in the log, at most once a minute each, and in a metric."""
+
+    name = "watchdog"
+    needed = False
+
+    def __init__(
+        self, plugins: Mapping[str, BrokerPlugin], metrics: Metrics, log: structlog.stdlib.BoundLogger
+    ) -> None:
+        modules = {name: getattr(plugin.factory, "__module__", "") or "" for name, plugin in plugins.items()}
+        self._packages = {module.partition(".")[0]: name for name, module in modules.items()}
+        self._packages.pop("mdserver", None)  # what stands in for plugins that cannot be used
+        self._metrics = metrics
+        self._log = log
+        self._rarely: dict[str, RarelyLogged] = {}
+        self._beat_s = 0.0
+        self._thread_id = 0
+        self._end = threading.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        self._beat_s, self._thread_id = monotonic(), threading.get_ident()
+        self._end.clear()
+        thread = threading.Thread(target=self._watch, name="loop watchdog", daemon=True)
+        thread.start()
+        task_status.started()
+        try:
+            while True:
+                await trio.sleep(BEAT_S)
+                self._beat_s = monotonic()
+        finally:
+            self._end.set()
+
+    def _watch(self) -> None:
+        """Look at the loop until the end, in a thread: the loop itself cannot when it is held."""
+        reported_s = 0.0
+        while not self._end.wait(BEAT_S):
+            beat_s = self._beat_s
+            if monotonic() - beat_s < HELD_S or beat_s == reported_s:
+                continue
+            frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the one way to see another thread
+            if frame is not None and not frame.f_globals.get("__name__", "").startswith(_WAITING):
+                reported_s = beat_s
+                self._report(frame)
+
+    def _report(self, innermost: FrameType) -> None:
+        culprit, frame = self._culprit(innermost)
+        where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+        self._metrics.loop_held.labels(culprit).inc()
+        rarely = self._rarely.setdefault(culprit, RarelyLogged(self._log))
+        if culprit == SERVER:
+            rarely.warning("the event loop is held: everything waits", at=where, for_ms=round(HELD_S * 1000))
+        else:
+            rarely.error(
+                "a plugin holds the event loop: everything waits",
+                plugin=culprit,
+                at=where,
+                for_ms=round(HELD_S * 1000),
+            )
+
+    def _culprit(self, innermost: FrameType) -> tuple[str, FrameType]:
+        """Return the plugin that is at work, and the frame where it is; else the server and the innermost frame."""
+        frame: FrameType | None = innermost
+        while frame is not None:
+            package = frame.f_globals.get("__name__", "").partition(".")[0]
+            if package in self._packages:
+                return self._packages[package], frame
+            frame = frame.f_back
+        return SERVER, innermost

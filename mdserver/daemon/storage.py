@@ -1,0 +1,266 @@
+"""The parts that store: the database, the journal, the way from the one to the other, and housekeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from ..backoff import Backoff
+from ..config import DatabaseConfig, JournalConfig
+from ..errors import StoreUnavailable
+from ..journal.journal import Journal, open_journal
+from ..log import RarelyLogged
+from ..metrics import Metrics
+from ..model import LastRecord, Published, Topic
+from ..store.connection.database import Database, Opened
+from ..store.live.journal_drain import JournalDrain
+from ..store.live.write_batch import Written
+from ..store.open_database import Opening, configured_url, prepare_database
+from ..store.store import Store
+from ..store.upkeep.retention import keep_partitions
+from ..stream.publish import Publisher
+from ..stream.router import Router
+from .known_database import KnownDatabase
+from .parts import Part
+
+__all__ = ["DatabasePart", "DrainPart", "JournalPart", "PartitionsPart"]
+
+KNOWN_WAIT_S = 3.0
+"""How long the start waits for a database that is known and away."""
+DRAIN_S = 2.5
+PARTITIONS_EVERY_S = 3600.0
+
+_log = structlog.get_logger("mdserver")
+
+
+class DatabasePart(Part):
+    """The database: connected before anything is streamed, unless it is known to be ours and away.
+
+    ``database``, ``store`` and ``last_records`` (where each topic's numbering goes on) are there once it has started.
+    """
+
+    name = "database"
+    stop_s = 4.5  # the embedded one takes up to 4 s
+
+    store: Store
+    database: Database
+
+    def __init__(self, settings: DatabaseConfig, data_dir: Path) -> None:
+        self.last_records: Mapping[Topic, LastRecord] = {}
+        self.away: str | None = None
+        self.known: KnownDatabase | None = None
+        self._settings = settings
+        self._data_dir = data_dir
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        settings = self._settings
+        async with configured_url(settings, self._data_dir, embedded="own", log=_log) as url:
+            async with prepare_database(
+                url, pooler=settings.pooler, migrate=settings.migrate, log=_log
+            ) as opening:
+                self.database = opening.database
+                self.store = Store(opening.database)
+                if url != settings.url:
+                    await self._open(opening)
+                    task_status.started()
+                else:
+                    with KnownDatabase(self._data_dir / "known_database") as self.known:
+                        await self._open_or_begin_without(opening, self.known, task_status)
+                await trio.sleep_forever()
+
+    async def _open(self, opening: Opening) -> Opened:
+        opened = await opening.connect(self._settings.connect_for_s)
+        self.last_records = await self.store.last_records()
+        return opened
+
+    async def _open_or_begin_without(
+        self, opening: Opening, known: KnownDatabase, task_status: trio.TaskStatus[None]
+    ) -> None:
+        where = opening.database.where
+        if not known.is_at(where):
+            known.remember(where, (await self._open(opening)).identity, self.last_records)
+            task_status.started()
+            return
+        opened: Opened | None = None
+        self.away = f"{where} does not answer"
+        with trio.move_on_after(KNOWN_WAIT_S):
+            try:
+                opened = await opening.connect(0)
+            except StoreUnavailable as error:
+                self.away = str(error)
+        if opened is not None:
+            self.away = None
+            self.last_records = await self.store.last_records()
+            known.remember(where, opened.identity, self.last_records)
+            task_status.started()
+            return
+        self.last_records = {topic: LastRecord(seq, 0) for topic, seq in known.seqs.items()}
+        _log.error(
+            "the database is away: streaming starts without it, records wait in the journal",
+            database=where,
+            error=self.away,
+        )
+        task_status.started()
+        await self._open_later(opening, known)
+
+    async def _open_later(self, opening: Opening, known: KnownDatabase) -> None:
+        """Connect as soon as it is there, if it is the one that is known: the numbers in it are ours."""
+        backoff = Backoff(0.5, 5.0)
+        rarely = RarelyLogged(_log)
+        while self.away is not None:
+            await trio.sleep(backoff.next_s())
+            try:
+                opened = await opening.connect(0, accept=known.check)
+            except Exception as error:  # noqa: BLE001 - whatever keeps us from it: streaming goes on
+                self.away = str(error)
+                rarely.error("the database is still away", error=self.away)
+            else:
+                self.away = None
+                known.remember(opening.database.where, opened.identity, {})
+
+
+class JournalPart(Part):
+    """The journal: open while anyone appends to it or reads from it.
+
+    ``journal``, ``publish`` (journal first, then the router) and ``last_records`` are there once it has started.
+    """
+
+    name = "journal"
+
+    journal: Journal
+    publish: Publisher
+
+    def __init__(
+        self,
+        settings: JournalConfig,
+        data_dir: Path,
+        database: DatabasePart,
+        router: Router,
+        metrics: Metrics,
+    ) -> None:
+        self.last_records: Mapping[Topic, LastRecord] = {}
+        self._settings = settings
+        self._folder = data_dir / "journal"
+        self._database = database
+        self._router = router
+        self._metrics = metrics
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        with open_journal(self._folder, max_bytes=self._settings.max_bytes) as self.journal:
+            pending = await trio.to_thread.run_sync(self.journal.last_records)
+            beyond = {topic: LastRecord(seq, 0) for topic, seq in self.journal.floor.seqs.items()}
+            self.last_records = _merge(_merge(self._database.last_records, pending), beyond)
+            self.publish = Publisher(self.journal, self._router.publish, self._metrics)
+            task_status.started()
+            await self.journal.sync_forever(self._settings.sync_ms / 1000)
+
+
+def _merge(one: Mapping[Topic, LastRecord], other: Mapping[Topic, LastRecord]) -> dict[Topic, LastRecord]:
+    """Return where topics stand by two accounts of them: the higher number and the later time."""
+    none = LastRecord(0, 0)
+    return {
+        topic: LastRecord(*map(max, one.get(topic, none), other.get(topic, none)))
+        for topic in one.keys() | other.keys()
+    }
+
+
+class DrainPart(Part):
+    """From the journal into the database. Its trouble is not that of streaming: what is not stored stays journalled."""
+
+    name = "storing"
+    needed = False
+    stop_s = DRAIN_S
+
+    def __init__(
+        self, settings: DatabaseConfig, database: DatabasePart, journal: JournalPart, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._journal = journal
+        self._metrics = metrics
+        self._drain: JournalDrain | None = None
+
+    @property
+    def away(self) -> str | None:
+        """Why nothing can be stored just now, or None."""
+        drain = self._drain
+        return self._database.away or ("storing has failed" if drain is None else drain.away)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        self._drain = JournalDrain(
+            self._journal.journal,
+            _RememberingStore(self._database),
+            flush_s=self._settings.flush_ms / 1000,
+            flush_rows=self._settings.flush_rows,
+            metrics=self._metrics,
+            log=_log,
+        )
+        try:
+            await self._drain.run(task_status=task_status)
+        except* Exception:
+            self._drain = None
+            raise
+
+    async def stop(self) -> None:
+        """Store what is journalled, as far as the time allows."""
+        if self._drain is not None:
+            with trio.move_on_after(DRAIN_S - 0.1):
+                await self._drain.drain()
+                return
+        _log.warning("not all is in the database: the rest waits in the journal")
+
+
+class _RememberingStore:
+    """Writes into the store, and has the data folder remember how far the numbering is: see :mod:`.known_database`."""
+
+    def __init__(self, database: DatabasePart) -> None:
+        self._store = database.store
+        self._database = database
+        self._rarely = RarelyLogged(_log)
+
+    async def write(self, batch: Sequence[Published]) -> Written:
+        written = await self._store.write(batch)
+        known = self._database.known
+        if known is not None and known.is_behind(batch):
+            try:
+                await trio.to_thread.run_sync(known.cover, batch)
+            except OSError as error:
+                self._rarely.error(
+                    "a start without the database would use sequence numbers a second time", error=str(error)
+                )
+        return written
+
+
+class PartitionsPart(Part):
+    """Makes partitions ahead of time and drops old ones, each hour."""
+
+    name = "partitions"
+    needed = False
+    pauses_s = (60.0, PARTITIONS_EVERY_S)
+
+    def __init__(self, settings: DatabaseConfig, database: DatabasePart) -> None:
+        self._settings = settings
+        self._database = database
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        task_status.started()
+        keep = partial(
+            keep_partitions,
+            self._database.database,
+            retention_days=self._settings.retention_days,
+            compress_after_days=self._settings.compress_after_days,
+        )
+        while True:
+            try:
+                await keep()
+            except StoreUnavailable as error:
+                _log.info("the database is away: partitions are kept later", error=str(error))
+            await trio.sleep(PARTITIONS_EVERY_S)

@@ -1,0 +1,209 @@
+"""The parts that stream: brokers, the window of the router, the web server, and what keeps the loop prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import time_ns
+
+import structlog
+import trio
+
+from ..config import BrokerEntry, Config
+from ..feed.broker_host import Emit, Host
+from ..feed.demand import BrokerDemand
+from ..feed.supervisor import STOP_TIMEOUT_S, SupervisedBroker, Supervisor
+from ..metrics import Metrics
+from ..model import Feed, LastRecord, Topic
+from ..plugin import BrokerPlugin
+from ..store.store import Store
+from ..stream.router import Router
+from ..web.api.dependencies import Dependencies, SourceInfo
+from ..web.app import make_app
+from ..web.server.tcp_server import open_listeners, serve_app
+from ..web.stream.clients import Clients
+from .interpreter import keep_memory_in_bounds
+from .parts import Part
+
+__all__ = ["BrokersPart", "MemoryPart", "RouterPart", "WebPart", "sources_of"]
+
+CLIENTS_CLOSE_S = 2.0
+"""Bound on the close handshakes of all clients, and again on the end of requests under way."""
+
+_log = structlog.get_logger("mdserver")
+
+
+class MemoryPart(Part):
+    """Keeps the garbage collector from stopping the stream."""
+
+    name = "memory"
+    needed = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        task_status.started()
+        await keep_memory_in_bounds()
+
+
+class BrokersPart(Part):
+    """The brokers of the config.
+
+    ``emit`` and ``last_records`` are asked when a broker is made: they are known once what comes before has started.
+    """
+
+    name = "brokers"
+    stop_s = STOP_TIMEOUT_S
+
+    def __init__(
+        self,
+        entries: Sequence[BrokerEntry],
+        plugins: Mapping[str, BrokerPlugin],
+        supervisor: Supervisor,
+        router: Router,
+        metrics: Metrics,
+        *,
+        emit: Callable[[], Emit],
+        last_records: Callable[[], Mapping[Topic, LastRecord]],
+    ) -> None:
+        self._entries = [entry for entry in entries if entry.enabled]
+        self._plugins = plugins
+        self._supervisor = supervisor
+        self._router = router
+        self._metrics = metrics
+        self._emit = emit
+        self._last_records = last_records
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        for entry in self._entries:
+            self._supervisor.add(self.make(entry))
+        task_status.started()
+        await self._supervisor.run()
+
+    def make(self, entry: BrokerEntry) -> SupervisedBroker:
+        """Return the broker of a config entry, not running yet."""
+        plugin = self._plugins[entry.plugin]
+        types = entry.types or plugin.types
+        demand = BrokerDemand(Feed(symbol, kind) for symbol in entry.symbols for kind in types)
+        host = Host(
+            entry.name,
+            demand,
+            emit=self._emit(),
+            announce=self._router.announce,
+            last_records=self._last_records(),
+            metrics=self._metrics,
+            log=_log,
+        )
+        return SupervisedBroker(plugin, partial(plugin.factory, entry.settings), demand, host, self._metrics)
+
+
+class RouterPart(Part):
+    """Closes the router's window of time, and delivers what is left in it at the end."""
+
+    name = "router"
+
+    def __init__(self, router: Router, *, has_window: bool) -> None:
+        self._router = router
+        self._has_window = has_window
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        task_status.started()
+        if self._has_window:
+            await self._router.run()
+        else:
+            await trio.sleep_forever()
+
+    async def stop(self) -> None:
+        """Deliver what the window holds."""
+        self._router.flush()
+
+
+class WebPart(Part):
+    """The HTTP and WebSocket server. ``url`` is there once it has started."""
+
+    name = "web server"
+    stop_s = 2 * CLIENTS_CLOSE_S
+
+    def __init__(
+        self,
+        config: Config,
+        supervisor: Supervisor,
+        router: Router,
+        metrics: Metrics,
+        *,
+        store: Callable[[], Store | None],
+        sources: Callable[[], Sequence[SourceInfo]],
+        ready: Callable[[], Sequence[str]],
+    ) -> None:
+        self.url = ""
+        self._config = config
+        self._supervisor = supervisor
+        self._router = router
+        self._metrics = metrics
+        self._clients = Clients(config.server.max_clients, metrics)
+        self._store = store
+        self._sources = sources
+        self._ready = ready
+        self._end = trio.Event()
+        self._closed = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        server = self._config.server
+        listeners = await open_listeners(server.host, server.port)
+        host, port = listeners[0].socket.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        app = make_app(self._dependencies(), self._supervisor, self._router, self._clients, server)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._clients.keep)
+                await serve_app(
+                    app,
+                    listeners,
+                    self._metrics,
+                    stop=self._end,
+                    grace_s=CLIENTS_CLOSE_S,
+                    settings=server,
+                    task_status=task_status,
+                )
+                nursery.cancel_scope.cancel()
+        finally:
+            self._closed.set()
+
+    async def stop(self) -> None:
+        """Close the clients with 1012, then the listeners; requests under way may come to their end."""
+        self._clients.close_all()
+        with trio.move_on_after(CLIENTS_CLOSE_S):
+            await self._clients.gone()
+        self._end.set()
+        await self._closed.wait()
+
+    def _dependencies(self) -> Dependencies:
+        return Dependencies(
+            store=self._store(),
+            broker_states=self._supervisor.states,
+            sources=self._sources,
+            ready=self._ready,
+            metrics=self._metrics,
+            now_us=lambda: time_ns() // 1000,
+            flush_s=self._config.database.flush_ms / 1000,
+            cors_origins=self._config.server.cors_origins,
+        )
+
+
+def sources_of(config: Config, plugins: Mapping[str, BrokerPlugin]) -> list[SourceInfo]:
+    """Return the sources of records in the order in which they are tried: brokers, then history."""
+    sources = []
+    for entry in config.brokers:
+        if entry.enabled:
+            plugin = plugins[entry.plugin]
+            types = entry.types or plugin.types
+            sources.append(
+                SourceInfo(entry.name, plugin.candles_from, entry.symbols, types, plugin.synthetic)
+            )
+    sources += [SourceInfo(source.name) for source in config.history]
+    # what a first run made up stays made up when the config names other brokers
+    named = {source.name for source in sources}
+    made_up = [plugin.name for plugin in plugins.values() if plugin.synthetic]
+    return sources + [SourceInfo(name, synthetic=True) for name in made_up if name not in named]

@@ -1,0 +1,172 @@
+"""A server whose database is away at the start: it streams with new numbers and stores when the database comes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import psycopg.conninfo
+import pytest
+import trio
+
+from mdserver.daemon.known_database import KnownDatabase
+from mdserver.errors import ConfigError, StoreUnavailable
+from mdserver.model import LastRecord, Published, Tick, Topic
+from mdserver.store.connection.database import Opened
+
+from .daemon import open_daemon, open_stream, write_config
+
+TOPIC = Topic("mock", "EURUSD", "tick")
+
+
+class Proxy:
+    """A TCP address in front of the database of the tests, which can be closed and opened again."""
+
+    def __init__(self, database_url: str) -> None:
+        params = psycopg.conninfo.conninfo_to_dict(database_url)
+        self._socket = f"{params['host']}/.s.PGSQL.{params['port']}"
+        self._account = f"{params['user']}@127.0.0.1"
+        self._name = params["dbname"]
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{self._account}:{self.port}/{self._name}"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        (listener,) = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+        self.port = listener.socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, self._forward, [listener])
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _forward(self, client: trio.SocketStream) -> None:
+        async with (
+            client,
+            await trio.open_unix_socket(self._socket) as server,
+            trio.open_nursery() as nursery,
+        ):
+            for source, target in ((client, server), (server, client)):
+                nursery.start_soon(self._pump, source, target, nursery.cancel_scope)
+
+    @staticmethod
+    async def _pump(source: trio.SocketStream, target: trio.SocketStream, both: trio.CancelScope) -> None:
+        try:
+            async for data in source:
+                await target.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the other end has gone
+        both.cancel()
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Any]:
+    """Return a function that returns the stored numbers of EURUSD, in order."""
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        yield lambda: [row[0] for row in conn.execute("select seq from ticks order by seq").fetchall()]
+
+
+async def stream(url: str, count: int) -> list[int]:
+    """Return the numbers of so many ticks."""
+    seqs: list[int] = []
+    async with open_stream(url, "EURUSD") as receive:
+        with trio.fail_after(20):
+            while len(seqs) < count:
+                seqs += [tick["seq"] for tick in await receive()]
+    return seqs
+
+
+@pytest.mark.slow
+async def test_a_start_without_the_database_streams_and_stores_later(
+    folder: Path, database_url: str, rows: Any
+) -> None:
+    proxy = Proxy(database_url)
+    async with proxy.open():
+        config = write_config(folder, database={"url": proxy.url, "connect_for_s": 60})
+        async with open_daemon(config) as daemon:
+            before = await stream(daemon.ws, 300)
+            assert await daemon.stop() == 0
+    seen = before
+    for _ in range(2):  # the numbers of the first run without a database must not come again either
+        with trio.fail_after(15):
+            async with open_daemon(config) as daemon:
+                await daemon.wait_log("the database is away: streaming starts without it")
+                seqs = await stream(daemon.ws, 300)
+                assert seqs[0] > seen[-1]
+                seen = [*seen, *seqs]
+                answer = await daemon.get("/health/ready")
+                assert (answer.status_code, "the database is away" in answer.text) == (503, True)
+                assert (await daemon.get("/api/metadata", symbol="EURUSD")).status_code == 503
+                daemon.process.send_signal(signal.SIGKILL)
+                await daemon.process.wait()
+    async with open_daemon(config) as daemon:
+        last = (await stream(daemon.ws, 100))[-1]
+        async with proxy.open():
+            with trio.fail_after(20):
+                while not (stored := rows()) or stored[-1] < last:
+                    await trio.sleep(0.1)
+                while (await daemon.get("/health/ready")).status_code != 200:
+                    await trio.sleep(0.1)
+            assert set(seen) <= set(rows())
+            assert await daemon.stop() == 0
+    numbers = rows()
+    assert len(numbers) == len(set(numbers))
+
+
+@pytest.mark.slow
+async def test_another_database_at_the_address_is_not_written_to(
+    folder: Path, database_url: str, rows: Any
+) -> None:
+    proxy = Proxy(database_url)
+    async with proxy.open():
+        config = write_config(folder, database={"url": proxy.url})
+        async with open_daemon(config) as daemon:
+            await stream(daemon.ws, 10)
+    stored = rows()
+    path = folder / "data" / "known_database" / "identity.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "identity": "7/another"}))
+    async with open_daemon(config) as daemon, proxy.open():
+        line = await daemon.wait_log("the database is still away")
+        while "another database answers" not in line["error"]:
+            line = await daemon.wait_log("the database is still away", after=daemon.lines.index(line) + 1)
+        assert rows() == stored
+        await stream(daemon.ws, 10)
+
+
+def opened(identity: str | None) -> Opened:
+    return Opened("plain", 150_000, (), identity)
+
+
+def test_what_is_known_outlives_the_process(tmp_path: Path) -> None:
+    with KnownDatabase(tmp_path / "known") as known:
+        assert not known.is_at("u@h:1/d")
+        known.remember("u@h:1/d", "1/d", {TOPIC: LastRecord(7, 0)})
+    with KnownDatabase(tmp_path / "known") as known:
+        assert known.is_at("u@h:1/d")
+        assert not known.is_at("u@h:2/d")
+        assert known.seqs[TOPIC] > 7
+        known.check(opened("1/d"))
+        with pytest.raises(StoreUnavailable, match="another database answers at u@h:1/d"):
+            known.check(opened("2/d"))
+        far = known.seqs[TOPIC] + 1
+        batch = [Published(TOPIC, far, Tick("EURUSD", 1, 1.0, 1.1))]
+        assert known.is_behind(batch)
+        known.cover(batch)
+        assert not known.is_behind(batch)
+    with KnownDatabase(tmp_path / "known") as known:
+        assert known.seqs[TOPIC] > far
+        known.remember("u@h:1/d", None, {})  # a server that does not say who it is
+        assert not known.is_at("u@h:1/d")
+
+
+def test_a_damaged_identity_is_said(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"identity\.json is damaged"):
+        KnownDatabase(tmp_path)
