@@ -33,6 +33,11 @@ class Delivered:
         elif price.time_ns <= now_ns + _MAX_AHEAD_NS:
             self._newest[price.instrument] = [price]
 
+    def reaches(self, name: str, time_ns: int) -> bool:
+        """Tell whether a price of ``time_ns`` or later was handed over."""
+        newest = self._newest.get(name)
+        return newest is not None and newest[0].time_ns >= time_ns
+
     def repeats(self, names: Iterable[str]) -> Repeats:
         """Return what recognises the repeats in a stream that takes over now."""
         return Repeats({name: list(self._newest[name]) for name in names if name in self._newest})

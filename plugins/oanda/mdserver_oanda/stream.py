@@ -47,6 +47,7 @@ class PriceStream:
         self._delivered = delivered
         self._shared = shared & self.names
         self._held: list[Price] = []
+        self._snapshot: dict[str, int] = {}
         self._awaited = set(symbols)
         self._scope = trio.CancelScope()
         self._dismissed = False
@@ -71,6 +72,9 @@ class PriceStream:
 
     def take_over(self) -> None:
         """Deliver what was held back and the stream before has not delivered, and from now on what comes."""
+        # The stream before has had time to bring what was there when this one began; if it did not, it was dead.
+        if not all(self._delivered.reaches(name, time_ns) for name, time_ns in self._snapshot.items()):
+            self._host.gap("silence")
         held, self._held = self._held, []
         self._shared = frozenset()
         self._expect_repeats(self.names)
@@ -108,8 +112,9 @@ class PriceStream:
     def _take(self, price: Price) -> Tick | None:
         """Return the tick to publish now, or None: held back, already delivered, or no tick at all."""
         name = price.instrument
-        if self._awaited:
-            self._awaited.discard(name)
+        first = name in self._awaited
+        if first:
+            self._awaited.remove(name)
             if not self._awaited:
                 self.settled.set()
         if name not in self._symbols:
@@ -120,6 +125,8 @@ class PriceStream:
             self._host.ignored("one-sided price")
         elif name in self._shared:
             self._held.append(price)
+            if first:
+                self._snapshot[name] = price.time_ns
         else:
             return self._due(price)
         return None

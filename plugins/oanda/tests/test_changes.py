@@ -126,7 +126,7 @@ async def test_a_lagging_new_stream_repeats_nothing(venue: FakeOanda, start: Sta
     assert old.sent[-1][1] == quote(11).time_ns
     new.unmute()
     for number in (10, 11, 12):  # what the old one brought, late, and something new
-        await new.send_price("EUR_USD", quote(number), 0)
+        await new.send_price("EUR_USD", quote(number))
     await host.wait_until(lambda: 12.25 in bids(host))
     assert bids(host) == [1.25, 10.25, 11.25, 12.25]
 
@@ -283,3 +283,18 @@ async def test_a_session_is_connected_once_it_streams_whatever_else_is_wanted_by
     with trio.fail_after(5):
         await start(host)
     assert venue.streams
+
+
+async def test_an_old_stream_that_was_dead_already_leaves_a_gap(venue: FakeOanda, start: Start) -> None:
+    """The list changes before the silence is long enough to be noticed: what the old one missed is lost."""
+    venue.instruments["EUR_USD"].quote = quote(0)
+    host = FakeHost([EUR])
+    await start(host, silence_s=10.0)
+    [old] = await venue.wait_streams(1)
+    old.mute()
+    for number in (1, 2):
+        await venue.push("EUR_USD", quote(number))
+    host.demand.set([EUR, GBP])
+    await host.wait_until(lambda: 2.25 in bids(host))
+    assert bids(host) == [0.25, 2.25]
+    assert host.gaps == ["silence"]
