@@ -103,8 +103,12 @@ class FakeExchange:
         await self._send_event(head, *(h11.Data(data=chunk) for chunk in first))
 
     async def send(self, data: bytes) -> None:
-        """Send ``data`` as one chunk of the body."""
-        await self._send_event(h11.Data(data=data))
+        """Send ``data`` as one chunk of the body. Raises ClosedResourceError once the body has ended."""
+        async with self._send_lock:
+            # After its end the connection may be another exchange's.
+            if not self.streaming:
+                raise trio.ClosedResourceError("the body of the answer has ended")
+            await self._stream.send_all(self._http.send(h11.Data(data=data)) or b"")
 
     async def send_raw(self, data: bytes) -> None:
         """Put bytes on the socket as they are, past all rules of HTTP."""
@@ -113,8 +117,8 @@ class FakeExchange:
 
     async def end(self) -> None:
         """End the body properly."""
-        await self._send_event(h11.EndOfMessage())
         self.streaming = False
+        await self._send_event(h11.EndOfMessage())
         self._ended.set()
 
     async def reset(self) -> None:

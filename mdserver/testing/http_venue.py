@@ -110,10 +110,14 @@ class FakeHttpVenue:
 
     async def push(self, data: bytes, path: str = "") -> int:
         """Send a chunk to all streams whose path contains ``path``; return to how many."""
-        receivers = self.streams(path)
-        for exchange in receivers:
-            await exchange.send(data)
-        return len(receivers)
+        count = 0
+        for exchange in self.streams(path):
+            try:
+                await exchange.send(data)
+            except GONE:
+                continue  # it is ending
+            count += 1
+        return count
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return once ``condition`` holds; tried whenever a request comes, a stream starts or an exchange ends."""

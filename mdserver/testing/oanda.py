@@ -89,18 +89,23 @@ class FakeOanda:
     async def push(self, name: str, quote: FakeQuote | None = None) -> int:
         """Send a price (None: its walk's next step) to all streams that carry ``name``; return how many those are."""
         instrument = self.instruments[name]
-        if quote is None:
-            quote = instrument.move()
+        instrument.quote = quote if quote is not None else instrument.move()
         # The same time for all streams, and the next stream's snapshot has it too.
-        now_ns = self.clock_ns()
-        instrument.quote = attrs.evolve(quote, time_ns=quote.time_ns if quote.time_ns is not None else now_ns)
+        sent = self._stamped(name)
         receivers = [stream for stream in self.streams if name in stream.names]
         for stream in receivers:
             try:
-                await stream.send_price(name, instrument.quote, now_ns)
+                await stream.send_price(name, sent)
             except GONE:
                 continue  # it is ending
         return len(receivers)
+
+    def _stamped(self, name: str) -> FakeQuote:
+        """Return an instrument's last price, whose time is fixed the first time that it is sent."""
+        instrument = self.instruments[name]
+        if instrument.quote.time_ns is None:
+            instrument.quote = attrs.evolve(instrument.quote, time_ns=self.clock_ns())
+        return instrument.quote
 
     async def wait_streams(self, count: int, *names: str) -> list[FakeOandaStream]:
         """Wait until exactly ``count`` streams are open, each with all ``names``, and return them."""
@@ -164,10 +169,9 @@ class FakeOanda:
         stream = FakeOandaStream(exchange, names, self.rules)
         snapshot: list[bytes] = []
         if exchange.request.query.get("snapshot", "true").lower() == "true":
-            now_ns = self.clock_ns()
-            quotes = [(name, self.instruments[name].quote) for name in names]
-            snapshot = [stream.price_line(name, quote, now_ns) for name, quote in quotes]
-            stream.sent += [(name, q.time_ns if q.time_ns is not None else now_ns) for name, q in quotes]
+            quotes = [(name, self._stamped(name)) for name in names]
+            snapshot = [stream.price_line(name, quote) for name, quote in quotes]
+            stream.sent += [(name, quote.time_ns or 0) for name, quote in quotes]
         self.streams.append(stream)
         try:
             await exchange.start_stream(*snapshot)
@@ -200,9 +204,8 @@ class FakeOanda:
         form = self.rules.datetime_format or exchange.request.headers.get("accept-datetime-format", "RFC3339")
         rows = []
         for name in names:
-            quote = self.instruments[name].quote
-            stamp = time_text(quote.time_ns if quote.time_ns is not None else now_ns, form)
-            rows.append(price_fields(name, quote, stamp, self.rules))
+            quote = self._stamped(name)
+            rows.append(price_fields(name, quote, time_text(quote.time_ns or 0, form), self.rules))
         await exchange.respond(content={"time": time_text(now_ns, form), "prices": rows})
 
     async def _give_candles(self, exchange: FakeExchange) -> None:

@@ -83,11 +83,11 @@ class FakeOandaStream:
             for begin, end in itertools.pairwise(borders):
                 await self.exchange.send(data[begin:end])
 
-    async def send_price(self, name: str, quote: FakeQuote, now_ns: int) -> None:
+    async def send_price(self, name: str, quote: FakeQuote) -> None:
         """Send a price line unless muted or not asked for."""
         if self._prices and name in self.names:
-            self.sent.append((name, quote.time_ns if quote.time_ns is not None else now_ns))
-            await self._send_line(self.price_line(name, quote, now_ns))
+            self.sent.append((name, quote.time_ns or 0))
+            await self._send_line(self.price_line(name, quote))
 
     async def send_heartbeat(self) -> None:
         """Send a heartbeat unless muted."""
@@ -101,10 +101,10 @@ class FakeOandaStream:
         asked = self.exchange.request.headers.get("accept-datetime-format", "RFC3339")
         return self._rules.datetime_format or asked
 
-    def price_line(self, name: str, quote: FakeQuote, now_ns: int) -> bytes:
+    def price_line(self, name: str, quote: FakeQuote) -> bytes:
         """Return a price line as it goes out."""
-        time_ns = quote.time_ns if quote.time_ns is not None else now_ns
-        line = price_fields(name, quote, time_text(time_ns, self.datetime_format), self._rules)
+        stamp = time_text(quote.time_ns or 0, self.datetime_format)
+        line = price_fields(name, quote, stamp, self._rules)
         return msgspec.json.encode(line) + b"\n"
 
     async def _send_line(self, line: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 import trio
 
 from mdserver.errors import Unavailable
@@ -106,3 +107,25 @@ async def test_a_client_that_talks_no_http_ends_only_its_own_connection() -> Non
             while await stream.receive_some():
                 pass
         assert await http.fetch(f"{venue.url}/a") == b"a"
+
+
+async def test_a_push_to_a_stream_that_is_ending_reaches_the_others_and_harms_nobody() -> None:
+    async with open_fake_acme() as acme, open_http(headers={"X-Key": "k"}) as http:
+        url = f"{acme.http.url}/prices/EURUSD"
+        async with (
+            open_http_stream(url, headers={"X-Key": "k"}) as one,
+            open_http_stream(url, headers={"X-Key": "k"}) as other,
+        ):
+            first, second = await acme.http.wait_streams(2)
+            await first.end()
+            with pytest.raises(trio.ClosedResourceError):
+                await first.send(b"late\n")
+            await second.reset()
+            with pytest.raises(trio.ClosedResourceError):
+                await second.send(b"late\n")
+            assert await acme.http.push(b"x\n") == 0
+            assert await read_lines(one, 1) == [b'{"price":1.1}']
+            for stream in (one, other):
+                with pytest.raises(Unavailable):
+                    await read_lines(stream, 9)
+        assert (await http.get(f"{acme.http.url}/symbols")).status == 200
