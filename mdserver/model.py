@@ -1,4 +1,4 @@
-"""What flows through the server: instruments, ticks, trades, candles.
+"""What flows through the server: instruments, ticks, trades, order books, candles.
 
 Times are integer microseconds since the epoch, UTC (``time_us``): PostgreSQL's resolution, so what is stored
 equals what was streamed. Prices are floats: what a venue wrote survives a round trip up to 15 significant
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "RECORD_TYPES",
     "TIMEFRAMES",
     "US_PER_S",
+    "BookAction",
+    "Candle",
     "Feed",
     "Gap",
     "Instrument",
     "LastRecord",
+    "Level",
+    "OrderBook",
     "Published",
     "Record",
     "RecordType",
@@ -37,13 +40,17 @@ __all__ = [
 US_PER_S = 1_000_000
 """Microseconds in a second."""
 
-RecordType: TypeAlias = Literal["tick", "trade"]
-"""The kinds of record a broker can stream and the server stores."""
-
-RECORD_TYPES: tuple[RecordType, ...] = ("tick", "trade")
+RecordType: TypeAlias = str
+"""The name of a kind of record, such as ``tick``; :mod:`mdserver.kinds` lists all there are."""
 
 Side: TypeAlias = Literal["buy", "sell"]
 """The side of a trade's aggressor (taker)."""
+
+BookAction: TypeAlias = Literal["snapshot", "update"]
+"""Whether an order book replaces what went before or changes it."""
+
+Level: TypeAlias = tuple[float, float]
+"""One price of an order book and the size there; in an update, size 0 takes the price out."""
 
 TIMEFRAMES: dict[str, int] = {
     "1m": 60,
@@ -108,30 +115,74 @@ class Trade(Struct, frozen=True, gc=False, array_like=True, tag="t"):
     trade_id: str | None = None
 
 
-Record: TypeAlias = Tick | Trade
+@final
+class OrderBook(Struct, frozen=True, gc=False, array_like=True, tag="b"):
+    """The levels of both sides, best first, or a change of them.
+
+    ``depth`` names the book where a venue has several of one symbol: a number of levels, or ``full``.
+    """
+
+    symbol: str
+    time_us: int
+    bids: tuple[Level, ...]
+    asks: tuple[Level, ...]
+    action: BookAction = "snapshot"
+    depth: str = ""
+
+
+@final
+class Candle(Struct, frozen=True, gc=False, array_like=True, tag="c"):
+    """A live candle: ``time_us`` is its open, ``interval`` a name of :data:`TIMEFRAMES`, ``count`` its records.
+
+    It is sent while it forms, once with ``closed``, and again with ``revised`` where a late record changed it.
+    """
+
+    symbol: str
+    time_us: int
+    interval: str
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    count: int
+    closed: bool
+    revised: bool = False
+
+
+Record: TypeAlias = Tick | Trade | OrderBook | Candle
 
 
 class Feed(NamedTuple):
-    """One record type of one symbol, as wanted from one broker."""
+    """One record type of one symbol, as wanted from one broker.
+
+    ``variant`` tells apart what else has one symbol and type: a candle's interval, a book's depth.
+    """
 
     symbol: str
     type: RecordType
+    variant: str = ""
 
 
 class Topic(NamedTuple):
-    """One record type of one symbol of one broker: what clients subscribe to and what ``seq`` counts."""
+    """One :class:`Feed` of one broker: what clients subscribe to and what ``seq`` counts."""
 
     broker: str
     symbol: str
     type: RecordType
+    variant: str = ""
 
 
 class Published(Struct, frozen=True, gc=False, array_like=True):
-    """A record that the server accepted, with its number: contiguous per topic, also across restarts."""
+    """A record that the server accepted, with its number: contiguous per topic, also across restarts.
+
+    ``received_us`` is when the server's socket had it; None for what no socket brought, such as imported history.
+    """
 
     topic: Topic
     seq: int
     record: Record
+    received_us: int | None = None
 
 
 class LastRecord(NamedTuple):

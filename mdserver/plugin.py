@@ -82,8 +82,11 @@ class BrokerHost(Protocol):
     @property
     def log(self) -> structlog.stdlib.BoundLogger: ...
 
-    def publish(self, batch: Sequence[Record]) -> None:
+    def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
         """Hand over records in the venue's order.
+
+        ``received_us`` is when the socket had their bytes, in Unix microseconds: one time for what one read brought
+        (``WebSocket.received_us``). Without it the time of this call counts.
 
         They are checked, numbered, journalled and fanned out before this returns. A record with an
         impossible price is counted, logged once a minute and skipped; the others go on.

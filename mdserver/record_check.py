@@ -9,10 +9,24 @@ redenominated symbol is not cut off for ever.
 
 from __future__ import annotations
 
-from .candles import MAX_SIZE
-from .model import Record, Tick
+from collections.abc import Sequence
+from itertools import pairwise
 
-__all__ = ["CONFIRMATIONS", "MAX_AHEAD_US", "MAX_JUMP", "MAX_PRICE", "RecordCheck", "is_text"]
+from .candles import MAX_SIZE
+from .model import TIMEFRAMES, US_PER_S, Candle, Level, OrderBook, Tick, Trade
+
+__all__ = [
+    "CONFIRMATIONS",
+    "MAX_AHEAD_US",
+    "MAX_JUMP",
+    "MAX_LEVELS",
+    "MAX_PRICE",
+    "CandleCheck",
+    "OrderBookCheck",
+    "TickCheck",
+    "TradeCheck",
+    "is_text",
+]
 
 MAX_PRICE = 1e12
 MAX_JUMP = 50.0
@@ -22,14 +36,16 @@ CONFIRMATIONS = 5
 MAX_AHEAD_US = 24 * 3600 * 1_000_000
 """A record dated further in the future, in microseconds, has a wrong time: it would make all after it late."""
 
+MAX_LEVELS = 5_000
+"""Levels on one side of an order book: Binance's deepest snapshot has as many."""
 
 _NUMBER = frozenset((float, int))
 """Exactly these: others (numpy's, Decimal) cannot be journalled."""
 _NUMBER_OR_NONE = _NUMBER | {type(None)}
 
 
-class RecordCheck:
-    """The check of one topic's records."""
+class _PriceBand:
+    """What prices are believed of a topic, from the ones before."""
 
     __slots__ = ("_high", "_low", "_strange", "_strange_level")
 
@@ -38,43 +54,6 @@ class RecordCheck:
         self._high = MAX_PRICE
         self._strange = 0
         self._strange_level = 0.0
-
-    def fault(self, record: Record, now_us: int) -> str | None:
-        """Return why a record cannot be true, as a metric's label, or None."""
-        if type(record.time_us) is not int:
-            return "type"
-        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
-            return "time"
-        if type(record) is Tick:
-            price, other = record.bid, record.ask
-            if (
-                type(price) not in _NUMBER
-                or type(other) not in _NUMBER
-                or type(record.bid_size) not in _NUMBER_OR_NONE
-                or type(record.ask_size) not in _NUMBER_OR_NONE
-            ):
-                return "type"
-            if not self._low < price < self._high or not self._low < other < self._high:
-                return self._judge(price if not self._low < price < self._high else other)
-            if other < price:
-                return "crossed"
-            if not _plausible(record.bid_size) or not _plausible(record.ask_size):
-                return "size"
-        else:
-            price = record.price
-            if (
-                type(price) not in _NUMBER
-                or type(record.size) not in _NUMBER
-                or record.side not in (None, "buy", "sell")
-                or not (record.trade_id is None or is_text(record.trade_id))
-            ):
-                return "type"
-            if not self._low < price < self._high:
-                return self._judge(price)
-            if not _plausible(record.size):
-                return "size"
-        self._low, self._high, self._strange = price / MAX_JUMP, price * MAX_JUMP, 0
-        return None
 
     def _judge(self, price: float) -> str:
         if not 0.0 < price < MAX_PRICE:  # also true of NaN
@@ -85,6 +64,129 @@ class RecordCheck:
         if self._strange >= CONFIRMATIONS:
             self._low, self._high, self._strange = price / MAX_JUMP, price * MAX_JUMP, 0
         return "jump"
+
+
+class TickCheck(_PriceBand):
+    """The check of one topic's ticks."""
+
+    __slots__ = ()
+
+    def fault(self, record: Tick, now_us: int) -> str | None:
+        """Return why a record cannot be true, as a metric's label, or None."""
+        if type(record.time_us) is not int:
+            return "type"
+        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
+            return "time"
+        bid, ask, bid_size, ask_size = record.bid, record.ask, record.bid_size, record.ask_size
+        if (
+            type(bid) not in _NUMBER
+            or type(ask) not in _NUMBER
+            or type(bid_size) not in _NUMBER_OR_NONE
+            or type(ask_size) not in _NUMBER_OR_NONE
+        ):
+            return "type"
+        if not self._low < bid < self._high or not self._low < ask < self._high:
+            return self._judge(bid if not self._low < bid < self._high else ask)
+        if ask < bid:
+            return "crossed"
+        if bid_size is not None and not 0.0 <= bid_size <= MAX_SIZE:
+            return "size"
+        if ask_size is not None and not 0.0 <= ask_size <= MAX_SIZE:
+            return "size"
+        self._low, self._high, self._strange = bid / MAX_JUMP, bid * MAX_JUMP, 0
+        return None
+
+
+class TradeCheck(_PriceBand):
+    """The check of one topic's trades."""
+
+    __slots__ = ()
+
+    def fault(self, record: Trade, now_us: int) -> str | None:
+        """Return why a record cannot be true, as a metric's label, or None."""
+        if type(record.time_us) is not int:
+            return "type"
+        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
+            return "time"
+        price = record.price
+        if (
+            type(price) not in _NUMBER
+            or type(record.size) not in _NUMBER
+            or record.side not in (None, "buy", "sell")
+            or not (record.trade_id is None or is_text(record.trade_id))
+        ):
+            return "type"
+        if not self._low < price < self._high:
+            return self._judge(price)
+        if not 0.0 <= record.size <= MAX_SIZE:
+            return "size"
+        self._low, self._high, self._strange = price / MAX_JUMP, price * MAX_JUMP, 0
+        return None
+
+
+class OrderBookCheck(_PriceBand):
+    """The check of one topic's order books: sorted sides, best first, that do not cross."""
+
+    __slots__ = ()
+
+    def fault(self, record: OrderBook, now_us: int) -> str | None:
+        """Return why a record cannot be true, as a metric's label, or None."""
+        if type(record.time_us) is not int or record.action not in ("snapshot", "update"):
+            return "type"
+        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
+            return "time"
+        for side in (record.bids, record.asks):
+            if type(side) is not tuple or not all(map(_is_level, side)):
+                return "type"
+            if len(side) > MAX_LEVELS:
+                return "size"
+            for price, size in side:
+                if not self._low < price < self._high:
+                    return self._judge(price)
+                if not 0.0 <= size <= MAX_SIZE:
+                    return "size"
+        bids, asks = record.bids, record.asks
+        if record.action == "snapshot" and not (_ascends(asks) and _ascends(bids[::-1])):
+            return "order"
+        if record.action == "snapshot" and bids and asks and asks[0][0] < bids[0][0]:
+            return "crossed"
+        if bids or asks:
+            price = (bids or asks)[0][0]
+            self._low, self._high, self._strange = price / MAX_JUMP, price * MAX_JUMP, 0
+        return None
+
+
+class CandleCheck(_PriceBand):
+    """The check of one topic's candles: an open on the interval's grid, prices within the range."""
+
+    __slots__ = ()
+
+    def fault(self, record: Candle, now_us: int) -> str | None:
+        """Return why a record cannot be true, as a metric's label, or None."""
+        prices = record.open, record.high, record.low, record.close
+        if (
+            type(record.time_us) is not int
+            or type(record.count) is not int
+            or type(record.volume) not in _NUMBER
+            or any(type(price) not in _NUMBER for price in prices)
+            or type(record.closed) is not bool
+            or type(record.revised) is not bool
+        ):
+            return "type"
+        length_s = TIMEFRAMES.get(record.interval)
+        if length_s is None:
+            return "interval"
+        if not 0 < record.time_us <= now_us + MAX_AHEAD_US or record.time_us % (length_s * US_PER_S):
+            return "time"
+        for price in prices:
+            if not self._low < price < self._high:
+                return self._judge(price)
+        if not record.low <= min(record.open, record.close) <= max(record.open, record.close) <= record.high:
+            return "range"
+        if not (record.volume >= 0.0 and record.count >= 0):
+            return "size"
+        self._low, self._high, self._strange = record.close / MAX_JUMP, record.close * MAX_JUMP, 0
+        return None
 
 
 def is_text(value: object) -> bool:
@@ -100,5 +202,11 @@ def is_text(value: object) -> bool:
     return True
 
 
-def _plausible(size: float | None) -> bool:
-    return size is None or 0.0 <= size <= MAX_SIZE
+def _is_level(level: object) -> bool:
+    return (
+        type(level) is tuple and len(level) == 2 and type(level[0]) in _NUMBER and type(level[1]) in _NUMBER
+    )
+
+
+def _ascends(side: Sequence[Level]) -> bool:
+    return all(one[0] < other[0] for one, other in pairwise(side))

@@ -10,7 +10,7 @@ import attrs
 import click
 
 from .errors import PluginError, Rejected
-from .model import RECORD_TYPES
+from .kinds import BY_NAME
 from .plugin import (
     API_VERSION,
     BROKER_GROUP,
@@ -78,7 +78,7 @@ def stand_in(problem: PluginProblem) -> BrokerPlugin:
     def refuse(_: object) -> NoReturn:
         raise Rejected(f"its plugin cannot be used: {problem}")
 
-    return BrokerPlugin(problem.name, "cannot be used", type(None), refuse, types=RECORD_TYPES)
+    return BrokerPlugin(problem.name, "cannot be used", type(None), refuse, types=tuple(BY_NAME))
 
 
 def command_names() -> list[str]:
@@ -187,9 +187,9 @@ def _check_config(plugin: BrokerPlugin | HistoryPlugin) -> None:
 
 def _check_broker(plugin: BrokerPlugin) -> None:
     _check_config(plugin)
-    if not plugin.types or any(kind not in RECORD_TYPES for kind in plugin.types):
+    if not plugin.types or any(kind not in BY_NAME for kind in plugin.types):
         raise PluginError(
-            f"found the types {_listed(plugin.types)}, expected some of {_listed(RECORD_TYPES)}"
+            f"found the types {_listed(plugin.types)}, expected some of {_listed(tuple(BY_NAME))}"
         )
     if plugin.candles_from not in plugin.types:
         raise PluginError(

@@ -7,7 +7,7 @@ import json
 import click
 
 from ..errors import BadMessage, ConfigError
-from ..model import RECORD_TYPES
+from ..kinds import BY_NAME
 from ..net import open_websocket
 from ..plugin import CommandContext, CommandPlugin
 from ..symbols import canonical_all
@@ -19,7 +19,7 @@ SUMMARY = "Print the live records of a running server"
 
 @click.command("watch", short_help=SUMMARY)
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
-@click.option("--type", "types", type=click.Choice(RECORD_TYPES), multiple=True, help="Default: tick.")
+@click.option("--type", "types", type=click.Choice(tuple(BY_NAME)), multiple=True, help="Default: tick.")
 @click.option("--url", metavar="URL", help="The server's address; default: that of the config.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many records.")
 @click.option("--json", "as_json", is_flag=True, help="Print records as they come: JSON, one a line.")
@@ -63,7 +63,7 @@ async def watch(
         while True:
             for message in await websocket.receive():
                 record = _decode(url, message)
-                if record.get("type") not in RECORD_TYPES:
+                if record.get("type") not in BY_NAME:
                     _tell(record)
                     continue
                 click.echo(message.decode() if as_json else _line(record))

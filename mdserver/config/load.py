@@ -12,7 +12,7 @@ import attrs
 import platformdirs
 
 from ..errors import ConfigError
-from ..model import RECORD_TYPES
+from ..kinds import BY_NAME
 from ..symbols import canonical
 from .sections import BrokerEntry, Config, DatabaseConfig, HistoryEntry
 from .source import Located, Problem, parse_yaml, read_env_file
@@ -164,7 +164,7 @@ def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Pr
         if has is None or types is None or not isinstance(types.data, list):
             continue
         for one in types.data:
-            if one.data in RECORD_TYPES and one.data not in has:
+            if one.data in BY_NAME and one.data not in has:
                 message = f"found {shown(one)}, expected what this plugin has: {', '.join(has)}"
                 problems.append(Problem(one.line, one.path, message))
     return problems

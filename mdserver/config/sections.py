@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 from attrs.validators import and_, ge, le, matches_re
 
-from ..model import RECORD_TYPES, RecordType
+from ..kinds import BY_NAME
 from ..redact import HIDDEN, redact
 from ..symbols import canonical_all
 from .constraints import is_secret
+
+if TYPE_CHECKING:
+    _TypeName: TypeAlias = str
+else:
+    _TypeName = Literal[tuple(BY_NAME)]  # so that errors and the schema list what there is
 
 __all__ = [
     "BrokerEntry",
@@ -96,6 +101,7 @@ class DatabaseConfig:
     )
     migrate: bool = _setting(True, "Bring the tables up to date at start")
     store: bool = _setting(True, "Store what is streamed; off: only stream it")
+    store_received: bool = _setting(True, "Store when each tick and trade was received")
     flush_ms: float = _setting(250.0, "Milliseconds between writes", validator=_between(1, 60_000))
     flush_rows: int = _setting(10_000, "Rows that cause a write at once", validator=_between(1, 1_000_000))
     binaries: Literal["auto", "system", "wheel"] = _setting(
@@ -157,13 +163,13 @@ class BrokerEntry:
     symbols: tuple[str, ...] = _setting(
         (), "Always streamed and stored, with or without clients", converter=canonical_all
     )
-    types: tuple[RecordType, ...] | None = _setting(None, "Record types of symbols; default: the plugin's")
+    types: tuple[_TypeName, ...] | None = _setting(None, "Record types of symbols; default: the plugin's")
     settings: object = attrs.field(default=None, repr=_settings_repr)
 
     @types.validator
     def _check_types(self, _: object, value: tuple[str, ...] | None) -> None:
         if value is not None and (not value or len(set(value)) < len(value)):
-            raise ValueError(f"types: expected one or more of {', '.join(RECORD_TYPES)}, each once")
+            raise ValueError(f"types: expected one or more of {', '.join(BY_NAME)}, each once")
 
 
 @attrs.frozen

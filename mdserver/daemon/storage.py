@@ -64,7 +64,7 @@ class DatabasePart(Part):
                 url, pooler=settings.pooler, migrate=settings.migrate, log=_log
             ) as opening:
                 self.database = opening.database
-                self.store = Store(opening.database)
+                self.store = Store(opening.database, store_received=settings.store_received)
                 if url != settings.url:
                     await self._open(opening)
                     task_status.started()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
+from typing import TypeAlias
 
 import structlog
 
 from ..errors import BadMessage
+from ..kinds import BY_NAME, KINDS, Check, Kind
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Tick, Topic
-from ..record_check import RecordCheck, is_text
+from ..model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Topic
+from ..record_check import is_text
 from ..redact import redact
 from .demand import BrokerDemand, FeedChange
 
@@ -23,6 +25,9 @@ Emit = Callable[[list[Published]], None]
 Announce = Callable[[Gap], None]
 """Tells a topic's subscribers of a hole, before the record that ends it."""
 
+_Key: TypeAlias = str | tuple[str, str]
+"""The symbol, with the variant where the kind has any: so that the symbol alone never finds those."""
+
 
 class _Line:
     """One topic of this broker: its number, its check, and where its last record stood.
@@ -32,11 +37,11 @@ class _Line:
     which lasts until the venue serves it again.
     """
 
-    __slots__ = ("broken_off", "check", "interrupted", "last_us", "seq", "served", "topic")
+    __slots__ = ("broken_off", "fault", "interrupted", "last_us", "seq", "served", "topic")
 
-    def __init__(self, topic: Topic, last: LastRecord | None) -> None:
+    def __init__(self, topic: Topic, check: Check, last: LastRecord | None) -> None:
         self.topic = topic
-        self.check = RecordCheck()
+        self.fault = check.fault
         self.seq, self.last_us = last or (0, 0)
         self.served = False
         self.interrupted: str | None = None
@@ -83,34 +88,37 @@ class Host:
         self._emit = emit
         self._announce = announce
         self._last_records = last_records
-        self._ticks: dict[str, _Line] = {}
-        self._trades: dict[str, _Line] = {}
+        self._lines: dict[type, dict[_Key, _Line]] = {kind.struct: {} for kind in KINDS.values()}
         self._metrics = metrics
         self._published = metrics.published.labels(name)
         self._rarely = RarelyLogged(self.log)
         demand.watch(self._feeds_changed)
 
-    def publish(self, batch: Sequence[Record]) -> None:
+    def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.publish`."""
         accepted: list[Published] = []
         now_s = time()
         now_us = int(now_s * US_PER_S)
+        if received_us is None:
+            received_us = now_us
+        by_type = self._lines
         for record in batch:
-            line = (self._ticks if type(record) is Tick else self._trades).get(record.symbol)
+            lines = by_type.get(type(record))
+            line = None if lines is None else lines.get(record.symbol)
             if line is None:
-                if not is_text(record.symbol):
+                line = self._find_line(record)
+                if line is None:
                     self._reject(record, "type")
                     continue
-                line = self._open_line(record)
             if not line.served:
                 self._note_served(line)
-            fault = line.check.fault(record, now_us)
+            fault = line.fault(record, now_us)
             if fault is None:
                 if line.broken_off is not None:
                     self._close_gap(line, record)
                 line.seq += 1
                 line.last_us = record.time_us
-                accepted.append(Published(line.topic, line.seq, record))
+                accepted.append(Published(line.topic, line.seq, record, received_us))
             else:
                 self._reject(record, fault)
         self.last_event_s = now_s
@@ -121,20 +129,27 @@ class Host:
     def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.gap`."""
         chosen = None if feeds is None else frozenset(feeds)
-        for line in (*self._ticks.values(), *self._trades.values()):
-            if chosen is None or Feed(line.topic.symbol, line.topic.type) in chosen:
+        for line in self._all_lines():
+            if chosen is None or Feed(*line.topic[1:]) in chosen:
                 line.break_off(cause)
+
+    def _all_lines(self) -> Iterator[_Line]:
+        for lines in self._lines.values():
+            yield from lines.values()
 
     def _note_served(self, line: _Line) -> None:
         """A record says as much as a confirmation; of a feed that is not wanted it was still on its way."""
-        feed = Feed(line.topic.symbol, line.topic.type)
+        feed = Feed(*line.topic[1:])
         if self.demand.status(feed) in ("pending", "active"):
             self.demand.confirm([feed])
             line.resume()
 
     def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
         for feed, status, _ in changes:
-            line = (self._ticks if feed.type == "tick" else self._trades).get(feed.symbol)
+            kind = BY_NAME.get(feed.type)
+            line = (
+                None if kind is None else self._lines[kind.struct].get(_key(kind, feed.symbol, feed.variant))
+            )
             if line is None:
                 continue
             if status == "active":
@@ -174,16 +189,25 @@ class Host:
     def _note_refused(self, reasons: Mapping[Feed, str]) -> None:
         by_reason: dict[str, list[str]] = {}
         for feed, reason in reasons.items():
-            by_reason.setdefault(reason, []).append(f"{feed.symbol} {feed.type}")
+            by_reason.setdefault(reason, []).append(f"{feed.symbol} {feed.type} {feed.variant}".rstrip())
         self._metrics.refused_feeds.labels(self.name).inc(len(reasons))
         for reason, feeds in by_reason.items():
             self.log.warning("feeds refused", feeds=feeds, reason=reason)
 
-    def _open_line(self, record: Record) -> _Line:
-        ticks = type(record) is Tick
-        topic = Topic(self.name, record.symbol, "tick" if ticks else "trade")
-        line = _Line(topic, self._last_records.get(topic))
-        (self._ticks if ticks else self._trades)[record.symbol] = line
+    def _find_line(self, record: Record) -> _Line | None:
+        """Return the line of a record: of a kind with variants, or of a new topic; None for what is no record."""
+        kind = KINDS.get(type(record))
+        if kind is None or not is_text(record.symbol):
+            return None
+        variant = "" if kind.variant is None else kind.variant(record)
+        if not is_text(variant):
+            return None
+        lines = self._lines[kind.struct]
+        key = _key(kind, record.symbol, variant)
+        line = lines.get(key)
+        if line is None:
+            topic = Topic(self.name, record.symbol, kind.name, variant)
+            line = lines[key] = _Line(topic, kind.check(), self._last_records.get(topic))
         return line
 
     def _close_gap(self, line: _Line, record: Record) -> None:
@@ -196,6 +220,10 @@ class Host:
     def _reject(self, record: Record, fault: str) -> None:
         self._metrics.rejected.labels(self.name, fault).inc()
         self._rarely.warning("record rejected", reason=fault, record=str(record))
+
+
+def _key(kind: Kind, symbol: str, variant: str) -> _Key:
+    return symbol if kind.variant is None else (symbol, variant)
 
 
 def clean_text(text: str) -> str:

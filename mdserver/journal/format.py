@@ -7,23 +7,23 @@ strings and numbers, its last one is the version; it lets a reader find the next
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from struct import Struct
+from typing import Any, Union
 from zlib import crc32
 
 import msgspec
 
 from ..errors import JournalCorrupt
+from ..kinds import KINDS
 from ..model import Published
 
-__all__ = ["HEADER_BYTES", "MAGIC", "FrameEncoder", "decode", "frame_end"]
+__all__ = ["HEADER_BYTES", "MAGIC", "FrameDecoder", "FrameEncoder", "frame_end"]
 
 MAGIC = b"\xc1mj1"
 _HEADER = Struct("<4sII")
 HEADER_BYTES = _HEADER.size
-
-_decoder = msgspec.msgpack.Decoder(list[Published])
 
 
 class FrameEncoder:
@@ -43,9 +43,21 @@ class FrameEncoder:
         return buffer
 
 
-def decode(payload: bytes) -> list[Published]:
-    """Return a frame's batch. Raises :class:`msgspec.DecodeError` for what we did not write."""
-    return _decoder.decode(payload)
+class FrameDecoder:
+    """Decodes what :class:`FrameEncoder` wrote, in this version or in one before; a kind's tag tells its records.
+
+    Fields that the version before did not know have their defaults.
+    """
+
+    def __init__(self) -> None:
+        record: Any = Union[tuple(KINDS)]  # noqa: UP007 - of classes that are known only now
+        entry: Any = msgspec.defstruct("_Entry", [("record", record)], bases=(Published,), array_like=True)
+        self._decode: Callable[[bytes], list[Published]] = msgspec.msgpack.Decoder(list[entry]).decode
+
+    def decode(self, payload: bytes) -> list[Published]:
+        """Return a frame's batch. Raises :class:`msgspec.DecodeError` for what we did not write."""
+        # of the plain class again: structs of two classes are never equal
+        return [Published(one.topic, one.seq, one.record, one.received_us) for one in self._decode(payload)]
 
 
 def frame_end(data: bytes, at: int, limit: int, path: Path, start: int) -> int:

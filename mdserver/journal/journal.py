@@ -34,7 +34,7 @@ import trio
 
 from ..errors import JournalCorrupt, JournalFull
 from ..model import LastRecord, Published, Topic
-from .format import FrameEncoder, decode
+from .format import FrameDecoder, FrameEncoder
 from .segment import Segment, delete_segments, load_segments, new_segment
 from .segment_reader import next_frame_offset, read_frames
 from .seq_floor import SeqFloor
@@ -69,6 +69,7 @@ class Journal:
         self._turnover_bytes = min(TURNOVER_BYTES, self._segment_bytes)
         self._log = log
         self._encoder = FrameEncoder()
+        self._decode = FrameDecoder().decode
         self._lock = Lock()  # guards the tuple of segments and the files' lifetime; held for microseconds
         self._woken = trio.Event()
         self._wake_at: float = inf
@@ -274,7 +275,7 @@ class Journal:
         while start < end:
             try:
                 for payload, behind in read_frames(segment.fd, segment.path, start, end):
-                    yield decode(payload), behind
+                    yield self._decode(payload), behind
                     start = behind
             except JournalCorrupt as error:
                 damage = error

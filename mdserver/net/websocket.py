@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from time import time_ns
 from urllib.parse import urlsplit
 
 import trio
@@ -132,6 +133,8 @@ class WebSocket:
 
     def __init__(self, url: str, stream: trio.abc.Stream, *, max_message_bytes: int) -> None:
         self.url = url
+        self.received_us = 0
+        """When the bytes behind what :meth:`receive` returned were read, in Unix microseconds: once per read."""
         self._stream = stream
         self._frames = frames.FrameReader(max_message_bytes=max_message_bytes)
         self._early = b""
@@ -179,6 +182,7 @@ class WebSocket:
             data, self._early = self._early, b""
         else:
             data = await self._read()
+        self.received_us = time_ns() // 1000
         seen = reader.controls
         messages = reader.feed(data)
         if reader.controls != seen or reader.failure is not None:

@@ -90,7 +90,7 @@ def ack(
     request_id: RequestId, action: str, results: Sequence[Outcome], subscriptions: Iterable[Topic]
 ) -> bytes:
     """Frame an acknowledgement with the complete list of subscriptions as it is now."""
-    complete = [_Subscription(*topic) for topic in subscriptions]
+    complete = [_Subscription(*topic[:3]) for topic in subscriptions]
     return text_frame(_encode(_Ack(_id(request_id), action, results, complete)))
 
 

@@ -1,85 +1,34 @@
-"""Records as clients see them.
-
-A whole number is written without ``.0``: the server invents no digit that the venue did not send.
-"""
+"""Records as bytes: encoded once for all clients that want the same, framed once."""
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET
 from msgspec.json import Encoder
 
-from ..model import US_PER_S, Published, Side, Tick
-from .server_frames import text_frame
+from ..kinds import KINDS
+from ..model import Published
+from ..record_wire import Received, seconds
+from .server_frames import text_frame, text_payload
 
-__all__ = ["encode_record", "frame_record"]
-
-
-class _WireTick(Struct, gc=False, tag_field="type", tag="tick"):
-    broker: str
-    symbol: str
-    seq: int
-    time: float
-    bid: float
-    ask: float
-    bid_size: float | UnsetType
-    ask_size: float | UnsetType
-    conflated: int | UnsetType
-
-
-class _WireTrade(Struct, gc=False, tag_field="type", tag="trade"):
-    broker: str
-    symbol: str
-    seq: int
-    time: float
-    price: float
-    size: float
-    side: Side | UnsetType
-    trade_id: str | UnsetType
-
+__all__ = ["encode_record", "frame_record", "with_conflated"]
 
 _encode = Encoder().encode
 
 
-def _number(value: float) -> float:
-    whole = int(value)
-    return whole if whole == value else value
+def encode_record(published: Published, *, received: bool = False) -> bytes:
+    """Return the JSON of a record; with the time of its receipt if ``received``, where there is one."""
+    record = published.record
+    stamp: Received = UNSET
+    if received and published.received_us is not None:
+        stamp = seconds(published.received_us)
+    return _encode(KINDS[type(record)].wire(published, record, stamp))
 
 
-def _size(value: float | None) -> float | UnsetType:
-    return UNSET if value is None else _number(value)
-
-
-def encode_record(published: Published, conflated: int = 0) -> bytes:
-    """Return the JSON of a record; ``conflated`` older ticks of its topic were skipped for this client."""
-    topic, record = published.topic, published.record
-    if type(record) is Tick:
-        return _encode(
-            _WireTick(
-                topic.broker,
-                topic.symbol,
-                published.seq,
-                _number(record.time_us / US_PER_S),
-                _number(record.bid),
-                _number(record.ask),
-                _size(record.bid_size),
-                _size(record.ask_size),
-                conflated or UNSET,
-            )
-        )
-    return _encode(
-        _WireTrade(
-            topic.broker,
-            topic.symbol,
-            published.seq,
-            _number(record.time_us / US_PER_S),
-            _number(record.price),
-            _number(record.size),
-            record.side or UNSET,
-            UNSET if record.trade_id is None else record.trade_id,
-        )
-    )
-
-
-def frame_record(published: Published, conflated: int = 0) -> bytes:
+def frame_record(published: Published, *, received: bool = False) -> bytes:
     """Return a record as one WebSocket text frame."""
-    return text_frame(encode_record(published, conflated))
+    return text_frame(encode_record(published, received=received))
+
+
+def with_conflated(frame: bytes, skipped: int) -> bytes:
+    """Return a record's frame with the number of older records that it stands for."""
+    return text_frame(b'%b,"conflated":%d}' % (text_payload(frame)[:-1], skipped))

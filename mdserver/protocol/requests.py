@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from ..model import RECORD_TYPES
+from ..kinds import BY_NAME
 from ..symbols import canonical
 
 __all__ = [
@@ -40,13 +40,17 @@ Selection: TypeAlias = Mapping[str, Fault | None]
 
 
 class Subscribe(Struct, frozen=True):
-    """Start streams. ``broker`` None: each broker that has the symbol is tried in config order."""
+    """Start streams. ``broker`` None: each broker that has the symbol is tried in config order.
+
+    ``received``: records carry when the server's socket had them.
+    """
 
     id: RequestId
     symbols: Selection
     types: Selection
     broker: str | None
     since: bool
+    received: bool = False
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -90,7 +94,7 @@ class RequestError(Exception):
 
 
 _FIELDS = {
-    "subscribe": {"symbols", "types", "broker", "interval", "since", "snapshot"},
+    "subscribe": {"symbols", "types", "broker", "interval", "received", "since", "snapshot"},
     "unsubscribe": {"symbols", "types", "broker", "interval"},
     "list": set(),
     "ping": set(),
@@ -150,9 +154,12 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
             since = message.get("since")
             if since is not None and (isinstance(since, bool) or not isinstance(since, int | float | dict)):
                 raise RequestError(400, f'since: expected Unix seconds or {{"seq": n}}, got {_kind(since)}')
+            received = message.get("received", False)
+            if not isinstance(received, bool):
+                raise RequestError(400, f"received: expected true or false, got {_kind(received)}")
             types = _types(message) or {"tick": None}
             _check_placed(message, types)
-            return Subscribe(request_id, symbols, types, _broker(message), since is not None)
+            return Subscribe(request_id, symbols, types, _broker(message), since is not None, received)
         case "unsubscribe":
             symbols = _symbols(message) if "symbols" in message else {}
             types = _types(message)
@@ -186,21 +193,17 @@ def _types(message: dict[str, Any]) -> Selection:
         return {}
     items = _list(message, "types")
     if not items:
-        raise RequestError(
-            400, f"types: expected at least one of {', '.join(RECORD_TYPES)}, got an empty list"
-        )
+        raise RequestError(400, f"types: expected at least one of {', '.join(BY_NAME)}, got an empty list")
     if len(items) > MAX_TYPES:
         raise RequestError(400, f"types: expected at most {MAX_TYPES}, got {len(items)}")
     out: dict[str, Fault | None] = {}
     for item in items:
         if not isinstance(item, str):
             out[_show(item)] = Fault(400, f"types: expected strings, found {_kind(item)}")
-        elif item in RECORD_TYPES:
+        elif item in BY_NAME:
             out[item] = None
         else:
-            out[item[:_SHOWN]] = Fault(
-                408, f"unknown type {_show(item)}; there are {', '.join(RECORD_TYPES)}"
-            )
+            out[item[:_SHOWN]] = Fault(408, f"unknown type {_show(item)}; there are {', '.join(BY_NAME)}")
     return out
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["CloseCode", "close_frame", "ping_frame", "text_frame", "text_payloads"]
+__all__ = ["CloseCode", "close_frame", "ping_frame", "text_frame", "text_payload", "text_payloads"]
 
 
 class CloseCode:
@@ -39,6 +39,12 @@ def close_frame(code: int, reason: str = "") -> bytes:
     """Frame a close; a reason over 123 bytes of UTF-8 is cut at a character."""
     text = reason.encode()[:123].decode(errors="ignore").encode()
     return b"\x88%c%b%b" % (len(text) + 2, code.to_bytes(2, "big"), text)
+
+
+def text_payload(frame: bytes) -> bytes:
+    """Return the payload of one text frame made by :func:`text_frame`."""
+    head = {126: 4, 127: 10}.get(frame[1], 2)
+    return frame[head:]
 
 
 def text_payloads(data: bytes) -> Iterator[str]:

@@ -66,7 +66,7 @@ def _minutes_from(table: Table) -> str:
     {_REPLACE}"""  # noqa: S608 - names from this module only
 
 
-_MINUTES: dict[Table, str] = {"ticks": _minutes_from("ticks"), "trades": _minutes_from("trades")}
+_MINUTES: dict[str, str] = {"ticks": _minutes_from("ticks"), "trades": _minutes_from("trades")}
 
 _COARSER = f"""insert into candles (series_id, timeframe, time, open, high, low, close, volume, row_count)
     select touched.series_id, %(timeframe)s, touched.time, made.opens[1], made.high, made.low, made.closes[made.n],
@@ -84,7 +84,7 @@ _COARSER = f"""insert into candles (series_id, timeframe, time, open, high, low,
     {_REPLACE}"""  # noqa: S608 - names from this module only
 
 
-def recompute(conn: psycopg.Connection[Any], table: Table, series_id: Ints, time_us: Ints) -> None:
+def recompute(conn: psycopg.Connection[Any], table: str, series_id: Ints, time_us: Ints) -> None:
     """Recompute, in every timeframe, the candles that rows of these series at these times belong to.
 
     Candles whose rows retention has dropped stay as they are: a row that comes there later is not the whole story.

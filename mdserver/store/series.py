@@ -9,9 +9,10 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import args_row
 
-from ..model import RecordType, Topic
+from ..kinds import BY_NAME
+from ..model import LastRecord, RecordType, Topic
 
-__all__ = ["SeriesInfo", "list_series", "lock_series"]
+__all__ = ["SeriesInfo", "list_series", "lock_series", "read_last_records"]
 
 
 class SeriesInfo(Struct, frozen=True):
@@ -27,31 +28,43 @@ class SeriesInfo(Struct, frozen=True):
     latest_us: int | None
     hist_v: int
     live_v: int
+    variant: str = ""
 
     @property
     def topic(self) -> Topic:
         """The topic whose records these are."""
-        return Topic(self.broker, self.symbol, self.type)
+        return Topic(self.broker, self.symbol, self.type, self.variant)
 
 
 # epoch as numeric is exact to the microsecond (as double precision it is not)
 _COLUMNS: LiteralString = """s.id, s.broker, s.symbol, s.type, s.last_seq, s.row_count,
     (extract(epoch from s.earliest) * 1000000)::bigint, (extract(epoch from s.latest) * 1000000)::bigint,
-    s.hist_v, s.live_v"""
+    s.hist_v, s.live_v, s.variant"""
 
 _LIST: LiteralString = f"""select {_COLUMNS} from series s
     where %(symbol)s::text is null or s.symbol = %(symbol)s order by s.id"""  # noqa: S608
 
 _LOCK: LiteralString = f"""select {_COLUMNS} from series s
-    join unnest(%s::text[], %s::text[], %s::text[]) as wanted(broker, symbol, type) using (broker, symbol, type)
+    join unnest(%s::text[], %s::text[], %s::text[], %s::text[]) as wanted(broker, symbol, type, variant)
+        using (broker, symbol, type, variant)
     order by s.id for no key update of s"""  # noqa: S608
 
-_CREATE = """insert into series (broker, symbol, type)
-    select * from unnest(%s::text[], %s::text[], %s::text[]) on conflict do nothing"""
+_CREATE = """insert into series (broker, symbol, type, variant)
+    select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) on conflict do nothing"""
 
 
 def list_series(conn: psycopg.Connection[Any], symbol: str | None = None) -> list[SeriesInfo]:
-    """Return all series, or those of one symbol, in the order of their making."""
+    """Return the series that hold records, or those of one symbol, in the order of their making."""
+    kept = {kind.name for kind in BY_NAME.values() if kind.stored is not None}
+    return [series for series in _list(conn, symbol) if series.type in kept]
+
+
+def read_last_records(conn: psycopg.Connection[Any]) -> dict[Topic, LastRecord]:
+    """Return where each topic stands, also of kinds of which only the numbers are kept."""
+    return {one.topic: LastRecord(one.last_seq, one.latest_us or 0) for one in _list(conn, None)}
+
+
+def _list(conn: psycopg.Connection[Any], symbol: str | None) -> list[SeriesInfo]:
     with conn.cursor(row_factory=args_row(SeriesInfo)) as cursor:
         return cursor.execute(_LIST, {"symbol": symbol}, prepare=True).fetchall()
 
@@ -75,9 +88,5 @@ def _lock(conn: psycopg.Connection[Any], topics: Collection[Topic]) -> dict[Topi
     return {series.topic: series for series in found}
 
 
-def _as_columns(topics: Collection[Topic]) -> tuple[list[str], list[str], list[str]]:
-    return (
-        [topic.broker for topic in topics],
-        [topic.symbol for topic in topics],
-        [topic.type for topic in topics],
-    )
+def _as_columns(topics: Collection[Topic]) -> list[list[str]]:
+    return [[topic[number] for topic in topics] for number in range(len(Topic._fields))]

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import psycopg
 
 from ..candles import QuotePrice
-from ..model import LastRecord, Published, Topic
+from ..kinds import BY_NAME
+from ..model import LastRecord, Published, RecordType, Topic
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
 from .history.hour import FetchedHour, HourResult
@@ -18,19 +19,18 @@ from .live.write_batch import Written, write
 from .query import bid_ask_candles as sides
 from .query import read_candles as read
 from .query.read_candles import CandleColumns
-from .query.read_records import RowPosition, TickPage, TradePage, read_ticks, read_trades
-from .series import SeriesInfo, list_series
+from .query.read_records import RecordPage, RowPosition, read_records
+from .series import SeriesInfo, list_series, read_last_records
 from .tables.partitions import forget_all_partitions
 
 __all__ = [
     "CandleColumns",
     "FetchedHour",
     "HourResult",
+    "RecordPage",
     "RowPosition",
     "SeriesInfo",
     "Store",
-    "TickPage",
-    "TradePage",
     "Written",
 ]
 
@@ -44,16 +44,17 @@ class Store:
     :class:`~mdserver.errors.StoreUnavailable` while the database is away, and can be cancelled.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, store_received: bool = True) -> None:
         self._database = database
+        self._store_received = store_received
 
     async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
         """Return what is stored: a row per broker, symbol and record type; of one symbol if given."""
         return await self._read(lambda conn: list_series(conn, symbol))
 
     async def last_records(self) -> dict[Topic, LastRecord]:
-        """Return where each stored topic stands."""
-        return {one.topic: LastRecord(one.last_seq, one.latest_us or 0) for one in await self.series()}
+        """Return where each topic stands, also of kinds of which only the numbers are stored."""
+        return await self._read(read_last_records)
 
     async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
         """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""
@@ -74,20 +75,25 @@ class Store:
         """Return how many stored ticks make the candles whose opens are in ``[from_s, to_s]``."""
         return await self._read(lambda conn: sides.count_ticks(conn, series_id, timeframe_s, from_s, to_s))
 
-    async def ticks(
-        self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None = None, limit: int
-    ) -> TickPage:
-        """Return the first ``limit`` ticks in ``[from_us, to_us]`` that come behind ``after``."""
-        return await self._read(
-            lambda conn: read_ticks(conn, series_id, from_us, to_us, after=after, limit=limit)
-        )
+    async def records(
+        self,
+        series_id: int,
+        type_: RecordType,
+        from_us: int,
+        to_us: int,
+        *,
+        after: RowPosition | None = None,
+        limit: int,
+    ) -> RecordPage:
+        """Return the first ``limit`` records in ``[from_us, to_us]`` that come behind ``after``.
 
-    async def trades(
-        self, series_id: int, from_us: int, to_us: int, *, after: RowPosition | None = None, limit: int
-    ) -> TradePage:
-        """Return the first ``limit`` trades in ``[from_us, to_us]`` that come behind ``after``."""
+        ``type_`` is the series' own. Raises KeyError for a kind that does not exist, ValueError for one without table.
+        """
+        stored = BY_NAME[type_].stored
+        if stored is None:
+            raise ValueError(f"{type_}: records of this kind are not stored")
         return await self._read(
-            lambda conn: read_trades(conn, series_id, from_us, to_us, after=after, limit=limit)
+            lambda conn: read_records(conn, stored, series_id, from_us, to_us, after=after, limit=limit)
         )
 
     async def write(self, batch: Sequence[Published]) -> Written:
@@ -98,7 +104,9 @@ class Store:
         cancellation the batch may or may not be stored: write it again.
         """
         try:
-            return await self._change(lambda conn: write(conn, batch), live=True)
+            return await self._change(
+                lambda conn: write(conn, batch, received=self._store_received), live=True
+            )
         except DataRefused as error:
             if len(batch) == 1:
                 return Written(rejected=[(batch[0], str(error))])
@@ -106,8 +114,7 @@ class Store:
         first = await self.write(batch[:middle])
         second = await self.write(batch[middle:])
         return Written(
-            first.ticks + second.ticks,
-            first.trades + second.trades,
+            first.stored + second.stored,
             first.skipped + second.skipped,
             first.rejected + second.rejected,
         )

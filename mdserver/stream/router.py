@@ -56,13 +56,15 @@ _Owed: TypeAlias = tuple[Published, bytes]
 class _Group:
     """Clients with one and the same set of topics; ``only`` is the client of a group of one.
 
+    ``received`` are the topics whose records they want with the time of receipt.
     ``first`` and ``more`` are what it is owed in the current pass: mostly one record, which needs no list.
     """
 
-    __slots__ = ("first", "more", "only", "sinks", "topics")
+    __slots__ = ("first", "more", "only", "received", "sinks", "topics")
 
-    def __init__(self, topics: frozenset[Topic]) -> None:
+    def __init__(self, topics: frozenset[Topic], received: frozenset[Topic]) -> None:
         self.topics = topics
+        self.received = received
         self.sinks: dict[Sink, None] = {}
         self.only: Sink | None = None
         self.first: _Owed | None = None
@@ -82,13 +84,36 @@ class _Group:
 
 
 class _Audience:
-    """The groups that listen to one topic; ``sinks`` are their clients, None until they are listed again."""
+    """The groups that listen to one topic; ``sinks`` are their clients, None until they are listed again.
 
-    __slots__ = ("groups", "sinks")
+    ``timed``: those of another frame, in which records carry the time of their receipt; None while nobody asks.
+    """
+
+    __slots__ = ("groups", "sinks", "timed")
 
     def __init__(self) -> None:
         self.groups: dict[_Group, None] = {}
         self.sinks: list[Sink] | None = None
+        self.timed: dict[_Group, None] | None = None
+
+    def add(self, group: _Group, *, timed: bool) -> None:
+        if not timed:
+            self.groups[group] = None
+        elif self.timed is None:
+            self.timed = {group: None}
+        else:
+            self.timed[group] = None
+
+    def discard(self, group: _Group) -> None:
+        """Forget a group; the audience may be empty then."""
+        self.groups.pop(group, None)
+        if self.timed is not None:
+            self.timed.pop(group, None)
+            self.timed = self.timed or None
+
+    @property
+    def empty(self) -> bool:
+        return not self.groups and self.timed is None
 
 
 class Router:
@@ -100,7 +125,7 @@ class Router:
 
     def __init__(self, metrics: Metrics, window_s: float = 0.0) -> None:
         self._audiences: dict[Topic, _Audience] = {}
-        self._groups: dict[frozenset[Topic], _Group] = {}
+        self._groups: dict[tuple[frozenset[Topic], frozenset[Topic]], _Group] = {}
         self._group_of: dict[Sink, _Group] = {}
         self._window_s = window_s
         self._collected: list[Published] = []
@@ -112,18 +137,21 @@ class Router:
         group = self._group_of.get(sink)
         return frozenset() if group is None else group.topics
 
-    def set_topics(self, sink: Sink, topics: Iterable[Topic]) -> None:
-        """Make ``topics`` the complete set of a client's subscriptions; an empty one forgets the client."""
+    def set_topics(self, sink: Sink, topics: Iterable[Topic], received: Iterable[Topic] = ()) -> None:
+        """Make ``topics`` the complete set of a client's subscriptions; an empty one forgets the client.
+
+        ``received``: those of them whose records carry the time of their receipt.
+        """
         self.flush()  # what was published before is owed to the old set
-        wanted = frozenset(topics)
+        wanted, timed = frozenset(topics), frozenset(received)
         self._leave(sink)
         if not wanted:
             return
-        group = self._groups.get(wanted)
+        group = self._groups.get((wanted, timed))
         if group is None:
-            group = self._groups[wanted] = _Group(wanted)
+            group = self._groups[wanted, timed] = _Group(wanted, timed)
             for topic in wanted:
-                self._audiences.setdefault(topic, _Audience()).groups[group] = None
+                self._audiences.setdefault(topic, _Audience()).add(group, timed=topic in timed)
         group.add(sink)
         self._group_of[sink] = group
         self._relist(wanted)
@@ -136,11 +164,11 @@ class Router:
         self._relist(group.topics)
         if group.sinks:
             return
-        del self._groups[group.topics]
+        del self._groups[group.topics, group.received]
         for topic in group.topics:
             audience = self._audiences[topic]
-            del audience.groups[group]
-            if not audience.groups:
+            audience.discard(group)
+            if audience.empty:
                 del self._audiences[topic]
 
     def _relist(self, topics: Iterable[Topic]) -> None:
@@ -162,7 +190,7 @@ class Router:
         if audience is None:
             return
         frame = answers.gap(gap)
-        for group in audience.groups:
+        for group in (*audience.groups, *(audience.timed or ())):
             for sink in group.sinks:
                 sink.write(frame)
 
@@ -196,13 +224,11 @@ class Router:
         sinks = audience.sinks
         if sinks is None:
             sinks = audience.sinks = [sink for group in audience.groups for sink in group.sinks]
-        frame = frame_record(published)
-        sent = _write_each(sinks, repeat(frame))
-        if sent.count(len(frame)) < len(sinks):
-            for sink, count in zip(sinks, sent, strict=True):
-                if count != len(frame):
-                    _hand_over(sink, [(published, frame)], frame, count)
-        return len(sinks)
+        if audience.timed is None:
+            return _write_to_all(sinks, published, frame_record(published))
+        timed = [sink for group in audience.timed for sink in group.sinks]
+        delivered = _write_to_all(timed, published, frame_record(published, received=True))
+        return delivered + (_write_to_all(sinks, published, frame_record(published)) if sinks else 0)
 
     def _deliver_many(self, batch: Sequence[Published]) -> int:
         """Deliver records that came together: join what each client is owed, and write it once."""
@@ -244,15 +270,31 @@ class Router:
             audience = self._audiences.get(published.topic)
             if audience is None:
                 continue
-            entry = (published, frame_record(published))
-            for group in audience.groups:
-                if group.first is None:
-                    group.first = entry
-                    touched.append(group)
-                elif group.more is None:
-                    group.more = [entry]
-                else:
-                    group.more.append(entry)
+            if audience.groups:
+                _owe(audience.groups, (published, frame_record(published)), touched)
+            if audience.timed is not None:
+                _owe(audience.timed, (published, frame_record(published, received=True)), touched)
+
+
+def _owe(groups: Iterable[_Group], entry: _Owed, touched: list[_Group]) -> None:
+    for group in groups:
+        if group.first is None:
+            group.first = entry
+            touched.append(group)
+        elif group.more is None:
+            group.more = [entry]
+        else:
+            group.more.append(entry)
+
+
+def _write_to_all(sinks: Sequence[Sink], published: Published, frame: bytes) -> int:
+    """Write one record to each sink; return how many there are."""
+    sent = _write_each(sinks, repeat(frame))
+    if sent.count(len(frame)) < len(sinks):
+        for sink, count in zip(sinks, sent, strict=True):
+            if count != len(frame):
+                _hand_over(sink, [(published, frame)], frame, count)
+    return len(sinks)
 
 
 def _write_each(sinks: Sequence[Sink], frames: Iterable[bytes]) -> list[int]:

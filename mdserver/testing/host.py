@@ -41,8 +41,9 @@ class FakeDemand:
 class FakeHost:
     """Implements :class:`mdserver.plugin.BrokerHost`.
 
-    ``batches`` holds each ``publish`` as it came; ``refused`` the last reason of each feed; ``gaps`` the causes
-    of holes, ``gap_feeds`` the feeds of each (None: all). As the server does, a refused feed leaves the demand.
+    ``batches`` holds each ``publish`` as it came, ``received_us`` the time given with it; ``refused`` the last reason
+    of each feed; ``gaps`` the causes of holes, ``gap_feeds`` the feeds of each (None: all). As the server does, a
+    refused feed leaves the demand.
     """
 
     def __init__(self, feeds: Iterable[Feed] = (), *, name: str = "test") -> None:
@@ -50,6 +51,7 @@ class FakeHost:
         self.demand = FakeDemand(feeds)
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger()
         self.batches: list[list[Record]] = []
+        self.received_us: list[int | None] = []
         self.confirmed: set[Feed] = set()
         self.refused: dict[Feed, str] = {}
         self.discarded: list[BadMessage] = []
@@ -89,9 +91,10 @@ class FakeHost:
         wanted = set(feeds)
         await self.wait_until(lambda: wanted <= self.confirmed)
 
-    def publish(self, batch: Sequence[Record]) -> None:
+    def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
         """Keep the batch."""
         self.batches.append(list(batch))
+        self.received_us.append(received_us)
         self._tell()
 
     def confirm(self, feeds: Iterable[Feed]) -> None:

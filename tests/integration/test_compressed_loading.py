@@ -223,7 +223,7 @@ async def test_live_records_are_stored_once_without_the_key(store: Store, direct
     late = await store.write([Published(TOPIC, 101, Tick(SYMBOL, LATER_US, 0.5, 0.7))])
     assert (late.rows, (await store.write(batch)).rows) == (1, 0)
     live = next(one for one in await store.series() if one.broker == "mock")
-    page = await store.ticks(live.id, LATER_US, hour_us(9), limit=1_000)
+    page = await store.records(live.id, "tick", LATER_US, hour_us(9), limit=1_000)
     assert (live.row_count, page.seq) == (101, [101, *range(1, 101)])
     assert [one.kind for report in await check(direct) for one in report.findings] == []
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
@@ -120,7 +121,7 @@ class Recorder:
             self.fails -= 1
             raise StoreUnavailable("gone fishing")
         self.batches.append([published.seq for published in batch])
-        return Written(ticks=len(batch))
+        return Written(Counter(tick=len(batch)))
 
 
 async def test_enough_rows_are_written_before_the_time_is_up(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ class Mute:
     async def write(self, batch: Sequence[Published]) -> Written:
         self.calls += 1
         await self.answer.wait()
-        return Written(ticks=len(batch))
+        return Written(Counter(tick=len(batch)))
 
 
 async def test_a_database_that_hangs_counts_as_away_and_is_given_up(

@@ -258,3 +258,39 @@ def test_a_database_of_an_older_version_keeps_its_rows(database_url: str, engine
         insert_tick(conn, "2024-03-05 00:00:00+00")
         assert migrate(conn) == [migration.name for migration in load_migrations(engine)[3:]]
         assert conn.execute("select seq, bid from ticks").fetchall() == [(1, 1.1)]
+
+
+@pytest.mark.both_engines
+def test_the_time_of_receipt_comes_to_a_database_with_records(database_url: str, engine: Engine) -> None:
+    """From the version before it, with compressed chunks: at once, since no row is rewritten."""
+    with psycopg.connect(database_url) as conn:
+        if engine == "timescaledb":
+            timescaledb.reset(conn)
+        else:
+            conn.execute("drop schema public cascade; create schema public")
+        old = load_migrations(engine)[:7]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mdserver.store.tables.migrations.load_migrations", lambda engine: old)
+            migrate(conn)
+        conn.execute("insert into series (broker, symbol, type, last_seq) values ('b', 'EURUSD', 'tick', 1)")
+        ensure_partitions(conn, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+        insert_tick(conn, "2024-03-05 00:00:00+00")
+        if engine == "timescaledb":
+            conn.execute("select compress_chunk(c) from show_chunks('ticks') c")
+        before = conn.execute(FILES).fetchall()
+        assert "0008_received.sql" in migrate(conn)
+        assert conn.execute(FILES).fetchall() == before, "no table of records was rewritten"
+        assert conn.execute("select seq, bid, received from ticks").fetchall() == [(1, 1.1, None)]
+        assert conn.execute("select symbol, type, variant, last_seq from series").fetchall() == [
+            ("EURUSD", "tick", "", 1)
+        ]
+        conn.execute(
+            """insert into ticks (time, seq, bid, ask, series_id, received)
+               values ('2024-03-05 00:00:01+00', 2, 1, 1, 1, '2024-03-05 00:00:02+00')"""
+        )
+        assert conn.execute("select count(received) from ticks").fetchone() == (1,)
+        conn.rollback() if engine == "plain" else conn.commit()
+
+
+FILES = """select c.oid::regclass::text, pg_relation_filenode(c.oid) from pg_class c
+    where c.oid::regclass::text ~ 'ticks|trades|_hyper_' and c.relkind = 'r' order by 1"""

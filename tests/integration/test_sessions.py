@@ -136,7 +136,7 @@ async def test_through_pgbouncer_in_transaction_mode(
             async def read() -> None:
                 try:
                     (series,) = await store.series("EURUSD")
-                    page = await store.ticks(series.id, 0, us(2025, 1, 1), limit=1000)
+                    page = await store.records(series.id, "tick", 0, us(2025, 1, 1), limit=1000)
                     assert len(page.seq) == 400
                     assert (
                         await store.candles(

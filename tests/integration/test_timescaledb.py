@@ -52,15 +52,15 @@ async def test_rows_that_belong_into_compressed_chunks(timescale_database: Datab
     written = await store.write(
         [tick(1_001, START_US + 5_500_000, 9.0), tick(1_002, START_US + WEEK_US + 60_000_000)]
     )
-    assert written.rows == 2
+    assert written.stored == {"tick": 2}
     again = await store.write([tick(1_001, START_US + 5_500_000), tick(1_002, START_US)])
-    assert (again.rows, again.skipped) == (0, 2)
+    assert (again.stored, again.skipped) == ({}, 2)
     (info,) = await store.series()
     assert (info.row_count, info.hist_v) == (202, 1)
     first = START_US // 1_000_000
     candles = await store.candles(info.id, 60, first, first)
     assert (candles.high, candles.count) == ([pytest.approx(9.05)], [60])
-    page = await store.ticks(info.id, START_US, START_US + 2 * WEEK_US, limit=1_000)
+    page = await store.records(info.id, "tick", START_US, START_US + 2 * WEEK_US, limit=1_000)
     assert len(page.time_us) == 202
     assert page.time_us == sorted(page.time_us)
-    assert page.bid[5] == 9.0
+    assert page.columns["bid"][5] == 9.0

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdserver.model import Published, Tick, Topic, Trade
+from mdserver.model import Candle, OrderBook, Published, Tick, Topic, Trade
 from mdserver.protocol.record_frames import frame_record
 from mdserver.protocol.server_frames import text_frame, text_payloads
 from mdserver.web.stream.backlog import CHUNK_BYTES, Backlog
@@ -90,3 +90,29 @@ def test_trades_are_complete_and_jumps_of_ticks_explained(steps: list[str]) -> N
     assert sum(m["type"] == "ack" for m in got) == steps.count("answer")
     assert backlog.take_conflated() == conflated
     assert backlog.size == 0
+
+
+def test_a_closed_candle_neither_replaces_nor_overtakes_the_forming_one() -> None:
+    topic = Topic("x", "A", "candle", "1m")
+    backlog = Backlog()
+
+    def candle(seq: int, *, closed: bool) -> Published:
+        return Published(topic, seq, Candle("A", 0, "1m", 1.0, 1.0, 1.0, 1.0, 1.0, seq, closed))
+
+    offer(backlog, *(candle(seq, closed=seq == 3) for seq in range(1, 6)))
+    shown = [(m["seq"], m["closed"], m.get("conflated")) for m in take_all(backlog)]
+    assert shown == [(2, False, 1), (3, True, None), (5, False, 1)]
+
+
+def test_of_order_books_the_latest_wins_but_no_change_of_a_full_one_is_left_out() -> None:
+    backlog = Backlog()
+    for depth in ("10", "full"):
+        topic = Topic("x", "A", "orderbook", depth)
+        for seq, action in enumerate(("snapshot", "update" if depth == "full" else "snapshot"), start=1):
+            book = OrderBook("A", seq, ((1.0, 2.5),), (), action, depth)
+            offer(backlog, Published(topic, seq, book))
+    assert [(m["depth"], m["seq"], m.get("snapshot")) for m in take_all(backlog)] == [
+        ("full", 1, True),
+        ("full", 2, None),
+        (10, 2, None),
+    ]

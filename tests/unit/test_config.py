@@ -276,7 +276,10 @@ def test_a_home_folder_that_there_is_not(load: Callable[..., Config], tmp_path: 
         ("enabled: yes", '4: brokers[0].enabled: found "yes", expected true or false'),
         ("types: tick", '4: brokers[0].types: found "tick", expected a list'),
         ("types: [tik]", '4: brokers[0].types[0]: found "tik", expected one of tick, trade'),
-        ("types: []", "4: brokers[0].types: found a list, expected one or more of tick, trade, each once"),
+        (
+            "types: []",
+            "4: brokers[0].types: found a list, expected one or more of tick, trade, orderbook, candle, each once",
+        ),
         ("symbols: EURUSD", '4: brokers[0].symbols: found "EURUSD", expected a list'),
         (
             "symbols: ['?']",

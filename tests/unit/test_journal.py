@@ -19,10 +19,11 @@ from mdserver.journal import journal as journal_module
 from mdserver.journal.format import HEADER_BYTES, MAGIC
 from mdserver.journal.journal import Journal, open_journal
 from mdserver.journal.segment_reader import read_frames
-from mdserver.model import Published, Tick, Topic, Trade
+from mdserver.model import LastRecord, Published, Tick, Topic, Trade
 
 MIB = 1 << 20
 TICKS = Topic("mock", "EURUSD", "tick")
+OLD_US = 1_710_918_000_123_456
 TRADES = Topic("mock", "BTCUSDT", "trade")
 
 
@@ -52,6 +53,26 @@ def files(folder: Path) -> list[str]:
 def only_file(folder: Path) -> Path:
     (path,) = folder.glob("*.journal")
     return path
+
+
+def test_frames_of_the_version_before_are_read(tmp_path: Path) -> None:
+    """The bytes were made by the code before records had a time of receipt and topics a variant."""
+    old = (Path(__file__).parent / "data" / "journal_2026_11.bin").read_bytes()
+    (tmp_path / "000000000001.journal").write_bytes(old)
+    eurusd, btcusdt, start_us = Topic("oanda", "EURUSD", "tick"), Topic("binance", "BTCUSDT", "trade"), OLD_US
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        newer = Published(eurusd, 4, Tick("EURUSD", start_us + 5, 1.0, 1.1), start_us + 6)
+        journal.append([newer])
+        records, _ = journal.read(100)
+        assert records == [
+            Published(eurusd, 1, Tick("EURUSD", start_us, 1.08703, 1.08705, 1e6, 5e5)),
+            Published(eurusd, 2, Tick("EURUSD", start_us + 1, 1.08704, 1.08706)),
+            Published(btcusdt, 7, Trade("BTCUSDT", start_us + 2, 67123.4, 0.002, "buy", "3512345678")),
+            Published(btcusdt, 8, Trade("BTCUSDT", start_us + 3, 67123.5, 1.0)),
+            Published(eurusd, 3, Tick("EURUSD", start_us + 4, 1.0, 1.1, 0.0, None)),
+            newer,
+        ]
+        assert journal.last_records()[btcusdt] == LastRecord(8, start_us + 3)
 
 
 def test_reads_back_what_was_appended_also_after_a_restart(tmp_path: Path) -> None:

@@ -173,3 +173,30 @@ def test_a_change_of_topics_does_not_take_what_came_before() -> None:
     router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
     router.set_topics(sink, TOPICS[:2])
     assert sink.seqs() == [("A", 1)]
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_only_who_asks_gets_the_time_of_receipt(together: int) -> None:
+    """One topic with it and one without in the same client, and clients of all three sorts beside each other."""
+    router, plain, timed, mixed = Router(Metrics()), RecordingSink(), RecordingSink(), RecordingSink()
+    router.set_topics(plain, TOPICS[:2])
+    router.set_topics(timed, TOPICS[:2], TOPICS[:2])
+    router.set_topics(mixed, TOPICS[:2], TOPICS[1:2])
+
+    def publish() -> list[list[float | None]]:
+        batch = [Published(t, 1, Tick(t.symbol, 1, 1.0, 2.0), 1_500_000) for t in TOPICS[:2]]
+        for start in range(0, 2, together):
+            router.publish(batch[start : start + together])
+        shown = []
+        for sink in (plain, timed, mixed):
+            texts = [json.loads(text) for frames in sink.writes for text in text_payloads(frames)]
+            shown.append([message.get("received") for message in texts])
+            sink.writes.clear()
+        return shown
+
+    assert publish() == [[None, None], [1.5, 1.5], [None, 1.5]]
+    router.set_topics(plain, ())
+    assert publish() == [[], [1.5, 1.5], [None, 1.5]]
+    router.set_topics(timed, TOPICS[:2])
+    router.set_topics(mixed, ())
+    assert publish() == [[], [None, None], []]

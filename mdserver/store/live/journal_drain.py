@@ -181,9 +181,8 @@ class JournalDrain:
     async def _account(self, written: Written) -> None:
         if written.skipped:
             self._report_skipped(written.skipped)
-        for kind, rows in (("tick", written.ticks), ("trade", written.trades)):
-            if rows:
-                self._metrics.stored.labels(kind).inc(rows)
+        for kind, rows in written.stored.items():
+            self._metrics.stored.labels(kind).inc(rows)
         if not written.rejected:
             return
         path = self._journal.folder / REJECTED_FILE

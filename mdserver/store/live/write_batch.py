@@ -7,7 +7,8 @@ an unclear commit (the connection broke before the answer) finds out by itself w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
 import attrs
@@ -17,10 +18,11 @@ from msgspec import Struct, field
 from psycopg import sql
 
 from ...candles import Candles, Ints, Prices, all_timeframes, candles_of_prices
-from ...model import TIMEFRAMES, US_PER_S, Published, Record, Tick, Trade
+from ...kinds import KINDS
+from ...model import TIMEFRAMES, US_PER_S, Published, Record, RecordType
 from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..recompute_candles import recompute
-from ..rows import MAX_TIME_US, Keys, Rows, Table, storage_fault, tick_rows, trade_rows
+from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault
 from ..series import SeriesInfo, lock_series
 from ..tables.partitions import ensure_partitions
 
@@ -28,26 +30,23 @@ __all__ = ["Written", "write"]
 
 
 class Written(Struct):
-    """What a write did: rows added, records skipped as stored before, records that cannot be stored and why."""
+    """What a write did: rows added by kind, records skipped as stored before, those that cannot be stored and why."""
 
-    ticks: int = 0
-    trades: int = 0
+    stored: Counter[RecordType] = field(default_factory=Counter)
     skipped: int = 0
     rejected: list[tuple[Published, str]] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
-        """Rows added."""
-        return self.ticks + self.trades
+        """Rows added, of all kinds."""
+        return self.stored.total()
 
 
 _MINUTE_US = TIMEFRAMES["1m"] * US_PER_S
 _DAY_US = TIMEFRAMES["1d"] * US_PER_S
 
-_COPY: dict[Table, LiteralString] = {
-    "ticks": "copy {} (time, seq, bid, ask, bid_size, ask_size, series_id) from stdin (format binary)",
-    "trades": "copy {} (time, seq, price, size, series_id, side, trade_id) from stdin (format binary)",
-}
+_COPY: LiteralString = "copy {table} ({columns}) from stdin (format binary)"
+_COPIED = ("time", "seq", "series_id", "received")  # and the kind's own columns behind them
 
 _MERGE: LiteralString = """insert into candles as stored
     (series_id, timeframe, time, open, high, low, close, volume, row_count)
@@ -101,24 +100,18 @@ class _State:
         )
 
 
+@attrs.frozen
 class _Fresh:
-    """The records of a batch that are not stored yet, by table."""
+    """Records of one kind that are not stored yet, and the place of each one's series."""
 
-    def __init__(self) -> None:
-        self.tick_keys = Keys()
-        self.ticks: list[Tick] = []
-        self.trade_keys = Keys()
-        self.trades: list[Trade] = []
-
-    def rows(self, ids: list[int]) -> Iterator[Rows]:
-        if self.ticks:
-            yield tick_rows(self.tick_keys, self.ticks, ids)
-        if self.trades:
-            yield trade_rows(self.trade_keys, self.trades, ids)
+    batch: list[Published] = attrs.Factory(list)
+    place: list[int] = attrs.Factory(list)
 
 
-def write(conn: psycopg.Connection[Any], batch: Sequence[Published]) -> Written:
+def write(conn: psycopg.Connection[Any], batch: Sequence[Published], *, received: bool = True) -> Written:
     """Store a batch; runs inside the caller's transaction. Records of a topic come with rising ``seq``.
+
+    Of a kind that is not stored only the numbers are kept. ``received``: store when each record was received.
 
     Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that
     PostgreSQL does not take though it passed :func:`~mdserver.store.rows.storage_fault`.
@@ -127,14 +120,12 @@ def write(conn: psycopg.Connection[Any], batch: Sequence[Published]) -> Written:
     _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
     state = _State.of(list(lock_series(conn, {published.topic for published in batch}).values()))
     written = Written()
-    fresh = _pick_fresh(batch, faults, state, written)
     ids = [one.id for one in state.series]
-    for rows in fresh.rows(ids):
-        added = _add_rows(conn, rows, state)
-        if rows.table == "ticks":
-            written.ticks = added
-        else:
-            written.trades = added
+    for type_, fresh in _pick_fresh(batch, faults, state, written).items():
+        kind = KINDS[type_]
+        if kind.stored is not None:
+            rows = rows_of(kind, fresh.batch, fresh.place, ids, received=received)
+            written.stored[kind.name] += _add_rows(conn, rows, state)
     _update_series(conn, state)
     return written
 
@@ -144,24 +135,26 @@ def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record]) -> 
 
     This comes before anything else in the transaction, as ensure_partitions wants it.
     """
-    times: dict[Table, set[int]] = {"ticks": set(), "trades": set()}
+    days: dict[type, set[int]] = {}
     for record in records:
-        times["ticks" if type(record) is Tick else "trades"].add(record.time_us // _DAY_US)
-    for table, days in times.items():
-        months = np.unique(np.array(sorted(days), "M8[D]").astype("M8[M]"))
+        days.setdefault(type(record), set()).add(record.time_us // _DAY_US)
+    for type_, seen in days.items():
+        if (stored := KINDS[type_].stored) is None:
+            continue
+        months = np.unique(np.array(sorted(seen), "M8[D]").astype("M8[M]"))
         for month_us in months.astype("M8[us]").astype(np.int64).tolist():
-            ensure_partitions(conn, table, month_us, month_us)
+            ensure_partitions(conn, stored.table, month_us, month_us)
 
 
 def _pick_fresh(
     batch: Sequence[Published], faults: Mapping[int, str], state: _State, written: Written
-) -> _Fresh:
-    """Sort out what is new; moves ``state.last_seq`` on and counts the rest in ``written``."""
-    fresh = _Fresh()
+) -> dict[type, _Fresh]:
+    """Sort out what is new, by kind; moves ``state.last_seq`` on and counts the rest in ``written``."""
+    picked: dict[type, _Fresh] = {}
     places = {one.topic: place for place, one in enumerate(state.series)}
     last_seq: list[int] = state.last_seq.tolist()
     for number, published in enumerate(batch):
-        place, seq, record = places[published.topic], published.seq, published.record
+        place, seq, type_ = places[published.topic], published.seq, type(published.record)
         if seq <= last_seq[place]:
             written.skipped += 1
             continue
@@ -169,16 +162,13 @@ def _pick_fresh(
         if number in faults:
             written.rejected.append((published, faults[number]))
             continue
-        if type(record) is Tick:
-            keys = fresh.tick_keys
-            fresh.ticks.append(record)
-        else:
-            keys = fresh.trade_keys
-            fresh.trades.append(record)
-        keys.place.append(place)
-        keys.seq.append(seq)
+        fresh = picked.get(type_)
+        if fresh is None:
+            fresh = picked[type_] = _Fresh()
+        fresh.batch.append(published)
+        fresh.place.append(place)
     state.last_seq[:] = last_seq
-    return fresh
+    return picked
 
 
 def _add_rows(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> int:
@@ -188,35 +178,43 @@ def _add_rows(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> int:
     np.maximum.at(state.last_us, place, rows.time_us)
     try:
         with conn.transaction():  # a savepoint: what follows a violation is still one transaction
-            _copy(conn, rows.table, rows.copy_data)
+            _copy(conn, rows)
     except psycopg.errors.UniqueViolation:
         added = _add_missing(conn, rows, state)
         late = np.ones(len(place), np.bool_)
     else:
         added = np.bincount(place, minlength=len(state.ids))
         late = rows.time_us < state.latest_us[place]
-        in_order = rows.prices.time_us >= state.latest_us[rows.prices.series]
-        _merge(conn, Prices._make(column[in_order] for column in rows.prices), state.ids)
+        if rows.prices is not None:
+            in_order = rows.prices.time_us >= state.latest_us[rows.prices.series]
+            _merge(conn, Prices._make(column[in_order] for column in rows.prices), state.ids)
     np.add(state.added, added, out=state.added)
     if late.any():
         place, time_us = place[late], rows.time_us[late]
-        recompute(conn, rows.table, state.ids[place], time_us)
+        if rows.prices is not None:
+            recompute(conn, rows.stored.table, state.ids[place], time_us)
         closed = time_us // _MINUTE_US * _MINUTE_US + _MINUTE_US <= state.latest_us[place]
         state.changed_history[place[closed]] = 1
     return int(added.sum())
 
 
-def _copy(conn: psycopg.Connection[Any], table: Table, data: bytes, into: str = "") -> None:
-    statement = sql.SQL(_COPY[table]).format(sql.Identifier(into or table))
+def _copy(conn: psycopg.Connection[Any], rows: Rows, into: str = "") -> None:
+    statement = sql.SQL(_COPY).format(
+        table=sql.Identifier(into or rows.stored.table),
+        columns=sql.SQL(", ").join(
+            map(sql.Identifier, (*_COPIED, *(column.name for column in rows.stored.columns)))
+        ),
+    )
     with conn.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.write(data)
+        copy.write(rows.copy_data)
 
 
 def _add_missing(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> Ints:
     """Add those rows whose key is not taken; returns how many at each place."""
-    names = {"incoming": sql.Identifier(f"incoming_{rows.table}"), "table": sql.Identifier(rows.table)}
+    table = rows.stored.table
+    names = {"incoming": sql.Identifier(f"incoming_{table}"), "table": sql.Identifier(table)}
     conn.execute(sql.SQL("create temporary table {incoming} (like {table}) on commit drop").format(**names))
-    _copy(conn, rows.table, rows.copy_data, f"incoming_{rows.table}")
+    _copy(conn, rows, f"incoming_{table}")
     counts = conn.execute(
         sql.SQL(
             """with added as (

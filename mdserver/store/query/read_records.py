@@ -1,4 +1,4 @@
-"""Reading recorded ticks and trades, a page at a time, by columns.
+"""Reading records of any stored kind, a page at a time, by columns.
 
 A page starts behind a position (time, seq): the primary key finds it at once, however deep the page lies.
 """
@@ -10,10 +10,11 @@ from typing import Any, LiteralString, TypeAlias, cast
 
 import msgspec
 import psycopg
+from psycopg import sql
 
-from ...model import Side
+from ...kinds import StoredAs, StoredColumn
 
-__all__ = ["RowPosition", "TickPage", "TradePage", "read_ticks", "read_trades"]
+__all__ = ["RecordPage", "RowPosition", "read_records"]
 
 RowPosition: TypeAlias = tuple[int, int]
 """A place within a series: (time in microseconds, seq)."""
@@ -24,79 +25,76 @@ _BEFORE_ALL: RowPosition = (-1, 0)
 # One row of arrays in binary is the cheapest way out. The rows are put in order before they are aggregated.
 _PAGE: LiteralString = """
 select {columns} from (
-    select (extract(epoch from time) * 1000000)::bigint as time_us, {fields}
-    from {table}
+    select {fields} from {table}
     where series_id = %(series)s and time between %(first)s and %(last)s
       and (time, seq) > (%(after)s, %(seq)s)
     order by time, seq
     limit %(limit)s
 ) page
 """
-_TICKS: LiteralString = _PAGE.format(
-    columns="array_agg(time_us), array_agg(seq), array_agg(bid), array_agg(ask), array_agg(bid_size), "
-    "array_agg(ask_size)",
-    fields="seq, bid, ask, bid_size, ask_size",
-    table="ticks",
-)
-_TRADES: LiteralString = _PAGE.format(
-    columns="array_agg(time_us), array_agg(seq), array_agg(price), array_agg(size), array_agg(side), "
-    "array_agg(trade_id)",
-    fields="seq, price, size, case side when 'b' then 'buy' when 's' then 'sell' end as side, trade_id",
-    table="trades",
-)
+_US: LiteralString = "(extract(epoch from {column}) * 1000000)::bigint as {name}"
 
 
-class TickPage(msgspec.Struct, frozen=True):
-    """Ticks by column, all of one length, ascending by (time, seq)."""
+class RecordPage(msgspec.Struct, frozen=True):
+    """Records by column, all of one length, ascending by (time, seq).
+
+    ``columns`` are those of the kind's row in :mod:`mdserver.kinds`, by name. ``received_us`` is None where no socket
+    brought the record, or where it is not stored.
+    """
 
     time_us: list[int]
     seq: list[int]
-    bid: list[float]
-    ask: list[float]
-    bid_size: list[float | None]
-    ask_size: list[float | None]
+    received_us: list[int | None]
+    columns: dict[str, list[Any]]
 
 
-class TradePage(msgspec.Struct, frozen=True):
-    """Trades by column, all of one length, ascending by (time, seq)."""
-
-    time_us: list[int]
-    seq: list[int]
-    price: list[float]
-    size: list[float]
-    side: list[Side | None]
-    trade_id: list[str | None]
-
-
-def read_ticks(
+def read_records(
     conn: psycopg.Connection[Any],
+    stored: StoredAs,
     series_id: int,
     from_us: int,
     to_us: int,
     *,
     after: RowPosition | None = None,
     limit: int,
-) -> TickPage:
-    """Return the first ``limit`` ticks in [from_us, to_us] that come behind ``after``. Blocking."""
-    return TickPage(*_columns(conn, _TICKS, series_id, from_us, to_us, after, limit))
+) -> RecordPage:
+    """Return the first ``limit`` records in [from_us, to_us] that come behind ``after``. Blocking."""
+    names = [column.name for column in stored.columns]
+    time_us, seq, received_us, *columns = _columns(
+        conn, _page(stored), series_id, from_us, to_us, after, limit
+    )
+    return RecordPage(time_us, seq, received_us, dict(zip(names, columns, strict=True)))
 
 
-def read_trades(
-    conn: psycopg.Connection[Any],
-    series_id: int,
-    from_us: int,
-    to_us: int,
-    *,
-    after: RowPosition | None = None,
-    limit: int,
-) -> TradePage:
-    """Return the first ``limit`` trades in [from_us, to_us] that come behind ``after``. Blocking."""
-    return TradePage(*_columns(conn, _TRADES, series_id, from_us, to_us, after, limit))
+def _page(stored: StoredAs) -> sql.Composed:
+    fields = [
+        sql.SQL(_US).format(column=sql.Identifier("time"), name=sql.Identifier("time_us")),
+        sql.Identifier("seq"),
+        sql.SQL(_US).format(column=sql.Identifier("received"), name=sql.Identifier("received_us")),
+        *map(_field, stored.columns),
+    ]
+    names = ("time_us", "seq", "received_us", *(column.name for column in stored.columns))
+    return sql.SQL(_PAGE).format(
+        columns=sql.SQL(", ").join(sql.SQL("array_agg({})").format(sql.Identifier(name)) for name in names),
+        fields=sql.SQL(", ").join(fields),
+        table=sql.Identifier(stored.table),
+    )
+
+
+def _field(column: StoredColumn) -> sql.Composable:
+    name = sql.Identifier(column.name)
+    if column.form != "code":
+        return name
+    cases = sql.SQL(" ").join(
+        sql.SQL("when {} then {}").format(sql.Literal(code.decode()), sql.Literal(text))
+        for text, code in column.codes.items()
+    )
+    return sql.SQL("case {name} {cases} end as {name}").format(name=name, cases=cases)
 
 
 def _columns(
     conn: psycopg.Connection[Any],
-    query: LiteralString,
+    query: sql.Composed,
     series_id: int,
     from_us: int,
     to_us: int,

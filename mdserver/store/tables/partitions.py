@@ -12,6 +12,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from ...kinds import record_tables
+
 __all__ = [
     "add_key",
     "attach_partition",
@@ -22,9 +24,6 @@ __all__ = [
     "forget_partitions",
     "partition_name",
 ]
-
-PARTITIONED = ("ticks", "trades")
-"""The tables that are partitioned by month."""
 
 LOCK_CLASS = 0x6D647061
 """Advisory locks of those who make a partition, one for each: "mdpa" in ASCII, and the hash of its name."""
@@ -90,7 +89,7 @@ def ensure_ahead(conn: psycopg.Connection[Any]) -> None:
     """Make this and the next month's partitions of every partitioned table, so that live writing finds them."""
     now = datetime.now(UTC)
     next_month = _next(now)
-    for table in PARTITIONED:
+    for table in record_tables():
         ensure_partitions(conn, table, _to_us(now), _to_us(next_month))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import attrs
 import numpy as np
@@ -11,6 +11,7 @@ import psycopg
 from numpy.typing import NDArray
 
 from ...candles import Candles, Ints, all_timeframes
+from ...kinds import BY_NAME
 from ...model import TIMEFRAMES, US_PER_S
 from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..rows import Table
@@ -63,8 +64,11 @@ class Difference:
 
 
 def table_of(record_type: str) -> Table:
-    """Return where records of a type are stored."""
-    return "ticks" if record_type == "tick" else "trades"
+    """Return where records of a kind with candles are stored."""
+    stored = BY_NAME[record_type].stored
+    if stored is None or stored.prices is None:
+        raise ValueError(f"{record_type}: there are no candles of this kind")
+    return cast("Table", stored.table)
 
 
 def compare(

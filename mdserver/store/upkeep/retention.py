@@ -15,8 +15,9 @@ from msgspec import Struct
 from psycopg import sql
 
 from ...errors import StoreUnavailable
+from ...kinds import record_tables
 from ..connection.database import Database, Engine
-from ..tables.partitions import PARTITIONED, ensure_ahead, forget_partitions
+from ..tables.partitions import ensure_ahead, forget_partitions
 
 __all__ = ["Dropped", "KeptPartitions", "keep_partitions"]
 
@@ -113,7 +114,7 @@ def _old(conn: psycopg.Connection[Any], engine: Engine, before: datetime) -> lis
     query = _OLD_PARTITIONS if engine == "plain" else _OLD_CHUNKS
     rows = [
         row
-        for table in PARTITIONED
+        for table in record_tables()
         for row in conn.execute(query, {"table": table, "before": before}).fetchall()
     ]
     return [_Part(*row) for row in rows]
@@ -144,7 +145,7 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped
 
 def _set_compression(conn: psycopg.Connection[Any], after_days: int) -> None:
     """Bring TimescaleDB's own policies in line with the config."""
-    for table in PARTITIONED:
+    for table in record_tables():
         row = conn.execute(_POLICY, [table]).fetchone()
         wanted = timedelta(days=after_days) if after_days else None
         if (row[0] if row else None) == wanted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from io import StringIO
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ import attrs
 import msgspec
 import trio
 
+from ...kinds import ColumnForm, StoredAs
 from ...model import US_PER_S
 
 __all__ = [
@@ -24,11 +26,11 @@ __all__ = [
     "CandleRow",
     "Column",
     "Format",
-    "TickRow",
-    "TradeRow",
     "build_body",
     "digest_of",
+    "row_type",
     "seconds",
+    "seconds_or_none",
     "without_fraction",
 ]
 
@@ -68,26 +70,21 @@ class CandleRow(msgspec.Struct, gc=False):
     volume: float
 
 
-class TickRow(msgspec.Struct, gc=False, omit_defaults=True):
-    """A tick in ``/api/ticks``."""
-
-    seq: int
-    time: float
-    bid: float
-    ask: float
-    bid_size: float | None = None
-    ask_size: float | None = None
-
-
-class TradeRow(msgspec.Struct, gc=False, omit_defaults=True):
-    """A trade in ``/api/trades``."""
-
-    seq: int
-    time: float
-    price: float
-    size: float
-    side: str | None = None
-    trade_id: str | None = None
+@cache
+def row_type(stored: StoredAs) -> type[msgspec.Struct]:
+    """Return the struct of a record in ``/api/ticks`` and its like; what was not given is left out."""
+    types: dict[ColumnForm, Any] = {
+        "price": float,
+        "size": float | None,
+        "code": str | None,
+        "text": str | None,
+    }
+    fields: list[Any] = [("seq", int), ("time", float)]
+    for column in stored.columns:
+        default = () if column.form == "price" else (None,)
+        fields.append((column.name, types[column.form], *default))
+    fields.append(("received", float | None, None))
+    return msgspec.defstruct(f"Row_{stored.table}", fields, gc=False, omit_defaults=True)
 
 
 @attrs.frozen
@@ -113,6 +110,13 @@ def without_fraction(column: Sequence[float | None]) -> list[float | None]:
 def seconds(column_us: Sequence[int]) -> list[float]:
     """Return times in Unix seconds; dividing is exact to the microsecond."""
     return [us // US_PER_S if us % US_PER_S == 0 else us / US_PER_S for us in column_us]
+
+
+def seconds_or_none(column_us: Sequence[int | None]) -> list[float | None]:
+    """Return times in Unix seconds, with None where there is none."""
+    return [
+        None if us is None else us // US_PER_S if us % US_PER_S == 0 else us / US_PER_S for us in column_us
+    ]
 
 
 async def build_body(

@@ -65,11 +65,11 @@ _SCHEMAS = {
     ),
     "Tick": _object(
         {"seq": _COUNT, "time": _TIME, "bid": _NUMBER, "ask": _NUMBER},
-        {"bid_size": _NUMBER, "ask_size": _NUMBER},
+        {"bid_size": _NUMBER, "ask_size": _NUMBER, "received": _TIME},
     ),
     "Trade": _object(
         {"seq": _COUNT, "time": _TIME, "price": _NUMBER, "size": _NUMBER},
-        {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": _TEXT},
+        {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": _TEXT, "received": _TIME},
     ),
     "CandleColumns": _object(
         {"time": _list({**_TIME, "type": "integer"})}
@@ -78,10 +78,12 @@ _SCHEMAS = {
     "TickColumns": _object(
         {"seq": _list(_COUNT), "time": _list(_TIME), "bid": _list(_NUMBER), "ask": _list(_NUMBER)}
         | dict.fromkeys(("bid_size", "ask_size"), _list(_nullable(_NUMBER)))
+        | {"received": _list(_nullable(_TIME))}
     ),
     "TradeColumns": _object(
         {"seq": _list(_COUNT), "time": _list(_TIME), "price": _list(_NUMBER), "size": _list(_NUMBER)}
         | dict.fromkeys(("side", "trade_id"), _list(_nullable(_TEXT)))
+        | {"received": _list(_nullable(_TIME))}
     ),
     "TickPage": _page("ticks", "Tick"),
     "TradePage": _page("trades", "Trade"),

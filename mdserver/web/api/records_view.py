@@ -17,12 +17,13 @@ import attrs
 import msgspec
 from quart import Request, Response
 
+from ...kinds import BY_NAME, StoredAs
 from ...model import US_PER_S, RecordType
 from ...store.store import RowPosition, SeriesInfo, Store
 from .bucket_choice import Buckets, choose_buckets, runs
 from .caching import Span, version_key
 from .conditional import answer, format_of
-from .encoding import Body, Column, TickRow, TradeRow, build_body, seconds, without_fraction
+from .encoding import Body, Column, build_body, row_type, seconds, seconds_or_none, without_fraction
 from .params import number_up_to, query_of, symbol_of, time_range_us
 from .problem import Problem, invalid_parameter
 from .read_context import Reading, series_headers
@@ -159,22 +160,24 @@ async def _first_page(
 
 async def _page(store: Store, ask: _Ask) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition]]:
     """Return the row type, the columns, and the positions of one row more: it tells that a page follows."""
-    where = (ask.series.id, ask.from_us, ask.to_us)
-    if ask.series.type == "tick":
-        ticks = await store.ticks(*where, after=ask.after, limit=ask.limit + 1)
-        positions = list(zip(ticks.time_us, ticks.seq, strict=True))
-        numbers = (ticks.bid, ticks.ask, ticks.bid_size, ticks.ask_size)
-        columns = [Column(values[: ask.limit], without_fraction) for values in numbers]
-        return TickRow, [*_place_columns(positions[: ask.limit]), *columns], positions
-    trades = await store.trades(*where, after=ask.after, limit=ask.limit + 1)
-    positions = list(zip(trades.time_us, trades.seq, strict=True))
-    columns = [Column(values[: ask.limit], without_fraction) for values in (trades.price, trades.size)]
-    columns += [Column(values[: ask.limit]) for values in (trades.side, trades.trade_id)]
-    return TradeRow, [*_place_columns(positions[: ask.limit]), *columns], positions
+    series = ask.series
+    page = await store.records(
+        series.id, series.type, ask.from_us, ask.to_us, after=ask.after, limit=ask.limit + 1
+    )
+    positions = list(zip(page.time_us, page.seq, strict=True))
+    columns = [Column(page.seq[: ask.limit]), Column(page.time_us[: ask.limit], seconds)]
+    for column in _stored(series.type).columns:
+        show = without_fraction if column.form in ("price", "size") else None
+        columns.append(Column(page.columns[column.name][: ask.limit], show))
+    columns.append(Column(page.received_us[: ask.limit], seconds_or_none))
+    return row_type(_stored(series.type)), columns, positions
 
 
-def _place_columns(positions: Sequence[RowPosition]) -> list[Column]:
-    return [Column([seq for _, seq in positions]), Column([us for us, _ in positions], seconds)]
+def _stored(type_: RecordType) -> StoredAs:
+    stored = BY_NAME[type_].stored
+    if stored is None:
+        raise ValueError(f"{type_}: records of this kind are not stored")
+    return stored
 
 
 def _next_cursor(ask: _Ask, positions: Sequence[RowPosition], *, last: bool) -> str | None:
@@ -204,7 +207,7 @@ def _cursor_of(text: str | None, series: Sequence[SeriesInfo], from_us: int, to_
 
 def _around(series: SeriesInfo, cursor: str | None) -> dict[str, bytes]:
     head = msgspec.json.encode({"broker": series.broker, "symbol": series.symbol})[:-1]
-    name = {"tick": b"ticks", "trade": b"trades"}[series.type]
+    name = _stored(series.type).table.encode()
     tail = b',"next_cursor":' + msgspec.json.encode(cursor) + b"}"
     return {"before": head + b',"' + name + b'":', "after": tail}
 

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
 from ...candles import QuotePrice
+from ...kinds import BY_NAME
 from ...model import RecordType
 from ...store.store import SeriesInfo
 from .dependencies import SourceInfo
@@ -100,6 +101,8 @@ def configured_series(sources: Iterable[SourceInfo], symbol: str | None) -> Iter
     for source in sources:
         for name in source.symbols if symbol is None else {symbol}.intersection(source.symbols):
             for type_ in source.types:
+                if BY_NAME[type_].stored is None:
+                    continue
                 yield SeriesInfo(0, source.name, name, type_, 0, 0, None, None, 0, 0)
 
 

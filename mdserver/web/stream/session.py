@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import time
-from typing import cast
 
 import attrs
 import trio
@@ -12,7 +11,7 @@ import trio
 from ...feed.demand import FeedChange
 from ...feed.supervisor import SupervisedBroker
 from ...metrics import Metrics
-from ...model import Feed, RecordType, Topic
+from ...model import Feed, Topic
 from ...protocol import answers
 from ...protocol.answers import Outcome
 from ...protocol.requests import (
@@ -41,11 +40,12 @@ class _Hold:
     """A topic that the client holds.
 
     ``waiting``: the requests that get another answer once the broker has settled it; ``others``: the brokers to try
-    if this one refuses.
+    if this one refuses; ``received``: its records carry the time of their receipt.
     """
 
     others: list[SupervisedBroker] = attrs.Factory(list)
     waiting: list[RequestId] = attrs.Factory(list)
+    received: bool = False
 
 
 class Session:
@@ -149,18 +149,20 @@ class Session:
     def _subscribe_one(self, request: Subscribe, symbol: str, kind: str, fault: Fault | None) -> Outcome:
         if fault is not None:
             return self._faulty(request.broker, symbol, kind, fault)
-        feed = Feed(symbol, cast("RecordType", kind))
+        feed = Feed(symbol, kind)
         candidates = list(self._candidates(feed, request.broker))
         if not candidates:
             return self._no_broker(feed, request.broker)
         held = [broker for broker in candidates if Topic(broker.name, *feed) in self._topics]
-        return self._hold(request.id, feed, held or candidates)
+        return self._hold(request.id, feed, held or candidates, received=request.received)
 
     def _faulty(self, broker: str | None, symbol: str, kind: str, fault: Fault) -> Outcome:
         self._metrics.client_errors.labels(str(fault.code)).inc()
         return Outcome(broker, symbol, kind, "error", *fault)
 
-    def _hold(self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker]) -> Outcome:
+    def _hold(
+        self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker], *, received: bool
+    ) -> Outcome:
         """Hold a feed of the first candidate; the others are for the case that it refuses."""
         broker, *others = candidates
         topic = Topic(broker.name, *feed)
@@ -169,11 +171,12 @@ class Session:
             broker.demand.hold(feed)
             hold = self._topics[topic] = _Hold(others)
             self._holders.add(topic, self)
+        hold.received = received
         if broker.demand.status(feed) == "active":
-            return Outcome(broker.name, *feed, "active")
+            return Outcome(broker.name, *feed[:2], "active")
         if request_id not in hold.waiting:
             hold.waiting.append(request_id)
-        return Outcome(broker.name, *feed, "pending")
+        return Outcome(broker.name, *feed[:2], "pending")
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
         """Tell the client what a venue said to its feeds; one answer for each request that waited for it."""
@@ -187,7 +190,7 @@ class Session:
             else:
                 waiting, hold.waiting, hold.others = hold.waiting, [], []
                 for request_id in waiting:
-                    answers_.setdefault(request_id, []).append(Outcome(*topic, "active"))
+                    answers_.setdefault(request_id, []).append(Outcome(*topic[:3], "active"))
         if any(change.status == "refused" for change in changes):
             self._update_router()
         for request_id, outcomes in answers_.items():
@@ -196,14 +199,14 @@ class Session:
     def _refused(self, topic: Topic, hold: _Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
         """Let go of a refused feed; where the next broker may have it, hold that one in its place."""
         self._let_go(topic)
-        feed = Feed(topic.symbol, topic.type)
+        feed = Feed(*topic[1:])
         others = [broker for broker in hold.others if self._may_have(broker, feed)]
         for request_id in hold.waiting or [None]:  # one that was active before is told without an id
             if others:
-                outcome = self._hold(request_id, feed, others)
+                outcome = self._hold(request_id, feed, others, received=hold.received)
             else:
                 self._metrics.client_errors.labels("408").inc()
-                outcome = Outcome(*topic, "error", 408, reason)
+                outcome = Outcome(*topic[:3], "error", 408, reason)
             if outcome.status != "pending":
                 yield request_id, outcome
 
@@ -216,7 +219,7 @@ class Session:
             self._let_go(topic)
         self._update_router()
         found = {topic.symbol for topic in gone}
-        results = [Outcome(*topic, "removed") for topic in gone]
+        results = [Outcome(*topic[:3], "removed") for topic in gone]
         for symbol, symbol_fault in (request.symbols or {"*": None}).items():
             for kind, type_fault in (request.types or {"tick": None}).items():
                 fault = symbol_fault or type_fault
@@ -266,7 +269,7 @@ class Session:
             else:
                 whys.append(f"{broker.name} has no such symbol")
         why = "; ".join(whys) or "no broker is configured"
-        return Outcome(name, *feed, "error", 408, f"no {feed.type} of {feed.symbol}: {why}")
+        return Outcome(name, *feed[:2], "error", 408, f"no {feed.type} of {feed.symbol}: {why}")
 
     def _check_broker(self, name: str | None) -> None:
         if name is not None and name not in self._brokers:
@@ -279,10 +282,11 @@ class Session:
     def _let_go(self, topic: Topic) -> None:
         del self._topics[topic]
         self._holders.discard(topic, self)
-        self._brokers[topic.broker].demand.release(Feed(topic.symbol, topic.type))
+        self._brokers[topic.broker].demand.release(Feed(*topic[1:]))
 
     def _update_router(self) -> None:
-        self._router.set_topics(self.sink, self._topics)
+        received = [topic for topic, hold in self._topics.items() if hold.received]
+        self._router.set_topics(self.sink, self._topics, received)
 
     def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
         self.sink.write(answers.ack(request_id, action, results, self._topics))

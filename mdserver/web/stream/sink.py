@@ -90,10 +90,9 @@ class BaseSink:
 
     def offer(self, published: Published, frame: bytes) -> None:
         """Keep a record for a client that is behind."""
-        if not self.muted:
-            self._backlog.offer(published, frame)
-            if published.topic.type != "tick":  # ticks take the place of older ones: they fill nothing
-                self._check_bound()
+        # what takes the place of an older record fills nothing
+        if not self.muted and self._backlog.offer(published, frame):
+            self._check_bound()
 
     def write_last(self, frames: bytes) -> None:
         """Send frames to a muted sink too, and nothing of anyone else after them."""

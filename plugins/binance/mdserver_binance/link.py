@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 
 import trio
 
@@ -65,7 +66,7 @@ class Link:
         self._lifetime_s = lifetime_s
         self._answered = trio.Event()
         self._next_request_at = trio.current_time()
-        self._held: list[tuple[int, Record]] | None = [] if shadow else None
+        self._held: list[tuple[int, Record, int]] | None = [] if shadow else None
         self._marks: dict[Feed, int] | None = None
         self._delivered: dict[Feed, int] = {}
         self._lag_ends = 0.0
@@ -114,15 +115,16 @@ class Link:
         """
         held, self._held = self._held or [], None
         self._delivered, self._lag_ends = dict(marks), trio.current_time() + _LAG_S
-        batch = [record for id_, record in held if self._is_due(id_, record)]
-        if batch:
-            self._host.publish(batch)
+        for received_us, read in groupby(held, key=itemgetter(2)):
+            batch = [record for id_, record, _ in read if self._is_due(id_, record, received_us)]
+            if batch:
+                self._host.publish(batch, received_us=received_us)
 
     async def _pump(self) -> None:
         host, decode, receive = self._host, self._decoder.decode, self._websocket.receive
         while True:
             frames = await receive()
-            received_us = time.time_ns() // 1000
+            received_us = self._websocket.received_us
             batch: list[Record] = []
             if self._delivered and trio.current_time() > self._lag_ends:
                 self._delivered = {}
@@ -134,21 +136,21 @@ class Link:
                     host.discard(error)
                     continue
                 if isinstance(event, Tick | Trade):
-                    if not changing or self._is_due(self._decoder.venue_id, event):
+                    if not changing or self._is_due(self._decoder.venue_id, event, received_us):
                         batch.append(event)
                 else:
                     self._handle(event)
             if self._dismissed:
                 return
             if batch:
-                host.publish(batch)
+                host.publish(batch, received_us=received_us)
             else:
                 host.alive()
 
-    def _is_due(self, id_: int, record: Record) -> bool:
+    def _is_due(self, id_: int, record: Record, received_us: int) -> bool:
         """Tell, around a change of connections, whether this one has to deliver a record now; keep account of it."""
         if self._held is not None:
-            self._held.append((id_, record))
+            self._held.append((id_, record, received_us))
             return False
         feed = _feed(record)
         if id_ <= self._delivered.get(feed, -1):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import attrs
 
-from mdserver.model import Feed, RecordType
+from mdserver.model import Feed
 
 from .codec import Channel, Reply, encode_request
 
@@ -76,7 +76,7 @@ class _Request:
 
 def book_feed(symbol: str) -> Feed:
     """Return the feed of a symbol's order book."""
-    return Feed(symbol, cast("RecordType", "orderbook"))
+    return Feed(symbol, "orderbook")
 
 
 class Subscriptions:

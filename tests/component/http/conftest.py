@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S, Topic
+from mdserver.store.query.read_records import RecordPage
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
 
@@ -95,36 +96,38 @@ class FakeStore:
         self._note("count_ticks")
         return self.tick_count
 
-    async def ticks(
-        self, series_id: int, from_us: int, to_us: int, *, after: tuple[int, int] | None, limit: int
-    ) -> Columns:
-        self._note("ticks")
+    async def records(
+        self,
+        series_id: int,
+        type_: str,
+        from_us: int,
+        to_us: int,
+        *,
+        after: tuple[int, int] | None,
+        limit: int,
+    ) -> RecordPage:
+        self._note(f"{type_}s")
         places = self._places(series_id, from_us, to_us, after, limit)
-        return Columns(
-            {
-                "time_us": [us for us, _ in places],
-                "seq": [seq for _, seq in places],
+        columns: dict[str, list[Any]]
+        if type_ == "tick":
+            columns = {
                 "bid": [1.0 + seq / 1_000 for _, seq in places],
                 "ask": [2.0 for _ in places],
                 "bid_size": [1e6 for _ in places],
                 "ask_size": [None for _ in places],
             }
-        )
-
-    async def trades(
-        self, series_id: int, from_us: int, to_us: int, *, after: tuple[int, int] | None, limit: int
-    ) -> Columns:
-        self._note("trades")
-        places = self._places(series_id, from_us, to_us, after, limit)
-        return Columns(
-            {
-                "time_us": [us for us, _ in places],
-                "seq": [seq for _, seq in places],
+        else:
+            columns = {
                 "price": [100.5 for _ in places],
                 "size": [0.25 for _ in places],
                 "side": ["buy" if seq % 2 else None for _, seq in places],
                 "trade_id": [f'id,"{seq}"' if seq % 2 else None for _, seq in places],
             }
+        return RecordPage(
+            [us for us, _ in places],
+            [seq for _, seq in places],
+            [us + 250_000 if seq % 2 == 0 else None for us, seq in places],
+            columns,
         )
 
     async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:

@@ -33,8 +33,8 @@ async def test_columns_without_candles(site: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("ticks", ["seq", "time", "bid", "ask", "bid_size", "ask_size"]),
-        ("trades", ["seq", "time", "price", "size", "side", "trade_id"]),
+        ("ticks", ["seq", "time", "bid", "ask", "bid_size", "ask_size", "received"]),
+        ("trades", ["seq", "time", "price", "size", "side", "trade_id", "received"]),
     ],
 )
 async def test_columns_of_records_and_their_pages(site: Any, kind: str, names: list[str]) -> None:

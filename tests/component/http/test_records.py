@@ -28,7 +28,7 @@ async def test_a_trade_looks_as_in_the_stream(site: Any) -> None:
     page = await (await site.get(path("trades", limit=2))).get_json()
     assert page["trades"] == [
         {"seq": 1, "time": T0, "price": 100.5, "size": 0.25, "side": "buy", "trade_id": 'id,"1"'},
-        {"seq": 2, "time": T0 + 1, "price": 100.5, "size": 0.25},
+        {"seq": 2, "time": T0 + 1, "price": 100.5, "size": 0.25, "received": T0 + 1.25},
     ]
 
 
@@ -55,9 +55,9 @@ async def test_pages_hold_every_record_once(site: Any, kind: str, limit: int) ->
 async def test_csv_pages(site: Any) -> None:
     response = await site.get(path("trades", limit=2), Accept="text/csv")
     rows = list(csv.reader(io.StringIO(await response.get_data(as_text=True))))
-    assert rows[0] == ["seq", "time", "price", "size", "side", "trade_id"]
-    assert rows[1] == ["1", str(T0), "100.5", "0.25", "buy", 'id,"1"']
-    assert rows[2] == ["2", str(T0 + 1), "100.5", "0.25", "", ""]
+    assert rows[0] == ["seq", "time", "price", "size", "side", "trade_id", "received"]
+    assert rows[1] == ["1", str(T0), "100.5", "0.25", "buy", 'id,"1"', ""]
+    assert rows[2] == ["2", str(T0 + 1), "100.5", "0.25", "", "", str(T0 + 1.25)]
     assert "X-Next-Cursor" in response.headers
 
 

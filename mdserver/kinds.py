@@ -1,0 +1,158 @@
+"""The kinds of records: one row each, with all that the server needs to know of a kind (pure).
+
+From the broker to the client and to the table nothing asks which kind a record is: it looks up :data:`KINDS` by
+``type(record)``, or :data:`BY_NAME` by the name that clients use. A new kind is a struct and a row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias
+
+import attrs
+from msgspec import Struct
+
+from .candles import Prices, prices_of_ticks, prices_of_trades
+from .model import Candle, OrderBook, Published, RecordType, Tick, Trade
+from .record_check import CandleCheck, OrderBookCheck, TickCheck, TradeCheck
+from .record_wire import Received, candle_wire, order_book_wire, tick_wire, trade_wire
+
+__all__ = [
+    "BY_NAME",
+    "KINDS",
+    "Check",
+    "ColumnForm",
+    "Kind",
+    "StoredAs",
+    "StoredColumn",
+    "record_tables",
+]
+
+
+class Check(Protocol):
+    """The check of one topic's records; it may remember the ones before."""
+
+    def fault(self, record: Any, now_us: int, /) -> str | None:
+        """Return why a record cannot be true, as a metric's label, or None."""
+        ...
+
+
+ColumnForm: TypeAlias = Literal["price", "size", "code", "text"]
+"""``price``: a finite float. ``size``: a float from 0 on, or None. ``code``: a byte for each known text, or None.
+``text``: any text, or None."""
+
+
+@attrs.frozen(eq=False)
+class StoredColumn:
+    """A column of a kind's table that has the name of the record's field; ``codes``: text to byte."""
+
+    name: str
+    form: ColumnForm
+    codes: Mapping[str, bytes] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class StoredAs:
+    """Where a kind is stored.
+
+    The table has the columns ``time``, ``seq``, ``series_id`` and ``received`` (null where no socket brought the
+    record) besides ``columns``. ``prices`` makes the prices of candles from (series, time, seq, the columns named in
+    ``candle_columns``); None: there are no candles of this kind.
+    """
+
+    table: str
+    columns: tuple[StoredColumn, ...]
+    candle_columns: tuple[str, ...] = ()
+    prices: Callable[..., Prices] | None = None
+
+
+@attrs.frozen(eq=False)
+class Kind:
+    """All that the server knows of one kind of records.
+
+    ``struct`` has ``symbol`` and ``time_us`` and is array-like with a tag of its own: the journal tells kinds apart
+    by it. ``check`` makes the check of a topic. ``wire`` makes what is encoded for clients, given when the socket
+    had the record. ``latest_wins``: whether a newer record of the topic takes the place of this one while a client
+    is behind. ``variant`` tells apart the topics of one symbol; None: there is one. ``stored`` None: the number is
+    kept, the record is not.
+    """
+
+    name: RecordType
+    struct: type[Struct]
+    check: Callable[[], Check]
+    wire: Callable[[Published, Any, Received], Struct]
+    latest_wins: Callable[[Any], bool]
+    variant: Callable[[Any], str] | None = None
+    stored: StoredAs | None = attrs.field(default=None)
+
+    @stored.validator
+    def _check_stored(self, _: object, stored: StoredAs | None) -> None:
+        if stored is not None and self.variant is not None:
+            raise ValueError(f"{self.name}: a stored kind has no variants, its series would be mixed")
+
+
+_ROWS = (
+    Kind(
+        "tick",
+        Tick,
+        check=TickCheck,
+        wire=tick_wire,
+        latest_wins=lambda _: True,
+        stored=StoredAs(
+            "ticks",
+            (
+                StoredColumn("bid", "price"),
+                StoredColumn("ask", "price"),
+                StoredColumn("bid_size", "size"),
+                StoredColumn("ask_size", "size"),
+            ),
+            candle_columns=("bid", "ask", "bid_size", "ask_size"),
+            prices=prices_of_ticks,
+        ),
+    ),
+    Kind(
+        "trade",
+        Trade,
+        check=TradeCheck,
+        wire=trade_wire,
+        latest_wins=lambda _: False,
+        stored=StoredAs(
+            "trades",
+            (
+                StoredColumn("price", "price"),
+                StoredColumn("size", "size"),
+                StoredColumn("side", "code", {"buy": b"b", "sell": b"s"}),
+                StoredColumn("trade_id", "text"),
+            ),
+            candle_columns=("price", "size"),
+            prices=prices_of_trades,
+        ),
+    ),
+    Kind(
+        "orderbook",
+        OrderBook,
+        check=OrderBookCheck,
+        wire=order_book_wire,
+        latest_wins=lambda book: book.action == "snapshot" and book.depth != "full",
+        variant=lambda book: book.depth,
+    ),
+    Kind(
+        "candle",
+        Candle,
+        check=CandleCheck,
+        wire=candle_wire,
+        latest_wins=lambda candle: not candle.closed,
+        variant=lambda candle: candle.interval,
+    ),
+)
+
+KINDS: dict[type, Kind] = {kind.struct: kind for kind in _ROWS}
+"""The rows, by the class of their records."""
+
+BY_NAME: dict[RecordType, Kind] = {kind.name: kind for kind in _ROWS}
+"""The same rows, by the name that clients use."""
+
+
+def record_tables() -> list[str]:
+    """Return the names of the tables that records are stored in."""
+    return [kind.stored.table for kind in KINDS.values() if kind.stored is not None]
