@@ -251,6 +251,7 @@ def pip_install(arguments: list[str]) -> None:
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, "PIP_USER": "0"},  # pip refuses to install for the user into a virtual environment
     ) as pip:
         assert pip.stdout is not None  # noqa: S101 - asked for above
         for line in pip.stdout:

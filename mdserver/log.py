@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
+from datetime import datetime
 from math import inf
 from time import monotonic
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -109,16 +110,51 @@ class RarelyLogged:
 
 def _renderers(*, as_text: bool, colors: bool) -> list[Processor]:
     if as_text:
-        # Plain tracebacks: the pretty ones print local variables, and those hold secrets.
-        console = structlog.dev.ConsoleRenderer(
-            colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
-        )
-        return [_Redacted(console)]
+        # Plain tracebacks: structlog's pretty ones print local variables, and those hold secrets.
+        return [structlog.processors.format_exc_info, _Redacted(_TextLine(on_terminal=colors))]
     return [
         structlog.processors.format_exc_info,
         _redact_values,  # before the JSON is made: afterwards it could break it
         structlog.processors.JSONRenderer(ensure_ascii=False),
     ]
+
+
+class _TextLine:
+    """Renders for people: time, level, sentence, then what belongs to it.
+
+    On a terminal the time is the local time of day. Elsewhere someone may read it another day: then date and UTC.
+    """
+
+    _COLORS: ClassVar = {
+        "warning": "\x1b[33m",
+        "error": "\x1b[31m",
+        "critical": "\x1b[31m",
+        "debug": "\x1b[2m",
+    }
+    _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+    def __init__(self, *, on_terminal: bool) -> None:
+        self._on_terminal = on_terminal
+
+    def __call__(self, _logger: Any, _name: str, event: EventDict) -> str:
+        moment = datetime.fromisoformat(event.pop("timestamp"))
+        level = str(event.pop("level", "info"))
+        sentence = event.pop("event", "")
+        more = [text for key in ("stack", "exception") if (text := event.pop(key, None))]
+        event.pop("logger", None)
+        facts = "  ".join(f"{key}={_fact(value)}" for key, value in event.items())
+        if self._on_terminal:
+            color = self._COLORS.get(level, "")
+            time = f"{self._DIM}{moment.astimezone():%H:%M:%S}{self._PLAIN}"
+            head = f"{time} {color}{level:<7}{self._PLAIN} {sentence}"
+            facts = f"{self._DIM}{facts}{self._PLAIN}" if facts else ""
+        else:
+            head = f"{moment:%Y-%m-%d %H:%M:%SZ} {level:<7} {sentence}"
+        return "\n".join([f"{head}  {facts}".rstrip(), *map(str, more)])
+
+
+def _fact(value: object) -> str:
+    return value if isinstance(value, str) and value and not any(map(str.isspace, value)) else repr(value)
 
 
 class _Redacted:

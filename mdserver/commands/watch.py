@@ -6,7 +6,7 @@ import json
 
 import click
 
-from ..errors import BadMessage, ConfigError
+from ..errors import BadMessage, ConfigError, Rejected
 from ..kinds import BY_NAME
 from ..net import open_websocket
 from ..plugin import CommandContext, CommandPlugin
@@ -32,7 +32,10 @@ def _command(
     count: int | None,
     as_json: bool,
 ) -> None:
-    """Print the live records of a running server, such as: mdserver run watch EURUSD --type trade"""
+    """Print the live records of a running server, such as: mdserver run watch EURUSD --type trade
+
+    A symbol that the server refuses ends it with exit code 1.
+    """
     try:
         wanted = canonical_all(symbols)
     except ValueError as error:
@@ -55,7 +58,7 @@ async def watch(
     """Subscribe and print until ``count`` records came; None: until cancelled.
 
     Raises Unavailable if the server cannot be reached or ends the connection, BadMessage for an answer that
-    is not of our protocol. What the server refuses is printed to standard error.
+    is not of our protocol, Rejected for what the server refuses, be it one symbol of several.
     """
     left = count
     async with open_websocket(url) as websocket:
@@ -64,7 +67,7 @@ async def watch(
             for message in await websocket.receive():
                 record = _decode(url, message)
                 if record.get("type") not in BY_NAME:
-                    _tell(record)
+                    _look_for_refusals(record)
                     continue
                 click.echo(message.decode() if as_json else _line(record))
                 if left is not None:
@@ -83,14 +86,16 @@ def _decode(url: str, message: bytes) -> dict[str, object]:
     return found
 
 
-def _tell(message: dict[str, object]) -> None:
-    """Print refusals to standard error; acknowledgements and status are nobody's concern here."""
-    if message.get("type") == "error":
-        click.echo(f"error {message.get('code')}: {message.get('message')}", err=True)
+def _look_for_refusals(message: dict[str, object]) -> None:
+    """Raise Rejected for what the server refuses; acknowledgements and status are nobody's concern here."""
     results = message.get("results")
-    for result in results if isinstance(results, list) else []:
-        if isinstance(result, dict) and result.get("status") == "error":
-            click.echo(f"error {result.get('code')}: {result.get('message')}", err=True)
+    refused = [
+        f"error {one.get('code')}: {one.get('message')}"
+        for one in (message, *(results if isinstance(results, list) else []))
+        if isinstance(one, dict) and "error" in (one.get("type"), one.get("status"))
+    ]
+    if refused:
+        raise Rejected("; ".join(refused))
 
 
 def _line(record: dict[str, object]) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -428,3 +429,52 @@ def test_module_level_loggers_follow_a_later_set_up() -> None:
     stream, _ = logged(LogConfig(format="json"))
     early.info("said")
     assert json.loads(stream.getvalue())["event"] == "said"
+
+
+def test_a_line_for_people_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    set_up_logging(LogConfig(), stream)
+    get_logger("mdserver").warning("the disk is slow", folder="/a b", ms=12)
+    (line,) = re.sub(r"\x1b\[\d+m", "", stream.getvalue()).splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d warning the disk is slow  folder='/a b'  ms=12", line)
+
+
+def test_text_elsewhere_has_the_date_and_utc() -> None:
+    stream, log = logged(LogConfig(format="text"))
+    try:
+        raise ValueError("it broke")
+    except ValueError:
+        log.exception("cannot do it", part="x")
+    first, *more = stream.getvalue().splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ error   cannot do it  part=x", first)
+    assert more[-1] == "ValueError: it broke"
+
+
+def test_a_command_logs_only_what_went_wrong_in_plain_lines(
+    command: list[CommandContext], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("log: {level: info}")
+    assert cli.main(["run", "--config", str(path), "probe"]) == 0
+    assert command[0].config
+    command[0].log.info("a step")
+    command[0].log.error("it went wrong")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("error   it went wrong")
+    path.write_text("log: {level: debug, format: json}")
+    assert cli.main(["run", "--config", str(path), "probe"]) == 0
+    assert command[1].config
+    command[1].log.debug("a step")
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["event"] == "a step"
+
+
+@pytest.mark.parametrize("error", ["BrokenPipeError()", "ExceptionGroup('', [BrokenPipeError()])"])
+def test_whoever_reads_the_output_may_go(error: str) -> None:
+    code = (
+        "import sys, click\nfrom mdserver import cli\nfrom mdserver.plugin import CommandPlugin\n"
+        f"@click.command('x')\ndef x():\n    raise {error}\n"
+        "cli.load_command = lambda name: CommandPlugin('x', '', x)\nsys.exit(cli.main(['run', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")

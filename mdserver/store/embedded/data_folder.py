@@ -159,7 +159,8 @@ class Place:
 
 
 def _fits(folder: Path) -> bool:
-    return len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_BYTES
+    path = os.fsencode(folder / f".s.PGSQL.{PORT}")
+    return len(path) <= SOCKET_PATH_BYTES and b"," not in path  # libpq takes a comma for the end of a host
 
 
 def prepare_place(data_dir: Path) -> Place:
