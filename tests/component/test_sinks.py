@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import trio
+import trio.testing
 
+from mdserver.metrics import Metrics
 from mdserver.model import Tick
-from mdserver.web.stream.sink import AsgiSink, DirectSink
+from mdserver.web.stream.sink import AsgiSink, BaseSink, DirectSink
 
 from .conftest import open_client, open_stream_server
 
@@ -33,6 +35,47 @@ async def test_the_descriptor_is_forgotten_before_it_is_closed() -> None:
                 await trio.sleep(0.01)
         assert session.sink._fd == -1
         session.sink.write(b"\x81\x01x")  # reaches nobody, raises nothing
+
+
+class HalfSink(BaseSink):
+    """Sends half of what it gets, and the rest when the test lets it."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__(nursery.start_soon, 1 << 20, Metrics(), lambda: None)
+        self.sent: list[bytes] = []
+        self.ready = trio.Event()
+
+    def _send_now(self, frames: bytes) -> bytes:
+        half = len(frames) // 2
+        self.sent.append(frames[:half])
+        return frames[half:]
+
+    async def _send_rest(self, data: bytes) -> None:
+        await self.ready.wait()
+        self.sent.append(data)
+
+
+async def test_nothing_follows_a_frame_of_which_only_half_went_out() -> None:
+    """A close frame after it would be read as part of it."""
+    async with trio.open_nursery() as nursery:
+        sink = HalfSink(nursery)
+        sink.write(b"\x81\x04abcd")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert not sink.behind
+    sink.write_last(b"\x88\x00")
+    assert sink.sent == [b"\x81\x04a"]
+
+
+async def test_a_frame_that_went_out_whole_is_followed_by_the_close() -> None:
+    async with trio.open_nursery() as nursery:
+        sink = HalfSink(nursery)
+        sink.write(b"\x81\x04abcd")
+        sink.ready.set()
+        await sink.drained()
+        sink.write_last(b"\x88\x00")
+        await sink.drained()
+    assert sink.sent == [b"\x81\x04a", b"bcd", b"\x88", b"\x00"]
 
 
 async def test_another_server_gets_plain_messages() -> None:

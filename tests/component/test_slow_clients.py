@@ -6,17 +6,20 @@ import contextlib
 import json
 import socket
 from contextlib import asynccontextmanager, closing
+from math import inf
 from pathlib import Path
 
 import pytest
 import trio
 from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Closed
 from trio_websocket import ConnectionClosed
 from wsproto.frame_protocol import Opcode
 
 from mdserver.model import Tick, Trade
 from mdserver.web.server import tcp_server as server_module
 from mdserver.web.stream import clients as clients_module
+from mdserver.web.stream import sink as sink_module
 
 from .conftest import open_client, open_stream_server
 
@@ -42,16 +45,32 @@ class RawClient:
         assert len(payload) < 126
         await self.stream.send_all(bytes((0x81, 0x80 | len(payload))) + mask + masked)
 
-    async def frames_until_end(self, limit_s: float = 5.0) -> list[tuple[int, bytes]]:
-        """Read whole frames until a close frame or the end of the stream."""
+    async def subscribe(self, *symbols: str, **fields: object) -> None:
+        """Subscribe, and read up to the answer, which comes before any record."""
+        await self.send_text(json.dumps({"action": "subscribe", "symbols": symbols, **fields}))
+        with trio.fail_after(5):
+            while b'"ack"' not in self._pending:
+                await self.take(4096)
+        self._pending = b""
+
+    async def take(self, size: int) -> None:
+        """Read some bytes, to be looked at later."""
+        self._pending += await self.stream.receive_some(size)
+
+    async def frames_until_end(
+        self, limit_s: float = 5.0, *, most: float = inf, of: bytes = b""
+    ) -> list[tuple[int, bytes]]:
+        """Read whole frames until there are ``most`` with ``of`` in them, or a close frame, or the stream's end."""
         out: list[tuple[int, bytes]] = []
+        found = 0
         data = self._pending
         with trio.move_on_after(limit_s):
             while True:
                 while (frame := _cut(data)) is not None:
                     opcode, payload, data = frame
                     out.append((opcode, payload))
-                    if opcode == Opcode.CLOSE:
+                    found += of in payload
+                    if opcode == Opcode.CLOSE or found >= most:
                         return out
                 try:
                     more = await self.stream.receive_some(65536)
@@ -106,9 +125,7 @@ async def settle(server, count: int) -> None:
 
 async def test_ticks_are_conflated_for_a_stalled_reader_and_the_jump_is_explained() -> None:
     async with open_stream_server() as server, open_raw(server.port) as stalled:
-        await stalled.send_text('{"action":"subscribe","symbols":["EURUSD"]}')
-        await settle(server, 1)
-        await trio.sleep(0.1)
+        await stalled.subscribe("EURUSD")
         total = 60_000
         for n in range(total):
             server.brokers["one"].publish(Tick("EURUSD", T0 + n, 1.1, 1.2))
@@ -132,12 +149,9 @@ async def test_ticks_are_conflated_for_a_stalled_reader_and_the_jump_is_explaine
 async def test_trades_are_never_conflated_past_the_bound_407_and_1013() -> None:
     async with open_stream_server(client_buffer_bytes=65536) as server:
         async with open_raw(server.port) as stalled, open_client(server.url) as other:
-            await stalled.send_text('{"action":"subscribe","symbols":["BTCUSDT"],"types":["trade"]}')
-            await settle(server, 2)
-            await trio.sleep(0.1)
+            await stalled.subscribe("BTCUSDT", types=["trade"])
             ack = await other.subscribe("BTCUSDT", types=["trade"])
             assert ack["results"][0]["status"] == "active"
-            await trio.sleep(0.1)
             sent = 0
             while server.value("client_errors_total", code="407") == 0:
                 server.brokers["one"].publish(Trade("BTCUSDT", T0 + sent, 67000.1, 0.5, "sell", str(sent)))
@@ -156,9 +170,7 @@ async def test_trades_are_never_conflated_past_the_bound_407_and_1013() -> None:
 
 async def test_no_number_of_ticks_makes_a_slow_client() -> None:
     async with open_stream_server(client_buffer_bytes=4096) as server, open_raw(server.port) as slow:
-        await slow.send_text('{"action":"subscribe","symbols":["A","B","C","D"]}')
-        await settle(server, 1)
-        await trio.sleep(0.1)
+        await slow.subscribe("A", "B", "C", "D")
         for n in range(20_000):
             server.brokers["one"].publish(*[Tick(symbol, T0 + n, 1.1, 1.2) for symbol in "ABCD"])
         frames = await slow.frames_until_end(1.0)
@@ -169,17 +181,16 @@ async def test_no_number_of_ticks_makes_a_slow_client() -> None:
 
 async def test_a_reader_that_catches_up_gets_every_trade() -> None:
     async with open_stream_server() as server, open_raw(server.port) as slow:
-        await slow.send_text('{"action":"subscribe","symbols":["BTCUSDT"],"types":["trade"]}')
-        await settle(server, 1)
-        await trio.sleep(0.1)
+        await slow.subscribe("BTCUSDT", types=["trade"])
         for n in range(5000):
             server.brokers["one"].publish(Trade("BTCUSDT", T0 + n, 67000.1, 0.5, "sell", str(n)))
         (session,) = server.clients.sessions
         assert session.sink.behind
-        frames = await slow.frames_until_end(1.0)
+        frames = await slow.frames_until_end(20.0, most=5000, of=b'"trade_id"')
         seqs = [m["seq"] for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "trade"]
         assert seqs == list(range(1, 5001))
-        assert not session.sink.behind
+        with trio.fail_after(5):
+            await session.sink.drained()
 
 
 async def test_no_sign_of_life_closes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +207,71 @@ async def test_no_sign_of_life_closes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert frames[-1][0] == Opcode.CLOSE
         assert frames[-1][1][:2] == (1008).to_bytes(2, "big")
         assert (await alive.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_a_client_that_is_behind_and_takes_nothing_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink_module, "STALL_S", 0.2)
+    async with open_stream_server() as server, open_raw(server.port) as stalled:
+        await stalled.subscribe("BTCUSDT", types=["trade"])
+        (session,) = server.clients.sessions
+        n = 0
+        while not session.sink.behind:
+            n += 1
+            server.brokers["one"].publish(Trade("BTCUSDT", T0 + n, 67000.1, 0.5, "sell", str(n)))
+        await settle(server, 0)  # long before a ping is due
+        assert session.close_code is None  # it is told nothing: it would not read that either
+        server.brokers["one"].publish(Trade("BTCUSDT", T0 + n, 67000.1, 0.5, "sell", "last"))
+
+
+@pytest.mark.serial
+async def test_a_slow_reader_is_not_reset_while_it_takes_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serial: what it takes within the bound depends on the machine."""
+    monkeypatch.setattr(sink_module, "STALL_S", 0.5)
+    async with open_stream_server() as server, open_raw(server.port) as slow:
+        await slow.subscribe("BTCUSDT", types=["trade"])
+        (session,) = server.clients.sessions
+        for n in range(5_000):
+            server.brokers["one"].publish(Trade("BTCUSDT", T0 + n, 67000.1, 0.5, "sell", str(n)))
+        assert session.sink.behind
+        started = trio.current_time()
+        while trio.current_time() - started < 1.2:  # longer than one bound
+            await slow.take(5_000)
+            await trio.sleep(0.02)
+        frames = await slow.frames_until_end(20.0, most=5000, of=b'"trade_id"')
+        seqs = [m["seq"] for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "trade"]
+        assert seqs == list(range(1, 5_001))
+
+
+async def test_answers_wait_where_a_client_does_not_read_them() -> None:
+    """A flood of pings: the server stops reading them, in place of piling its pongs up or ending the connection."""
+    async with open_stream_server() as server, open_raw(server.port) as stalled:
+        await settle(server, 1)
+        (session,) = server.clients.sessions
+        ping = b"\x89\xfd\0\0\0\0" + b"p" * 125
+        sent, blocked = 0, False
+        with trio.fail_after(20):
+            while not blocked and sent < 200_000:
+                with trio.move_on_after(0.5) as scope:
+                    await stalled.stream.send_all(ping * 100)
+                    sent += 100
+                blocked = scope.cancelled_caught
+        assert blocked
+        size = session.sink._backlog.size
+        assert sink_module.HIGH_WATER_BYTES < size <= sink_module.HIGH_WATER_BYTES + 127
+        assert server.value("client_errors_total", code="407") == 0
+        frames = await stalled.frames_until_end(20.0, most=sent, of=b"p" * 125)
+        assert [op for op, _ in frames][-sent:] == [Opcode.PONG] * sent
+
+
+async def test_closing_a_connection_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.1)
+    async with open_stream_server() as server, open_raw(server.port):
+        await settle(server, 1)
+        (session,) = server.clients.sessions
+        tcp = session.sink._tcp
+        monkeypatch.setattr(tcp, "_close", trio.sleep_forever)
+        with trio.fail_after(3):
+            await tcp.protocol_send(Closed())
 
 
 @pytest.mark.parametrize("early", [b"x", b"\xff", b"\x81\x05hello"])
@@ -330,9 +406,7 @@ async def test_http_connections_are_closed(request_: bytes, monkeypatch: pytest.
 async def test_shutdown_is_not_held_up_by_a_stalled_reader() -> None:
     started = trio.current_time()
     async with open_stream_server() as server, open_raw(server.port) as stalled:
-        await stalled.send_text('{"action":"subscribe","symbols":["T"],"types":["trade"]}')
-        await settle(server, 1)
-        await trio.sleep(0.05)
+        await stalled.subscribe("T", types=["trade"])
         for n in range(5000):
             server.brokers["one"].publish(Trade("T", T0 + n, 1.5, 2.0))
         started = trio.current_time()

@@ -13,7 +13,14 @@ import trio
 from mdserver.errors import Rejected, Unavailable
 from mdserver.feed.broker_host import Host
 from mdserver.feed.demand import BrokerDemand
-from mdserver.feed.supervisor import BACKOFF_MAX_S, MAX_CRASHES, SupervisedBroker, Supervisor
+from mdserver.feed.supervisor import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    MAX_CRASHES,
+    START_TIMEOUT_S,
+    SupervisedBroker,
+    Supervisor,
+)
 from mdserver.metrics import Metrics
 from mdserver.model import Feed, Published
 from mdserver.plugin import BrokerPlugin
@@ -142,13 +149,22 @@ async def test_a_crash_is_logged_and_tried_again_a_bounded_number_of_times(autoj
     assert broker.last_error == "a bug"
 
 
-async def test_a_session_that_never_starts_is_given_up_after_a_while(autojump_clock: object) -> None:
+async def test_a_session_that_never_starts_is_ended_after_a_minute_and_tried_again(
+    autojump_clock: object,
+) -> None:
+    starts = []
+
     async def session(host: Any, task_status: Any) -> None:
+        starts.append(trio.current_time())
         await trio.sleep_forever()
 
     broker = supervised(session)
-    await run_for(62, broker)
-    assert broker.attempt >= 1
+    states: list[str] = []
+    broker.listeners.append(lambda _broker, state, _message: states.append(state))
+    await run_for(63, broker)
+    assert len(starts) == 2
+    assert START_TIMEOUT_S < starts[1] - starts[0] <= START_TIMEOUT_S + 2 * BACKOFF_FIRST_S
+    assert states[:3] == ["starting", "backoff", "starting"]
     assert broker.last_error
 
 
@@ -203,9 +219,11 @@ async def test_degraded_shows_what_was_refused() -> None:
         await trio.sleep_forever()
 
     broker = supervised(session)
+    live = trio.Event()
+    broker.listeners.append(lambda _broker, state, _message: live.set() if state == "live" else None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(broker.run)
-        await trio.sleep(0.05)
+        await live.wait()
         state = broker.snapshot()
         nursery.cancel_scope.cancel()
     assert state.state == "degraded"

@@ -203,6 +203,59 @@ async def test_a_replacement_that_lags_behind_repeats_nothing(venue: FakeBinance
     assert bids(host) == [n + 0.5 for n in range(5)]
 
 
+async def test_the_old_connection_stays_in_charge_until_the_new_one_is_subscribed(
+    venue: FakeBinance, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdserver_binance.link._REPLY_S", 0.4)
+    host = FakeHost([BTC])
+    await start(host, Timing(lifetime_s=3600.0, overlap_s=0.0, retry_s=0.05))
+    await host.wait_confirmed([BTC])
+    old = venue.connections[0]
+    venue.rules.answer_requests = False  # no replacement gets what it asks for
+    await venue.announce_shutdown()
+    await venue.wait_until(lambda: venue.attempts >= 3)
+    assert old in venue.connections
+    await old.send_data("btcusdt@bookTicker", json.dumps(ticker(1)).encode())
+    await host.wait_records(1)
+    venue.rules.answer_requests = True
+    await venue.wait_until(lambda: old in venue.past)
+    await push_tickers(venue, range(2, 4))
+    await host.wait_records(3)
+    assert bids(host) == [1.5, 2.5, 3.5]
+
+
+async def test_the_old_connection_delivers_on_for_the_overlap(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC])
+    await start(host, Timing(lifetime_s=3600.0, overlap_s=0.6, retry_s=0.05))
+    await host.wait_confirmed([BTC])
+    old = venue.connections[0]
+    await venue.announce_shutdown()
+    await venue.wait_until(lambda: len(venue.connections) == 2 and bool(venue.connections[1].streams))
+    subscribed = trio.current_time()
+    await old.send_data("btcusdt@bookTicker", json.dumps(ticker(1)).encode())
+    await host.wait_records(1)
+    await venue.wait_until(lambda: old in venue.past)
+    assert trio.current_time() - subscribed > 0.3  # less than the overlap, for a busy machine
+
+
+async def test_both_connections_lost_at_once_ends_the_session(
+    venue: FakeBinance, nursery: trio.Nursery
+) -> None:
+    host = FakeHost([BTC])
+
+    async def lose_both() -> None:
+        await host.wait_confirmed([BTC])
+        await venue.announce_shutdown()
+        await venue.wait_until(lambda: len(venue.connections) == 2 and bool(venue.connections[1].streams))
+        old, new = venue.connections
+        new.reset()
+        old.reset()
+
+    nursery.start_soon(lose_both)
+    with pytest.raises(Unavailable, match="connection lost"):
+        await run(venue, host)
+
+
 async def test_shutdown_without_lead_time(venue: FakeBinance, start: Start) -> None:
     host = FakeHost([BTC])
     await start(host)
@@ -373,7 +426,7 @@ async def test_a_loss_long_after_a_refusal_ends_the_session(
         await host.wait_confirmed([BTC])
         host.demand.set([BTC, ETH])
         await host.wait_until(lambda: ETH in host.refused)
-        await trio.sleep(0.4)
+        await trio.sleep(0.4)  # past the time in which a loss is put down to the refusal
         venue.connections[0].reset()
 
     async with trio.open_nursery() as nursery:
