@@ -1,4 +1,4 @@
-"""Kraken spot market data: best bid/ask as ticks, executions as trades."""
+"""Kraken spot market data: best bid/ask as ticks, executions as trades, order books."""
 
 from mdserver.plugin import BrokerPlugin
 
@@ -9,9 +9,9 @@ __all__ = ["KrakenBroker", "KrakenConfig", "plugin"]
 
 plugin = BrokerPlugin(
     name="kraken",
-    summary="Kraken spot: best bid/ask and trades over WebSocket, no account needed",
+    summary="Kraken spot: best bid/ask, trades and order books over WebSocket, no account needed",
     config=KrakenConfig,
     factory=KrakenBroker,
-    types=("tick", "trade"),
+    types=("tick", "trade", "orderbook"),
     candles_from="trade",
 )

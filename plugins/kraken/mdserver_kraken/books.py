@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 
+from mdserver.model import OrderBook
 from mdserver.orderbook import Book
 
 from .codec import BookChange, Level, book_checksum
@@ -43,6 +44,13 @@ class BookKeeper:
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._books
+
+    def record(self, symbol: str, time_us: int) -> OrderBook:
+        """Return a symbol's book as a record that stands for itself. Raises KeyError where there is no valid one."""
+        bids, asks = self._books[symbol].top()
+        return OrderBook(
+            symbol, time_us, tuple([level[:2] for level in bids]), tuple([level[:2] for level in asks])
+        )
 
     def mismatches(self, symbol: str) -> int:
         """Return how often a symbol's book broke lately."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import attrs
 import trio
 
@@ -27,7 +25,7 @@ from .codec import (
 )
 from .config import KrakenConfig
 from .instruments import InstrumentTable
-from .subscriptions import CHANNELS, Outcome, Subscriptions, book_feed
+from .subscriptions import CHANNELS, Outcome, Subscriptions
 
 __all__ = ["Link", "Timing"]
 
@@ -90,7 +88,7 @@ class Link:
         host, decode, receive = self._host, self._decoder.decode, self._websocket.receive
         while True:
             frames = await receive()
-            received_us = time.time_ns() // 1000
+            received_us = self._websocket.received_us
             batch: list[Record] = []
             for frame in frames:
                 try:
@@ -103,11 +101,11 @@ class Link:
                 elif type(event) is Trades:
                     batch = self._take_trades(event, batch)
                 elif type(event) is Books:
-                    batch = self._take_books(event, batch)
+                    batch = self._take_books(event, batch, received_us)
                 elif type(event) is not Heartbeat:
                     self._handle(event)
             if batch:
-                host.publish(batch)
+                host.publish(batch, received_us=received_us)
             else:
                 host.alive()
 
@@ -128,9 +126,9 @@ class Link:
             batch.append(row.trade)
         return batch
 
-    def _take_books(self, event: Books, batch: list[Record]) -> list[Record]:
+    def _take_books(self, event: Books, batch: list[Record], received_us: int) -> list[Record]:
         for change in event.changes:
-            feed = book_feed(change.symbol)
+            feed = Feed(change.symbol, "orderbook")
             state = self._books.take(change)
             if state is BookState.UNUSABLE:
                 self._host.ignored("book update without a snapshot")
@@ -138,6 +136,9 @@ class Link:
             elif state is BookState.BROKEN:
                 batch = self._announce(batch, "checksum", feed)
                 self._renew(feed)
+            else:
+                time_us = received_us if change.time_us is None else change.time_us
+                batch.append(self._books.record(change.symbol, time_us))
         return batch
 
     def _renew_if_late(self, feed: Feed) -> None:
@@ -152,7 +153,7 @@ class Link:
     def _announce(self, batch: list[Record], cause: str, feed: Feed) -> list[Record]:
         """Publish what came before a hole, announce the hole, and return the batch that follows it."""
         if batch:
-            self._host.publish(batch)
+            self._host.publish(batch, received_us=self._websocket.received_us)
         self._host.gap(cause, [feed])
         return []
 

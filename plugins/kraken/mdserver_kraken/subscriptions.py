@@ -18,7 +18,7 @@ from mdserver.model import Feed
 
 from .codec import Channel, Reply, encode_request
 
-__all__ = ["CHANNELS", "Outcome", "Subscriptions", "book_feed"]
+__all__ = ["CHANNELS", "Outcome", "Subscriptions"]
 
 CHANNELS: dict[str, Channel] = {"tick": "ticker", "trade": "trade", "orderbook": "book"}
 """The channel of each record type."""
@@ -74,11 +74,6 @@ class _Request:
     unanswered: dict[str, Feed]
 
 
-def book_feed(symbol: str) -> Feed:
-    """Return the feed of a symbol's order book."""
-    return Feed(symbol, "orderbook")
-
-
 class Subscriptions:
     """The feeds of one connection.
 
@@ -106,13 +101,26 @@ class Subscriptions:
     def plan(self, wanted: Iterable[Feed], names: Mapping[str, str]) -> dict[Feed, str]:
         """Take what is wanted, and the venue's names of our symbols; return what cannot be had, with the reason."""
         wanted = frozenset(wanted)
-        self._wanted = frozenset(feed for feed in wanted if feed.symbol in names)
+        reasons = {feed: reason for feed in wanted if (reason := self._unusable(feed, names))}
+        self._wanted = wanted - reasons.keys()
         for feed in sorted(self._wanted - self._lines.keys()):
             self._lines[feed] = _Line(names[feed.symbol])
         for feed, line in list(self._lines.items()):
             if feed not in self._wanted and line.state in (_State.DUE, _State.SILENT):
                 del self._lines[feed]
-        return {feed: f"Kraken lists no {feed.symbol}" for feed in wanted - self._wanted}
+        return reasons
+
+    def _unusable(self, feed: Feed, names: Mapping[str, str]) -> str | None:
+        """Say why a feed cannot be asked for."""
+        if feed.symbol not in names:
+            return f"Kraken lists no {feed.symbol}"
+        if feed.type not in CHANNELS:
+            return f"no {feed.type} records come from Kraken"
+        if feed.variant:
+            return (
+                f"{feed.type} {feed.variant}: the book of Kraken has the depth of the config, {self._depth}"
+            )
+        return None
 
     def renew(self, feed: Feed, not_before: float) -> None:
         """Leave an active feed and ask for it anew, not before the time given: its data have become unusable."""

@@ -8,19 +8,18 @@ import pytest
 import trio
 
 from mdserver.errors import Rejected, Unavailable
-from mdserver.model import Feed, Instrument, Tick, Trade
+from mdserver.model import Feed, Instrument, OrderBook, Tick, Trade
 from mdserver.net import WebSocketClosed
 from mdserver.testing.host import FakeHost
 from mdserver.testing.kraken import PAIRS, FakeKraken
 from mdserver_kraken import KrakenBroker, KrakenConfig
 from mdserver_kraken.link import Timing
-from mdserver_kraken.subscriptions import book_feed
 
 from .conftest import FAST
 
 Start = Callable[..., Awaitable[None]]
 
-BTC, BTC_TRADES, BTC_BOOK = Feed("BTCUSD", "tick"), Feed("BTCUSD", "trade"), book_feed("BTCUSD")
+BTC, BTC_TRADES, BTC_BOOK = Feed("BTCUSD", "tick"), Feed("BTCUSD", "trade"), Feed("BTCUSD", "orderbook")
 ETH = Feed("ETHUSD", "tick")
 DOGE = Feed("DOGEUSD", "tick")
 MINA = Feed("MINAGBP", "tick")
@@ -95,7 +94,7 @@ async def test_a_hole_is_announced_between_its_neighbours(
 ) -> None:
     told: list[object] = []
     host = FakeHost([BTC_TRADES])
-    monkeypatch.setattr(host, "publish", lambda batch: told.extend(int(r.trade_id) for r in batch))
+    monkeypatch.setattr(host, "publish", lambda batch, **_: told.extend(int(r.trade_id) for r in batch))
     monkeypatch.setattr(host, "gap", lambda cause, feeds: told.append((cause, set(feeds))))
     await start(host)
     await host.wait_confirmed([BTC_TRADES])
@@ -240,6 +239,24 @@ async def test_books_follow_the_venue_level_by_level(venue: FakeKraken, start: S
     assert not host.gaps
     assert not host.ignored_kinds
     assert requests(venue, "unsubscribe") == []
+    books = [record for record in host.records if isinstance(record, OrderBook)]
+    assert len(books) > 50
+    assert all(len(book.bids) == len(book.asks) == 10 for book in books)
+    assert {(book.action, book.depth) for book in books} == {("snapshot", "")}
+    bids, asks = venue.markets["BTC/USD"].window(10)
+    assert books[-1].bids == tuple((price / 10, size / 10**8) for price, size in bids.items())
+    assert books[-1].asks == tuple((price / 10, size / 10**8) for price, size in asks.items())
+
+
+async def test_a_book_of_another_depth_is_refused_with_the_reason(venue: FakeKraken, start: Start) -> None:
+    deep = Feed("BTCUSD", "orderbook", "full")
+    host = FakeHost([BTC_BOOK, deep, Feed("BTCUSD", "candle", "1m")])
+    await start(host, book_depth=10)
+    await host.wait_confirmed([BTC_BOOK])
+    assert host.refused == {
+        deep: "orderbook full: the book of Kraken has the depth of the config, 10",
+        Feed("BTCUSD", "candle", "1m"): "no candle records come from Kraken",
+    }
 
 
 @pytest.mark.parametrize("fault", [FakeKraken.break_checksum, FakeKraken.lose_book_update])

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from mdserver.model import Feed, Tick, Trade
+from mdserver.model import Feed, OrderBook, Tick, Trade
 from mdserver.testing.host import FakeHost
 from mdserver.testing.kraken import FakeKraken, KrakenRules, Pair, open_fake_kraken
 from mdserver.testing.recorded import recorded_folder
 from mdserver_kraken import KrakenBroker, KrakenConfig
 from mdserver_kraken.books import BookKeeper, BookState
 from mdserver_kraken.codec import Books, Decoder, RestPage, decode_trades_page
-from mdserver_kraken.subscriptions import book_feed
 
 pytestmark = pytest.mark.recorded
 
@@ -112,12 +111,36 @@ async def test_tickers_and_trades(venue: FakeKraken, nursery: trio.Nursery) -> N
     assert len(host.discarded) == 1
 
 
-async def test_a_depth_of_25_and_its_heartbeats(venue: FakeKraken, nursery: trio.Nursery) -> None:
-    frames = mina_frames()
+def books_told(frames: list[str], depth: int) -> list[tuple[object, object]]:
+    """The best levels after each book message, by a plain parser and a dict sorted anew each time."""
+    sides: dict[str, dict[float, float]] = {}
+    found: list[tuple[object, object]] = []
+    for frame in map(json.loads, frames):
+        for row in frame["data"] if frame.get("channel") == "book" else ():
+            for name in ("bids", "asks"):
+                side = sides.setdefault(name, {})
+                if frame["type"] == "snapshot":
+                    side.clear()
+                side.update({level["price"]: level["qty"] for level in row[name]})
+                kept = sorted((p for p, q in side.items() if q), reverse=name == "bids")[:depth]
+                sides[name] = {price: side[price] for price in kept}
+            found.append((tuple(sides["bids"].items()), tuple(sides["asks"].items())))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol", "depth", "count"), [(MINA, "MINAGBP", 25, 30), (BTC_BOOK, "BTCUSD", 10, 510)]
+)
+async def test_every_level_of_every_book(
+    venue: FakeKraken, nursery: trio.Nursery, name: str, symbol: str, depth: int, count: int
+) -> None:
+    frames = mina_frames() if name == MINA else lines(name)
     with trio.fail_after(20):
-        host = await replayed(venue, nursery, [book_feed("MINAGBP")], frames, 25)
-    assert sum('"channel":"heartbeat"' in frame for frame in frames) == 60
-    assert not host.gaps
+        host = await replayed(venue, nursery, [Feed(symbol, "orderbook")], frames, depth)
+    books = [record for record in host.records if isinstance(record, OrderBook)]
+    assert [(book.bids, book.asks) for book in books] == books_told(frames, depth)
+    assert len(books) == count
+    assert not host.gaps  # a checksum that differs would be one
     assert len(host.discarded) == 1  # the end
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from mdserver.model import Feed
 from mdserver_kraken.codec import Reply
-from mdserver_kraken.subscriptions import MAX_BATCH, RATE_PAUSE_S, Outcome, Subscriptions, book_feed
+from mdserver_kraken.subscriptions import MAX_BATCH, RATE_PAUSE_S, Outcome, Subscriptions
 
 BTC, ETH = Feed("BTCUSD", "tick"), Feed("ETHUSD", "tick")
-BTC_TRADES, BTC_BOOK = Feed("BTCUSD", "trade"), book_feed("BTCUSD")
+BTC_TRADES, BTC_BOOK = Feed("BTCUSD", "trade"), Feed("BTCUSD", "orderbook")
 NAMES = {"BTCUSD": "BTC/USD", "ETHUSD": "ETH/USD", "XUSD": "X/USD"}
 
 
