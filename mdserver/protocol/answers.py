@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -12,9 +12,12 @@ from ..model import US_PER_S, Gap, RecordType, Topic
 from .requests import RequestId
 from .server_frames import text_frame
 
-__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "error", "gap", "hello", "pong", "status"]
+__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "ack_pieces", "error", "gap", "hello", "pong", "status"]
 
 PROTOCOL_VERSION = 1
+
+PIECE = 500
+"""Results or subscriptions in one piece of a long acknowledgement."""
 
 _encode = Encoder().encode
 
@@ -36,11 +39,9 @@ class _Subscription(Struct, frozen=True):
     type: RecordType
 
 
-class _Ack(Struct, frozen=True, tag_field="type", tag="ack"):
+class _AckHead(Struct, frozen=True, tag_field="type", tag="ack"):
     id: RequestId | UnsetType
     action: str
-    results: Sequence[Outcome]
-    subscriptions: Sequence[_Subscription]
 
 
 class _Pong(Struct, frozen=True, tag_field="type", tag="pong"):
@@ -90,8 +91,32 @@ def ack(
     request_id: RequestId, action: str, results: Sequence[Outcome], subscriptions: Iterable[Topic]
 ) -> bytes:
     """Frame an acknowledgement with the complete list of subscriptions as it is now."""
-    complete = [_Subscription(*topic[:3]) for topic in subscriptions]
-    return text_frame(_encode(_Ack(_id(request_id), action, results, complete)))
+    return text_frame(b"".join(ack_pieces(request_id, action, results, tuple(subscriptions))))
+
+
+def ack_pieces(
+    request_id: RequestId, action: str, results: Sequence[Outcome], subscriptions: Sequence[Topic]
+) -> Iterator[bytes]:
+    """Yield the text of an acknowledgement in pieces that take a millisecond or two each."""
+    head = _encode(_AckHead(_id(request_id), action))[:-1]
+    yield from _listed(head + b',"results":[', results)
+    lists = (
+        [_Subscription(*topic[:3]) for topic in subscriptions[start : start + PIECE]]
+        for start in range(0, len(subscriptions), PIECE)
+    )
+    lead = b'],"subscriptions":['
+    for part in lists:
+        yield lead + _encode(part)[1:-1]
+        lead = b","
+    yield (b"" if lead == b"," else lead) + b"]}"
+
+
+def _listed(lead: bytes, items: Sequence[Struct]) -> Iterator[bytes]:
+    if not items:
+        yield lead
+    for start in range(0, len(items), PIECE):
+        yield lead + _encode(items[start : start + PIECE])[1:-1]
+        lead = b","
 
 
 def pong(request_id: RequestId, time_s: float) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import trio
 
 from ...feed.supervisor import StateName, SupervisedBroker
@@ -27,6 +29,8 @@ class Clients:
         self.subscribers = Subscribers()
         self.closing = False
         self._emptied = trio.Event()
+        self._leaving: deque[Session] = deque()
+        self._left = trio.Event()
         self._max_clients = max_clients
         self.metrics = metrics
 
@@ -42,8 +46,11 @@ class Clients:
         return True
 
     def forget(self, session: Session) -> None:
-        """Note that a client is gone, and let go of what it held."""
-        session.release_all()
+        """Note that a client is gone, and let go of what it held; :meth:`keep` goes on where that is much."""
+        session.leave()
+        if session.release_some():
+            self._leaving.append(session)
+            self._left.set()
         if session in self.sessions:
             del self.sessions[session]
             self.metrics.clients.set(len(self.sessions))
@@ -69,13 +76,23 @@ class Clients:
         while self.sessions:
             await self._emptied.wait()
 
+    async def _let_go_forever(self) -> None:
+        while True:
+            while self._leaving:
+                if not self._leaving[0].release_some():
+                    self._leaving.popleft()
+                await trio.lowlevel.checkpoint()
+            self._left = trio.Event()
+            await self._left.wait()
+
     async def keep(self) -> None:
         """Ping clients and close those that give no sign of life; runs until cancelled.
 
         One task for all: a task per client would cost more memory than its subscriptions.
         """
         while True:
-            await trio.sleep(_CHECK_S)
+            with trio.move_on_after(_CHECK_S):
+                await self._let_go_forever()
             now = trio.current_time()
             for session in tuple(self.sessions):
                 _check(session, now)

@@ -26,7 +26,7 @@ from ..server.websocket_connection import (
 )
 from .clients import Clients
 from .session import Session
-from .sink import CLOSE_GRACE_S, BaseSink, open_sink
+from .sink import CLOSE_GRACE_S, open_sink
 
 __all__ = ["stream_endpoint"]
 
@@ -35,13 +35,13 @@ _log_rarely = RarelyLogged(_log)
 
 
 def stream_endpoint(
-    clients: Clients, make_session: Callable[[BaseSink], Session], *, buffer_bytes: int
+    clients: Clients, make_session: Callable[..., Session], *, buffer_bytes: int
 ) -> Callable[[], Awaitable[None]]:
     """Return the handler of a WebSocket route.
 
     Args:
         clients: The registry that each client joins.
-        make_session: Makes the session of a new client from its write side.
+        make_session: Makes the session of a new client from its write side and what starts a task of its own.
         buffer_bytes: Bound on what may wait for one client.
     """
 
@@ -66,7 +66,7 @@ def stream_endpoint(
             metrics=clients.metrics,
             on_overflow=overflow,
         )
-        session = make_session(sink)
+        session = make_session(sink, nursery_of(own).start_soon)
         on_violation(own, partial(_break_off, session, clients))
         on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
         try:
@@ -105,7 +105,7 @@ async def _read(session: Session) -> None:
     while True:
         raw = await websocket.receive()
         try:
-            session.handle(b"" if raw is None else raw)  # Quart's form of an empty binary message
+            await session.handle(b"" if raw is None else raw)  # Quart's form of an empty binary message
         except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
             _log.exception("client request failed", request=repr(raw)[:200])
             session.complain(500, "internal error", session.request_id)

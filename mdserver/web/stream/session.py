@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from time import time
 
 import attrs
@@ -25,7 +27,7 @@ from ...protocol.requests import (
     Unsubscribe,
     parse_request,
 )
-from ...protocol.server_frames import CloseCode
+from ...protocol.server_frames import CloseCode, text_frame
 from ...stream.router import Router
 from .sink import BaseSink
 from .subscribers import Subscribers
@@ -33,6 +35,8 @@ from .subscribers import Subscribers
 __all__ = ["Session"]
 
 MAX_BAD_IN_A_ROW = 20
+SLICE = 500
+"""Subscriptions that are worked on before other tasks run: some milliseconds."""
 
 
 @attrs.define(eq=False)
@@ -59,6 +63,7 @@ class Session:
     def __init__(
         self,
         sink: BaseSink,
+        spawn: Callable[[Callable[[], Awaitable[None]]], object],
         *,
         brokers: Mapping[str, SupervisedBroker],
         router: Router,
@@ -79,15 +84,25 @@ class Session:
         self._max_symbols = max_symbols
         self._topics: dict[Topic, _Hold] = {}
         self._bad_in_a_row = 0
+        self._spawn = spawn
+        self._turn = trio.Lock()
+        self._deferred: deque[tuple[str, FeedChange]] = deque()
+        self._gone = False
         self.request_id: RequestId = None
 
-    def handle(self, raw: str | bytes) -> None:
-        """Act on one client frame."""
+    async def handle(self, raw: str | bytes) -> None:
+        """Act on one client frame; what is long lets other tasks run in between."""
+        async with self._turn:
+            await self._act_on(raw)
+        if self._deferred:
+            await self._settle()
+
+    async def _act_on(self, raw: str | bytes) -> None:
         try:
             self.request_id = None
             request = parse_request(raw)
             self.request_id = request.id
-            _HANDLERS[type(request)](self, request)
+            await _HANDLERS[type(request)](self, request)
         except RequestError as error:
             if error.request_id is None:
                 error.request_id = self.request_id
@@ -115,11 +130,17 @@ class Session:
         self.sink.write_last(answers.error(None, 407, "slow client: its buffer is full"))
         self.close(CloseCode.TRY_LATER, "slow client")
 
-    def release_all(self) -> None:
-        """Let go of everything the client held."""
+    def leave(self) -> None:
+        """Take part no more; what the client holds goes by :meth:`release_some`."""
+        self._gone = True
+        self._deferred.clear()
         self._router.set_topics(self.sink, ())
-        for topic in tuple(self._topics):
+
+    def release_some(self, most: int = SLICE) -> bool:
+        """Let go of some of what the client held; False once that is all."""
+        for topic in tuple(islice(self._topics, most)):
             self._let_go(topic)
+        return bool(self._topics)
 
     def tell(self, frames: bytes) -> None:
         """Send the client whole frames."""
@@ -127,16 +148,16 @@ class Session:
 
     # -- requests ----------------------------------------------------------------------------------
 
-    def _subscribe(self, request: Subscribe) -> None:
+    async def _subscribe(self, request: Subscribe) -> None:
         self._check_broker(request.broker)
         self._check_room(request)
-        results = [
-            self._subscribe_one(request, symbol, kind, symbol_fault or type_fault)
-            for symbol, symbol_fault in request.symbols.items()
-            for kind, type_fault in request.types.items()
-        ]
+        results: list[Outcome] = []
+        for symbol, symbol_fault in request.symbols.items():
+            for kind, type_fault in request.types.items():
+                results.append(self._subscribe_one(request, symbol, kind, symbol_fault or type_fault))
+                await _let_others_run(len(results))
         self._update_router()
-        self._ack(request.id, "subscribe", results)
+        await self._ack(request.id, "subscribe", results)
         if request.since:
             self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
 
@@ -179,22 +200,57 @@ class Session:
         return Outcome(broker.name, *feed[:2], "pending")
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
-        """Tell the client what a venue said to its feeds; one answer for each request that waited for it."""
-        answers_: dict[RequestId, list[Outcome]] = {}
-        for feed, status, reason in changes:
-            topic = Topic(broker, *feed)
-            hold = self._topics[topic]
-            if status == "refused":
-                for request_id, outcome in self._refused(topic, hold, reason):
-                    answers_.setdefault(request_id, []).append(outcome)
-            else:
-                waiting, hold.waiting, hold.others = hold.waiting, [], []
-                for request_id in waiting:
-                    answers_.setdefault(request_id, []).append(Outcome(*topic[:3], "active"))
-        if any(change.status == "refused" for change in changes):
-            self._update_router()
-        for request_id, outcomes in answers_.items():
-            self._ack(request_id, "subscribe", outcomes)
+        """Tell the client what a venue said to its feeds; one answer for each request that waited for it.
+
+        What comes in the middle of a request, or is long, is told a little later, by a task of its own.
+        """
+        if self._gone:
+            return
+        if not self._turn.locked() and not self._deferred and len(changes) + len(self._topics) <= SLICE:
+            answers_: dict[RequestId, list[Outcome]] = {}
+            for change in changes:
+                self._apply(broker, change, answers_)
+            if any(change.status == "refused" for change in changes):
+                self._update_router()
+            for request_id, outcomes in answers_.items():
+                self.sink.write(answers.ack(request_id, "subscribe", outcomes, self._topics))
+            return
+        idle = not self._deferred and not self._turn.locked()
+        self._deferred.extend((broker, change) for change in changes)
+        if idle:
+            self._spawn(self._settle)
+
+    async def _settle(self) -> None:
+        """Tell the client what was put off."""
+        async with self._turn:
+            answers_: dict[RequestId, list[Outcome]] = {}
+            refused, done = False, 0
+            while self._deferred:
+                broker, change = self._deferred.popleft()
+                self._apply(broker, change, answers_)
+                refused |= change.status == "refused"
+                done += 1
+                await _let_others_run(done)
+            if refused:
+                self._update_router()
+            for request_id, outcomes in answers_.items():
+                await self._ack(request_id, "subscribe", outcomes)
+        if self._deferred:
+            self._spawn(self._settle)
+
+    def _apply(self, broker: str, change: FeedChange, answers_: dict[RequestId, list[Outcome]]) -> None:
+        """Act on what a venue said to one feed; ``answers_`` gathers what each request is told."""
+        topic = Topic(broker, *change.feed)
+        hold = self._topics.get(topic)
+        if hold is None:
+            return  # let go of since
+        if change.status == "refused":
+            for request_id, outcome in self._refused(topic, hold, change.reason):
+                answers_.setdefault(request_id, []).append(outcome)
+            return
+        waiting, hold.waiting, hold.others = hold.waiting, [], []
+        for request_id in waiting:
+            answers_.setdefault(request_id, []).append(Outcome(*topic[:3], "active"))
 
     def _refused(self, topic: Topic, hold: _Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
         """Let go of a refused feed; where the next broker may have it, hold that one in its place."""
@@ -210,13 +266,14 @@ class Session:
             if outcome.status != "pending":
                 yield request_id, outcome
 
-    def _unsubscribe(self, request: Unsubscribe) -> None:
+    async def _unsubscribe(self, request: Unsubscribe) -> None:
         self._check_broker(request.broker)
         if len(request.symbols) > self._max_symbols:
             raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client")
         gone = [topic for topic in self._topics if _selects(request, topic)]
-        for topic in gone:
+        for number, topic in enumerate(gone):
             self._let_go(topic)
+            await _let_others_run(number)
         self._update_router()
         found = {topic.symbol for topic in gone}
         results = [Outcome(*topic[:3], "removed") for topic in gone]
@@ -227,15 +284,15 @@ class Session:
                     fault = Fault(408, f"not subscribed to {symbol}")
                 if fault is not None:
                     results.append(self._faulty(request.broker, symbol, kind, fault))
-        self._ack(request.id, "unsubscribe", results)
+        await self._ack(request.id, "unsubscribe", results)
 
-    def _list(self, request: ListSubscriptions) -> None:
-        self._ack(request.id, "list", [])
+    async def _list(self, request: ListSubscriptions) -> None:
+        await self._ack(request.id, "list", [])
 
-    def _ping(self, request: Ping) -> None:
+    async def _ping(self, request: Ping) -> None:
         self.sink.write(answers.pong(request.id, time()))
 
-    def _auth(self, request: Auth) -> None:
+    async def _auth(self, request: Auth) -> None:
         # Not 402, which closes: that is for a key that was compared with others.
         raise RequestError(
             400, "key: this server has no keys to compare it with, everyone may read; leave `auth` out"
@@ -288,8 +345,15 @@ class Session:
         received = [topic for topic, hold in self._topics.items() if hold.received]
         self._router.set_topics(self.sink, self._topics, received)
 
-    def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
-        self.sink.write(answers.ack(request_id, action, results, self._topics))
+    async def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
+        if len(results) + len(self._topics) <= SLICE:
+            self.sink.write(answers.ack(request_id, action, results, self._topics))
+            return
+        pieces = []
+        for piece in answers.ack_pieces(request_id, action, results, tuple(self._topics)):
+            pieces.append(piece)
+            await trio.lowlevel.checkpoint()
+        self.sink.write(text_frame(b"".join(pieces)))
 
 
 def _selects(request: Unsubscribe, topic: Topic) -> bool:
@@ -301,10 +365,16 @@ def _selects(request: Unsubscribe, topic: Topic) -> bool:
     )
 
 
-_HANDLERS: dict[type, Callable[..., None]] = {
+_HANDLERS: dict[type, Callable[..., Awaitable[None]]] = {
     Subscribe: Session._subscribe,  # noqa: SLF001 - the class's own, looked up once for all clients
     Unsubscribe: Session._unsubscribe,  # noqa: SLF001
     ListSubscriptions: Session._list,  # noqa: SLF001
     Ping: Session._ping,  # noqa: SLF001
     Auth: Session._auth,  # noqa: SLF001
 }
+
+
+async def _let_others_run(done: int) -> None:
+    """Yield once a slice; nobody is served while thousands of subscriptions are worked on otherwise."""
+    if done % SLICE == SLICE - 1:
+        await trio.lowlevel.checkpoint()
