@@ -63,6 +63,9 @@ class Metrics:
         self.stored = counter("records_stored", "Records committed to the database", "type")
         self.skipped = counter("records_stored_before", "Records not stored: the database had their numbers")
         self.store_retries = counter("store_retries", "Writes tried again", "cause")
+        self.housekeeping_failures = counter(
+            "housekeeping_failures", "Upkeep of the tables that failed and is tried again in an hour", "step"
+        )
         self.store_lag_s = gauge("store_lag_seconds", "Age of the oldest record not yet committed")
         self.flush_seconds = Histogram(
             "mdserver_flush_seconds",

@@ -160,13 +160,13 @@ class Journal:
         behind = sum(segment.end for segment in segments if segment.number >= number)
         return behind - (offset if any(segment.number == number for segment in segments) else 0)
 
-    def read(self, max_records: int) -> tuple[list[Published], JournalPosition]:
-        """Return records from the committed position on, whole batches until ``max_records`` are reached.
+    def read(self, max_records: int, max_bytes: int = 1 << 62) -> tuple[list[Published], JournalPosition]:
+        """Return records from the committed position on, whole batches until one of the bounds is reached.
 
         Also returns the position behind them. Nothing pending: an empty list. Blocking; meant for a worker
-        thread. Memory is bounded by ``max_records`` and one batch.
+        thread. Memory is bounded by ``max_records``, ``max_bytes`` of the file and one batch.
         """
-        return self._read_from(self._committed, max_records)
+        return self._read_from(self._committed, max_records, max_bytes)
 
     def commit(self, position: JournalPosition) -> None:
         """Say that everything before ``position`` is stored; segments wholly behind it are deleted.
@@ -256,17 +256,20 @@ class Journal:
         return segment
 
     def _read_from(
-        self, position: JournalPosition, max_records: int
+        self, position: JournalPosition, max_records: int, max_bytes: int = 1 << 62
     ) -> tuple[list[Published], JournalPosition]:
         records: list[Published] = []
+        read_bytes = 0
         for segment in self._segments:
             if segment.number < position.segment:
                 continue
             start = position.offset if segment.number == position.segment else 0
             for batch, behind in self._batches(segment, start, segment.end):
                 records += batch
+                read_bytes += behind - start
+                start = behind
                 position = JournalPosition(segment.number, behind)
-                if len(records) >= max_records:
+                if len(records) >= max_records or read_bytes >= max_bytes:
                     return records, position
         return records, position
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
+import trio
 
 from ..candles import QuotePrice
+from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
 from ..model import LastRecord, Published, RecordType, Topic
 from .connection.database import READ_S, Database
@@ -15,7 +17,7 @@ from .connection.database_errors import DataRefused, PartitionGone
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
-from .live.write_batch import Written, write
+from .live.write_batch import SetAside, Written, write
 from .query import bid_ask_candles as sides
 from .query import read_candles as read
 from .query.read_candles import CandleColumns
@@ -96,28 +98,44 @@ class Store:
             lambda conn: read_records(conn, stored, series_id, from_us, to_us, after=after, limit=limit)
         )
 
-    async def write(self, batch: Sequence[Published]) -> Written:
+    async def write(self, batch: Sequence[Published], set_aside: SetAside = lambda rejected: None) -> Written:
         """Store a batch in one transaction; what is stored already is skipped, by ``seq``.
 
-        A record that PostgreSQL refuses never holds up the others: the batch is halved until the culprit
-        is alone, and it comes back in ``rejected``. After :class:`~mdserver.errors.StoreUnavailable` or a
-        cancellation the batch may or may not be stored: write it again.
+        A record that PostgreSQL refuses for what it holds never keeps others: the batch is halved until the culprit
+        is alone, and it comes back in ``rejected``. ``set_aside`` gets it first, in a worker thread, before any later
+        record is stored: what it raises (OSError) is raised, and nothing behind is stored. After that, after
+        :class:`~mdserver.errors.StoreUnavailable` or a cancellation the batch may or may not be stored: write it
+        again.
         """
         try:
             return await self._change(
-                lambda conn: write(conn, batch, received=self._store_received), live=True
+                lambda conn: write(conn, batch, received=self._store_received, set_aside=set_aside), live=True
             )
         except DataRefused as error:
             if len(batch) == 1:
-                return Written(rejected=[(batch[0], str(error))])
+                rejected = [(batch[0], str(error))]
+                await trio.to_thread.run_sync(set_aside, rejected)
+                return Written(rejected=rejected)
         middle = len(batch) // 2
-        first = await self.write(batch[:middle])
-        second = await self.write(batch[middle:])
+        first = await self.write(batch[:middle], set_aside)
+        second = await self.write(batch[middle:], set_aside)
         return Written(
             first.stored + second.stored,
             first.skipped + second.skipped,
             first.rejected + second.rejected,
         )
+
+    async def try_write(self, batch: Sequence[Published]) -> None:
+        """Write a batch and take that back: to find out whether it can be stored. Raises as :meth:`write`."""
+
+        def work(conn: psycopg.Connection[Any]) -> None:
+            with conn.transaction(force_rollback=True):
+                write(conn, batch, received=self._store_received)
+
+        try:
+            await self._change(work, live=True)
+        except DataRefused as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def open_series(self, source: str, symbol: str) -> SeriesInfo:
         """Return the series that a source's ticks are imported into, made if there is none; Rejected if it is live."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from time import time
 from typing import Protocol
 
@@ -17,13 +17,23 @@ from ...errors import StoreUnavailable
 from ...journal.journal import Journal
 from ...log import RarelyLogged
 from ...metrics import Metrics
-from ...model import US_PER_S, Published
-from .write_batch import Written
+from ...model import US_PER_S, Published, Topic
+from .culprit import find_culprit
+from .write_batch import SetAside, Written
 
 __all__ = ["REJECTED_FILE", "JournalDrain", "StoreForWriting"]
 
 CATCH_UP_ROWS = 50_000
 """The largest transaction, while there is a backlog: some 0.2 s and 30 MB."""
+
+CATCH_UP_BYTES = 16 << 20
+"""What is read of the journal at once, besides one batch: bounds the memory whatever the records are like."""
+
+LOOK_EVERY = 5
+"""After so many tries of a batch that failed, a single record is looked for that may be to blame."""
+
+OTHERS = 1_000
+"""Records behind a batch among which one of the same kind is looked for."""
 
 BACKOFF_S = (0.1, 5.0)
 """The first and the longest pause between tries while the database is away."""
@@ -42,7 +52,9 @@ REJECTED_FILE = "rejected.jsonl"
 class StoreForWriting(Protocol):
     """The half of :class:`~mdserver.store.store.Store` that is used here."""
 
-    async def write(self, batch: Sequence[Published]) -> Written: ...
+    async def write(self, batch: Sequence[Published], set_aside: SetAside) -> Written: ...
+
+    async def try_write(self, batch: Sequence[Published]) -> None: ...
 
 
 class JournalDrain:
@@ -73,6 +85,7 @@ class JournalDrain:
         self._metrics = metrics
         self._log = log
         self._rarely = RarelyLogged(log)
+        self._aside: set[tuple[Topic, int]] = set()
         self._stopping = trio.Event()
         self._finished = trio.Event()
         metrics.journal_bytes.set_function(lambda: journal.size_bytes)
@@ -117,7 +130,7 @@ class JournalDrain:
         """Store everything that is pending; give up only when stopping and the database is away."""
         while self._journal.pending_bytes:
             limit = max(self._flush_rows, CATCH_UP_ROWS)
-            records, position = await trio.to_thread.run_sync(self._journal.read, limit)
+            records, position = await trio.to_thread.run_sync(self._journal.read, limit, CATCH_UP_BYTES)
             if records and not await self._store_batch(records):
                 break
             await trio.to_thread.run_sync(self._journal.commit, position)
@@ -130,6 +143,7 @@ class JournalDrain:
         """Write a batch, trying again until it is stored; False if stopped while the database is away."""
         away_since = math.nan
         backoff = Backoff(*BACKOFF_S)
+        failed = 0
         seen = self._journal.appended
         self._oldest_us = records[
             0
@@ -138,14 +152,20 @@ class JournalDrain:
             started = trio.current_time()
             try:
                 written = await self._write(records)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, OSError) as error:
                 if self._away is None:
                     away_since = started
-                    self._log.error("the database is away: records wait in the journal", error=str(error))
-                self._away = str(error)
-                self._metrics.store_retries.labels("unavailable").inc()
+                self._note_away(error)
+                failed += 1
                 if self._stopping.is_set():
                     return False
+                if failed % LOOK_EVERY == 0:
+                    rest = await self._without_culprit(records)
+                    if len(rest) < len(records):
+                        records, failed = rest, LOOK_EVERY - 1  # there may be another
+                        if not records:
+                            return True
+                        continue
                 with trio.move_on_after(backoff.next_s()):
                     await self._stopping.wait()
                 continue
@@ -157,15 +177,49 @@ class JournalDrain:
                     records=len(records) + self._journal.appended - seen,
                 )
             self._metrics.flush_seconds.observe(trio.current_time() - started)
-            await self._account(written)
+            self._account(written)
+            self._aside.clear()
             return True
 
+    def _note_away(self, error: StoreUnavailable | OSError) -> None:
+        if isinstance(error, OSError):
+            self._rarely.error(
+                "records that the database cannot hold cannot be set aside either: all wait in the journal",
+                file=str(self._journal.folder / REJECTED_FILE),
+                error=str(error),
+            )
+            self._away = f"{REJECTED_FILE} cannot be written: {error}"
+        else:
+            if self._away is None:
+                self._log.error("the database is away: records wait in the journal", error=str(error))
+            self._away = str(error)
+        cause = "unavailable" if isinstance(error, StoreUnavailable) else "set_aside"
+        self._metrics.store_retries.labels(cause).inc()
+
+    async def _without_culprit(self, records: list[Published]) -> list[Published]:
+        """Set aside the record that alone keeps the others from being stored, if there is one."""
+        with trio.move_on_after(WRITE_S):
+            more, _ = await trio.to_thread.run_sync(self._journal.read, len(records) + OTHERS, CATCH_UP_BYTES)
+            found = await find_culprit(records, self._store.try_write, others=[*records, *more])
+            if found is None:
+                return records
+            place, why = found
+            rejected = [(records[place], why)]
+            try:
+                await trio.to_thread.run_sync(self._set_aside, rejected)
+            except OSError as error:
+                self._note_away(error)
+                return records
+            self._account(Written(rejected=rejected))
+            return records[:place] + records[place + 1 :]
+        return records
+
     async def _write(self, records: list[Published]) -> Written:
-        """Write once, within a bound."""
+        """Write once, within a bound. Raises OSError where a record cannot be set aside."""
         self._write_began = trio.current_time()
         try:
             with trio.move_on_after(WRITE_S):
-                return await self._store.write(records)
+                return await self._store.write(records, self._set_aside)
         finally:
             self._write_began = None
         raise StoreUnavailable(f"no answer to a write within {WRITE_S:.0f} s")
@@ -178,34 +232,41 @@ class JournalDrain:
             records=count,
         )
 
-    async def _account(self, written: Written) -> None:
+    def _account(self, written: Written) -> None:
         if written.skipped:
             self._report_skipped(written.skipped)
         for kind, rows in written.stored.items():
             self._metrics.stored.labels(kind).inc(rows)
         if not written.rejected:
             return
-        path = self._journal.folder / REJECTED_FILE
-        await trio.to_thread.run_sync(_set_aside, path, written.rejected)
         for published, _cause in written.rejected:
             self._metrics.rejected.labels(published.topic.broker, "unstorable").inc()
         self._log.error(
             "records that the database cannot hold are set aside",
             records=len(written.rejected),
-            file=str(path),
+            file=str(self._journal.folder / REJECTED_FILE),
             cause=written.rejected[0][1],
         )
 
     def _lag_s(self) -> float:
         return 0.0 if self._oldest_us is None else max(0.0, time() - self._oldest_us / US_PER_S)
 
-
-def _set_aside(path: Path, rejected: Sequence[tuple[Published, str]]) -> None:
-    lines = [
-        msgspec.json.encode(
-            {"cause": cause, "seq": published.seq, "topic": published.topic, "record": published.record}
-        )
-        for published, cause in rejected
-    ]
-    with path.open("ab") as file:
-        file.write(b"\n".join([*lines, b""]))
+    def _set_aside(self, rejected: Sequence[tuple[Published, str]]) -> None:
+        """Append records to :data:`REJECTED_FILE`, durably, once each while a batch is tried. Blocking."""
+        fresh = [(one, cause) for one, cause in rejected if (one.topic, one.seq) not in self._aside]
+        lines = [
+            msgspec.json.encode({"cause": cause, "seq": one.seq, "topic": one.topic, "record": one.record})
+            for one, cause in fresh
+        ]
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._journal.folder / REJECTED_FILE, flags, 0o600)
+        with open(descriptor, "ab") as file:  # noqa: PTH123 - a descriptor, not a path
+            size = os.fstat(descriptor).st_size
+            try:
+                file.write(b"\n".join([*lines, b""]))
+                file.flush()
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)  # no half line
+                raise
+        self._aside.update((one.topic, one.seq) for one, _ in fresh)

@@ -8,8 +8,8 @@ an unclear commit (the connection broke before the answer) finds out by itself w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, LiteralString
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, LiteralString, TypeAlias
 
 import attrs
 import numpy as np
@@ -26,7 +26,7 @@ from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault
 from ..series import SeriesInfo, lock_series
 from ..tables.partitions import ensure_partitions
 
-__all__ = ["Written", "write"]
+__all__ = ["SetAside", "Written", "write"]
 
 
 class Written(Struct):
@@ -108,10 +108,21 @@ class _Fresh:
     place: list[int] = attrs.Factory(list)
 
 
-def write(conn: psycopg.Connection[Any], batch: Sequence[Published], *, received: bool = True) -> Written:
+SetAside: TypeAlias = Callable[[Sequence[tuple[Published, str]]], None]
+"""Keeps records that cannot be stored, each with its cause, before the numbering moves past them. Blocking."""
+
+
+def write(
+    conn: psycopg.Connection[Any],
+    batch: Sequence[Published],
+    *,
+    received: bool = True,
+    set_aside: SetAside = lambda rejected: None,
+) -> Written:
     """Store a batch; runs inside the caller's transaction. Records of a topic come with rising ``seq``.
 
     Of a kind that is not stored only the numbers are kept. ``received``: store when each record was received.
+    ``set_aside`` gets the records that cannot be stored; what it raises ends the transaction.
 
     Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that
     PostgreSQL does not take though it passed :func:`~mdserver.store.rows.storage_fault`.
@@ -120,8 +131,11 @@ def write(conn: psycopg.Connection[Any], batch: Sequence[Published], *, received
     _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
     state = _State.of(list(lock_series(conn, {published.topic for published in batch}).values()))
     written = Written()
+    picked = _pick_fresh(batch, faults, state, written)
+    if written.rejected:
+        set_aside(written.rejected)
     ids = [one.id for one in state.series]
-    for type_, fresh in _pick_fresh(batch, faults, state, written).items():
+    for type_, fresh in picked.items():
         kind = KINDS[type_]
         if kind.stored is not None:
             rows = rows_of(kind, fresh.batch, fresh.place, ids, received=received)

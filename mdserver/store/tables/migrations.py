@@ -20,7 +20,7 @@ from attrs import frozen
 from ...errors import Rejected
 from ..connection.database import Engine
 
-__all__ = ["Migration", "applied_engine", "engine_note", "load_migrations", "migrate", "pending"]
+__all__ = ["APACHE", "Migration", "applied_engine", "engine_note", "load_migrations", "migrate", "pending"]
 
 TIMESCALEDB_MINIMUM = (2, 18, 1)
 """The oldest version that this storage layer is made for; with an older one the plain tables are used."""

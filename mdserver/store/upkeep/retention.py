@@ -17,9 +17,11 @@ from psycopg import sql
 from ...errors import StoreUnavailable
 from ...kinds import record_tables
 from ..connection.database import Database, Engine
+from ..connection.database_errors import DataRefused, StatementRefused
+from ..tables.migrations import APACHE
 from ..tables.partitions import ensure_ahead, forget_partitions
 
-__all__ = ["Dropped", "KeptPartitions", "keep_partitions"]
+__all__ = ["Dropped", "KeptPartitions", "drop_old", "keep_partitions", "set_compression"]
 
 LOCK_WAIT = "2s"
 """How long dropping waits for readers; writers wait behind it. Else it is tried again next time."""
@@ -34,10 +36,15 @@ class Dropped(Struct, frozen=True):
 
 
 class KeptPartitions(Struct, frozen=True):
-    """What one round did. ``busy`` names what could not be dropped now because it was read."""
+    """What one round did.
+
+    ``busy`` names what could not be dropped now because it was read, ``failed`` what the database refuses to drop
+    and why: a view on it, a missing right.
+    """
 
     dropped: list[Dropped]
     busy: list[str]
+    failed: dict[str, str]
 
 
 class _Part(Struct, frozen=True):
@@ -77,33 +84,51 @@ _POLICY = """select (config ->> 'compress_after')::interval from timescaledb_inf
 async def keep_partitions(
     database: Database, *, retention_days: int = 0, compress_after_days: int = 0, now: datetime | None = None
 ) -> KeptPartitions:
-    """Make partitions ahead of time, drop those older than ``retention_days``, see to compression; 0 is off.
+    """Make partitions ahead of time, see to compression, drop those older than ``retention_days``; 0 is off.
 
-    Safe at any time and in several processes. Each partition is dropped in a transaction of its own, together with
-    its share of the counts in ``series``. Raises :class:`StoreUnavailable`.
+    Raises :class:`StoreUnavailable`; what one old partition has against it is in the result.
     """
-    now = datetime.now(UTC) if now is None else now
     await database.run(ensure_ahead)
+    await set_compression(database, compress_after_days)
+    return await drop_old(database, retention_days, now=now)
+
+
+async def drop_old(database: Database, retention_days: int, *, now: datetime | None = None) -> KeptPartitions:
+    """Drop partitions that are older than ``retention_days`` as a whole; 0 keeps all.
+
+    Safe at any time and in several processes. Each is dropped in a transaction of its own, together with its share of
+    the counts in ``series``; one that cannot be dropped keeps those behind it, for the retention's time moves past
+    all of them in order. Raises :class:`StoreUnavailable`.
+    """
+    kept = KeptPartitions([], [], {})
+    if retention_days <= 0:
+        return kept
+    now = datetime.now(UTC) if now is None else now
+    before = now - timedelta(days=retention_days)
+    stuck: set[str] = set()
+    for part in await database.run(lambda conn: _old(conn, database.engine, before)):
+        if part.table in stuck:
+            continue
+        try:
+            gone = await database.run(lambda conn, part=part: _drop(conn, database.engine, part))  # type: ignore[misc]
+        except _Busy:
+            kept.busy.append(part.name)
+            stuck.add(part.table)
+            continue
+        except (StatementRefused, DataRefused) as error:
+            kept.failed[part.name] = str(error)
+            stuck.add(part.table)
+            continue
+        if database.engine == "plain":  # a writer may have seen it after the first time
+            await database.run(lambda conn, part=part: forget_partitions(conn, [part.name]))  # type: ignore[misc]
+        kept.dropped.append(gone)
+    return kept
+
+
+async def set_compression(database: Database, after_days: int) -> None:
+    """Bring TimescaleDB's own policies in line with the config; 0 is off. Raises :class:`StoreUnavailable`."""
     if database.engine == "timescaledb":
-        await database.run(lambda conn: _set_compression(conn, compress_after_days))
-    dropped: list[Dropped] = []
-    busy: list[_Part] = []
-    if retention_days > 0:
-        before = now - timedelta(days=retention_days)
-        for part in await database.run(lambda conn: _old(conn, database.engine, before)):
-            if any(
-                one.table == part.table for one in busy
-            ):  # in order: the retention's time moves past all of them
-                continue
-            try:
-                gone = await database.run(lambda conn, part=part: _drop(conn, database.engine, part))  # type: ignore[misc]
-            except _Busy:
-                busy.append(part)
-                continue
-            if database.engine == "plain":  # a writer may have seen it after the first time
-                await database.run(lambda conn, part=part: forget_partitions(conn, [part.name]))  # type: ignore[misc]
-            dropped.append(gone)
-    return KeptPartitions(dropped, [part.name for part in busy])
+        await database.run(lambda conn: _set_compression(conn, after_days))
 
 
 class _Busy(StoreUnavailable):
@@ -145,6 +170,9 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped
 
 def _set_compression(conn: psycopg.Connection[Any], after_days: int) -> None:
     """Bring TimescaleDB's own policies in line with the config."""
+    license_ = conn.execute("select current_setting('timescaledb.license', true)").fetchone()
+    if license_ == (APACHE,):  # told when the database was opened
+        return
     for table in record_tables():
         row = conn.execute(_POLICY, [table]).fetchone()
         wanted = timedelta(days=after_days) if after_days else None

@@ -1,0 +1,42 @@
+"""Whether the database answers, asked every few seconds: also while nobody reads and nothing is stored."""
+
+from __future__ import annotations
+
+import trio
+
+from ...errors import MdserverError
+from ..connection.connect import Connection
+from ..connection.database import Database
+
+__all__ = ["SignsOfLife"]
+
+EVERY_S = 5.0
+WITHIN_S = 3.0
+
+
+class SignsOfLife:
+    """``away`` says why the database does not answer readers, or is None."""
+
+    def __init__(self, database: Database) -> None:
+        self.away: str | None = None
+        self._database = database
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask until cancelled."""
+        task_status.started()
+        while True:
+            await self.ask()
+            await trio.sleep(EVERY_S)
+
+    async def ask(self) -> None:
+        """Ask once."""
+        try:
+            await self._database.run(_ask, within_s=WITHIN_S)
+        except MdserverError as error:
+            self.away = str(error)
+        else:
+            self.away = None
+
+
+def _ask(conn: Connection) -> None:
+    conn.execute("select 1")
