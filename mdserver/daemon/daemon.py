@@ -26,7 +26,7 @@ from ..web.server.tcp_server import open_listeners
 from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
 from .signals import watch_signals
-from .storage import DatabasePart, DrainPart, JournalPart, PartitionsPart
+from .storage import DatabasePart, DrainPart, HousekeepingPart, JournalPart
 from .streaming import BrokersPart, MemoryPart, RouterPart, WebPart, sources_of
 
 __all__ = ["SHUTDOWN_S", "serve"]
@@ -94,8 +94,8 @@ class _Server:
             self.database = DatabasePart(config.database, config.data_dir)
             self.journal = JournalPart(config.journal, config.data_dir, self.database, router, metrics)
             self.drain = DrainPart(config.database, self.database, self.journal, metrics)
-            partitions = PartitionsPart(config.database, self.database)
-            storing = [self.drain, partitions, self.journal, self.database]
+            housekeeping = HousekeepingPart(config.database, self.database, metrics)
+            storing = [self.drain, housekeeping, self.journal, self.database]
         brokers = BrokersPart(
             config.brokers,
             plugins,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,21 +17,21 @@ from ..metrics import Metrics
 from ..model import LastRecord, Published, Topic
 from ..store.connection.database import Database, Opened
 from ..store.live.journal_drain import JournalDrain
-from ..store.live.write_batch import Written
+from ..store.live.write_batch import SetAside, Written
 from ..store.open_database import Opening, configured_url, prepare_database
 from ..store.store import Store
-from ..store.upkeep.retention import keep_partitions
+from ..store.upkeep.housekeeping import Housekeeping
+from ..store.upkeep.signs_of_life import SignsOfLife
 from ..stream.publish import Publisher
 from ..stream.router import Router
 from .known_database import KnownDatabase
 from .parts import Part
 
-__all__ = ["DatabasePart", "DrainPart", "JournalPart", "PartitionsPart"]
+__all__ = ["DatabasePart", "DrainPart", "HousekeepingPart", "JournalPart"]
 
 KNOWN_WAIT_S = 3.0
 """How long the start waits for a database that is known and away."""
 DRAIN_S = 2.5
-PARTITIONS_EVERY_S = 3600.0
 
 _log = structlog.get_logger("mdserver")
 
@@ -48,6 +47,7 @@ class DatabasePart(Part):
 
     store: Store
     database: Database
+    signs: SignsOfLife
 
     def __init__(self, settings: DatabaseConfig, data_dir: Path) -> None:
         self.last_records: Mapping[Topic, LastRecord] = {}
@@ -65,13 +65,14 @@ class DatabasePart(Part):
             ) as opening:
                 self.database = opening.database
                 self.store = Store(opening.database, store_received=settings.store_received)
+                self.signs = SignsOfLife(opening.database)
                 if url != settings.url:
                     await self._open(opening)
                     task_status.started()
                 else:
                     with KnownDatabase(self._data_dir / "known_database") as self.known:
                         await self._open_or_begin_without(opening, self.known, task_status)
-                await trio.sleep_forever()
+                await self.signs.run()
 
     async def _open(self, opening: Opening) -> Opened:
         opened = await opening.connect(self._settings.connect_for_s)
@@ -190,7 +191,8 @@ class DrainPart(Part):
     def away(self) -> str | None:
         """Why nothing can be stored just now, or None."""
         drain = self._drain
-        return self._database.away or ("storing has failed" if drain is None else drain.away)
+        silent = self._database.away or self._database.signs.away
+        return silent or ("storing has failed" if drain is None else drain.away)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
@@ -225,8 +227,11 @@ class _RememberingStore:
         self._database = database
         self._rarely = RarelyLogged(_log)
 
-    async def write(self, batch: Sequence[Published]) -> Written:
-        written = await self._store.write(batch)
+    async def try_write(self, batch: Sequence[Published]) -> None:
+        await self._store.try_write(batch)
+
+    async def write(self, batch: Sequence[Published], set_aside: SetAside) -> Written:
+        written = await self._store.write(batch, set_aside)
         known = self._database.known
         if known is not None and known.is_behind(batch):
             try:
@@ -238,29 +243,19 @@ class _RememberingStore:
         return written
 
 
-class PartitionsPart(Part):
-    """Makes partitions ahead of time and drops old ones, each hour."""
+class HousekeepingPart(Part):
+    """Partitions ahead, compression and retention, each hour. Its trouble is that of nobody else."""
 
-    name = "partitions"
+    name = "housekeeping"
     needed = False
-    pauses_s = (60.0, PARTITIONS_EVERY_S)
+    pauses_s = (60.0, 3600.0)
 
-    def __init__(self, settings: DatabaseConfig, database: DatabasePart) -> None:
+    def __init__(self, settings: DatabaseConfig, database: DatabasePart, metrics: Metrics) -> None:
         self._settings = settings
         self._database = database
+        self._metrics = metrics
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
-        task_status.started()
-        keep = partial(
-            keep_partitions,
-            self._database.database,
-            retention_days=self._settings.retention_days,
-            compress_after_days=self._settings.compress_after_days,
-        )
-        while True:
-            try:
-                await keep()
-            except StoreUnavailable as error:
-                _log.info("the database is away: partitions are kept later", error=str(error))
-            await trio.sleep(PARTITIONS_EVERY_S)
+        keeper = Housekeeping(self._database.database, self._settings, self._metrics, _log)
+        await keeper.run(task_status=task_status)

@@ -16,7 +16,7 @@ from mdserver.errors import Rejected
 from mdserver.model import Published, Tick, Topic
 from mdserver.store.open_database import open_database
 from mdserver.store.store import Store
-from mdserver.store.upkeep.retention import keep_partitions
+from mdserver.store.upkeep.retention import drop_old, set_compression
 from tests import timescaledb
 
 LOG = structlog.get_logger()
@@ -55,7 +55,7 @@ async def test_a_name_that_is_taken_is_named_with_the_way_out(
     async with open_database(apart, retry_for_s=0, log=LOG) as database:
         store = Store(database)
         assert (await store.write([TICK])).ticks == 1
-        await keep_partitions(database, retention_days=1)
+        await drop_old(database, 1)
         assert (await store.series())[0].row_count == 0
 
 
@@ -75,7 +75,8 @@ async def _store_and_drop(url: str, check: Callable[[Any], None]) -> None:
         check(database)
         store = Store(database)
         assert (await store.write([TICK])).ticks == 1
-        kept = await keep_partitions(database, retention_days=30, compress_after_days=7)
+        await set_compression(database, 7)
+        kept = await drop_old(database, 30)
         assert [one.rows for one in kept.dropped] == [1]
 
 

@@ -25,7 +25,7 @@ from mdserver.store.store import Store
 from mdserver.store.tables.recreate_indexes import recreate
 from mdserver.store.tables.secondary_indexes import drop_secondary
 from mdserver.store.upkeep.integrity import check
-from mdserver.store.upkeep.retention import keep_partitions
+from mdserver.store.upkeep.retention import drop_old
 from tests.integration.clusters import Switch, frozen, running_pgbouncer
 
 LOG = structlog.get_logger()
@@ -99,7 +99,7 @@ async def test_settings_of_the_database_decide_nothing(empty_database_url: str) 
         await store.write(ticks(1, 2) + ticks(1, topic=WIDE))
         assert {one.symbol for one in await store.series()} == {"EURUSD", "币安人生USDT"}
         assert [report.findings for report in await check(database)] == [[], []]
-        kept = await keep_partitions(database, retention_days=30, now=datetime(2024, 6, 1, tzinfo=UTC))
+        kept = await drop_old(database, 30, now=datetime(2024, 6, 1, tzinfo=UTC))
         assert [one.name for one in kept.dropped] == ["ticks_y2024m03"]
 
 
@@ -156,7 +156,7 @@ async def test_through_pgbouncer_in_transaction_mode(
                 with pytest.raises(Rejected, match="the pooler before the database does not give"):
                     await of_a_session(database)
             assert [report.findings for report in await check(database)] == [[]]
-            kept = await keep_partitions(database, retention_days=30, now=datetime(2024, 6, 1, tzinfo=UTC))
+            kept = await drop_old(database, 30, now=datetime(2024, 6, 1, tzinfo=UTC))
             assert [one.rows for one in kept.dropped] == [400]
         with psycopg.connect(url) as other:  # nothing of ours is left in what others get
             assert other.execute("show statement_timeout").fetchone() == ("0",)

@@ -452,3 +452,17 @@ async def test_reading_in_a_thread_while_the_loop_appends(tmp_path: Path) -> Non
                         await trio.lowlevel.checkpoint()
         assert got == list(range(1, 2001))
         assert journal.pending_bytes == 0
+
+
+def test_what_is_read_at_once_is_bounded_in_bytes(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=64 << 20) as journal:
+        for seq in range(1, 11):
+            trade = Trade("EURUSD", 1_710_918_000_000_000, 1.0, 1.0, None, "x" * 100_000)
+            journal.append([Published(Topic("mock", "EURUSD", "trade"), seq, trade)])
+        found: list[int] = []
+        while journal.pending_bytes:
+            records, position = journal.read(50_000, 250_000)
+            assert len(records) <= 3
+            found += [one.seq for one in records]
+            journal.commit(position)
+        assert found == list(range(1, 11))

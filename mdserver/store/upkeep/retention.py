@@ -19,9 +19,9 @@ from ...kinds import record_tables
 from ..connection.database import Database, Engine
 from ..connection.database_errors import DataRefused, StatementRefused
 from ..tables.migrations import APACHE
-from ..tables.partitions import ensure_ahead, forget_partitions
+from ..tables.partitions import forget_partitions
 
-__all__ = ["Dropped", "KeptPartitions", "drop_old", "keep_partitions", "set_compression"]
+__all__ = ["Dropped", "KeptPartitions", "drop_old", "set_compression"]
 
 LOCK_WAIT = "2s"
 """How long dropping waits for readers; writers wait behind it. Else it is tried again next time."""
@@ -79,18 +79,6 @@ _REMEMBER = """insert into retention as known (table_name, dropped_before) value
 
 _POLICY = """select (config ->> 'compress_after')::interval from timescaledb_information.jobs
     where hypertable_schema = current_schema() and hypertable_name = %s and proc_name = 'policy_compression'"""
-
-
-async def keep_partitions(
-    database: Database, *, retention_days: int = 0, compress_after_days: int = 0, now: datetime | None = None
-) -> KeptPartitions:
-    """Make partitions ahead of time, see to compression, drop those older than ``retention_days``; 0 is off.
-
-    Raises :class:`StoreUnavailable`; what one old partition has against it is in the result.
-    """
-    await database.run(ensure_ahead)
-    await set_compression(database, compress_after_days)
-    return await drop_old(database, retention_days, now=now)
 
 
 async def drop_old(database: Database, retention_days: int, *, now: datetime | None = None) -> KeptPartitions:
