@@ -54,7 +54,7 @@ async def test_a_name_that_is_taken_is_named_with_the_way_out(
         conn.execute("create schema mdserver")
     async with open_database(apart, retry_for_s=0, log=LOG) as database:
         store = Store(database)
-        assert (await store.write([TICK])).ticks == 1
+        assert (await store.write([TICK])).rows == 1
         await drop_old(database, 1)
         assert (await store.series())[0].row_count == 0
 
@@ -74,7 +74,7 @@ async def _store_and_drop(url: str, check: Callable[[Any], None]) -> None:
     async with open_database(url, retry_for_s=0, log=LOG) as database:
         check(database)
         store = Store(database)
-        assert (await store.write([TICK])).ticks == 1
+        assert (await store.write([TICK])).rows == 1
         await set_compression(database, 7)
         kept = await drop_old(database, 30)
         assert [one.rows for one in kept.dropped] == [1]

@@ -199,7 +199,7 @@ async def test_after_a_fail_over_no_connection_to_the_old_primary_is_kept(
                 await store.write(ticks(2))
             with trio.fail_after(10):
                 written = await store.write(ticks(1, 2, 3))
-            assert (written.ticks, written.skipped) == (2, 1)
+            assert (written.rows, written.skipped) == (2, 1)
             async with trio.open_nursery() as nursery:
                 for _ in range(8):
                     nursery.start_soon(_assert_writable, database)
