@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mdserver.testing.dukascopy import FakeDukascopy, open_fake_dukascopy
+from mdserver.testing.recorded import recorded_folder
 from tests.clusters import reachable_folder
 from tests.integration.importing import CODE, HOURS, JETTA_CODE, Importer, made_up, make_importer
 
@@ -15,6 +16,15 @@ def folder() -> Iterator[Path]:
     """A temporary folder in which an embedded PostgreSQL can live."""
     with reachable_folder() as path:
         yield path
+
+
+@pytest.fixture
+def recorded_data() -> Path:
+    """The folder of recorded venue data; skips where there is none. (Skipping within a coroutine loses the reason.)"""
+    found = recorded_folder()
+    if found is None:
+        pytest.skip("no recorded data: set MDSERVER_RECORDED_DATA to their folder")
+    return found
 
 
 @pytest.fixture

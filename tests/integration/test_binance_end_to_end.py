@@ -12,7 +12,7 @@ import trio
 
 from mdserver.net import open_websocket
 from mdserver.testing.binance import FakeBinance, open_fake_binance
-from mdserver.testing.recorded import Frame, read_cryptofeed, read_jsonl, recorded_folder
+from mdserver.testing.recorded import Frame, read_cryptofeed, read_jsonl
 
 from .daemon import Daemon, open_daemon, open_stream, write_config
 
@@ -85,11 +85,10 @@ async def through_the_daemon(folder: Path, frames: list[Frame]) -> None:
 
 @pytest.mark.recorded
 @pytest.mark.parametrize("name", RECORDED)
-async def test_recorded_frames_reach_a_client_and_the_store(folder: Path, name: str) -> None:
-    recorded = recorded_folder()
-    if recorded is None or not (recorded / name).exists():
-        pytest.skip("no folder of recorded venue data: name it in MDSERVER_RECORDED_DATA")
-    path = recorded / name
+async def test_recorded_frames_reach_a_client_and_the_store(
+    folder: Path, recorded_data: Path, name: str
+) -> None:
+    path = recorded_data / name
     await through_the_daemon(folder, read_jsonl(path) if name.endswith("jsonl") else read_cryptofeed(path))
 
 

@@ -199,7 +199,11 @@ async def test_a_busy_process_of_a_killed_server_does_not_block_the_start(
     child, first = await trio.to_thread.run_sync(start_child, prepared_path, "auto")
     with contextlib.closing(psycopg.connect(first["url"])) as conn:
         conn.pgconn.send_query(b"select count(*) from generate_series(1, 1000000000) i")
-        await trio.sleep(0.3)
+        busy = "select from pg_stat_activity where pid = %s and state = 'active'"
+        with psycopg.connect(first["url"]) as other, trio.fail_after(20):
+            while other.execute(busy, [conn.info.backend_pid]).fetchone() is None:
+                other.rollback()
+                await trio.sleep(0.01)
         child.kill()
         os.kill(first["pid"], signal.SIGKILL)
         await trio.to_thread.run_sync(wait_gone, first["pid"])

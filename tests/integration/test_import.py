@@ -5,15 +5,13 @@ from __future__ import annotations
 import random
 import re
 import signal
-import subprocess
 from pathlib import Path
 
-import pytest
 import trio
 
 from mdserver.testing.bi5 import FakeTick, ticks_path
 from mdserver.testing.dukascopy import FakeDukascopy, Fault
-from tests.integration.daemon import clean_environment, open_daemon, write_config
+from tests.integration.daemon import open_daemon, write_config
 from tests.integration.importing import (
     CODE,
     DEADLINE_S,
@@ -59,30 +57,30 @@ async def test_a_dry_run_asks_and_writes_nothing(importer: Importer, feed: FakeD
     assert (done["not_tried"], feed.count(), importer.tables()["series"]) == (len(HOURS), 0, [])
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault("status", status=503),
-        Fault("html"),
-        Fault("cut"),
-        Fault("broken off"),
-        Fault("garbage"),
-        Fault("hang"),
-        Fault("reset"),
-    ],
-    ids=lambda fault: fault.kind,
-)
-async def test_a_fault_is_failed_and_mended_by_the_next_run(
-    importer: Importer, feed: FakeDukascopy, fault: Fault
+FAULTS = {
+    HOURS[5]: Fault("status", status=503),
+    HOURS[10]: Fault("html"),
+    HOURS[15]: Fault("cut"),
+    HOURS[20]: Fault("broken off"),
+    HOURS[25]: Fault("garbage"),
+    HOURS[30]: Fault("hang"),
+    HOURS[35]: Fault("reset"),
+}
+
+
+async def test_what_a_fault_spoils_is_failed_and_mended_by_the_next_run(
+    importer: Importer, feed: FakeDukascopy
 ) -> None:
-    bad = HOURS[7]
-    feed.fail(fault, path=ticks_path(CODE, bad))
+    for hour, fault in FAULTS.items():
+        feed.fail(fault, path=ticks_path(CODE, hour))
     done = await importer.run(code=1)
-    assert (done["causes"][0]["hour"], done["added"]) == ("2024-03-08T07:00Z", len(HOURS) - 1)
-    assert "07h_ticks.bi5" in done["causes"][0]["cause"]
+    assert done["added"] == len(HOURS) - len(FAULTS)
+    assert [us(failed["hour"].removesuffix("Z")) for failed in done["causes"]] == list(FAULTS)
+    for failed, hour in zip(done["causes"], FAULTS, strict=True):
+        assert ticks_path(CODE, hour) in failed["cause"]
     feed.heal()
     mended = await importer.run()
-    assert (mended["added"], mended["skipped"]) == (1, len(HOURS) - 1)
+    assert (mended["added"], mended["skipped"]) == (len(FAULTS), len(HOURS) - len(FAULTS))
     assert len(importer.tables()["ticks"]) == sum(len(made_up(hour)) for hour in HOURS)
 
 
@@ -171,7 +169,7 @@ async def test_it_gives_up_on_a_source_that_is_away(importer: Importer, feed: Fa
 
 
 async def test_interrupted_and_killed_it_ends_in_the_same_table(
-    importer: Importer, feed: FakeDukascopy, tmp_path: Path, database_url: str
+    importer: Importer, feed: FakeDukascopy, tmp_path: Path, database_url: str, long: bool
 ) -> None:
     await importer.run()
     expected = importer.tables()
@@ -179,17 +177,13 @@ async def test_interrupted_and_killed_it_ends_in_the_same_table(
     random_ = random.Random(7)  # noqa: S311
     codes = []
     slow = make_importer(tmp_path / "slow", database_url, feed, pause_s=0.06)  # with a cache of its own
-    for number in range(10):
-        process = await trio.lowlevel.open_process(
-            slow.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environment()
-        )
-        await trio.sleep(random_.uniform(0.7, 1.4))
-        process.send_signal(signal.SIGINT if number % 2 else signal.SIGKILL)
-        with trio.fail_after(DEADLINE_S):
-            codes.append(await process.wait())
-    # -SIGINT: it came while Python itself was starting
-    assert {code for code in codes if code != 0} <= {130, -signal.SIGINT, -signal.SIGKILL}
-    assert set(codes) != {0}
+    for number in range(10 if long else 4):
+        until = feed.count() + random_.randint(1, 6 if long else 15)
+        async with slow.running() as run:
+            with trio.fail_after(DEADLINE_S):
+                await feed.wait_requests(until)
+            codes.append(await run.end(signal.SIGINT if number % 2 else signal.SIGKILL))
+    assert codes == [-signal.SIGKILL, 130] * (len(codes) // 2)
     await importer.run()
     assert importer.tables() == expected
 

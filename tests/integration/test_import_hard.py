@@ -18,7 +18,6 @@ import trio
 
 from mdserver.market_hours import Market, open_hours
 from mdserver.testing.dukascopy import FakeDukascopy, Fault, open_fake_dukascopy
-from mdserver.testing.recorded import recorded_folder
 from tests.integration.daemon import clean_environment, open_daemon, write_config
 from tests.integration.importing import (
     DEADLINE_S,
@@ -43,11 +42,8 @@ sys.exit(main())"""
 # -- killed ------------------------------------------------------------------------------------------------
 
 
-def recorded_day() -> tuple[Path, list[dict[str, Any]]]:
+def recorded_day(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Return a datafeed's folder with EURUSD of 2019-02-04, and what is known of each of its hours."""
-    folder = recorded_folder()
-    if folder is None:
-        pytest.skip("no recorded data: set MDSERVER_RECORDED_DATA")
     index = msgspec.json.decode((folder.parent / "index.json").read_bytes())
     day = "Leo4815162342+dukascopy-node/EURUSD/2019/01/04/"
     facts = [entry["facts"] for entry in index if day in entry["file"] and "h_ticks" in entry["file"]]
@@ -60,8 +56,8 @@ HOUR_SUMS = """select count(*), sum(round(ask * 100000)), sum(round(bid * 100000
 
 
 @pytest.mark.recorded
-async def test_a_recorded_day_under_fire(tmp_path: Path, database_url: str) -> None:
-    folder, facts = recorded_day()
+async def test_a_recorded_day_under_fire(tmp_path: Path, database_url: str, recorded_data: Path) -> None:
+    folder, facts = recorded_day(recorded_data)
     assert len(facts) == 24
     day = ("--from", "2019-02-04", "--to", "2019-02-04")
     random_ = random.Random(11)  # noqa: S311
