@@ -72,6 +72,12 @@ class BrokersPart(Part):
         self._metrics = metrics
         self._emit = emit
         self._last_records = last_records
+        self._of_those_gone: dict[Topic, LastRecord] = {}
+        supervisor.follow(lambda _: None, self._remember_numbers)
+
+    def _remember_numbers(self, broker: SupervisedBroker) -> None:
+        """Keep where a broker that goes has left off: one that comes in its place must use no number again."""
+        self._of_those_gone |= broker.host.last_records()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
@@ -90,7 +96,7 @@ class BrokersPart(Part):
             demand,
             emit=self._emit(),
             announce=self._router.announce,
-            last_records=self._last_records(),
+            last_records={**self._last_records(), **self._of_those_gone},
             metrics=self._metrics,
             log=_log,
         )

@@ -133,6 +133,10 @@ class Host:
             if chosen is None or Feed(*line.topic[1:]) in chosen:
                 line.break_off(cause)
 
+    def last_records(self) -> dict[Topic, LastRecord]:
+        """Return where each topic that it has published stands: where a host in its place goes on."""
+        return {line.topic: LastRecord(line.seq, line.last_us) for line in self._all_lines()}
+
     def _all_lines(self) -> Iterator[_Line]:
         for lines in self._lines.values():
             yield from lines.values()

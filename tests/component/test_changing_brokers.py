@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
-from mdserver.feed.supervisor import SupervisedBroker
+from mdserver.config import BrokerEntry
+from mdserver.daemon.streaming import BrokersPart
+from mdserver.feed.supervisor import SupervisedBroker, Supervisor
+from mdserver.metrics import Metrics
+from mdserver.model import LastRecord, Published, Tick, Topic
+from mdserver.plugin import BrokerPlugin
+from mdserver.stream.router import Router
 
 from .conftest import ScriptedBroker, make_supervised, open_client, open_stream_server
 
@@ -45,3 +52,35 @@ async def test_subscribers_of_one_that_goes_get_the_next_or_are_told(others: int
         assert again["results"][0]["status"] == ("active" if others else "error")
         if others:
             assert again["results"][0]["broker"] == "two"
+
+
+async def test_one_that_comes_in_the_place_of_another_goes_on_with_its_numbers() -> None:
+    emitted: list[Published] = []
+    brokers: list[ScriptedBroker] = []
+
+    def make(_: object) -> ScriptedBroker:
+        brokers.append(ScriptedBroker())
+        return brokers[-1]
+
+    metrics, supervisor = Metrics(), Supervisor()
+    entry = BrokerEntry("x", "scripted", symbols=("EURUSD",))
+    part = BrokersPart(
+        [entry],
+        {"scripted": BrokerPlugin("scripted", "", object, make)},
+        supervisor,
+        Router(metrics),
+        metrics,
+        emit=lambda: emitted.extend,
+        last_records=lambda: {Topic("x", "EURUSD", "tick"): LastRecord(7, 0)},
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(part.run)
+        for n in range(2):
+            while len(brokers) <= n:
+                await trio.sleep(0.01)
+            await brokers[n].running.wait()
+            brokers[n].publish(*(Tick("EURUSD", 1_700_000_000_000_000 + i, 1.0, 1.1) for i in range(3)))
+            assert await supervisor.remove("x", "the config has changed")
+            supervisor.add(part.make(entry))
+        nursery.cancel_scope.cancel()
+    assert [published.seq for published in emitted] == [8, 9, 10, 11, 12, 13]
