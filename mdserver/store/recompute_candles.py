@@ -14,14 +14,11 @@ import psycopg
 
 from ..candles import MID_SCALE_ABOVE, MID_SCALES, Ints
 from ..model import TIMEFRAMES, US_PER_S
+from .candle_table import REPLACE
 from .pg_binary import Int4Array, TimeArray, to_postgres_us
 from .rows import Table
 
 __all__ = ["recompute", "recompute_coarser"]
-
-_REPLACE = """on conflict (series_id, timeframe, time) do update set
-    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-    volume = excluded.volume, row_count = excluded.row_count"""
 
 
 def _mid() -> str:
@@ -63,7 +60,7 @@ def _minutes_from(table: Table) -> str:
     cross join lateral (select {_PRICE[table]} as price {minute} order by time desc, seq desc limit 1) as last
     where touched.time >= coalesce(
         (select dropped_before from retention where table_name = '{table}'), '-infinity')
-    {_REPLACE}"""  # noqa: S608 - names from this module only
+    {REPLACE}"""  # noqa: S608 - names from this module only
 
 
 _MINUTES: dict[str, str] = {"ticks": _minutes_from("ticks"), "trades": _minutes_from("trades")}
@@ -81,7 +78,7 @@ _COARSER = f"""insert into candles (series_id, timeframe, time, open, high, low,
           and finer.time >= touched.time and finer.time < touched.time + make_interval(secs => %(timeframe)s)
     ) as made
     where made.n > 0
-    {_REPLACE}"""  # noqa: S608 - names from this module only
+    {REPLACE}"""  # noqa: S608 - names from this module only
 
 
 def recompute(conn: psycopg.Connection[Any], table: str, series_id: Ints, time_us: Ints) -> None:

@@ -40,6 +40,7 @@ LAYERS: tuple[str, ...] = (
     "store.rows",
     "store.series",
     "store.scan",
+    "store.candle_table",
     "store.recompute_candles",
     "store.connection",
     "store.tables",

@@ -29,8 +29,9 @@ from ...candles import Candles, all_timeframes, merge
 from ...errors import BadMessage, Rejected
 from ...market_hours import HOUR_US
 from ...model import TIMEFRAMES, US_PER_S, Topic
+from ..candle_table import delete_candles, put_candles
 from ..connection.database import Engine
-from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
+from ..pg_binary import TimeArray, to_postgres_us
 from ..recompute_candles import recompute_coarser
 from ..scan import timestamp
 from ..series import SeriesInfo, lock_series
@@ -53,15 +54,6 @@ _WITHIN_HOUR = tuple(seconds for seconds in TIMEFRAMES.values() if seconds <= HO
 _NOT_KNOWN = "the source knows nothing of this hour, nor of any other hour of this symbol so far"
 
 
-_INSERT_CANDLES: LiteralString = """insert into candles as stored
-    (series_id, timeframe, time, open, high, low, close, volume, row_count)
-    select %s, timeframe, time, open, high, low, close, whole + fraction * 0.00000001, row_count
-    from unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s)
-        as new(timeframe, time, open, high, low, close, whole, fraction, row_count)
-    on conflict (series_id, timeframe, time) do update set
-        open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-        volume = excluded.volume, row_count = excluded.row_count"""
-
 # "order by" makes the planner walk the key, also while a new partition has no statistics
 _HOURS_WITH_ROWS = """select (extract(epoch from hour) * 1000000)::bigint from unnest(%s) as wanted(hour)
     cross join lateral (
@@ -82,9 +74,6 @@ _FIRST_BID = """select (extract(epoch from time) * 1000000)::bigint, bid from ti
 # With literals: of parameters TimescaleDB makes no filter, and decompresses all that the series has in the chunk.
 _DELETE_HOUR: LiteralString = """delete from ticks
     where series_id = {series} and time >= {first} and time < {end}"""
-
-_DELETE_CANDLES = """delete from candles using unnest(%s, %s) as gone(timeframe, time)
-    where series_id = %s and candles.timeframe = gone.timeframe and candles.time = gone.time"""
 
 _DELETE_HOUR_CANDLES = """delete from candles using unnest(%s) as gone(hour)
     where series_id = %s and timeframe = any(%s) and time >= hour and time < hour + interval '1 hour'"""
@@ -346,7 +335,9 @@ class _Load:
             self._delete_candles(self.removed)
         if self.minutes:
             levels = all_timeframes(merge(self.minutes, _MINUTE_S))
-            self._insert_candles({seconds: levels[seconds] for seconds in _WITHIN_HOUR})
+            put_candles(
+                self.conn, self.series.id, {seconds: levels[seconds] for seconds in _WITHIN_HOUR}, "replace"
+            )
         recompute_coarser(self.conn, np.full(len(touched), self.series.id), touched, HOUR_S)
 
     def _delete_candles(self, hours_us: Sequence[int]) -> None:
@@ -354,20 +345,7 @@ class _Load:
         self.conn.execute(_DELETE_HOUR_CANDLES, parameters)
         coarser = [seconds for seconds in TIMEFRAMES.values() if seconds > HOUR_S]
         buckets = sorted({(s, hour // (s * US_PER_S) * s * US_PER_S) for hour in hours_us for s in coarser})
-        timeframes = Int4Array.of([seconds for seconds, _ in buckets])
-        times = _times([time_us for _, time_us in buckets])
-        self.conn.execute(_DELETE_CANDLES, (timeframes, times, self.series.id))
-
-    def _insert_candles(self, levels: dict[int, Candles]) -> None:
-        candles = Candles._make(np.concatenate(column) for column in zip(*levels.values(), strict=True))
-        parameters = (
-            self.series.id,
-            Int4Array.of(np.repeat(list(levels), [len(level.time) for level in levels.values()])),
-            TimeArray.of(to_postgres_us(candles.time * US_PER_S)),
-            *(Float8Array.of(column) for column in candles[2:6]),
-            *(Int8Array.of(column) for column in candles[6:]),
-        )
-        self.conn.execute(_INSERT_CANDLES, parameters)
+        delete_candles(self.conn, self.series.id, *np.array(buckets, np.int64).T)
 
     def _update_series(self) -> None:
         """Count what changed. Only here is the series locked, so that two loads of it run side by side."""

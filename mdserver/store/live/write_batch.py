@@ -17,10 +17,11 @@ import psycopg
 from msgspec import Struct, field
 from psycopg import sql
 
-from ...candles import Candles, Ints, Prices, all_timeframes, candles_of_prices
+from ...candles import Ints, Prices, all_timeframes, candles_of_prices
 from ...kinds import KINDS
 from ...model import TIMEFRAMES, US_PER_S, Published, Record, RecordType
-from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
+from ..candle_table import put_candles
+from ..pg_binary import Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..recompute_candles import recompute
 from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault
 from ..series import SeriesInfo, lock_series
@@ -47,16 +48,6 @@ _DAY_US = TIMEFRAMES["1d"] * US_PER_S
 
 _COPY: LiteralString = "copy {table} ({columns}) from stdin (format binary)"
 _COPIED = ("time", "seq", "series_id", "received")  # and the kind's own columns behind them
-
-_MERGE: LiteralString = """insert into candles as stored
-    (series_id, timeframe, time, open, high, low, close, volume, row_count)
-    select series_id, timeframe, time, open, high, low, close, whole + fraction * 0.00000001, row_count
-    from unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        as new(series_id, timeframe, time, open, high, low, close, whole, fraction, row_count)
-    on conflict (series_id, timeframe, time) do update set
-        high = greatest(stored.high, excluded.high), low = least(stored.low, excluded.low),
-        close = excluded.close, volume = stored.volume + excluded.volume,
-        row_count = stored.row_count + excluded.row_count"""
 
 _UPDATE_SERIES = """update series set
         last_seq = greatest(series.last_seq, new.last_seq), row_count = series.row_count + new.row_count,
@@ -244,17 +235,7 @@ def _merge(conn: psycopg.Connection[Any], prices: Prices, ids: Ints) -> None:
     """Merge rows that are no older than anything stored into the candles of all timeframes."""
     if not len(prices.series):
         return
-    levels = all_timeframes(candles_of_prices(prices))
-    candles = Candles._make(np.concatenate(column) for column in zip(*levels.values(), strict=True))
-    timeframes = np.repeat(list(levels), [len(level.series) for level in levels.values()])
-    parameters = (
-        Int4Array.of(ids[candles.series]),
-        Int4Array.of(timeframes),
-        TimeArray.of(to_postgres_us(candles.time * US_PER_S)),
-        *(Float8Array.of(column) for column in candles[2:6]),
-        *(Int8Array.of(column) for column in candles[6:]),
-    )
-    conn.execute(_MERGE, parameters, prepare=True)
+    put_candles(conn, ids, all_timeframes(candles_of_prices(prices)), "merge")
 
 
 def _update_series(conn: psycopg.Connection[Any], state: _State) -> None:

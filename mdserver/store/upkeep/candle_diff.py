@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ...candles import Candles, Ints, all_timeframes
 from ...kinds import BY_NAME
 from ...model import TIMEFRAMES, US_PER_S
-from ..pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres_us
+from ..candle_table import delete_candles, put_candles
+from ..pg_binary import TimeArray, to_postgres_us
 from ..rows import Table
 from ..scan import Block, candles_of, join_minutes, scan
 
@@ -24,17 +25,6 @@ DAY_US = TIMEFRAMES["1d"] * US_PER_S
 _STORED: LiteralString = """select (extract(epoch from time))::bigint, open, high, low, close, trunc(volume)::bigint,
     ((volume - trunc(volume)) * 100000000)::bigint, row_count
     from candles where series_id = %s and timeframe = %s and time >= (%s)[1] and time < (%s)[1] order by time"""
-
-_DELETE: LiteralString = """delete from candles using unnest(%s, %s) as gone(timeframe, time)
-    where series_id = %s and candles.timeframe = gone.timeframe and candles.time = gone.time"""
-
-_PUT: LiteralString = """insert into candles (series_id, timeframe, time, open, high, low, close, volume, row_count)
-    select %s, timeframe, time, open, high, low, close, whole + fraction * 0.00000001, row_count
-    from unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s)
-        as new(timeframe, time, open, high, low, close, whole, fraction, row_count)
-    on conflict (series_id, timeframe, time) do update set
-        open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-        volume = excluded.volume, row_count = excluded.row_count"""
 
 
 @attrs.frozen(eq=False)
@@ -104,11 +94,9 @@ def repair(conn: psycopg.Connection[Any], series_id: int, differences: list[Diff
     for one in differences:
         if len(one.extra):
             timeframes = np.full(len(one.extra), one.timeframe_s)
-            times = TimeArray.of(to_postgres_us(one.extra * US_PER_S))
-            conn.execute(_DELETE, (Int4Array.of(timeframes), times, series_id))
+            delete_candles(conn, series_id, timeframes, one.extra * US_PER_S)
         for new in (one.missing, one.wrong):
-            if len(new.time):
-                conn.execute(_PUT, (series_id, *_columns(one.timeframe_s, new)))
+            put_candles(conn, series_id, {one.timeframe_s: new}, "replace")
     return sum(one.count for one in differences)
 
 
@@ -142,12 +130,3 @@ def _difference(timeframe_s: int, expected: Candles, stored: Candles) -> Differe
 
 def _pick(candles: Candles, rows: NDArray[Any]) -> Candles:
     return Candles._make(column[rows] for column in candles)
-
-
-def _columns(timeframe_s: int, candles: Candles) -> tuple[object, ...]:
-    return (
-        Int4Array.of(np.full(len(candles.time), timeframe_s)),
-        TimeArray.of(to_postgres_us(candles.time * US_PER_S)),
-        *(Float8Array.of(column) for column in candles[2:6]),
-        *(Int8Array.of(column) for column in candles[6:]),
-    )
