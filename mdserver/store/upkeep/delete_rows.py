@@ -1,0 +1,163 @@
+"""Taking back what a bad feed or a wrong import wrote: rows, candles, ledger and metadata together.
+
+One transaction a day of data, so that a large range is neither one lock nor one log of changes, and whatever ends it
+the same call goes on. The numbering of live records stays where it is: a number is never given out twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, LiteralString
+
+import psycopg
+from msgspec import Struct
+from psycopg import sql
+
+from ...kinds import BY_NAME
+from ...model import TIMEFRAMES
+from ..connection.database import Database, Engine
+from ..rows import MAX_TIME_US
+from ..scan import timestamp
+from ..series import SeriesInfo, list_series, lock_series
+from .candle_diff import DAY_US
+
+__all__ = ["Deletion", "Range", "count_rows", "delete_rows"]
+
+
+class Range(Struct, frozen=True):
+    """What is meant: a broker, one of its symbols or all, whole days ``[first_us, end_us)`` or all."""
+
+    broker: str
+    symbol: str | None = None
+    first_us: int = 0
+    end_us: int = MAX_TIME_US
+
+
+class Deletion(Struct):
+    """What there is to delete of a series, or was deleted: rows, candles, hours of the import ledger."""
+
+    broker: str
+    symbol: str
+    type: str
+    rows: int = 0
+    candles: int = 0
+    hours: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.rows + self.candles + self.hours
+
+
+# With literals: of parameters TimescaleDB makes no filter, and decompresses all that the series has in the chunk.
+_OF_ROWS: LiteralString = "from {table} where series_id = {series} and time >= {first} and time < {end}"
+_OF_CANDLES: LiteralString = "from candles where series_id = {series} and time >= {first} and time < {end}"
+_OF_HOURS: LiteralString = (
+    "from import_ledger where series_id = {series} and hour >= {first} and hour < {end}"
+)
+
+_NEXT: LiteralString = """select (extract(epoch from min(time)) * 1000000)::bigint from (
+    (select time from {table} where series_id = {series} and time >= {first} and time < {end} order by time limit 1)
+    union all
+    (select (select time from candles where series_id = {series} and candles.timeframe = each.timeframe
+        and time >= {first} and time < {end} order by time limit 1) from unnest({timeframes}) as each(timeframe))
+    union all
+    (select hour from import_ledger where series_id = {series} and hour >= {first} and hour < {end}
+        order by hour limit 1)) as there"""
+
+_CORRECT: LiteralString = """update series set hist_v = hist_v + 1, live_v = live_v + 1, row_count = row_count - {gone},
+        earliest = (select time from {table} where series_id = series.id order by time limit 1),
+        latest = (select time from {table} where series_id = series.id order by time desc limit 1)
+    where id = {series}"""
+
+_NO_LIMIT = "select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)"
+
+
+async def count_rows(database: Database, what: Range) -> list[Deletion]:
+    """Return what there is to delete, by series; those that have nothing of it are left out."""
+    counted = []
+    for series in await _series(database, what):
+
+        def work(conn: psycopg.Connection[Any], series: SeriesInfo = series) -> Deletion:
+            names = _names(series, what.first_us, what.end_us)
+            counts = [
+                conn.execute(sql.SQL("select count(*) " + of).format(**names)).fetchone()
+                for of in (_OF_ROWS, _OF_CANDLES, _OF_HOURS)
+            ]
+            return Deletion(series.broker, series.symbol, series.type, *(row[0] for row in counts if row))
+
+        counted.append(await database.run(work))
+    return [one for one in counted if one.total]
+
+
+async def delete_rows(
+    database: Database, what: Range, *, advance: Callable[[int], None] = lambda rows: None
+) -> list[Deletion]:
+    """Delete what is meant and return what that was, by series. ``advance`` is called with the rows of each day.
+
+    May be cancelled at any time; what was deleted by then stays so, complete day by complete day. Raises
+    :class:`StoreUnavailable`.
+    """
+    done = []
+    for series in await _series(database, what):
+        deletion = Deletion(series.broker, series.symbol, series.type)
+        place: int | None = what.first_us
+        while place is not None:
+
+            def step(
+                conn: psycopg.Connection[Any],
+                series: SeriesInfo = series,
+                place: int = place,
+                deletion: Deletion = deletion,
+            ) -> tuple[int | None, Deletion]:
+                return _delete_day(conn, database.engine, series, place, what.end_us)
+
+            place, gone = await database.run(step)
+            deletion.rows += gone.rows
+            deletion.candles += gone.candles
+            deletion.hours += gone.hours
+            advance(gone.rows)
+        done.append(deletion)
+    return [one for one in done if one.total]
+
+
+async def _series(database: Database, what: Range) -> list[SeriesInfo]:
+    found = await database.run(lambda conn: list_series(conn, what.symbol))
+    return [one for one in found if one.broker == what.broker and BY_NAME[one.type].stored is not None]
+
+
+def _delete_day(
+    conn: psycopg.Connection[Any], engine: Engine, series: SeriesInfo, place_us: int, end_us: int
+) -> tuple[int | None, Deletion]:
+    """Delete the first day at or after ``place_us`` that has anything; return where the next one may be, or None."""
+    gone = Deletion(series.broker, series.symbol, series.type)
+    row = conn.execute(sql.SQL(_NEXT).format(**_names(series, place_us, end_us))).fetchone()
+    if row is None or row[0] is None:
+        return None, gone
+    day_us = row[0] // DAY_US * DAY_US
+    stop_us = min(day_us + DAY_US, end_us)
+    conn.execute("set local statement_timeout = 0")
+    if engine == "timescaledb":
+        conn.execute(_NO_LIMIT)
+    # first what an import of the day holds, then what each writer of the series does: in the order of an import
+    conn.execute("select pg_advisory_xact_lock(%s, %s)", [series.id, day_us // DAY_US])
+    lock_series(conn, {series.topic})
+    names = _names(series, max(day_us, place_us), stop_us)
+    gone.rows, gone.candles, gone.hours = (
+        conn.execute(sql.SQL("delete " + of).format(**names)).rowcount
+        for of in (_OF_ROWS, _OF_CANDLES, _OF_HOURS)
+    )
+    conn.execute(sql.SQL(_CORRECT).format(**names, gone=sql.Literal(gone.rows)))
+    return stop_us, gone
+
+
+def _names(series: SeriesInfo, first_us: int, end_us: int) -> dict[str, sql.Composable]:
+    stored = BY_NAME[series.type].stored
+    assert stored is not None  # noqa: S101 - see _series
+    return {
+        "table": sql.Identifier(stored.table),
+        "series": sql.Literal(series.id),
+        "first": timestamp(first_us),
+        "end": timestamp(end_us),
+        "timeframes": sql.Literal(list(TIMEFRAMES.values())),
+    }
