@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import os
 import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import h2.connection
+import h2.events
+import h2.settings
 import pytest
 import trio
 from structlog.testing import capture_logs
@@ -18,7 +22,9 @@ from mdserver.web.server import tcp_server
 from mdserver.web.stream import endpoint
 
 from .conftest import http_get, open_client, open_stream_server
+from .http.conftest import FakeStore, Series
 
+T0 = 1_710_892_800
 MASK = b"\x01\x02\x03\x04"
 
 
@@ -172,3 +178,51 @@ async def test_out_of_descriptors_costs_new_clients_only_and_is_told_once(
                 assert (await http_get(server.port, "/health/live")).status == 200
         told = [log for log in logs if "file descriptor" in log["event"]]
         assert len(told) == 1
+
+
+async def test_an_http2_client_that_takes_nothing_is_cut_and_holds_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sixteen requests for a page each, with a window of 0: two pages are made, and the connection is reset."""
+    monkeypatch.setattr(tcp_server, "SEND_TIMEOUT_S", 0.3)
+    store = FakeStore([Series(1, "one", "EURUSD", "tick", row_count=5_000)])
+    http = h2.connection.H2Connection()
+    http.local_settings = h2.settings.Settings(
+        client=True, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
+    )
+    http.initiate_connection()
+    path = f"/api/ticks?symbol=EURUSD&from={T0}&to={T0 + 9_999}&limit=5000"
+    head = [(":method", "GET"), (":path", path), (":authority", "t"), (":scheme", "http")]
+    async with open_stream_server(cleartext_http2=True, services={"store": store}) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            for number in range(16):
+                http.send_headers(2 * number + 1, head, end_stream=True)
+            await stream.send_all(http.data_to_send())
+            with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some():
+                    pass
+        assert 1 <= store.reads.count("ticks") <= 2
+        assert server.value("connections_dropped_total") >= 1
+        assert (await http_get(server.port, "/health/live")).status == 200
+
+
+async def test_an_http2_client_that_reads_gets_all_of_a_large_answer() -> None:
+    store = FakeStore([Series(1, "one", "EURUSD", "tick", row_count=5_000)])
+    http = h2.connection.H2Connection()
+    http.initiate_connection()
+    path = f"/api/ticks?symbol=EURUSD&from={T0}&to={T0 + 9_999}&limit=5000"
+    async with open_stream_server(cleartext_http2=True, services={"store": store}) as server:
+        plain = await http_get(server.port, path)
+        head = [(":method", "GET"), (":path", path), (":authority", "t"), (":scheme", "http")]
+        body = b""
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            http.send_headers(1, head, end_stream=True)
+            await stream.send_all(http.data_to_send())
+            with trio.fail_after(10):
+                while len(body) < len(plain.body):
+                    for event in http.receive_data(bytes(await stream.receive_some())):
+                        if isinstance(event, h2.events.DataReceived):
+                            body += event.data
+                            http.acknowledge_received_data(event.flow_controlled_length, 1)
+                    await stream.send_all(http.data_to_send())
+        assert body == plain.body

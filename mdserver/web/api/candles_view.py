@@ -67,8 +67,8 @@ async def candles_answer(
     async def build() -> Body:
         if query.span.buckets > LARGE_CANDLES or query.price in {"bid", "ask"}:
             async with reading.large:
-                return await _body(await _answering(reading, query, series), query, form)
-        return await _body(await _answering(reading, query, series), query, form)
+                return await _body(reading, await _answering(reading, query, series), query, form)
+        return await _body(reading, await _answering(reading, query, series), query, form)
 
     return await answer(
         request,
@@ -132,10 +132,10 @@ async def _read(store: Store, series: SeriesInfo, query: CandleQuery) -> CandleC
     return await store.side_candles(series.id, query.timeframe_s, *opens, price)
 
 
-async def _body(answering: _Answering, query: CandleQuery, form: Format) -> Body:
+async def _body(reading: Reading, answering: _Answering, query: CandleQuery, form: Format) -> Body:
     candles = answering.candles
     numbers = [Column(getattr(candles, name), without_fraction) for name in _NUMBERS]
-    body = await build_body(CandleRow, [Column(candles.time), *numbers], form)
+    body = await build_body(CandleRow, [Column(candles.time), *numbers], form, turn=reading.encoding)
     prices = dict.fromkeys(query.price or default_price(one) for one in answering.series)
     sources = dict.fromkeys(one.broker for one in answering.series)
     return attrs.evolve(body, headers={"X-Broker": ", ".join(sources), "X-Price": ", ".join(prices)})

@@ -126,11 +126,16 @@ async def build_body(
     *,
     before: bytes = b"",
     after: bytes = b"",
+    turn: trio.CapacityLimiter | None = None,
 ) -> Body:
     """Encode a table; ``columns`` are in the order of the fields of ``row`` and of one length.
 
-    ``before`` and ``after`` go around the table in JSON. Other tasks run between the pieces.
+    ``before`` and ``after`` go around the table in JSON. Other tasks run between the pieces, but a pass of the loop
+    has a piece of each table that is being encoded: ``turn`` bounds how many those are.
     """
+    if turn is not None:
+        async with turn:
+            return await build_body(row, columns, form, before=before, after=after)
     pieces: list[bytes] = []
     size = 0
     pending = bytearray()

@@ -18,6 +18,9 @@ from .series_choice import configured_series, symbol_unknown
 
 __all__ = ["Reading", "series_headers"]
 
+ENCODED_AT_ONCE = 4
+"""Bodies that are encoded at the same time: each takes a millisecond or two of every pass of the loop."""
+
 LARGE_AT_ONCE = 2
 """Large answers in the making: each may hold some hundreds of megabytes for a moment."""
 
@@ -28,6 +31,7 @@ class Reading:
 
     services: Dependencies
     memory: DigestMemory = attrs.field(factory=DigestMemory)
+    encoding: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, ENCODED_AT_ONCE))
     large: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, LARGE_AT_ONCE))
 
     @property

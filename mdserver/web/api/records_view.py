@@ -82,9 +82,10 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
 
     async def build() -> Body:
         asks = await _asks(reading, series, span, cursor, limit)
-        row, columns, positions, ask = await _first_page(reading.store, asks)
-        following = _next_cursor(ask, positions, last=ask is asks[-1])
-        body = await build_body(row, columns, form, **_around(ask.series, following))
+        page, ask = await _first_page(reading.store, asks)
+        following = _next_cursor(ask, page, last=ask is asks[-1])
+        around = _around(ask.series, following)
+        body = await build_body(page.row, page.columns, form, **around, turn=reading.encoding)
         return attrs.evolve(
             body, headers={"X-Broker": ask.series.broker, **_paging_headers(query, following)}
         )
@@ -147,30 +148,40 @@ async def _runs(
     ]
 
 
-async def _first_page(
-    store: Store, asks: Sequence[_Ask]
-) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition], _Ask]:
+@attrs.frozen
+class _Page:
+    """A page as columns; ``last`` is the position of its last record, ``more``: the series goes on behind it."""
+
+    row: type[msgspec.Struct]
+    columns: list[Column]
+    last: RowPosition | None
+    more: bool
+
+
+async def _first_page(store: Store, asks: Sequence[_Ask]) -> tuple[_Page, _Ask]:
     """Return the first page that has a record, else the last one, and what was asked for it."""
     for ask in asks:
-        row, columns, positions = await _page(store, ask)
-        if positions:
+        page = await _page(store, ask)
+        if page.last is not None:
             break
-    return row, columns, positions, ask
+    return page, ask
 
 
-async def _page(store: Store, ask: _Ask) -> tuple[type[msgspec.Struct], list[Column], Sequence[RowPosition]]:
-    """Return the row type, the columns, and the positions of one row more: it tells that a page follows."""
+async def _page(store: Store, ask: _Ask) -> _Page:
+    """Read one page, and one record more: it tells that another follows."""
     series = ask.series
     page = await store.records(
         series.id, series.type, ask.from_us, ask.to_us, after=ask.after, limit=ask.limit + 1
     )
-    positions = list(zip(page.time_us, page.seq, strict=True))
     columns = [Column(page.seq[: ask.limit]), Column(page.time_us[: ask.limit], seconds)]
     for column in _stored(series.type).columns:
         show = without_fraction if column.form in ("price", "size") else None
         columns.append(Column(page.columns[column.name][: ask.limit], show))
     columns.append(Column(page.received_us[: ask.limit], seconds_or_none))
-    return row_type(_stored(series.type)), columns, positions
+    count = len(page.seq)
+    last = min(count, ask.limit) - 1
+    place = (page.time_us[last], page.seq[last]) if count else None
+    return _Page(row_type(_stored(series.type)), columns, place, count > ask.limit)
 
 
 def _stored(type_: RecordType) -> StoredAs:
@@ -180,10 +191,10 @@ def _stored(type_: RecordType) -> StoredAs:
     return stored
 
 
-def _next_cursor(ask: _Ask, positions: Sequence[RowPosition], *, last: bool) -> str | None:
-    if len(positions) <= ask.limit and (last or not positions):
+def _next_cursor(ask: _Ask, page: _Page, *, last: bool) -> str | None:
+    if page.last is None or (last and not page.more):
         return None
-    packed = msgspec.msgpack.encode(_Cursor(ask.series.id, *positions[: ask.limit][-1]))
+    packed = msgspec.msgpack.encode(_Cursor(ask.series.id, *page.last))
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 

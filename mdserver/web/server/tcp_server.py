@@ -77,6 +77,8 @@ class GuardedTCPServer(TCPServer):
         """The socket's descriptor, for who writes to it directly."""
         self.on_close: Callable[[], None] | None = None
         """Called before the socket is closed."""
+        self.answers: trio.CapacityLimiter | None = None
+        """Turns of the requests of an HTTP/2 connection."""
         self.refusal: Refusal | None = None
         """Why this connection is one too many; its first request is told so."""
 
@@ -161,13 +163,17 @@ class GuardedTCPServer(TCPServer):
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return False  # the peer is gone: said to the protocol by the caller
             if scope.cancelled_caught:
-                self._count_drop()
-                _log_rarely.warning(
-                    "connection reset: the peer does not read", peer=self._peer(), seconds=SEND_TIMEOUT_S
-                )
-                self.abort()
+                self.cut_unread()
                 return False
         return True
+
+    def cut_unread(self) -> None:
+        """Reset the connection of a peer that does not take what it asked for."""
+        self._count_drop()
+        _log_rarely.warning(
+            "connection reset: the peer does not read", peer=self._peer(), seconds=SEND_TIMEOUT_S
+        )
+        self.abort()
 
     async def _stop_if_cancelled(self) -> None:
         """Leave the rest of a response away where the server stops; what was sent must not pass for all of it."""

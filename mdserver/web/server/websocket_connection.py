@@ -25,6 +25,7 @@ from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Event, Message
 
 from .connections import Refusal
+from .http_connection import HttpConnection
 from .tcp_server import GuardedTCPServer
 
 __all__ = [
@@ -114,7 +115,9 @@ def _free_the_reader(receive: Any) -> None:
 
 
 class StreamingQuartTrio(QuartTrio):
-    """Quart-Trio whose WebSocket handlers can take the write side over."""
+    """Quart-Trio whose WebSocket handlers can take the write side over, and whose answers are bounded."""
+
+    asgi_http_class = HttpConnection
 
     asgi_websocket_class = _StreamConnection
 

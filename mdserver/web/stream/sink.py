@@ -277,7 +277,11 @@ class AsgiSink(BaseSink):
 
     async def _send_rest(self, data: bytes) -> None:
         for text in text_payloads(data):
-            await self._websocket.send(text)
+            with trio.move_on_after(STALL_S) as scope:
+                await self._websocket.send(text)
+            if scope.cancelled_caught:  # it takes nothing, by a window of 0, say
+                self._on_overflow()
+                raise trio.BrokenResourceError("the client takes nothing")
 
 
 def open_sink(
