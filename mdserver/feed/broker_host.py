@@ -123,7 +123,7 @@ class Host:
                 self._reject(record, fault)
         self.last_event_s = now_s
         if accepted:
-            self._published.inc(len(accepted))
+            self._published.value += len(accepted)
             self._emit(accepted)
 
     def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:

@@ -130,7 +130,7 @@ class Router:
         self._window_s = window_s
         self._collected: list[Published] = []
         self._wake = trio.Event()
-        self._delivered = metrics.delivered
+        self._delivered = metrics.delivered.labels()
 
     def topics_of(self, sink: Sink) -> frozenset[Topic]:
         """Return what a client is subscribed to."""
@@ -214,7 +214,7 @@ class Router:
     def _deliver(self, batch: Sequence[Published]) -> None:
         delivered = self._deliver_one(batch[0]) if len(batch) == 1 else self._deliver_many(batch)
         if delivered:
-            self._delivered.inc(delivered)
+            self._delivered.value += delivered
 
     def _deliver_one(self, published: Published) -> int:
         """Deliver a record that came alone: nothing to join."""
