@@ -6,6 +6,8 @@ Tests marked ``both_engines`` run once on each; without Node and npm the Timesca
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import structlog
+import trio
 from hypothesis import settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -27,6 +30,9 @@ from tests.clusters import put_cluster, reachable_folder, running_postgres
 
 TEMPLATE = "mdserver_template"
 MIGRATED = sql.Identifier(NAME)
+DEADLINE_S = 240.0
+"""Of each test that runs on the real clock; far above what the longest takes on a busy machine."""
+
 _numbers = itertools.count(1)
 
 
@@ -43,6 +49,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that two workers end at about the same time."""
     items.sort(key=lambda item: "integration" not in item.path.parts)
+    for item in items:
+        if isinstance(item, pytest.Function) and not {"autojump_clock", "mock_clock"} & set(
+            item.fixturenames
+        ):
+            bound(item)
+
+
+def bound(item: pytest.Function) -> None:
+    """Give a coroutine a deadline: a test that waits for what never comes shall fail."""
+    test = item.obj
+    if not inspect.iscoroutinefunction(test) or hasattr(test, "hypothesis"):
+        return
+
+    @functools.wraps(test)
+    async def bounded(**arguments: object) -> None:
+        with trio.fail_after(DEADLINE_S):
+            await test(**arguments)
+
+    item.obj = bounded
 
 
 @pytest.fixture(scope="session")

@@ -224,22 +224,27 @@ async def test_a_client_that_is_behind_and_takes_nothing_is_reset(monkeypatch: p
 
 
 @pytest.mark.serial
-async def test_a_slow_reader_is_not_reset_while_it_takes_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serial: what it takes within the bound depends on the machine."""
+async def test_a_slow_reader_lives_as_long_as_it_takes_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers no ping, since none reaches it. Serial: what it takes within a bound depends on the machine."""
     monkeypatch.setattr(sink_module, "STALL_S", 0.5)
-    async with open_stream_server() as server, open_raw(server.port) as slow:
+    monkeypatch.setattr(clients_module, "PING_INTERVAL_S", 0.3)
+    monkeypatch.setattr(clients_module, "PONG_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(clients_module, "_CHECK_S", 0.05)
+    async with open_stream_server(client_buffer_bytes=1 << 24) as server, open_raw(server.port) as slow:
         await slow.subscribe("BTCUSDT", types=["trade"])
         (session,) = server.clients.sessions
-        for n in range(5_000):
+        for n in range(40_000):
             server.brokers["one"].publish(Trade("BTCUSDT", T0 + n, 67000.1, 0.5, "sell", str(n)))
-        assert session.sink.behind
         started = trio.current_time()
-        while trio.current_time() - started < 1.2:  # longer than one bound
+        while trio.current_time() - started < 1.5:  # longer than all bounds together
             await slow.take(5_000)
-            await trio.sleep(0.02)
-        frames = await slow.frames_until_end(20.0, most=5000, of=b'"trade_id"')
+            await trio.sleep(0.01)
+        assert session.sink.behind
+        assert session.close_code is None
+        monkeypatch.undo()
+        frames = await slow.frames_until_end(20.0, most=40_000, of=b'"trade_id"')
         seqs = [m["seq"] for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "trade"]
-        assert seqs == list(range(1, 5_001))
+        assert seqs == list(range(1, 40_001))
 
 
 async def test_answers_wait_where_a_client_does_not_read_them() -> None:
@@ -372,13 +377,13 @@ async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.Monkey
 async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Serial: a bound of half a second must not end what is slow."""
     monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.5)
-    async with download(8_000_000) as (server, sock):
+    async with download(3_000_000) as (server, sock):
         started, got = trio.current_time(), 0
         while data := await sock.recv(1 << 20):
             got += len(data)
             await trio.sleep(0.002)
-        assert got > 8_000_000
-        assert trio.current_time() - started > 1.0  # longer than one bound
+        assert got > 3_000_000
+        assert trio.current_time() - started > 0.5  # longer than one bound
         assert server.value("connections_dropped_total") == 0
 
 

@@ -176,6 +176,15 @@ async def test_each_request_that_waits_is_answered() -> None:
         assert [(a["id"], a["results"][0]["status"]) for a in answers] == [(1, "active"), (2, "active")]
 
 
+async def test_a_request_repeated_while_it_waits_is_answered_once_for_each_feed() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        server.brokers["one"].silent.add("EURUSD")
+        for _ in range(2):
+            await client.subscribe("EURUSD", id=1)
+        server.brokers["one"].host.confirm([Feed("EURUSD", "tick")])
+        assert [result["status"] for result in (await client.get())["results"]] == ["active"]
+
+
 async def test_falling_back_to_a_broker_held_already_holds_it_once() -> None:
     async with open_stream_server(["first", "second"]) as server:
         async with open_client(server.url) as client:
@@ -312,6 +321,14 @@ async def test_twenty_bad_requests_in_a_row_close_with_1008() -> None:
         assert closed.value.reason.code == 1008
 
 
+async def test_a_good_request_between_bad_ones_ends_the_row() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        for _ in range(2):
+            for _ in range(19):
+                assert (await client.ask("?"))["code"] == 400
+            assert (await client.ask({"action": "ping"}))["type"] == "pong"
+
+
 async def test_a_message_over_64_kib_closes_with_1009() -> None:
     async with open_stream_server() as server:
         async with open_client(server.url) as client:
@@ -357,6 +374,16 @@ async def test_brokers_state_is_told_to_its_subscribers_only() -> None:
                 "message": "next attempt in 3 s",
             }
             assert (await other.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_who_has_left_a_broker_hears_no_more_of_it() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        await client.subscribe("EURUSD")
+        await client.get()
+        await client.ask({"action": "unsubscribe", "symbols": ["EURUSD"]})
+        for listener in server.supervisor.brokers["one"].listeners:
+            listener(server.supervisor.brokers["one"], "backoff", "made up")
+        assert (await client.ask({"action": "ping"}))["type"] == "pong"
 
 
 async def test_a_hole_is_announced_before_the_record_that_ends_it() -> None:

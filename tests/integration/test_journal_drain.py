@@ -144,6 +144,21 @@ async def test_enough_rows_are_written_before_the_time_is_up(tmp_path: Path) -> 
     assert recorder.batches == [[1, 2, 3], [4]]
 
 
+async def test_draining_stores_also_what_comes_meanwhile(tmp_path: Path) -> None:
+    class Busy(Recorder):
+        async def write(self, batch: Sequence[Published], set_aside: SetAside) -> Written:
+            if len(self.batches) < 4:
+                journal.append(ticks(batch[-1].seq + 1))
+            return await super().write(batch, set_aside)
+
+    busy = Busy()
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        async with running(make_writer(journal, busy, flush_s=60)[0]):
+            journal.append(ticks(1))
+        assert not journal.pending_bytes
+    assert busy.batches == [[1], [2], [3], [4], [5]]
+
+
 class Mute(Fake):
     """A store that hangs, then answers."""
 

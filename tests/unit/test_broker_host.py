@@ -137,6 +137,16 @@ def test_the_first_cause_counts_and_what_never_came_has_no_gap() -> None:
     assert told.events == [1, gap(1, 2, "unsubscribed"), 2]
 
 
+def test_of_two_causes_while_nothing_comes_the_first_counts() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.host.gap("disconnected")
+    told.host.gap("sequence")
+    told.publish(2)
+    assert told.events == [1, gap(1, 2, "disconnected"), 2]
+
+
 def test_a_symbol_that_is_not_listed_any_more_is_counted_and_makes_a_gap() -> None:
     told = Told()
     told.demand.hold(FEED)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdserver.metrics import Metrics
-from mdserver.model import Published, Tick, Topic
+from mdserver.model import Gap, Published, Tick, Topic
 from mdserver.protocol.record_frames import frame_record
 from mdserver.protocol.server_frames import text_payloads
 from mdserver.stream.router import Router
@@ -149,6 +149,15 @@ def test_everyone_gets_exactly_their_topics(steps: list[tuple[int, set[Topic]] |
         router.set_topics(sink, ())
     assert not router._audiences
     assert not router._groups
+
+
+def test_a_hole_is_told_behind_what_came_before_it() -> None:
+    router, sink = Router(Metrics(), window_s=60), RecordingSink()
+    router.set_topics(sink, TOPICS[:1])
+    router.publish([record(TOPICS[0], 1)])
+    router.announce(Gap(TOPICS[0], 1, 2, "disconnected"))
+    texts = [json.loads(text) for frames in sink.writes for text in text_payloads(frames)]
+    assert [message["type"] for message in texts] == ["tick", "gap"]
 
 
 async def test_a_window_joins_batches_and_loses_none_at_the_end(autojump_clock: object) -> None:

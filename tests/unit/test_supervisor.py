@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 import trio
+from structlog.testing import capture_logs
 
 from mdserver.errors import Rejected, Unavailable
 from mdserver.feed.broker_host import Host
@@ -17,17 +18,22 @@ from mdserver.feed.supervisor import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     MAX_CRASHES,
+    STABLE_S,
     START_TIMEOUT_S,
     SupervisedBroker,
     Supervisor,
 )
 from mdserver.metrics import Metrics
-from mdserver.model import Feed, Published
+from mdserver.model import Feed, Gap, Published, Tick
 from mdserver.plugin import BrokerPlugin
 
 
 def supervised(
-    session: Callable[..., Any], *, silence_s: float | None = None, name: str = "x"
+    session: Callable[..., Any],
+    *,
+    silence_s: float | None = None,
+    name: str = "x",
+    announce: Callable[[Gap], None] = lambda gap: None,
 ) -> SupervisedBroker:
     class Scripted:
         async def run(self, host: Any, *, task_status: Any) -> None:
@@ -39,7 +45,7 @@ def supervised(
         name,
         demand,
         emit=published.extend,
-        announce=lambda gap: None,
+        announce=announce,
         last_records={},
         metrics=metrics,
         log=structlog.get_logger(),
@@ -143,10 +149,42 @@ async def test_a_crash_is_logged_and_tried_again_a_bounded_number_of_times(autoj
         raise ZeroDivisionError("a bug")
 
     broker = supervised(session)
-    await run_for(10_000, broker)
+    with capture_logs() as logs:
+        await run_for(10_000, broker)
+    assert [line["event"] for line in logs].count("broker crashed") == MAX_CRASHES
     assert len(starts) == MAX_CRASHES
     assert broker.state == "failed"
     assert broker.last_error == "a bug"
+
+
+async def test_crashes_far_apart_do_not_add_up(autojump_clock: object) -> None:
+    starts = []
+
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+        starts.append(trio.current_time())
+        await trio.sleep(STABLE_S)
+        raise ZeroDivisionError("a rare bug")
+
+    broker = supervised(session)
+    with capture_logs():  # printing tracebacks would take most of the time
+        await run_for(3 * MAX_CRASHES * STABLE_S, broker)
+    assert len(starts) > 2 * MAX_CRASHES
+    assert broker.state != "failed"
+
+
+async def test_what_comes_after_a_lost_session_follows_a_gap(autojump_clock: object) -> None:
+    seconds = iter((1, 9))
+
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+        host.publish([Tick("A", 1_710_918_000_000_000 + next(seconds) * 1_000_000, 1.1, 1.2)])
+        raise Unavailable("gone")
+
+    told: list[Gap] = []
+    broker = supervised(session, announce=told.append)
+    await run_for(3, broker)
+    assert [(gap.cause, gap.to_us - gap.from_us) for gap in told] == [("disconnected", 8_000_000)]
 
 
 async def test_a_session_that_never_starts_is_ended_after_a_minute_and_tried_again(
