@@ -22,6 +22,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import structlog
@@ -81,4 +82,10 @@ def _next_bound() -> float:
 
 def resident_bytes() -> int:
     """Return how much memory this process holds; Linux."""
-    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(os.pread(_statm(), 128, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@cache
+def _statm() -> int:
+    """Return a descriptor that stays open: there may be none left when memory is looked at."""
+    return os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)

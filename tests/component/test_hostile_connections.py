@@ -9,16 +9,18 @@ import os
 import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 
 import h2.connection
 import h2.events
 import h2.settings
 import pytest
 import trio
+from hypercorn.protocol.ws_stream import WSStream
 from structlog.testing import capture_logs
 from trio_websocket import ConnectionClosed
 
-from mdserver.web.server import tcp_server
+from mdserver.web.server import tcp_server, websocket_connection
 from mdserver.web.stream import endpoint
 
 from .conftest import http_get, open_client, open_stream_server
@@ -226,3 +228,10 @@ async def test_an_http2_client_that_reads_gets_all_of_a_large_answer() -> None:
                             http.acknowledge_received_data(event.flow_controlled_length, 1)
                     await stream.send_all(http.data_to_send())
         assert body == plain.body
+
+
+def test_a_client_that_goes_before_it_is_accepted_is_no_fault_of_ours() -> None:
+    """Hypercorn makes the stream's connection as it accepts, which it leaves out for a client that is gone."""
+    stream = WSStream.__new__(WSStream)
+    gone = SimpleNamespace(scope={"extensions": {websocket_connection._EXTENSION: stream}})
+    websocket_connection.on_violation(gone, pytest.fail)

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,27 @@ async def test_files_may_be_open_for_as_many_clients_as_are_allowed(folder: Path
         assert limits[0] > 700
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_a_free_descriptor_clients_and_streams_go_on(folder: Path) -> None:
+    """400 connections where there is room for a few: none of our own tasks needs a new descriptor, nothing fails."""
+    config = write_config(folder, database={"store": False})
+    async with AsyncExitStack() as stack:
+        daemon = await stack.enter_async_context(open_daemon(config))
+        receive = await stack.enter_async_context(open_stream(daemon.ws, "EURUSD"))
+        server = psutil.Process(daemon.process.pid)
+        server.rlimit(psutil.RLIMIT_NOFILE, (server.num_fds() + 20,) * 2)
+        for _ in range(400):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", int(daemon.base.rpartition(":")[2])))
+        await daemon.wait_log("New connections wait: the process has no file descriptor left for them")
+        with trio.fail_after(20):
+            seen: set[int] = set()
+            while len(seen) < 20:
+                seen |= {tick["seq"] for tick in await receive()}
+        await trio.sleep(2.5)  # more than the period of what looks at files once a second
+        assert [line for line in daemon.lines if "failed" in str(line.get("event"))] == []
 
 
 async def test_a_signal_while_it_waits_for_a_database_ends_the_start(folder: Path) -> None:

@@ -168,21 +168,20 @@ def on_violation(websocket: Websocket, call: Callable[[int, str], None]) -> None
     wsproto tells a violation as if the peer had closed, but leaves the connection open for our close frame. What the
     client sends afterwards is not looked at.
     """
-    stream = stream_of(websocket)
-    if stream is None:
+    connection = getattr(stream_of(websocket), "connection", None)
+    if connection is None:  # another server, or the client went before it was accepted
         return
-    connection = stream.connection
     received = connection.events
 
     def checked() -> Iterator[Event]:
         for event in received():
             if isinstance(event, CloseConnection) and connection.state is ConnectionState.OPEN:
-                connection.receive_data = _ignore  # type: ignore[method-assign]
+                connection.receive_data = _ignore
                 call(event.code, event.reason or "protocol error")
                 return
             yield event
 
-    connection.events = checked  # type: ignore[assignment]
+    connection.events = checked
 
 
 def _ignore(data: bytes | None) -> None:
