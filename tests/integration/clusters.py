@@ -40,6 +40,14 @@ def frozen(folder: Path) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+def let_everybody_in(folder: Path, url: str) -> None:
+    """Let other accounts into a server in ``folder/postgres`` that we run as root: a pooler does not run as root."""
+    (folder / "postgres/cluster/pg_hba.conf").write_text("local all all trust\n")
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("select pg_reload_conf()")
+    (folder / "postgres/run").chmod(0o711)
+
+
 class Switch:
     """A TCP address before PostgreSQL servers: new connections go where ``target`` says, old ones stay."""
 

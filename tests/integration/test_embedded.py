@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -488,3 +489,50 @@ async def test_the_pool_survives_a_restart_of_the_server(prepared_path: Path) ->
                         await database.run(lambda conn: conn.execute("select 1").fetchone())
                         break
             assert time.monotonic() - started < 3
+
+
+async def test_the_logged_psql_command_works(reachable_path: Path) -> None:
+    psql = shutil.which("psql")
+    if psql is None:
+        pytest.skip("psql is not installed")
+    with capture_logs() as logs:
+        async with open_embedded(reachable_path, log=LOG):
+            (ready,) = [line for line in logs if line["event"] == "PostgreSQL is ready"]
+            statement = "select current_user || ' ' || current_setting('server_encoding')"
+            done = await trio.run_process(
+                [*shlex.split(ready["psql"]), "-XAtc", statement],
+                capture_stdout=True,
+                env={"PATH": os.environ["PATH"]},
+            )
+    assert done.stdout == b"mdserver UTF8\n"
+
+
+MADE_BY_EARLIER_VERSIONS = (
+    "# comment\nlocal all all trust\nhost all all 127.0.0.1/32 trust\nlocal replication all trust\n"
+)
+
+
+@as_root_only
+async def test_other_processes_of_its_account_do_not_get_in(reachable_path: Path) -> None:
+    psql = shutil.which("psql")
+    if psql is None:
+        pytest.skip("psql is not installed")
+    rules = reachable_path / "postgres/cluster/pg_hba.conf"
+    await run_once(reachable_path, "create table kept as select 1 as x")
+    for before in (rules.read_text(), MADE_BY_EARLIER_VERSIONS):
+        rules.write_text(before)
+        async with open_embedded(reachable_path, log=LOG) as url:
+            assert query(url, "select current_user, x from kept") == ("mdserver", 1)
+            done = await trio.run_process(
+                [psql, url, "-XAtc", "select 1"],
+                check=False,
+                capture_stderr=True,
+                **prepare_place(reachable_path).account.spawn,
+            )
+        assert b"Peer authentication failed" in done.stderr
+    own = "local all bob scram-sha-256\nlocal all all trust\n"
+    rules.write_text(own)
+    with capture_logs() as logs:
+        assert await run_once(reachable_path, "select x from kept") == (1,)
+    assert rules.read_text() == own
+    assert any("changed by hand" in line["event"] for line in logs)

@@ -67,7 +67,7 @@ async def test_a_role_that_owns_nothing_at_the_turn_of_a_month(database_url: str
         conn.execute("revoke create on schema public from public")
     partitions.forget_all_partitions()
     metrics = Metrics()
-    as_writer = make_conninfo(database_url, user="writer")
+    as_writer = make_conninfo(database_url, options="-crole=writer")
     log = structlog.get_logger()
     async with open_database(as_writer, retry_for_s=0, migrate=False, log=log) as database:
         housekeeping = Housekeeping(database, DatabaseConfig(), metrics, log)

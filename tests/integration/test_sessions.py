@@ -26,7 +26,7 @@ from mdserver.store.tables.recreate_indexes import recreate
 from mdserver.store.tables.secondary_indexes import drop_secondary
 from mdserver.store.upkeep.integrity import check
 from mdserver.store.upkeep.retention import drop_old
-from tests.integration.clusters import Switch, frozen, running_pgbouncer
+from tests.integration.clusters import Switch, frozen, let_everybody_in, running_pgbouncer
 
 LOG = structlog.get_logger()
 TOPIC = Topic("mock", "EURUSD", "tick")
@@ -120,47 +120,53 @@ async def test_a_database_without_an_encoding(postgres_url: str) -> None:
             conn.execute("drop database ascii with (force)")
 
 
-async def test_through_pgbouncer_in_transaction_mode(
-    empty_database_url: str, reachable_path: Path, postgres_url: str
-) -> None:
+async def test_through_pgbouncer_in_transaction_mode(reachable_path: Path) -> None:
     """Sessions are shared: with settings of other clients, and with no place for prepared statements."""
-    alter(empty_database_url, "alter database {} set datestyle = 'German, DMY'")
-    with running_pgbouncer(empty_database_url, reachable_path) as url, capture_logs() as logs:
-        async with open_database(url, retry_for_s=5, log=LOG) as database:
-            assert database.pooled
-            store = Store(database)
-            for first in range(1, 400, 20):
-                await store.write(ticks(*range(first, first + 20)))
-            refused: list[StoreUnavailable] = []
-
-            async def read() -> None:
-                try:
-                    (series,) = await store.series("EURUSD")
-                    page = await store.records(series.id, "tick", 0, us(2025, 1, 1), limit=1000)
-                    assert len(page.seq) == 400
-                    assert (
-                        await store.candles(
-                            series.id, 60, us(2024, 3, 20) // 1_000_000, us(2024, 3, 21) // 1_000_000
-                        )
-                    ).count == [400]
-                    assert await database.run(execute("show datestyle")) == ("ISO, YMD",)
-                    assert await database.run(execute("show statement_timeout")) == ("30s",)
-                except StoreUnavailable as error:
-                    refused.append(error)
-
-            async with trio.open_nursery() as nursery:
-                for _ in range(30):
-                    nursery.start_soon(read)
-            assert refused == []
-            for of_a_session in (drop_secondary, recreate):
-                with pytest.raises(Rejected, match="the pooler before the database does not give"):
-                    await of_a_session(database)
-            assert [report.findings for report in await check(database)] == [[]]
-            kept = await drop_old(database, 30, now=datetime(2024, 6, 1, tzinfo=UTC))
-            assert [one.rows for one in kept.dropped] == [400]
-        with psycopg.connect(url) as other:  # nothing of ours is left in what others get
-            assert other.execute("show statement_timeout").fetchone() == ("0",)
+    pooler = reachable_path / "pgbouncer"
+    pooler.mkdir()
+    async with open_embedded(reachable_path, log=LOG) as server:
+        let_everybody_in(reachable_path, server)
+        alter(server, "alter database {} set datestyle = 'German, DMY'")
+        with running_pgbouncer(server, pooler) as url, capture_logs() as logs:
+            await _work_through_a_pooler(url)
     assert any("pooler" in line["event"] for line in logs)
+
+
+async def _work_through_a_pooler(url: str) -> None:
+    async with open_database(url, retry_for_s=5, log=LOG) as database:
+        assert database.pooled
+        store = Store(database)
+        for first in range(1, 400, 20):
+            await store.write(ticks(*range(first, first + 20)))
+        refused: list[StoreUnavailable] = []
+
+        async def read() -> None:
+            try:
+                (series,) = await store.series("EURUSD")
+                page = await store.records(series.id, "tick", 0, us(2025, 1, 1), limit=1000)
+                assert len(page.seq) == 400
+                assert (
+                    await store.candles(
+                        series.id, 60, us(2024, 3, 20) // 1_000_000, us(2024, 3, 21) // 1_000_000
+                    )
+                ).count == [400]
+                assert await database.run(execute("show datestyle")) == ("ISO, YMD",)
+                assert await database.run(execute("show statement_timeout")) == ("30s",)
+            except StoreUnavailable as error:
+                refused.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(30):
+                nursery.start_soon(read)
+        assert refused == []
+        for of_a_session in (drop_secondary, recreate):
+            with pytest.raises(Rejected, match="the pooler before the database does not give"):
+                await of_a_session(database)
+        assert [report.findings for report in await check(database)] == [[]]
+        kept = await drop_old(database, 30, now=datetime(2024, 6, 1, tzinfo=UTC))
+        assert [one.rows for one in kept.dropped] == [400]
+    with psycopg.connect(url) as other:  # nothing of ours is left in what others get
+        assert other.execute("show statement_timeout").fetchone() == ("0",)
 
 
 async def test_a_direct_connection_is_no_pooler(database_url: str) -> None:

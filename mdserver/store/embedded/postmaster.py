@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -73,6 +74,11 @@ class Postmaster:
             host=str(self.socket_folder), port=PORT, user=NAME, dbname=dbname, connect_timeout=10, **neutral
         )
 
+    @property
+    def psql(self) -> str:
+        """The command line that opens the database with psql, for whoever runs mdserver."""
+        return shlex.join(["psql", "-h", str(self.socket_folder), "-p", str(PORT), "-U", NAME, NAME])
+
     def signal(self, number: signal.Signals) -> None:
         if self.process is not None:
             self.process.send_signal(number)
@@ -131,6 +137,7 @@ async def start_postmaster(
         user=str(place.account),
         pid=process.pid,
         seconds=round(trio.current_time() - started, 3),
+        psql=server.psql,
     )
     return server
 

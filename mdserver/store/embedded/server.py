@@ -20,6 +20,7 @@ from psycopg import sql
 from ...backoff import Backoff
 from ...data_folder_lock import lock_data_folder
 from ...errors import ConfigError, DataFolderInUse, StoreUnavailable
+from .access import restrict_access
 from .data_folder import Place, is_postmaster, prepare_place, read_pid_file
 from .postmaster import NAME, POLL_S, START_S, Postmaster, start_postmaster, stop_postmaster
 from .programs import Binaries, Choice, choose_binaries
@@ -163,6 +164,12 @@ async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogg
             "preparing PostgreSQL (first start, about 2 s)", version=found.text, folder=str(place.cluster)
         )
         await _init_cluster(place, found)
+    if not await trio.to_thread.run_sync(restrict_access, place) and place.account.is_other:
+        log.info(
+            "pg_hba.conf was changed by hand and stays so: processes of the database's account may get in",
+            file=str(place.cluster / "pg_hba.conf"),
+            account=str(place.account),
+        )
     return found
 
 
@@ -210,7 +217,7 @@ async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> Postmaster 
         except psycopg.Error as error:
             log.warning("it does not answer", pid=server.pid, error=str(error))
         else:
-            log.info("adopted it", pid=server.pid)
+            log.info("adopted it", pid=server.pid, psql=server.psql)
             return server
     await stop_postmaster(server, log)
     if is_postmaster(place, server.pid):
