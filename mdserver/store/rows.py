@@ -111,7 +111,7 @@ class _Values:
         if not length:
             return None
         chosen = self.values[rows]
-        return chosen.astype(f"S{length}") if self.values.dtype.kind == "S" else chosen
+        return chosen.astype(f"S{length}") if self.values.dtype.kind == "O" else chosen
 
 
 def _encode(column: StoredColumn, values: Iterator[Any]) -> _Values:
@@ -127,7 +127,8 @@ def _encode(column: StoredColumn, values: Iterator[Any]) -> _Values:
 
 def _texts(texts: list[bytes]) -> _Values:
     lengths = np.array([len(text) for text in texts], np.int64)
-    return _Values(np.array(texts, np.bytes_), lengths)
+    # objects: an array of bytes would take the longest text for each row
+    return _Values(np.array(texts, np.object_), lengths)
 
 
 def _encode_times(times_us: Iterable[int | None]) -> _Values:

@@ -366,3 +366,21 @@ async def test_a_live_series_is_not_imported_into(store: Store) -> None:
     await store.write([Published(topic, 1, Tick(SYMBOL, START_US, 1.1, 1.2))])
     with pytest.raises(Rejected, match="live records"):
         await opened(store)
+
+
+async def test_compressed_hours_are_replaced_however_many_ticks_they_have(
+    timescale_database: Database,
+) -> None:
+    limit = "timescaledb.max_tuples_decompressed_per_dml_transaction"
+    store = Store(timescale_database)
+    series = await opened(store)
+    await store.load_hours(series, [data(1, make_ticks(1, 0))])
+    await rows(timescale_database, "select compress_chunk(c) from show_chunks('ticks') c")
+    await rows(
+        timescale_database, f"select set_config('{limit}', '5', false)"
+    )  # of the one session of these tests
+    try:
+        (result,) = await store.load_hours(series, [data(1, make_ticks(1, 1))])
+        assert result.status == "replaced"
+    finally:
+        await rows(timescale_database, f"select set_config('{limit}', '100000', false)")

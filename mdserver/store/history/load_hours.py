@@ -182,6 +182,12 @@ class _Load:
 
     def begin(self, hours: Sequence[FetchedHour]) -> None:
         starts = [hour.hour_us for hour in hours]
+        if (
+            self.engine == "timescaledb"
+        ):  # its default would refuse to replace more than 100,000 compressed ticks
+            self.conn.execute(
+                "select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)"
+            )
         self.new_months = create_partitions(self.conn, "ticks", starts)
         # Whoever imports the same days waits here, then finds in the ledger what we did.
         days = sorted({start // _DAY_US for start in starts})
