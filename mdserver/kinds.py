@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from .candles import Prices, prices_of_ticks, prices_of_trades
 from .model import Candle, OrderBook, Published, RecordType, Tick, Trade
-from .record_check import CandleCheck, OrderBookCheck, TickCheck, TradeCheck
+from .record_check import EARLIEST_US, CandleCheck, OrderBookCheck, TickCheck, TradeCheck
 from .record_wire import Received, candle_wire, order_book_wire, tick_wire, trade_wire
 
 __all__ = [
@@ -32,8 +32,8 @@ __all__ = [
 class Check(Protocol):
     """The check of one topic's records; it may remember the ones before."""
 
-    def fault(self, record: Any, now_us: int, /) -> str | None:
-        """Return why a record cannot be true, as a metric's label, or None."""
+    def fault(self, record: Any, /) -> str | None:
+        """Return why a record cannot be true, as a metric's label, or None; its time was looked at before."""
         ...
 
 
@@ -74,7 +74,7 @@ class Kind:
     by it. ``check`` makes the check of a topic. ``wire`` makes what is encoded for clients, given when the socket
     had the record. ``latest_wins``: whether a newer record of the topic takes the place of this one while a client
     is behind. ``variant`` tells apart the topics of one symbol; None: there is one. ``stored`` None: the number is
-    kept, the record is not.
+    kept, the record is not. No record is older than ``earliest_us``.
     """
 
     name: RecordType
@@ -84,6 +84,7 @@ class Kind:
     latest_wins: Callable[[Any], bool]
     variant: Callable[[Any], str] | None = None
     stored: StoredAs | None = attrs.field(default=None)
+    earliest_us: int = EARLIEST_US
 
     @stored.validator
     def _check_stored(self, _: object, stored: StoredAs | None) -> None:

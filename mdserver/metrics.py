@@ -74,9 +74,12 @@ class Metrics:
         )
         self.rejected = counter(
             "records_rejected",
-            "Records skipped: fields of the wrong type, impossible prices",
+            "Records skipped: fields of the wrong type, impossible times, prices, texts",
             "broker",
             "reason",
+        )
+        self.unwanted = counter(
+            "records_unwanted", "Records of feeds that nobody wants, or no longer: not taken", "broker"
         )
         self.discarded = counter("messages_discarded", "Venue messages that could not be decoded", "broker")
         self.ignored = counter("messages_ignored", "Venue messages of a kind not used", "broker", "kind")

@@ -88,8 +88,9 @@ class BrokerHost(Protocol):
         ``received_us`` is when the socket had their bytes, in Unix microseconds: one time for what one read brought
         (``WebSocket.received_us``). Without it the time of this call counts.
 
-        They are checked, numbered, journalled and fanned out before this returns. A record with an
-        impossible price is counted, logged once a minute and skipped; the others go on.
+        They are checked, numbered, journalled and fanned out before this returns. A record that cannot be true is
+        counted, logged once a minute and skipped; the others go on. Records of feeds that are not wanted (any more)
+        are counted only.
         """
         ...
 

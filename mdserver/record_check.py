@@ -17,7 +17,9 @@ from .model import TIMEFRAMES, US_PER_S, Candle, Level, OrderBook, Tick, Trade
 
 __all__ = [
     "CONFIRMATIONS",
+    "EARLIEST_US",
     "MAX_AHEAD_US",
+    "MAX_ID_BYTES",
     "MAX_JUMP",
     "MAX_LEVELS",
     "MAX_PRICE",
@@ -26,6 +28,7 @@ __all__ = [
     "TickCheck",
     "TradeCheck",
     "is_text",
+    "time_fault",
 ]
 
 MAX_PRICE = 1e12
@@ -35,6 +38,12 @@ CONFIRMATIONS = 5
 
 MAX_AHEAD_US = 24 * 3600 * 1_000_000
 """A record dated further in the future, in microseconds, has a wrong time: it would make all after it late."""
+
+EARLIEST_US = 631_152_000_000_000
+"""1990-01-01: no venue's records are older; one dated before has a wrong time and would spoil what is earliest."""
+
+MAX_ID_BYTES = 64
+"""The longest trade id, in bytes of UTF-8; a UUID has 36."""
 
 MAX_LEVELS = 5_000
 """Levels on one side of an order book: Binance's deepest snapshot has as many."""
@@ -71,12 +80,8 @@ class TickCheck(_PriceBand):
 
     __slots__ = ()
 
-    def fault(self, record: Tick, now_us: int) -> str | None:
+    def fault(self, record: Tick) -> str | None:
         """Return why a record cannot be true, as a metric's label, or None."""
-        if type(record.time_us) is not int:
-            return "type"
-        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
-            return "time"
         bid, ask, bid_size, ask_size = record.bid, record.ask, record.bid_size, record.ask_size
         if (
             type(bid) not in _NUMBER
@@ -102,20 +107,20 @@ class TradeCheck(_PriceBand):
 
     __slots__ = ()
 
-    def fault(self, record: Trade, now_us: int) -> str | None:
+    def fault(self, record: Trade) -> str | None:
         """Return why a record cannot be true, as a metric's label, or None."""
-        if type(record.time_us) is not int:
-            return "type"
-        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
-            return "time"
-        price = record.price
+        price, trade_id = record.price, record.trade_id
         if (
             type(price) not in _NUMBER
             or type(record.size) not in _NUMBER
             or record.side not in (None, "buy", "sell")
-            or not (record.trade_id is None or is_text(record.trade_id))
+            or not (trade_id is None or type(trade_id) is str)
         ):
             return "type"
+        # up to 16 letters and digits are at most 64 bytes, and nearly all ids are such: one call instead of five
+        usual = trade_id is None or (len(trade_id) <= 16 and trade_id.isalnum())
+        if not usual and not is_text(trade_id, MAX_ID_BYTES):
+            return "trade_id"
         if not self._low < price < self._high:
             return self._judge(price)
         if not 0.0 <= record.size <= MAX_SIZE:
@@ -129,12 +134,10 @@ class OrderBookCheck(_PriceBand):
 
     __slots__ = ()
 
-    def fault(self, record: OrderBook, now_us: int) -> str | None:
+    def fault(self, record: OrderBook) -> str | None:
         """Return why a record cannot be true, as a metric's label, or None."""
-        if type(record.time_us) is not int or record.action not in ("snapshot", "update"):
+        if record.action not in ("snapshot", "update"):
             return "type"
-        if not 0 < record.time_us <= now_us + MAX_AHEAD_US:
-            return "time"
         for side in (record.bids, record.asks):
             if type(side) is not tuple or not all(map(_is_level, side)):
                 return "type"
@@ -161,12 +164,11 @@ class CandleCheck(_PriceBand):
 
     __slots__ = ()
 
-    def fault(self, record: Candle, now_us: int) -> str | None:
+    def fault(self, record: Candle) -> str | None:
         """Return why a record cannot be true, as a metric's label, or None."""
         prices = record.open, record.high, record.low, record.close
         if (
-            type(record.time_us) is not int
-            or type(record.count) is not int
+            type(record.count) is not int
             or type(record.volume) not in _NUMBER
             or any(type(price) not in _NUMBER for price in prices)
             or type(record.closed) is not bool
@@ -176,7 +178,7 @@ class CandleCheck(_PriceBand):
         length_s = TIMEFRAMES.get(record.interval)
         if length_s is None:
             return "interval"
-        if not 0 < record.time_us <= now_us + MAX_AHEAD_US or record.time_us % (length_s * US_PER_S):
+        if record.time_us % (length_s * US_PER_S):
             return "time"
         for price in prices:
             if not self._low < price < self._high:
@@ -189,17 +191,35 @@ class CandleCheck(_PriceBand):
         return None
 
 
-def is_text(value: object) -> bool:
-    """Say whether a value is a text that can be written: lone surrogates, as JSON may bring them, cannot."""
-    if type(value) is not str:
+def is_text(value: object, most_bytes: int) -> bool:
+    """Say whether a value is a text of at most so many bytes that can be written.
+
+    Lone surrogates, as JSON may bring them, cannot be encoded; PostgreSQL holds no NUL.
+    """
+    if type(value) is not str or len(value) > most_bytes or "\0" in value:
         return False
     if value.isascii():
         return True
     try:
-        value.encode()
+        return len(value.encode()) <= most_bytes
     except UnicodeEncodeError:
         return False
-    return True
+
+
+def time_fault(time_us: object, now_us: int, earliest_us: int = EARLIEST_US) -> str | None:
+    """Return why a time is not plausible, as a metric's label, or None; a time in another unit is recognised.
+
+    Plausible is what lies between ``earliest_us`` and :data:`MAX_AHEAD_US` after ``now_us``.
+    """
+    if type(time_us) is not int:
+        return "type"
+    latest_us = now_us + MAX_AHEAD_US
+    if earliest_us <= time_us <= latest_us:
+        return None
+    for label, in_us in (("time_in_ms", time_us * 1_000), ("time_in_s", time_us * US_PER_S)):
+        if earliest_us <= in_us <= latest_us:
+            return label
+    return "time_in_ns" if earliest_us <= time_us // 1_000 <= latest_us else "time"
 
 
 def _is_level(level: object) -> bool:

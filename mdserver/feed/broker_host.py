@@ -7,23 +7,32 @@ from time import time
 from typing import TypeAlias
 
 import structlog
+from msgspec import Struct
 
 from ..errors import BadMessage
-from ..kinds import BY_NAME, KINDS, Check, Kind
+from ..kinds import BY_NAME, KINDS, Kind
 from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Topic
-from ..record_check import is_text
+from ..record_check import MAX_AHEAD_US, is_text, time_fault
 from ..redact import redact
+from ..symbols import canonical
 from .demand import BrokerDemand, FeedChange
 
-__all__ = ["Announce", "Emit", "Host", "clean_text"]
+__all__ = ["Announce", "Emit", "Host", "clean_text", "shown_record"]
 
 Emit = Callable[[list[Published]], None]
 """Takes an accepted batch: appends it to the journal, then fans it out."""
 
 Announce = Callable[[Gap], None]
 """Tells a topic's subscribers of a hole, before the record that ends it."""
+MAX_IGNORED_KINDS = 100
+"""Kinds of messages that are counted by name; a venue's texts must not make the metrics grow without a bound."""
+
+MAX_VARIANT_BYTES = 16
+"""The longest name of an interval or a depth."""
+
+_SHOWN = 80  # characters of a field of a rejected record in the log
 
 _Key: TypeAlias = str | tuple[str, str]
 """The symbol, with the variant where the kind has any: so that the symbol alone never finds those."""
@@ -37,11 +46,12 @@ class _Line:
     which lasts until the venue serves it again.
     """
 
-    __slots__ = ("broken_off", "fault", "interrupted", "last_us", "seq", "served", "topic")
+    __slots__ = ("broken_off", "earliest_us", "fault", "interrupted", "last_us", "seq", "served", "topic")
 
-    def __init__(self, topic: Topic, check: Check, last: LastRecord | None) -> None:
+    def __init__(self, topic: Topic, kind: Kind, last: LastRecord | None) -> None:
         self.topic = topic
-        self.fault = check.fault
+        self.fault = kind.check().fault
+        self.earliest_us = kind.earliest_us
         self.seq, self.last_us = last or (0, 0)
         self.served = False
         self.interrupted: str | None = None
@@ -91,6 +101,8 @@ class Host:
         self._lines: dict[type, dict[_Key, _Line]] = {kind.struct: {} for kind in KINDS.values()}
         self._metrics = metrics
         self._published = metrics.published.labels(name)
+        self._unwanted = metrics.unwanted.labels(name)
+        self._ignored_kinds: set[str] = set()
         self._rarely = RarelyLogged(self.log)
         demand.watch(self._feeds_changed)
 
@@ -99,32 +111,41 @@ class Host:
         accepted: list[Published] = []
         now_s = time()
         now_us = int(now_s * US_PER_S)
+        latest_us = now_us + MAX_AHEAD_US
         if received_us is None:
             received_us = now_us
         by_type = self._lines
-        for record in batch:
-            lines = by_type.get(type(record))
-            line = None if lines is None else lines.get(record.symbol)
-            if line is None:
-                line = self._find_line(record)
+        try:
+            for record in batch:
+                lines = by_type.get(type(record))
+                try:
+                    line = None if lines is None else lines.get(record.symbol)
+                except TypeError:  # what cannot be hashed is no symbol either
+                    line = None
                 if line is None:
-                    self._reject(record, "type")
+                    line = self._find_line(record)
+                    if line is None:
+                        continue
+                if not line.served and not self._note_served(line):
                     continue
-            if not line.served:
-                self._note_served(line)
-            fault = line.fault(record, now_us)
-            if fault is None:
-                if line.broken_off is not None:
-                    self._close_gap(line, record)
-                line.seq += 1
-                line.last_us = record.time_us
-                accepted.append(Published(line.topic, line.seq, record, received_us))
-            else:
-                self._reject(record, fault)
-        self.last_event_s = now_s
-        if accepted:
-            self._published.value += len(accepted)
-            self._emit(accepted)
+                time_us = record.time_us
+                if type(time_us) is int and line.earliest_us <= time_us <= latest_us:
+                    fault = line.fault(record)
+                else:
+                    fault = time_fault(time_us, now_us, line.earliest_us)
+                if fault is None:
+                    if line.broken_off is not None:
+                        self._close_gap(line, record)
+                    line.seq += 1
+                    line.last_us = time_us
+                    accepted.append(Published(line.topic, line.seq, record, received_us))
+                else:
+                    self._reject(record, fault)
+        finally:  # whatever breaks off a batch: a number that was given goes out with its record
+            self.last_event_s = now_s
+            if accepted:
+                self._published.value += len(accepted)
+                self._emit(accepted)
 
     def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.gap`."""
@@ -141,12 +162,18 @@ class Host:
         for lines in self._lines.values():
             yield from lines.values()
 
-    def _note_served(self, line: _Line) -> None:
-        """A record says as much as a confirmation; of a feed that is not wanted it was still on its way."""
+    def _note_served(self, line: _Line) -> bool:
+        """Tell whether a record's feed is wanted: then it says as much as a confirmation.
+
+        Else it was on its way when the last holder let go, or when the venue refused.
+        """
         feed = Feed(*line.topic[1:])
-        if self.demand.status(feed) in ("pending", "active"):
-            self.demand.confirm([feed])
-            line.resume()
+        if self.demand.status(feed) not in ("pending", "active"):
+            self._unwanted.inc()
+            return False
+        self.demand.confirm([feed])
+        line.resume()
+        return True
 
     def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
         for feed, status, _ in changes:
@@ -184,7 +211,13 @@ class Host:
     def ignored(self, what: str) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.ignored`."""
         self.last_event_s = time()
-        self._metrics.ignored.labels(self.name, clean_text(what[:40])).inc()
+        kind = what[:40]
+        if kind not in self._ignored_kinds:
+            if len(self._ignored_kinds) < MAX_IGNORED_KINDS:
+                self._ignored_kinds.add(kind)
+            else:
+                kind = "other"
+        self._metrics.ignored.labels(self.name, clean_text(kind)).inc()
 
     def instruments(self, table: Iterable[Instrument]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.instruments`."""
@@ -199,19 +232,29 @@ class Host:
             self.log.warning("feeds refused", feeds=feeds, reason=reason)
 
     def _find_line(self, record: Record) -> _Line | None:
-        """Return the line of a record: of a kind with variants, or of a new topic; None for what is no record."""
+        """Return the line of a record: of a kind with variants, or of a new topic; None for what is not taken."""
         kind = KINDS.get(type(record))
-        if kind is None or not is_text(record.symbol):
+        if kind is None or type(record.symbol) is not str:
+            self._reject(record, "type")
             return None
         variant = "" if kind.variant is None else kind.variant(record)
-        if not is_text(variant):
+        if not is_text(variant, MAX_VARIANT_BYTES):
+            self._reject(record, "type")
             return None
         lines = self._lines[kind.struct]
         key = _key(kind, record.symbol, variant)
         line = lines.get(key)
-        if line is None:
-            topic = Topic(self.name, record.symbol, kind.name, variant)
-            line = lines[key] = _Line(topic, kind.check(), self._last_records.get(topic))
+        if line is not None:
+            return line
+        if not _is_canonical(record.symbol):
+            self._reject(record, "symbol")
+            return None
+        feed = Feed(record.symbol, kind.name, variant)
+        if self.demand.status(feed) is None:
+            self._reject_unwanted(feed)
+            return None
+        topic = Topic(self.name, *feed)
+        line = lines[key] = _Line(topic, kind, self._last_records.get(topic))
         return line
 
     def _close_gap(self, line: _Line, record: Record) -> None:
@@ -223,11 +266,39 @@ class Host:
 
     def _reject(self, record: Record, fault: str) -> None:
         self._metrics.rejected.labels(self.name, fault).inc()
-        self._rarely.warning("record rejected", reason=fault, record=str(record))
+        self._rarely.warning("record rejected", reason=fault, record=shown_record(record))
+
+    def _reject_unwanted(self, feed: Feed) -> None:
+        """Count a record of a feed that was never wanted since the server started."""
+        self._unwanted.inc()
+        self._rarely.warning(
+            "the broker sends records of feeds that nobody wants", feed=" ".join(feed).rstrip()
+        )
 
 
 def _key(kind: Kind, symbol: str, variant: str) -> _Key:
     return symbol if kind.variant is None else (symbol, variant)
+
+
+def _is_canonical(symbol: str) -> bool:
+    try:
+        return canonical(symbol) == symbol
+    except ValueError:
+        return False
+
+
+def shown_record(record: object) -> str:
+    """Return a record as the log shows it: a field that a venue filled with megabytes is cut before it is formatted."""
+    if not isinstance(record, Struct):
+        return type(record).__name__
+    fields = (_cut(getattr(record, name)) for name in record.__struct_fields__)
+    return clean_text(f"{type(record).__name__}({', '.join(fields)})")
+
+
+def _cut(value: object) -> str:
+    if isinstance(value, str | bytes | tuple | list):
+        return repr(value[:_SHOWN])[:_SHOWN] + ("…" if len(value) > _SHOWN else "")
+    return repr(value)[:_SHOWN]
 
 
 def clean_text(text: str) -> str:

@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 
 from ..candles import MAX_SIZE, Ints, Prices
 from ..kinds import KINDS, Kind, StoredAs, StoredColumn
-from ..model import Published
+from ..model import Published, Topic
+from ..record_check import MAX_ID_BYTES, is_text
+from ..symbols import MAX_LENGTH
 from .pg_binary import COPY_END, COPY_START, Column, copy_rows, to_postgres_us
 
-__all__ = ["MAX_TIME_US", "Rows", "Table", "rows_of", "storage_fault"]
+__all__ = ["MAX_TIME_US", "Rows", "Table", "rows_of", "storage_fault", "topic_fault"]
 
 Table: TypeAlias = Literal["ticks", "trades"]
 """The tables that candles are made from."""
 
 MAX_TIME_US = 7_258_118_400_000_000
 """2200-01-01: no record's true time; PostgreSQL could hold it, a partition per month could not."""
+
+MAX_NAME_BYTES = 4 * MAX_LENGTH
+"""The longest broker, symbol, type or variant, in bytes of UTF-8."""
 
 _Chosen: TypeAlias = NDArray[np.intp]
 
@@ -67,8 +72,16 @@ def storage_fault(published: Published) -> str | None:
         elif column.form == "size":
             if not 0 <= value <= MAX_SIZE:
                 return f"{column.name} {value} is not between 0 and {MAX_SIZE:g}"
-        elif "\0" in value:
-            return f"{column.name} holds a NUL, which PostgreSQL cannot"
+        elif column.form == "text" and not is_text(value, MAX_ID_BYTES):
+            return f"{column.name} is no text of at most {MAX_ID_BYTES} bytes without NUL: {value[:20]!r}"
+    return None
+
+
+def topic_fault(topic: Topic) -> str | None:
+    """Return why a topic cannot have a series, or None: an index takes no text of thousands of characters."""
+    for text in topic:
+        if not is_text(text, MAX_NAME_BYTES):
+            return f"a name is no text of at most {MAX_NAME_BYTES} bytes without NUL: {text[:20]!r}"
     return None
 
 

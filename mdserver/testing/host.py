@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 import trio
 
 from ..errors import BadMessage
+from ..feed.broker_host import Host, shown_record
+from ..feed.demand import BrokerDemand
+from ..metrics import Metrics
 from ..model import Feed, Instrument, Record
 
 __all__ = ["FakeDemand", "FakeHost"]
 
 
 class FakeDemand:
-    """Implements :class:`mdserver.plugin.Demand`; the test sets what is wanted."""
+    """Implements :class:`mdserver.plugin.Demand`; the test sets what is wanted. ``ever``: all that was so far."""
 
     def __init__(self, feeds: Iterable[Feed] = ()) -> None:
-        self._feeds = frozenset(feeds)
+        self._feeds = self.ever = frozenset(feeds)
         self._changed = trio.Event()
 
     def set(self, feeds: Iterable[Feed]) -> None:
         """Make ``feeds`` the whole wanted set."""
         self._feeds = frozenset(feeds)
+        self.ever |= self._feeds
         self._changed.set()
         self._changed = trio.Event()
 
@@ -38,15 +42,33 @@ class FakeDemand:
         return self._feeds
 
 
+class _CheckingHost(Host):
+    """The server's own host, which fails the test where the server would count and skip."""
+
+    expected_faults: Collection[str] = ()
+
+    def _reject(self, record: Record, fault: str) -> None:
+        if fault not in self.expected_faults:
+            raise AssertionError(f"the server does not take {shown_record(record)}: {fault}")
+
+    def _reject_unwanted(self, feed: Feed) -> None:
+        raise AssertionError(f"the server does not take records of {feed}: nobody ever wanted it")
+
+
 class FakeHost:
     """Implements :class:`mdserver.plugin.BrokerHost`.
+
+    What is published goes through the checks of the server: a record that it would not take is an AssertionError,
+    but for the reasons in ``expected_faults`` (those of the metric ``records_rejected``).
 
     ``batches`` holds each ``publish`` as it came, ``received_us`` the time given with it; ``refused`` the last reason
     of each feed; ``gaps`` the causes of holes, ``gap_feeds`` the feeds of each (None: all). As the server does, a
     refused feed leaves the demand.
     """
 
-    def __init__(self, feeds: Iterable[Feed] = (), *, name: str = "test") -> None:
+    def __init__(
+        self, feeds: Iterable[Feed] = (), *, name: str = "test", expected_faults: Collection[str] = ()
+    ) -> None:
         self.name = name
         self.demand = FakeDemand(feeds)
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -61,6 +83,16 @@ class FakeHost:
         self.gap_feeds: list[frozenset[Feed] | None] = []
         self.table: list[Instrument] | None = None
         self._told = trio.Event()
+        self._server = _CheckingHost(
+            name,
+            BrokerDemand(),
+            emit=lambda _: None,
+            announce=lambda _: None,
+            last_records={},
+            metrics=Metrics(),
+            log=self.log,
+        )
+        self._server.expected_faults = expected_faults
 
     @property
     def records(self) -> list[Record]:
@@ -92,7 +124,14 @@ class FakeHost:
         await self.wait_until(lambda: wanted <= self.confirmed)
 
     def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
-        """Keep the batch."""
+        """Keep the batch; AssertionError if the server would not take all of it.
+
+        Records of a feed that was let go are no error: they were on their way.
+        """
+        for feed in self.demand.ever:
+            if self._server.demand.status(feed) is None:
+                self._server.demand.hold(feed)
+        self._server.publish(batch, received_us=received_us)
         self.batches.append(list(batch))
         self.received_us.append(received_us)
         self._tell()

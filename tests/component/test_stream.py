@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import time_ns
 
 import pytest
 import trio
@@ -412,3 +413,12 @@ async def test_a_hole_is_announced_before_the_record_that_ends_it() -> None:
         }
         assert [(m["type"], m["seq"]) for m in messages[1:]] == [("tick", 2), ("tick", 3), ("trade", 1)]
         assert server.value("gaps_total", broker="a", cause="disconnected") == 1
+
+
+async def test_a_symbol_outside_of_ascii_from_the_broker_to_the_client() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        ack = await client.subscribe("币安人生/usdt")
+        assert (ack["results"][0]["symbol"], ack["results"][0]["status"]) == ("币安人生USDT", "pending")
+        assert (await client.get())["results"][0]["status"] == "active"
+        server.brokers["one"].publish(Tick("币安人生USDT", time_ns() // 1000, 1.0, 2.0))
+        assert (await client.get())["symbol"] == "币安人生USDT"

@@ -45,7 +45,7 @@ class FundingWire(Struct, tag_field="type", tag="funding"):
 
 
 class FundingCheck:
-    def fault(self, record: Any, now_us: int) -> str | None:
+    def fault(self, record: Any) -> str | None:
         return None if -1 < record.rate < 1 else "rate"
 
 

@@ -329,3 +329,27 @@ async def test_candles_are_read_by_column(store: Store) -> None:
     assert columns.count == [1, 1, 1]
     assert (await store.candles(info.id, 60, first + 61, first + 62)).time == []
     assert len((await store.candles(info.id, TIMEFRAMES["1d"], -(1 << 62), 1 << 62)).time) == 1
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Trade("BTCUSDT", START_US + 1, 5.0, 0.5, "buy", "7" * 2_000_000),
+        Trade("BTCUSDT", START_US + 1, 5.0, 0.5, "buy", "a\0b"),
+    ],
+)
+async def test_a_journalled_text_beyond_its_bound_costs_its_own_record(store: Store, record: Trade) -> None:
+    """A journal of a version without the bound may still hold it."""
+    batch = [trade(1, START_US), Published(BTCUSDT, 2, record), trade(3, START_US + 2, trade_id="x" * 64)]
+    written = await store.write(batch)
+    assert (written.rows, [published.seq for published, _ in written.rejected]) == (2, [2])
+    (series,) = await store.series("BTCUSDT")
+    assert (series.last_seq, series.row_count) == (3, 2)
+
+
+async def test_a_journalled_symbol_beyond_its_bound_costs_its_own_records(store: Store) -> None:
+    long = Topic("mock", "A" * 5_000, "tick")
+    batch = [tick(1, START_US), tick(1, START_US, topic=long), tick(2, START_US + 1)]
+    written = await store.write(batch)
+    assert (written.rows, [published.topic for published, _ in written.rejected]) == (2, [long])
+    assert [series.symbol for series in await store.series()] == ["EURUSD"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from mdserver.feed.broker_host import Host
 from mdserver.feed.demand import BrokerDemand
@@ -68,7 +71,7 @@ def test_what_was_on_its_way_does_not_end_a_hole() -> None:
     told.demand.hold(FEED)
     told.demand.confirm([FEED])
     told.publish(9)
-    assert told.events == [1, 2, gap(2, 9, "unsubscribed"), 3]
+    assert told.events == [1, gap(1, 9, "unsubscribed"), 2]
 
 
 def test_a_record_confirms_its_feed() -> None:
@@ -112,6 +115,7 @@ def test_one_of_two_holders_leaving_makes_no_gap() -> None:
 
 def test_a_restart_makes_a_gap_behind_what_was_stored() -> None:
     told = Told(EURUSD=LastRecord(127, T0))
+    told.demand.hold(FEED)
     told.publish(8, 9)
     assert told.events == [gap(0, 8, "restart"), 128, 129]
 
@@ -160,6 +164,8 @@ def test_a_symbol_that_is_not_listed_any_more_is_counted_and_makes_a_gap() -> No
 
 def test_a_record_of_the_wrong_type_spoils_no_other() -> None:
     told = Told()
+    told.demand.hold(FEED)
+    told.demand.hold(Feed("EURUSD", "trade"))
     bad: list[Any] = [
         Trade("EURUSD", T0, 1.1, 1.0, "BUY"),
         Tick(None, T0, 1.1, 1.2),
@@ -168,7 +174,8 @@ def test_a_record_of_the_wrong_type_spoils_no_other() -> None:
     good = [Tick("EURUSD", T0 + n, 1.1, 1.2) for n in range(2)]
     told.host.publish([good[0], *bad, good[1]])
     assert told.events == [1, 2]
-    assert told.value("records_rejected_total", broker="x", reason="type") == 3
+    assert told.value("records_rejected_total", broker="x", reason="type") == 2
+    assert told.value("records_rejected_total", broker="x", reason="symbol") == 1
 
 
 def test_texts_of_a_plugin_that_cannot_be_written_are_made_so() -> None:
@@ -176,3 +183,111 @@ def test_texts_of_a_plugin_that_cannot_be_written_are_made_so() -> None:
     told.demand.hold(FEED)
     told.host.refuse([FEED], "no \ud83d")
     assert told.demand.refused() == {FEED: "no ?"}
+
+
+def test_numbers_are_given_to_what_was_accepted_and_to_nothing_else() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    good = [Tick("EURUSD", T0 + n, 1.1, 1.2) for n in range(3)]
+    junk: list[Any] = [None, 7, {}, Instrument("EURUSD", "x"), Tick(["EURUSD"], T0, 1.1, 1.2)]  # type: ignore[arg-type]
+    told.host.publish([good[0], good[1], *junk])
+    told.host.publish([good[2]])
+    assert told.events == [1, 2, 3]
+    assert told.value("records_rejected_total", broker="x", reason="type") == len(junk)
+
+
+def test_what_was_accepted_goes_out_though_the_batch_breaks_off() -> None:
+    """A batch that is made on the way may fail in the middle: the numbers given so far are not lost."""
+    told = Told()
+    told.demand.hold(FEED)
+
+    def batch() -> Iterator[Tick]:
+        yield Tick("EURUSD", T0, 1.1, 1.2)
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        told.host.publish(batch())  # type: ignore[arg-type]
+    told.publish(1)
+    assert told.events == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "reason"),
+    [("cha/os", "symbol"), ("eurusd", "symbol"), ("A" * 33, "symbol"), ("", "symbol"), ("X\0", "symbol")],
+)
+def test_symbols_that_no_query_can_name_are_not_taken(symbol: str, reason: str) -> None:
+    told = Told()
+    told.demand.hold(Feed(symbol, "tick"))
+    told.host.publish([Tick(symbol, T0, 1.1, 1.2)])
+    assert told.events == []
+    assert told.value("records_rejected_total", broker="x", reason=reason) == 1
+
+
+def test_a_name_outside_of_ascii_that_a_venue_lists_is_a_symbol() -> None:
+    told = Told()
+    told.demand.hold(Feed("币安人生USDT", "tick"))
+    told.host.publish([Tick("币安人生USDT", T0, 1.1, 1.2)])
+    assert told.events == [1]
+
+
+def test_records_of_feeds_that_nobody_wants_are_counted_and_taken_nowhere() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    with capture_logs() as logs:
+        told.demand.release(FEED)
+        told.publish(2, 3)  # was on its way
+    assert logs == []
+    with capture_logs() as logs:
+        told.host.publish([Tick(f"X{n}", T0, 1.1, 1.2) for n in range(1_000)])
+    assert told.events == [1]
+    assert told.value("records_unwanted_total", broker="x") == 1_002
+    assert [entry["event"] for entry in logs] == ["the broker sends records of feeds that nobody wants"]
+    assert len(list(told.host._all_lines())) == 1, "nothing is remembered of them"
+    told.demand.hold(FEED)
+    told.publish(5)
+    assert told.events == [1, gap(1, 5, "unsubscribed"), 2]
+
+
+def test_the_log_of_a_rejected_record_is_short() -> None:
+    told = Told()
+    feed = Feed("EURUSD", "trade")
+    told.demand.hold(feed)
+    with capture_logs() as logs:
+        told.host.publish([Trade("EURUSD", T0, 1.1, 1.0, None, "7" * 5_000_000)])
+    assert told.value("records_rejected_total", broker="x", reason="trade_id") == 1
+    assert len(str(logs)) < 1_000
+
+
+def test_kinds_of_messages_that_are_not_used_are_bounded() -> None:
+    told = Told()
+    for n in range(5_000):
+        told.host.ignored(f"kind {n}")
+    told.host.ignored("kind 3")
+    kinds = [
+        sample.labels["kind"]
+        for family in told.metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "mdserver_messages_ignored_total"
+    ]
+    assert len(kinds) == 101
+    assert told.value("messages_ignored_total", broker="x", kind="other") == 4_900
+    assert told.value("messages_ignored_total", broker="x", kind="kind 3") == 2
+
+
+@pytest.mark.parametrize(
+    ("time_us", "reason"),
+    [
+        (T0 // 1_000, "time_in_ms"),
+        (T0 // 1_000_000, "time_in_s"),
+        (T0 * 1_000, "time_in_ns"),
+        (631_151_999_999_999, "time"),
+        (1, "time"),
+    ],
+)
+def test_a_time_in_another_unit_is_not_taken_and_named(time_us: int, reason: str) -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.host.publish([Tick("EURUSD", time_us, 1.1, 1.2)])
+    assert told.events == []
+    assert told.value("records_rejected_total", broker="x", reason=reason) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from msgspec import Struct
 from ...candles import MAX_SIZE, Candles, Prices, candles_of_prices, mid, split_sizes
 from ...market_hours import HOUR_US
 from ...model import US_PER_S, TickColumns
-from ...record_check import MAX_JUMP
+from ...record_check import MAX_JUMP, time_fault
 
 __all__ = ["BidAt", "FetchedHour", "HourResult", "Status", "hour_fault", "minutes_of", "price_leap"]
 
@@ -74,8 +74,11 @@ def minutes_of(ticks: TickColumns) -> Candles:
     )
 
 
-def hour_fault(ticks: TickColumns, hour_us: int) -> str | None:
-    """Return why ticks cannot be stored as this hour, whoever decoded them, or None."""
+def hour_fault(ticks: TickColumns, hour_us: int, now_us: int) -> str | None:
+    """Return why ticks cannot be stored as this hour, whoever decoded them, or None.
+
+    The rules are those of live records: see :mod:`mdserver.record_check`.
+    """
     time_us = ticks.time_us
     if len({len(column) for column in ticks}) != 1:
         return "the columns differ in length"
@@ -83,6 +86,9 @@ def hour_fault(ticks: TickColumns, hour_us: int) -> str | None:
         return None
     if time_us[0] < hour_us or time_us[-1] >= hour_us + HOUR_US or (np.diff(time_us) < 0).any():
         return "a tick is outside of its hour, or not in the order of time"
+    if (fault := time_fault(hour_us, now_us)) is not None:
+        when = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=hour_us)
+        return f"no record can be of {when:%Y-%m-%dT%H:%M:%SZ} ({fault})"
     for name in ("bid", "ask"):
         price = getattr(ticks, name)
         if not ((price > 0) & (price < 1e300)).all():
@@ -91,6 +97,9 @@ def hour_fault(ticks: TickColumns, hour_us: int) -> str | None:
         size = getattr(ticks, name)
         if not (((size >= 0) & (size <= MAX_SIZE)) | np.isnan(size)).all():
             return f"a {name} is not between 0 and {MAX_SIZE:g}"
+    if (ticks.ask < ticks.bid).any():
+        row = int(np.argmax(ticks.ask < ticks.bid))
+        return f"the ask {ticks.ask[row]:.15g} is below the bid {ticks.bid[row]:.15g} at tick {row}"
     low, high = float(ticks.bid.min()), float(ticks.ask.max())
     if high > low * MAX_SPAN:
         return f"the ask {high:.15g} is more than {MAX_SPAN:g} times the lowest bid of the hour, {low:.15g}"

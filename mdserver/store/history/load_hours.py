@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import datetime
+from time import time_ns
 from typing import Any, Literal, LiteralString
 
 import attrs
@@ -116,7 +117,7 @@ class _Ready(Struct, frozen=True):
 def _make_ready(series_id: int, hour: FetchedHour) -> _Ready | None:
     """Decode an hour; None if it has no ticks. Raises BadMessage."""
     ticks = hour.decode()
-    if problem := hour_fault(ticks, hour.hour_us):
+    if problem := hour_fault(ticks, hour.hour_us, time_ns() // 1_000):
         raise BadMessage(f"{hour.origin}: {problem}")
     count = len(ticks.time_us)
     if not count:

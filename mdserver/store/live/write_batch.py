@@ -23,7 +23,7 @@ from ...model import TIMEFRAMES, US_PER_S, Published, Record, RecordType
 from ..candle_table import put_candles
 from ..pg_binary import Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..recompute_candles import recompute
-from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault
+from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault, topic_fault
 from ..series import SeriesInfo, lock_series
 from ..tables.partitions import ensure_partitions
 
@@ -118,9 +118,16 @@ def write(
     Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that
     PostgreSQL does not take though it passed :func:`~mdserver.store.rows.storage_fault`.
     """
-    faults = {number: cause for number, published in enumerate(batch) if (cause := storage_fault(published))}
+    unnamed = {
+        topic: cause for topic in {published.topic for published in batch} if (cause := topic_fault(topic))
+    }
+    faults = {
+        number: cause
+        for number, published in enumerate(batch)
+        if (cause := unnamed.get(published.topic) or storage_fault(published))
+    }
     _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
-    state = _State.of(list(lock_series(conn, {published.topic for published in batch}).values()))
+    state = _State.of(list(lock_series(conn, {p.topic for p in batch} - unnamed.keys()).values()))
     written = Written()
     picked = _pick_fresh(batch, faults, state, written)
     if written.rejected:
@@ -159,7 +166,10 @@ def _pick_fresh(
     places = {one.topic: place for place, one in enumerate(state.series)}
     last_seq: list[int] = state.last_seq.tolist()
     for number, published in enumerate(batch):
-        place, seq, type_ = places[published.topic], published.seq, type(published.record)
+        place, seq, type_ = places.get(published.topic), published.seq, type(published.record)
+        if place is None:
+            written.rejected.append((published, faults[number]))
+            continue
         if seq <= last_seq[place]:
             written.skipped += 1
             continue

@@ -48,7 +48,7 @@ BOOK = (
 )
 INSTRUMENT = (
     '{"channel":"instrument","type":"snapshot","data":{"assets":[{"id":"USD"}],"pairs":[{"symbol":"BTC/USD",'
-    '"base":"BTC","quote":"USD","status":"online","qty_increment":1e-08},{"symbol":"Ü/USD","base":"Ü",'
+    '"base":"BTC","quote":"USD","status":"online","qty_increment":1e-08},{"symbol":"€/USD","base":"€",'
     '"quote":"USD","status":"online"}]}}'
 )
 STATUS = (
@@ -156,7 +156,7 @@ def test_everything_else(frame: str, event: object) -> None:
         '{"success":true,"result":{"channel":"book"}}',
         '{"channel":"status","type":"update","data":[]}',
         TICKER.replace("MINA/GBP", ""),
-        TICKER.replace("MINA/GBP", "Ü/GBP"),
+        TICKER.replace("MINA/GBP", "€/GBP"),
         TICKER.replace("0.0286", "-0.0286"),
         TICKER.replace("0.0286", "1e999"),
         TICKER.replace("0.0286", '"0.0286"'),

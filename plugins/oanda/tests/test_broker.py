@@ -109,9 +109,9 @@ async def test_the_forms_in_which_prices_come(
     host = FakeHost([EUR])
     await start(host)
     levels = ([("2.25", 5), ("2.2", 9)], [("2.5", 6), ("2.6", 8)])
-    await venue.push("EUR_USD", FakeQuote(*levels, time_ns=2 * NS + 7_999, extra={"note": "€ ü"}))
+    await venue.push("EUR_USD", FakeQuote(*levels, time_ns=NS + 10**12 + 7_999, extra={"note": "€ ü"}))
     records = await host.wait_records(2)
-    assert records[1:] == [Tick("EURUSD", 2 * NS // 1000 + 7, 2.25, 2.5, 5.0, 6.0)]
+    assert records[1:] == [Tick("EURUSD", NS // 1000 + 10**9 + 7, 2.25, 2.5, 5.0, 6.0)]
     assert not host.discarded
 
 

@@ -151,7 +151,7 @@ async def test_a_new_session_does_not_repeat_the_last_price(venue: FakeOanda, st
 
 async def test_a_price_from_the_future_blocks_nothing(venue: FakeOanda, start: Start) -> None:
     venue.instruments["EUR_USD"].quote = quote(1)
-    host = FakeHost([EUR])
+    host = FakeHost([EUR], expected_faults=["time"])
     await start(host)
     await venue.push("EUR_USD", FakeQuote([("9", 1)], [("10", 1)], time_ns=2**63 - 1))
     await host.wait_until(lambda: 9.0 in bids(host))

@@ -209,7 +209,7 @@ def test_what_is_no_time(text: str) -> None:
 
 
 def test_instruments_are_split_at_the_underscore() -> None:
-    rows = [{"name": name} for name in ("EUR_USD", "DE30_EUR", "A_B_C", "GOLD", "É_USD")]
+    rows = [{"name": name} for name in ("EUR_USD", "DE30_EUR", "A_B_C", "GOLD", "€_USD")]
     assert decode_instruments(json.dumps({"instruments": rows}).encode()) == [
         Instrument("EURUSD", "EUR_USD", "EUR", "USD"),
         Instrument("DE30EUR", "DE30_EUR", "DE30", "EUR"),
