@@ -22,6 +22,7 @@ from .commands.context import ConfigFile, Invocation, Overrides
 from .config import LogConfig, json_schema
 from .daemon.banner import Banner, close_stdout
 from .errors import ConfigError, DataFolderInUse, MdserverError, leaves
+from .kit.commands import test_plugin
 from .log import set_up_logging
 from .plugin import CommandPlugin
 from .redact import redact
@@ -185,10 +186,13 @@ def _serve(invocation: Invocation) -> None:
     trio.run(partial(serve, config, plugins, task_status=Banner(config, plugins)))
 
 
-@cli.command("plugins", params=[_config_option()])
+@cli.group("plugins", cls=_Group, invoke_without_command=True, params=[_config_option()])
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins_(as_json: bool) -> None:
+@click.pass_context
+def plugins_(context: click.Context, as_json: bool) -> None:
     """Show what is installed, from where, and what cannot be used."""
+    if context.invoked_subcommand is not None:
+        return
     found = installed_plugins()
     if as_json:
         click.echo(json.dumps({"plugins": [attrs.asdict(plugin) for plugin in found]}, indent=2))
@@ -205,6 +209,9 @@ def plugins_(as_json: bool) -> None:
     for broken in found:
         if broken.problem is not None:
             click.echo(str(PluginProblem(broken.name, broken.distribution, broken.problem)), err=True)
+
+
+plugins_.add_command(test_plugin)
 
 
 @cli.group("config", cls=_Group)

@@ -24,6 +24,7 @@ from .plugin import (
 __all__ = [
     "InstalledPlugin",
     "PluginProblem",
+    "check_descriptor",
     "command_names",
     "installed_plugins",
     "load_brokers",
@@ -165,6 +166,18 @@ def _descriptor(point: EntryPoint, expected: type[P]) -> P:
     if found.name != point.name:
         raise PluginError(f'found the name "{found.name}" in its descriptor, expected "{point.name}"')
     return found
+
+
+def check_descriptor(plugin: BrokerPlugin | CommandPlugin | HistoryPlugin) -> None:
+    """Raise PluginError, naming what was found and what was expected, for a descriptor that cannot be used."""
+    if plugin.api_version != API_VERSION:
+        raise PluginError(f"found API version {plugin.api_version}, expected {API_VERSION}")
+    if isinstance(plugin, BrokerPlugin):
+        _check_broker(plugin)
+    elif isinstance(plugin, HistoryPlugin):
+        _check_history(plugin)
+    else:
+        _check_command(plugin)
 
 
 def _check_history(plugin: HistoryPlugin) -> None:

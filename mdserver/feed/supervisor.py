@@ -74,6 +74,8 @@ class SupervisedBroker:
         demand: BrokerDemand,
         host: Host,
         metrics: Metrics,
+        *,
+        backoff: Backoff | None = None,
     ) -> None:
         self.name = host.name
         self.plugin = plugin
@@ -87,7 +89,7 @@ class SupervisedBroker:
         self._make = make
         self._metrics = metrics
         self._crashes = 0
-        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
+        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S) if backoff is None else backoff
 
     def snapshot(self) -> BrokerState:
         """Return the state now."""

@@ -1,6 +1,7 @@
-"""Public fakes, so that a plugin is tested the way ours are: over real sockets, without the venue.
+"""Public fakes, and the conformance suite, so that a plugin is tested the way ours are: over real sockets.
 
 * :mod:`.host`: the server's side of a broker plugin
+* :mod:`.conformance`: what the server needs of a plugin, as checks with a scorecard
 * :mod:`.websocket_venue`: a WebSocket venue to build one's own on, with every fault that a venue can have
 * :mod:`.http_venue`: the same over HTTP: routes, streams to push to, faults on demand
 * :mod:`.binance`: a venue that speaks Binance's spot streams
@@ -9,3 +10,28 @@
 * :mod:`.dukascopy`: a venue that serves recorded ticks, with faults on demand; :mod:`.bi5`: its encoders
 * :mod:`.recorded`: readers for files of recorded frames
 """
+
+from .conformance import BrokerCase, CommandCase, HistoryCase, HttpCase, WebSocketCase, conformance_tests
+from .host import FakeDemand, FakeHost
+from .http_venue import FakeExchange, FakeHttpVenue, HttpAnswer, HttpFault, HttpRequest, open_fake_http
+from .websocket_venue import FakeClient, FakeWebSocketVenue, open_fake_venue
+
+__all__ = [
+    "BrokerCase",
+    "CommandCase",
+    "FakeClient",
+    "FakeDemand",
+    "FakeExchange",
+    "FakeHost",
+    "FakeHttpVenue",
+    "FakeWebSocketVenue",
+    "HistoryCase",
+    "HttpAnswer",
+    "HttpCase",
+    "HttpFault",
+    "HttpRequest",
+    "WebSocketCase",
+    "conformance_tests",
+    "open_fake_http",
+    "open_fake_venue",
+]

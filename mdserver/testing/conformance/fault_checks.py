@@ -1,0 +1,171 @@
+"""The checks of a broker whose venue misbehaves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import trio
+
+from ...model import Feed
+from .cases import BrokerCase
+from .scorecard import Failed, NotApplicable
+from .server import open_server, secrets_of
+from .watch import SessionWatch
+
+__all__ = ["GARBAGE", "gaps", "garbage", "reconnect", "rejection", "secrets", "silence"]
+
+GARBAGE = (
+    b'{"this is": not JSON',
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b'"text"',
+    b"\xff\xfe\x00",
+    b'{"type": 5, "channel": [], "e": {}, "data": "?", "symbol": null}',
+    b"[" * 100_000,
+    b'{"bid": 1e999, "ask": -1, "price": "NaN", "time": "9999-99-99"}',
+    b"<html><head><title>502 Bad Gateway</title></head></html>",
+)
+"""What no venue should send, and what each has sent some day."""
+
+Case = BrokerCase[Any]
+
+
+async def reconnect(case: Case, watch: SessionWatch) -> str:
+    """After a cut, and after a venue that was away, everything wanted is served again."""
+    feeds = case.feeds()
+    async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+        server.want(feeds)
+        await server.wait_served(feeds)
+        await server.wait_records(feeds)
+        await case.cut(venue)
+        await server.wait_records_again(feeds)
+        await case.refuse(venue, 503)
+        await server.until(lambda: server.broker.state != "live", "a venue that is away (503) noticed")
+        await trio.sleep(0.3)
+        if server.broker.state == "failed":
+            raise Failed(f"a venue that is away is no reason to give up: {server.broker.last_error}")
+        why = server.broker.last_error
+        await case.admit(venue)
+        await server.wait_state("live")
+        await server.wait_served(feeds)
+        await server.wait_records(feeds)
+    return f"{server.broker.attempt} attempts; away: “{(why or '')[:60]}”"
+
+
+async def gaps(case: Case, watch: SessionWatch) -> str:
+    """What may have been missed while the connection was gone is announced as a gap of each feed."""
+    feeds = case.feeds()
+    async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+        server.want(feeds)
+        await server.wait_served(feeds)
+        await server.wait_records(feeds)
+        await case.cut(venue)
+        await server.wait_records_again(feeds)
+        told = {Feed(*gap.topic[1:]) for gap in server.host.gaps}
+        if missing := feeds - told:
+            raise Failed(
+                f"no gap of {', '.join(sorted(f.symbol + ' ' + f.type for f in missing))} after a cut: a session that "
+                "connects anew by itself calls host.gap()"
+            )
+    return f"{len(server.host.gaps)} gaps: {', '.join(sorted({gap.cause for gap in server.host.gaps}))}"
+
+
+async def silence(case: Case, watch: SessionWatch) -> str:
+    """A connection that is open and dead is noticed in time, by the plugin or by the server for its silence_s."""
+    feeds = case.feeds()
+    limit_s = case.notices_within_s
+    silence_s = None if case.plugin.silence_s is None else min(case.plugin.silence_s, limit_s / 2)
+    async with (
+        case.open_venue() as venue,
+        open_server(case, venue, watch, silence_s=silence_s) as server,
+    ):
+        server.want(feeds)
+        await server.wait_served(feeds)
+        await server.wait_records(feeds)
+        await case.go_dark(venue)
+        began, states = trio.current_time(), len(server.states)
+        await server.until(
+            lambda: len(server.states) > states or server.host.gaps,
+            "a dead connection noticed",
+            limit_s + 2.0,
+        )
+        noticed_s = trio.current_time() - began
+        why = server.broker.last_error
+        await case.admit(venue)
+        await server.wait_state("live")
+        await server.wait_served(feeds)
+        await server.wait_records(feeds)
+    return f"noticed after {noticed_s:.1f} s: “{(why or '')[:60]}”"
+
+
+async def garbage(case: Case, watch: SessionWatch) -> str:
+    """Whatever a venue sends, the session goes on or ends as unavailable, and says so; records come after it."""
+    feed = min(case.feeds())
+    async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+        server.want(case.feeds())
+        await server.wait_served(case.feeds())
+        for data in GARBAGE:
+            await case.garbage(venue, data)
+            await server.wait_records_again({feed})
+            server.verify()
+        ended = sum(state == "backoff" for state, _ in server.states)
+        if not server.host.discarded and not ended:
+            raise Failed("nobody was told of the garbage: expected host.discard(BadMessage(…))")
+    return f"{len(server.host.discarded)} messages discarded, {ended} sessions ended"
+
+
+async def rejection(case: Case, watch: SessionWatch) -> str:
+    """Wrong credentials (401) are final: state failed, one plain sentence, no storm of attempts."""
+    async with case.open_venue() as venue:
+        await case.refuse(venue, 401)
+        async with open_server(case, venue, watch) as server:
+            server.want(case.feeds())
+            await server.until(
+                lambda: server.broker.state == "failed" or server.broker.attempt > 3,
+                f"state failed, found {server.broker.state}",
+            )
+            if server.broker.state != "failed":
+                raise Failed(
+                    "it is tried again and again: raise Rejected for what trying again does not change"
+                )
+            text = server.broker.last_error or ""
+    if not text.strip() or "\n" in text or len(text) > 500:
+        raise Failed(f"expected one sentence that says why, found {text[:200]!r}")
+    return f"“{text[:90]}”"
+
+
+async def secrets(case: Case, watch: SessionWatch) -> str:
+    """A secret of the config stands nowhere: not in a repr, the log, the state, whatever goes wrong."""
+    async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+        hidden = secrets_of(server.config)
+        if not hidden:
+            raise NotApplicable("the config has no secret")
+        feed = min(case.feeds())
+        server.want(case.feeds())
+        await server.wait_served(case.feeds())
+        texts = [repr(server.config), str(server.config), repr(case.make_broker(server.config))]
+        for trouble in ("garbage", "cut", "refuse", "reject"):
+            if trouble in case.not_applicable:
+                continue
+            if trouble == "garbage":
+                await case.garbage(venue, GARBAGE[0])
+                await server.wait_records_again({feed})
+            elif trouble == "cut":
+                await case.cut(venue)
+                await server.wait_records_again({feed})
+            else:
+                await case.refuse(venue, 503 if trouble == "refuse" else 401)
+                await server.wait_tried()
+                if trouble == "refuse":
+                    await case.admit(venue)
+                    await server.wait_records_again({feed})
+        texts += server.log_lines + [message for _, message in server.states]
+        texts += [server.broker.last_error or "", *server.demand.refused().values()]
+        texts += map(str, server.host.discarded)
+    for text, secret in itertools.product(texts, hidden):
+        if secret in text:
+            raise Failed(f"a secret is shown: {text.replace(secret, '<HERE>')[:200]}")
+    return f"{len(texts)} texts without any of {len(hidden)}"

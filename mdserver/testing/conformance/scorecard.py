@@ -1,0 +1,52 @@
+"""What the suite found: a row for each check."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import attrs
+
+__all__ = ["Failed", "NotApplicable", "Outcome", "Row", "Scorecard"]
+
+Outcome: TypeAlias = Literal["ok", "failed", "not applicable"]
+
+_MARKS: dict[Outcome, str] = {"ok": "ok", "failed": "FAILED", "not applicable": "-"}
+
+
+class Failed(AssertionError):
+    """A plugin does not do what the server needs; the message says what was found and what was expected."""
+
+
+class NotApplicable(Exception):
+    """A check makes no sense for a plugin; the message says why."""
+
+
+@attrs.frozen
+class Row:
+    """One check: its name, how it came out, and a fact or the reason."""
+
+    check: str
+    outcome: Outcome
+    text: str
+
+
+@attrs.frozen
+class Scorecard:
+    """All checks of one plugin."""
+
+    plugin: str
+    kind: Literal["broker", "history", "command"]
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(row.outcome != "failed" for row in self.rows)
+
+    def lines(self) -> list[str]:
+        """Return the scorecard as lines of text."""
+        width = max((len(row.check) for row in self.rows), default=0)
+        body = [f"  {_MARKS[row.outcome]:<6}  {row.check:<{width}}  {row.text}" for row in self.rows]
+        count = {outcome: sum(row.outcome == outcome for row in self.rows) for outcome in _MARKS}
+        end = f"{count['ok']} passed, {count['failed']} failed, {count['not applicable']} not applicable"
+        return [f"{self.plugin} ({self.kind})", *body, f"{self.plugin}: {end}"]

@@ -1,0 +1,174 @@
+"""The checks of a broker's session: its life, what it serves, what it leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from ...model import Feed
+from ...registry import check_descriptor
+from .cases import BrokerCase
+from .scorecard import Failed
+from .server import STOP_S, SuiteHost, captured_log, load_settings, open_server
+from .watch import SessionWatch, mark_session, nothing_left
+
+__all__ = ["cancellation", "demand", "descriptor", "lifecycle", "nothing_behind", "refusal"]
+
+CUTS = 60
+"""Sessions that are cancelled at most, each at a later step."""
+
+Case = BrokerCase[Any]
+
+
+async def descriptor(case: Case, watch: SessionWatch) -> str:
+    """The descriptor is one that the server takes, and the settings are a good config."""
+    check_descriptor(case.plugin)
+    async with case.open_venue() as venue:
+        load_settings(case.plugin, case.settings(venue))
+    if not case.plugin.summary.strip():
+        raise Failed("the descriptor has no summary: `mdserver plugins` shows it")
+    if len(case.symbols) < 2:
+        raise Failed(f"the case has the symbols {list(case.symbols)}, expected two or more")
+    return f"{', '.join(case.plugin.types)}; candles from {case.plugin.candles_from}"
+
+
+async def lifecycle(case: Case, watch: SessionWatch) -> str:
+    """A session calls started() in time, serves what is wanted, and ends soon after it is cancelled."""
+    feeds = case.feeds()
+    async with case.open_venue() as venue:
+        began = trio.current_time()
+        async with open_server(case, venue, watch) as server:
+            server.want(feeds)
+            await server.wait_state("live")
+            live_s = trio.current_time() - began
+            await server.wait_served(feeds)
+            await server.wait_records(feeds)
+            ended = trio.current_time()
+        ended = trio.current_time() - ended
+    return f"live after {1000 * live_s:.0f} ms, over {1000 * ended:.0f} ms after it was cancelled"
+
+
+async def cancellation(case: Case, watch: SessionWatch) -> str:
+    """Cancelled at each of its steps a session ends at once, with nothing but Cancelled, and leaves nothing behind."""
+    steps, count, longest_s = 1, 0, 0.0
+    async with case.open_venue() as venue:
+        config = load_settings(case.plugin, case.settings(venue))
+        while count < CUTS:
+            async with nothing_left(f"cancelled at step {steps}"):
+                reached, took_s = await _cancel_at(case, config, watch, venue, steps)
+            if took_s > STOP_S:
+                raise Failed(
+                    f"cancelled at step {steps} it took {took_s:.1f} s to end, expected {STOP_S:g} s"
+                )
+            longest_s = max(longest_s, took_s)
+            if not reached:
+                break
+            count += 1
+            steps += max(1, steps // 8)
+    return f"{count} sessions cancelled up to step {steps}, the slowest over after {1000 * longest_s:.0f} ms"
+
+
+async def _cancel_at(
+    case: Case, config: Any, watch: SessionWatch, venue: Any, steps: int
+) -> tuple[bool, float]:
+    """Run a session and cancel it at a step, or once it serves; return which, and how long it took to end."""
+    feeds = case.feeds()
+    cancelled_at: list[float] = []
+    with captured_log() as (log, _):
+        host = SuiteHost(case.plugin.name, log, watch)
+        for feed in feeds:
+            host.demand.hold(feed)
+        scope, over = trio.CancelScope(), trio.Event()
+
+        async def session() -> None:
+            mark_session()
+            try:
+                with scope:
+                    async with trio.open_nursery() as nursery:
+                        await nursery.start(case.make_broker(config).run, host)
+            finally:
+                over.set()
+
+        async with trio.open_nursery() as nursery:
+            watch.cancel_after(steps, scope)
+            nursery.start_soon(session)
+            deadline = trio.current_time() + case.patience_s
+            while not scope.cancel_called and not over.is_set():
+                confirmed = all(host.demand.status(feed) == "active" for feed in feeds)
+                if confirmed or trio.current_time() > deadline:
+                    break
+                await trio.sleep(0.001)
+            reached = scope.cancel_called
+            if not reached and over.is_set():
+                raise Failed("the session ended by itself before it served anything")
+            cancelled_at.append(trio.current_time())
+            scope.cancel()
+            with trio.move_on_after(2 * STOP_S):
+                await over.wait()
+            nursery.cancel_scope.cancel()
+    return reached, trio.current_time() - cancelled_at[0]
+
+
+async def demand(case: Case, watch: SessionWatch) -> str:
+    """The session follows demand: it grows, shrinks to nothing and returns."""
+    first, second = ({f for f in case.feeds() if f.symbol == s} for s in case.symbols[:2])
+    async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+        await server.wait_state("live")
+        server.want(first)
+        await server.wait_served(first)
+        server.want(second)
+        await server.wait_served(first | second)
+        server.let_go(first)
+        await server.wait_unserved({feed.symbol for feed in first})
+        await server.check_quiet(first)
+        await server.wait_records(second)
+        server.let_go(second)
+        await server.wait_unserved({feed.symbol for feed in first | second})
+        # A client that leaves and returns at once is asked for like any other.
+        server.want(first | second)
+        server.let_go(first)
+        server.want(first)
+        await server.wait_served(first | second)
+        await server.wait_records(first | second)
+        if len([state for state, _ in server.states if state == "live"]) > 1:
+            raise Failed(f"a change of demand ended the session: {server.broker.last_error}")
+    return "grows, shrinks to nothing, returns"
+
+
+async def refusal(case: Case, watch: SessionWatch) -> str:
+    """A symbol that the venue does not have is refused with a reason, harms no other, and may be asked for again."""
+    feeds = case.feeds()
+    unknown = Feed(case.unknown, case.plugin.types[0])
+    async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+        server.want({*feeds, unknown})
+        reasons: set[str] = set()
+        for attempt in ("first", "second"):
+            await server.until(
+                lambda: unknown in server.demand.refused(), f"{case.unknown} refused, the {attempt} time"
+            )
+            reasons.add(server.demand.refused()[unknown])
+            await server.wait_served(feeds)
+            await server.wait_records(feeds)
+            if attempt == "first":
+                server.let_go([unknown])
+                server.want([unknown])
+    reason = min(reasons)
+    if not reason.strip():
+        raise Failed("the reason of the refusal is empty: clients are told it")
+    return f"“{reason[:70]}”"
+
+
+async def nothing_behind(case: Case, watch: SessionWatch) -> str:
+    """Twenty sessions, half of them cut by the venue, leave neither tasks nor sockets."""
+    feeds = case.feeds()
+    rounds = 5
+    async with nothing_left("after all sessions"):
+        for _ in range(rounds):
+            async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+                server.want(feeds)
+                await server.wait_served(feeds)
+                if "reconnect" not in case.not_applicable:
+                    await case.cut(venue)
+                    await server.wait_records_again({min(feeds)})
+    return f"{rounds} servers and {2 * rounds} sessions later all is as before"
