@@ -25,7 +25,7 @@ __all__ = ["LoopCounter", "Metrics"]
 class LoopCounter(Collector):
     """A counter for the streaming path, counted by the event loop alone: no lock, no layers.
 
-    For a record that comes by itself prometheus_client's own, twice a record, is a twentieth of all that is done.
+    prometheus_client's own takes a lock and half a microsecond, and a record that comes by itself counts twice.
     """
 
     def __init__(self, name: str, text: str, registry: CollectorRegistry, label: str | None = None) -> None:

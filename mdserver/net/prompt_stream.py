@@ -15,7 +15,7 @@ class PromptSocketStream(trio.abc.Stream):
     """Waits first and reads once afterwards; everything else is :class:`trio.SocketStream`'s.
 
     That one tries to read at once, which for messages that come one by one fails each time, with an exception made and
-    thrown away and two checkpoints around it: a third of what it costs to hand such a message on.
+    thrown away and two checkpoints around it.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
