@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -105,12 +106,14 @@ class _Server:
             emit=lambda: router.publish if self.journal is None else self.journal.publish,
             last_records=lambda: {} if self.journal is None else self.journal.last_records,
         )
+        unstored = secrets.token_hex(8)  # numbers that nobody keeps begin anew with each start
         self.web = WebPart(
             config,
             supervisor,
             router,
             metrics,
             store=lambda: None if self.database is None else self.database.store,
+            epoch=lambda: unstored if self.database is None else self.database.epoch,
             sources=partial(sources_of, config, plugins),
             ready=self._not_ready,
         )

@@ -25,10 +25,11 @@ FILE_NAME = "identity.json"
 
 
 class _Identity(msgspec.Struct, frozen=True):
-    """Where the database was, without password, and what tells it from every other."""
+    """Where the database was, without password, what tells it from every other, and the epoch of its numbers."""
 
     where: str
     identity: str
+    epoch: str = ""
 
 
 class KnownDatabase:
@@ -61,23 +62,29 @@ class KnownDatabase:
         """The number of each topic that none of what is stored is above."""
         return self._floor.seqs
 
+    @property
+    def epoch(self) -> str:
+        """What names the numbering in it; empty if that is not known."""
+        return "" if self._known is None else self._known.epoch
+
     def is_at(self, where: str) -> bool:
-        """Tell whether the database at this address was ours."""
-        return self._known is not None and self._known.where == where
+        """Tell whether the database at this address was ours, and all is known that clients are told of it."""
+        return self._known is not None and self._known.where == where and self._known.epoch != ""
 
     def check(self, opened: Opened) -> None:
         """Raise :class:`StoreUnavailable` if another database answers at the address."""
-        if self._known is not None and opened.identity != self._known.identity:
+        known = self._known
+        if known is not None and (opened.identity, opened.epoch) != (known.identity, known.epoch):
             raise StoreUnavailable(
-                f"another database answers at {self._known.where} than the one before: its sequence numbers are not "
+                f"another database answers at {known.where} than the one before: its sequence numbers are not "
                 "known; restart the server if it is to be used"
             )
 
-    def remember(self, where: str, identity: str | None, last_records: Mapping[Topic, LastRecord]) -> None:
+    def remember(self, where: str, opened: Opened, last_records: Mapping[Topic, LastRecord]) -> None:
         """Note that this database is ours; without an identity the next start waits for it, as at first."""
         self._floor.raise_above({topic: last.seq for topic, last in last_records.items()})
         self._floor.sync()
-        known = None if identity is None else _Identity(where, identity)
+        known = None if opened.identity is None else _Identity(where, opened.identity, opened.epoch)
         if known == self._known:
             return
         self._known = known

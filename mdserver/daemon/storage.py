@@ -39,7 +39,8 @@ _log = structlog.get_logger("mdserver")
 class DatabasePart(Part):
     """The database: connected before anything is streamed, unless it is known to be ours and away.
 
-    ``database``, ``store`` and ``last_records`` (where each topic's numbering goes on) are there once it has started.
+    ``database``, ``store``, ``last_records`` (where each topic's numbering goes on) and ``epoch`` (what names the
+    numbering) are there once it has started.
     """
 
     name = "database"
@@ -48,6 +49,7 @@ class DatabasePart(Part):
     store: Store
     database: Database
     signs: SignsOfLife
+    epoch: str
 
     def __init__(self, settings: DatabaseConfig, data_dir: Path) -> None:
         self.last_records: Mapping[Topic, LastRecord] = {}
@@ -76,6 +78,7 @@ class DatabasePart(Part):
 
     async def _open(self, opening: Opening) -> Opened:
         opened = await opening.connect(self._settings.connect_for_s)
+        self.epoch = opened.epoch
         self.last_records = await self.store.last_records()
         return opened
 
@@ -84,7 +87,7 @@ class DatabasePart(Part):
     ) -> None:
         where = opening.database.where
         if not known.is_at(where):
-            known.remember(where, (await self._open(opening)).identity, self.last_records)
+            known.remember(where, await self._open(opening), self.last_records)
             task_status.started()
             return
         opened: Opened | None = None
@@ -96,11 +99,13 @@ class DatabasePart(Part):
                 self.away = str(error)
         if opened is not None:
             self.away = None
+            self.epoch = opened.epoch
             self.last_records = await self.store.last_records()
-            known.remember(where, opened.identity, self.last_records)
+            known.remember(where, opened, self.last_records)
             task_status.started()
             return
         self.last_records = {topic: LastRecord(seq, 0) for topic, seq in known.seqs.items()}
+        self.epoch = known.epoch
         _log.error(
             "the database is away: streaming starts without it, records wait in the journal",
             database=where,
@@ -122,7 +127,7 @@ class DatabasePart(Part):
                 rarely.error("the database is still away", error=self.away)
             else:
                 self.away = None
-                known.remember(opening.database.where, opened.identity, {})
+                known.remember(opening.database.where, opened, {})
 
 
 class JournalPart(Part):

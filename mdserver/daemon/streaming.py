@@ -139,6 +139,7 @@ class WebPart(Part):
         metrics: Metrics,
         *,
         store: Callable[[], Store | None],
+        epoch: Callable[[], str],
         sources: Callable[[], Sequence[SourceInfo]],
         ready: Callable[[], Sequence[str]],
     ) -> None:
@@ -149,6 +150,7 @@ class WebPart(Part):
         self._metrics = metrics
         self._clients = Clients(config.server.max_clients, metrics)
         self._store = store
+        self._epoch = epoch
         self._sources = sources
         self._ready = ready
         self._end = trio.Event()
@@ -160,7 +162,9 @@ class WebPart(Part):
         listeners = await open_listeners(server.host, server.port)
         host, port = listeners[0].socket.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        app = make_app(self._dependencies(), self._supervisor, self._router, self._clients, server)
+        app = make_app(
+            self._dependencies(), self._supervisor, self._router, self._clients, server, epoch=self._epoch()
+        )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._clients.keep)

@@ -59,6 +59,7 @@ class _Hello(Struct, frozen=True, tag_field="type", tag="status"):
     message: str
     protocol: int
     server: str
+    epoch: str
     time: float
 
 
@@ -81,10 +82,14 @@ def _id(request_id: RequestId) -> RequestId | UnsetType:
     return UNSET if request_id is None else request_id
 
 
-def hello(server_version: str, time_s: float) -> bytes:
-    """Frame the first message of every connection; ``time_s`` is the server's clock in Unix seconds."""
+def hello(server_version: str, epoch: str, time_s: float) -> bytes:
+    """Frame the first message of every connection.
+
+    ``epoch`` names the numbering of records; ``time_s`` is the server's clock in Unix seconds.
+    """
     server = f"mdserver/{server_version}"
-    return text_frame(_encode(_Hello("Connected to Market Data Server", PROTOCOL_VERSION, server, time_s)))
+    hello = _Hello("Connected to Market Data Server", PROTOCOL_VERSION, server, epoch, time_s)
+    return text_frame(_encode(hello))
 
 
 def ack(

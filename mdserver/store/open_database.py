@@ -236,7 +236,7 @@ def _set_up(conn: Connection, session: Session, apply: bool, log: structlog.stdl
         if conn.closed:
             raise
         log.warning("partitions could not be made ahead", error=error_text(error))
-    return Opened(engine, version, tuple(names), _identity(conn))
+    return Opened(engine, version, tuple(names), _identity(conn), _epoch(conn, session))
 
 
 def _identity(conn: Connection) -> str | None:
@@ -249,6 +249,18 @@ def _identity(conn: Connection) -> str | None:
     except psycopg.Error:
         return None
     return None if row is None else str(row[0])
+
+
+def _epoch(conn: Connection, session: Session) -> str:
+    with conn.transaction():
+        session.begin(conn)
+        row = conn.execute("select epoch from numbering").fetchone()
+    if row is None:
+        raise Rejected(
+            "the table numbering is empty: it has the one row that says what sequence numbers mean; restore it from a "
+            "backup, or insert another epoch, and no client can resume from numbers of the past"
+        )
+    return str(row[0])
 
 
 def _version_text(version: int) -> str:

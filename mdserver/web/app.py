@@ -18,9 +18,15 @@ __all__ = ["make_app"]
 
 
 def make_app(
-    services: Dependencies, supervisor: Supervisor, router: Router, clients: Clients, config: ServerConfig
+    services: Dependencies,
+    supervisor: Supervisor,
+    router: Router,
+    clients: Clients,
+    config: ServerConfig,
+    *,
+    epoch: str,
 ) -> StreamingQuartTrio:
-    """Compose the application."""
+    """Compose the application; ``epoch`` names the numbering of the records that it streams."""
     app = StreamingQuartTrio("mdserver")
     app.register_blueprint(http_routes(services))
     supervisor.follow(clients.subscribers.watch, clients.subscribers.unwatch)
@@ -33,7 +39,7 @@ def make_app(
         metrics=services.metrics,
         max_symbols=config.max_symbols,
     )
-    endpoint = stream_endpoint(clients, make_session, buffer_bytes=config.client_buffer_bytes)
+    endpoint = stream_endpoint(clients, make_session, epoch=epoch, buffer_bytes=config.client_buffer_bytes)
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)
     return app

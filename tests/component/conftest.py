@@ -28,6 +28,8 @@ from mdserver.web.server.tcp_server import open_listeners, serve_app
 from mdserver.web.server.websocket_connection import StreamingQuartTrio
 from mdserver.web.stream.clients import Clients
 
+EPOCH = "5f3a9c210badcafe"
+
 
 class ScriptedBroker:
     """Confirms what it is asked for, but refuses and delays as told; the test publishes through ``host``."""
@@ -125,7 +127,9 @@ async def open_stream_server(
         "metrics": metrics,
         "now_us": lambda: 0,
     }
-    app = make_app(Dependencies(**(given | (services or {}))), supervisor, router, clients, config)
+    app = make_app(
+        Dependencies(**(given | (services or {}))), supervisor, router, clients, config, epoch=EPOCH
+    )
     listeners = await open_listeners("127.0.0.1", 0)
     port = listeners[0].socket.getsockname()[1]
     stop = trio.Event()

@@ -11,7 +11,7 @@ from trio_websocket import ConnectionClosed
 
 from mdserver.model import Feed, Tick, Trade
 
-from .conftest import open_client, open_stream_server
+from .conftest import EPOCH, open_client, open_stream_server
 
 T0 = 1_710_918_000_123_456
 
@@ -34,6 +34,7 @@ async def test_hello_names_protocol_and_server() -> None:
             assert hello["message"] == "Connected to Market Data Server"
             assert hello["protocol"] == 1
             assert hello["server"].startswith("mdserver/")
+            assert hello["epoch"] == EPOCH
             await connection.aclose()
 
 

@@ -17,6 +17,7 @@ import trio
 from mdserver.daemon.known_database import KnownDatabase
 from mdserver.errors import ConfigError, StoreUnavailable
 from mdserver.model import LastRecord, Published, Tick, Topic
+from mdserver.net import open_websocket
 from mdserver.store.connection.database import Opened
 
 from .daemon import open_daemon, open_stream, write_config
@@ -83,6 +84,13 @@ async def stream(url: str, count: int) -> list[int]:
     return seqs
 
 
+async def epoch_of(url: str) -> str:
+    """Return what the first message names the numbering."""
+    async with open_websocket(url) as ws:
+        epoch: str = json.loads((await ws.receive())[0])["epoch"]
+        return epoch
+
+
 @pytest.mark.slow
 async def test_a_start_without_the_database_streams_and_stores_later(
     folder: Path, database_url: str, rows: Any
@@ -92,6 +100,7 @@ async def test_a_start_without_the_database_streams_and_stores_later(
         config = write_config(folder, database={"url": proxy.url, "connect_for_s": 60})
         async with open_daemon(config) as daemon:
             before = await stream(daemon.ws, 300)
+            epoch = await epoch_of(daemon.ws)
             assert await daemon.stop() == 0
     seen = before
     for _ in range(2):  # the numbers of the first run without a database must not come again either
@@ -100,6 +109,7 @@ async def test_a_start_without_the_database_streams_and_stores_later(
                 await daemon.wait_log("the database is away: streaming starts without it")
                 seqs = await stream(daemon.ws, 300)
                 assert seqs[0] > seen[-1]
+                assert await epoch_of(daemon.ws) == epoch
                 seen = [*seen, *seqs]
                 answer = await daemon.get("/health/ready")
                 assert (answer.status_code, "the database is away" in answer.text) == (503, True)
@@ -140,21 +150,24 @@ async def test_another_database_at_the_address_is_not_written_to(
         await stream(daemon.ws, 10)
 
 
-def opened(identity: str | None) -> Opened:
-    return Opened("plain", 150_000, (), identity)
+def opened(identity: str | None, epoch: str = "e1") -> Opened:
+    return Opened("plain", 150_000, (), identity, epoch)
 
 
 def test_what_is_known_outlives_the_process(tmp_path: Path) -> None:
     with KnownDatabase(tmp_path / "known") as known:
         assert not known.is_at("u@h:1/d")
-        known.remember("u@h:1/d", "1/d", {TOPIC: LastRecord(7, 0)})
+        known.remember("u@h:1/d", opened("1/d"), {TOPIC: LastRecord(7, 0)})
     with KnownDatabase(tmp_path / "known") as known:
         assert known.is_at("u@h:1/d")
+        assert known.epoch == "e1"
         assert not known.is_at("u@h:2/d")
         assert known.seqs[TOPIC] > 7
         known.check(opened("1/d"))
         with pytest.raises(StoreUnavailable, match="another database answers at u@h:1/d"):
             known.check(opened("2/d"))
+        with pytest.raises(StoreUnavailable, match="another database answers at u@h:1/d"):
+            known.check(opened("1/d", "e2"))  # made anew under the same name
         far = known.seqs[TOPIC] + 1
         batch = [Published(TOPIC, far, Tick("EURUSD", 1, 1.0, 1.1))]
         assert known.is_behind(batch)
@@ -162,7 +175,15 @@ def test_what_is_known_outlives_the_process(tmp_path: Path) -> None:
         assert not known.is_behind(batch)
     with KnownDatabase(tmp_path / "known") as known:
         assert known.seqs[TOPIC] > far
-        known.remember("u@h:1/d", None, {})  # a server that does not say who it is
+        known.remember("u@h:1/d", opened(None), {})  # a server that does not say who it is
+        assert not known.is_at("u@h:1/d")
+
+
+def test_a_database_whose_epoch_is_not_known_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").write_text(
+        '{"where":"u@h:1/d","identity":"1/d"}'
+    )  # as versions before wrote it
+    with KnownDatabase(tmp_path) as known:
         assert not known.is_at("u@h:1/d")
 
 

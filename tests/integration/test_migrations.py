@@ -89,6 +89,7 @@ def test_every_file_once_in_order(empty: Connection) -> None:
             "import_ledger",
             "dropped_indexes",
             "retention",
+            "numbering",
         ),
     }
     for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):

@@ -35,13 +35,14 @@ class Opened:
     """What was found and done when a database was opened.
 
     ``server_version`` is libpq's number (150018), ``applied`` are the migrations that were pending. ``identity``
-    tells this database from every other, as far as the server gives that out.
+    tells this database from every other, as far as the server gives that out. ``epoch`` names the numbering in it.
     """
 
     engine: Engine
     server_version: int
     applied: tuple[str, ...] = ()
     identity: str | None = None
+    epoch: str = ""
 
 
 class Database:

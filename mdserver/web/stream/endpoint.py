@@ -35,13 +35,14 @@ _log_rarely = RarelyLogged(_log)
 
 
 def stream_endpoint(
-    clients: Clients, make_session: Callable[..., Session], *, buffer_bytes: int
+    clients: Clients, make_session: Callable[..., Session], *, epoch: str, buffer_bytes: int
 ) -> Callable[[], Awaitable[None]]:
     """Return the handler of a WebSocket route.
 
     Args:
         clients: The registry that each client joins.
         make_session: Makes the session of a new client from its write side and what starts a task of its own.
+        epoch: What names the numbering of records; each client is told it.
         buffer_bytes: Bound on what may wait for one client.
     """
 
@@ -70,7 +71,7 @@ def stream_endpoint(
         on_violation(own, partial(_break_off, session, clients))
         on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
         try:
-            await _serve(session, clients, refused=refused)
+            await _serve(session, clients, epoch, refused=refused)
         finally:
             sink.mute()
             clients.forget(session)
@@ -85,8 +86,8 @@ def _break_off(session: Session, clients: Clients, code: int, reason: str) -> No
     session.close(code, reason)
 
 
-async def _serve(session: Session, clients: Clients, *, refused: bool) -> None:
-    session.sink.write(answers.hello(__version__, time()))
+async def _serve(session: Session, clients: Clients, epoch: str, *, refused: bool) -> None:
+    session.sink.write(answers.hello(__version__, epoch, time()))
     if refused or not clients.admit(session):
         session.complain(406, "too many connections")
         session.close(CloseCode.TRY_LATER, "too many connections")
