@@ -86,7 +86,7 @@ async def _watched(websocket: WebSocket, silence_s: float | None) -> AsyncIterat
         nursery.start_soon(websocket._watch_silence, silence_s)  # noqa: SLF001
         try:
             yield
-        except BaseException as error:  # noqa: BLE001 - raised below
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - raised below
             raised = error
         nursery.cancel_scope.cancel()
     if raised is not None:

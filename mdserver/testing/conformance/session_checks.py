@@ -85,7 +85,7 @@ async def _cancel_at(
             mark_session()
             try:
                 with scope:
-                    async with trio.open_nursery() as nursery:
+                    async with trio.open_nursery() as nursery:  # noqa: ASYNC112 - `start` needs one
                         await nursery.start(case.make_broker(config).run, host)
             finally:
                 over.set()

@@ -39,16 +39,20 @@ def run_check(case: ConformanceCase, name: str) -> Row:
         return Row(name, "not applicable", reason)
     try:
         return Row(name, "ok", trio.run(_bounded, case, name))
-    except BaseException as error:
-        found = list(leaves(error))
-        for leaf in found:
-            if isinstance(leaf, KeyboardInterrupt | SystemExit):
-                raise
-        if failed := next((leaf for leaf in found if isinstance(leaf, Failed)), None):
-            return Row(name, "failed", str(failed))
-        if skipped := next((leaf for leaf in found if isinstance(leaf, NotApplicable)), None):
-            return Row(name, "not applicable", str(skipped))
-        return Row(name, "failed", f"{type(found[0]).__name__}: {found[0]}")
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - what a check ended with is its result
+        return _row_of(name, error)
+
+
+def _row_of(name: str, error: BaseException) -> Row:
+    """Return what an error says of a check; raises it where it is the operator's interrupt."""
+    found = list(leaves(error))
+    if any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in found):
+        raise error
+    if failed := next((leaf for leaf in found if isinstance(leaf, Failed)), None):
+        return Row(name, "failed", str(failed))
+    if skipped := next((leaf for leaf in found if isinstance(leaf, NotApplicable)), None):
+        return Row(name, "not applicable", str(skipped))
+    return Row(name, "failed", f"{type(found[0]).__name__}: {found[0]}")
 
 
 def check_names(case: ConformanceCase) -> list[str]:
