@@ -13,9 +13,9 @@ import attrs
 from msgspec import Struct
 
 from .candles import Prices, prices_of_ticks, prices_of_trades
-from .model import Candle, OrderBook, Published, RecordType, Tick, Trade
+from .model import Candle, Gap, OrderBook, Published, RecordType, Tick, Trade
 from .record_check import EARLIEST_US, CandleCheck, OrderBookCheck, TickCheck, TradeCheck
-from .record_wire import Received, candle_wire, order_book_wire, tick_wire, trade_wire
+from .record_wire import Received, candle_wire, gap_wire, order_book_wire, tick_wire, trade_wire
 
 __all__ = [
     "BY_NAME",
@@ -147,11 +147,18 @@ _ROWS = (
     ),
 )
 
-KINDS: dict[type, Kind] = {kind.struct: kind for kind in _ROWS}
-"""The rows, by the class of their records."""
+
+def _no_check() -> Check:
+    raise TypeError("gaps come from the server, not from a broker")
+
+
+_GAP = Kind("gap", Gap, check=_no_check, wire=gap_wire, latest_wins=lambda _: False)
 
 BY_NAME: dict[RecordType, Kind] = {kind.name: kind for kind in _ROWS}
-"""The same rows, by the name that clients use."""
+"""The rows, by the name that clients use: what a broker may have."""
+
+KINDS: dict[type, Kind] = {kind.struct: kind for kind in (*_ROWS, _GAP)}
+"""The rows, by the class of their records; gaps among them, since they go the same way."""
 
 
 def record_tables() -> list[str]:

@@ -23,6 +23,7 @@ __all__ = [
     "Candle",
     "Feed",
     "Gap",
+    "GapState",
     "Instrument",
     "LastRecord",
     "Level",
@@ -173,15 +174,41 @@ class Topic(NamedTuple):
     variant: str = ""
 
 
+GapState: TypeAlias = Literal["open", "filled", "permanent"]
+"""Of a hole in a topic: not filled, filled from a history, or known to be beyond filling."""
+
+
+@final
+class Gap(Struct, frozen=True, array_like=True, tag="g"):
+    """An interval in which records of a topic may be missing: the last one before and the first one after it.
+
+    ``to_us`` is None while it lasts. ``size`` is how many are missing where that is known; it is never guessed. It
+    goes the way of the records: through the journal, to the clients in order, into a table.
+    """
+
+    topic: Topic
+    from_us: int
+    to_us: int | None
+    cause: str
+    size: int | None = None
+    state: GapState = "open"
+
+    @property
+    def time_us(self) -> int:
+        """Where it ends, as far as that is known."""
+        return self.from_us if self.to_us is None else self.to_us
+
+
 class Published(Struct, frozen=True, gc=False, array_like=True):
     """A record that the server accepted, with its number: contiguous per topic, also across restarts.
 
     ``received_us`` is when the server's socket had it; None for what no socket brought, such as imported history.
+    A gap has no number of its own: ``seq`` is that of the record before it.
     """
 
     topic: Topic
     seq: int
-    record: Record
+    record: Record | Gap
     received_us: int | None = None
 
 
@@ -190,12 +217,3 @@ class LastRecord(NamedTuple):
 
     seq: int
     time_us: int
-
-
-class Gap(Struct, frozen=True):
-    """An interval in which records of a topic may be missing: the last one before and the first one after it."""
-
-    topic: Topic
-    from_us: int
-    to_us: int
-    cause: str

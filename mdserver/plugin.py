@@ -102,11 +102,12 @@ class BrokerHost(Protocol):
         """Say that the venue will not serve these feeds; their subscribers are told ``reason``."""
         ...
 
-    def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:
+    def gap(self, cause: str, feeds: Iterable[Feed] | None = None, size: int | None = None) -> None:
         """Say that records may be missing behind the last one of these feeds (None: of all) though the session goes on.
 
         ``cause`` is a word for people and metrics, such as ``disconnected``. The hole ends with the next record, so
-        publish first what came before it. The end of a session needs no such call.
+        publish first what came before it. ``size`` is how many are missing, where that is known (a jump of the venue's
+        ids). The end of a session needs no such call.
         """
         ...
 

@@ -10,9 +10,18 @@ from typing import Literal, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
-from .model import US_PER_S, Candle, Level, OrderBook, Published, Side, Tick, Trade
+from .model import US_PER_S, Candle, Gap, GapState, Level, OrderBook, Published, Side, Tick, Trade
 
-__all__ = ["Received", "candle_wire", "order_book_wire", "seconds", "tick_wire", "trade_wire", "whole"]
+__all__ = [
+    "Received",
+    "candle_wire",
+    "gap_wire",
+    "order_book_wire",
+    "seconds",
+    "tick_wire",
+    "trade_wire",
+    "whole",
+]
 
 Received: TypeAlias = float | UnsetType
 """When the socket had a record, in Unix seconds; unset for clients that did not ask."""
@@ -69,6 +78,17 @@ class _Candle(Struct, gc=False, tag_field="type", tag="candle"):
     closed: bool
     revised: Literal[True] | UnsetType
     received: Received
+
+
+class _Gap(Struct, gc=False, tag_field="type", tag="gap", rename={"from_s": "from", "to_s": "to"}):
+    broker: str
+    symbol: str
+    record_type: str
+    from_s: float
+    to_s: float | UnsetType
+    cause: str
+    size: int | UnsetType
+    state: GapState
 
 
 def whole(value: float) -> float:
@@ -153,4 +173,19 @@ def candle_wire(published: Published, candle: Candle, received: Received) -> Str
         candle.closed,
         True if candle.revised else UNSET,
         received,
+    )
+
+
+def gap_wire(published: Published, gap: Gap, received: Received) -> Struct:
+    """Return a gap as it is encoded; one that lasts has no end."""
+    topic = published.topic
+    return _Gap(
+        topic.broker,
+        topic.symbol,
+        topic.type,
+        seconds(gap.from_us),
+        UNSET if gap.to_us is None else seconds(gap.to_us),
+        gap.cause,
+        UNSET if gap.size is None else gap.size,
+        gap.state,
     )

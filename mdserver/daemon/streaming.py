@@ -95,7 +95,6 @@ class BrokersPart(Part):
             entry.name,
             demand,
             emit=self._emit(),
-            announce=self._router.announce,
             last_records={**self._last_records(), **self._of_those_gone},
             metrics=self._metrics,
             log=_log,

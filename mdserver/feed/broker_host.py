@@ -19,15 +19,17 @@ from ..redact import redact
 from ..symbols import canonical
 from .demand import BrokerDemand, FeedChange
 
-__all__ = ["Announce", "Emit", "Host", "clean_text", "shown_record"]
+__all__ = ["Emit", "Host", "clean_text", "shown_record"]
 
 Emit = Callable[[list[Published]], None]
 """Takes an accepted batch: appends it to the journal, then fans it out."""
 
-Announce = Callable[[Gap], None]
-"""Tells a topic's subscribers of a hole, before the record that ends it."""
-MAX_IGNORED_KINDS = 100
-"""Kinds of messages that are counted by name; a venue's texts must not make the metrics grow without a bound."""
+MAX_LABELS = 100
+"""Kinds of messages, and causes of gaps, that are counted by name: a venue's texts must not make the metrics grow
+without a bound."""
+
+MAX_CAUSE = 40
+"""Characters of the cause of a gap."""
 
 MAX_VARIANT_BYTES = 16
 """The longest name of an interval or a depth."""
@@ -41,12 +43,23 @@ _Key: TypeAlias = str | tuple[str, str]
 class _Line:
     """One topic of this broker: its number, its check, and where its last record stood.
 
-    ``broken_off`` is why records may be missing behind that one, or None. ``served``: the venue is known to serve it.
+    ``broken_off`` is why records may be missing behind that one, or None; ``lost`` is how many, where that is known.
+    ``served``: the venue is known to serve it.
     ``interrupted`` is why it was not served for a while, or None: what is still on its way then does not end the hole,
     which lasts until the venue serves it again.
     """
 
-    __slots__ = ("broken_off", "earliest_us", "fault", "interrupted", "last_us", "seq", "served", "topic")
+    __slots__ = (
+        "broken_off",
+        "earliest_us",
+        "fault",
+        "interrupted",
+        "last_us",
+        "lost",
+        "seq",
+        "served",
+        "topic",
+    )
 
     def __init__(self, topic: Topic, kind: Kind, last: LastRecord | None) -> None:
         self.topic = topic
@@ -56,18 +69,28 @@ class _Line:
         self.served = False
         self.interrupted: str | None = None
         self.broken_off: str | None = None
+        self.lost: int | None = None
         self.break_off("restart")
 
-    def break_off(self, cause: str) -> None:
+    def break_off(self, cause: str, lost: int | None = None) -> None:
         """Note that records may be missing behind the last one, if there was one."""
         self.served = False
-        if self.last_us and self.broken_off is None:
-            self.broken_off = self.interrupted or cause
+        if not self.last_us:
+            return
+        if self.broken_off is None:
+            self.broken_off, self.lost = self.interrupted or cause, None if self.interrupted else lost
+        else:  # of two holes in one nobody knows how much is missing in all
+            self.lost = None
 
     def interrupt(self, cause: str) -> None:
         """Note that the venue is not asked for it any more."""
         self.served = False
         self.interrupted = self.interrupted or cause
+
+    def hole(self, to_us: int | None) -> Gap | None:
+        """Return the hole behind the last record, or None: up to ``to_us``, None if it still lasts."""
+        cause = self.broken_off or (self.interrupted if self.last_us else None)
+        return None if cause is None else Gap(self.topic, self.last_us, to_us, cause, self.lost)
 
     def resume(self) -> None:
         """Note that the venue serves it (again)."""
@@ -86,7 +109,6 @@ class Host:
         demand: BrokerDemand,
         *,
         emit: Emit,
-        announce: Announce,
         last_records: Mapping[Topic, LastRecord],
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
@@ -96,19 +118,20 @@ class Host:
         self.log = log.bind(broker=name)
         self.last_event_s: float | None = None
         self._emit = emit
-        self._announce = announce
         self._last_records = last_records
-        self._lines: dict[type, dict[_Key, _Line]] = {kind.struct: {} for kind in KINDS.values()}
+        self._lines: dict[type, dict[_Key, _Line]] = {kind.struct: {} for kind in BY_NAME.values()}
         self._metrics = metrics
         self._published = metrics.published.labels(name)
         self._unwanted = metrics.unwanted.labels(name)
         self._ignored_kinds: set[str] = set()
+        self._causes: set[str] = set()
         self._rarely = RarelyLogged(self.log)
         demand.watch(self._feeds_changed)
 
     def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.publish`."""
         accepted: list[Published] = []
+        gaps = 0
         now_s = time()
         now_us = int(now_s * US_PER_S)
         latest_us = now_us + MAX_AHEAD_US
@@ -135,7 +158,8 @@ class Host:
                     fault = time_fault(time_us, now_us, line.earliest_us)
                 if fault is None:
                     if line.broken_off is not None:
-                        self._close_gap(line, record)
+                        accepted.append(self._end_hole(line, time_us))
+                        gaps += 1
                     line.seq += 1
                     line.last_us = time_us
                     accepted.append(Published(line.topic, line.seq, record, received_us))
@@ -144,15 +168,26 @@ class Host:
         finally:  # whatever breaks off a batch: a number that was given goes out with its record
             self.last_event_s = now_s
             if accepted:
-                self._published.value += len(accepted)
+                self._published.value += len(accepted) - gaps
                 self._emit(accepted)
 
-    def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:
+    def gap(self, cause: str, feeds: Iterable[Feed] | None = None, size: int | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.gap`."""
         chosen = None if feeds is None else frozenset(feeds)
+        cause = clean_text(cause[:MAX_CAUSE])
         for line in self._all_lines():
             if chosen is None or Feed(*line.topic[1:]) in chosen:
-                line.break_off(cause)
+                line.break_off(cause, size)
+
+    def hole(self, feed: Feed) -> Gap | None:
+        """Return the hole that a feed is in now: nothing has come yet behind its last record."""
+        kind = BY_NAME.get(feed.type)
+        line = None if kind is None else self._lines[kind.struct].get(_key(kind, feed.symbol, feed.variant))
+        if line is not None:
+            return line.hole(None)
+        topic = Topic(self.name, *feed)
+        last = self._last_records.get(topic)
+        return None if last is None or not last.time_us else Gap(topic, last.time_us, None, "restart")
 
     def last_records(self) -> dict[Topic, LastRecord]:
         """Return where each topic that it has published stands: where a host in its place goes on."""
@@ -211,13 +246,7 @@ class Host:
     def ignored(self, what: str) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.ignored`."""
         self.last_event_s = time()
-        kind = what[:40]
-        if kind not in self._ignored_kinds:
-            if len(self._ignored_kinds) < MAX_IGNORED_KINDS:
-                self._ignored_kinds.add(kind)
-            else:
-                kind = "other"
-        self._metrics.ignored.labels(self.name, clean_text(kind)).inc()
+        self._metrics.ignored.labels(self.name, _label(what, self._ignored_kinds)).inc()
 
     def instruments(self, table: Iterable[Instrument]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.instruments`."""
@@ -234,7 +263,7 @@ class Host:
     def _find_line(self, record: Record) -> _Line | None:
         """Return the line of a record: of a kind with variants, or of a new topic; None for what is not taken."""
         kind = KINDS.get(type(record))
-        if kind is None or type(record.symbol) is not str:
+        if kind is None or kind.name not in BY_NAME or type(record.symbol) is not str:
             self._reject(record, "type")
             return None
         variant = "" if kind.variant is None else kind.variant(record)
@@ -257,12 +286,13 @@ class Host:
         line = lines[key] = _Line(topic, kind, self._last_records.get(topic))
         return line
 
-    def _close_gap(self, line: _Line, record: Record) -> None:
-        """A topic goes on after a session ended: say between which records others may be missing."""
-        gap = Gap(line.topic, line.last_us, record.time_us, line.broken_off or "")
-        line.broken_off = None
-        self._metrics.gaps.labels(self.name, gap.cause).inc()
-        self._announce(gap)
+    def _end_hole(self, line: _Line, time_us: int) -> Published:
+        """Return the hole that a record at ``time_us`` ends: it goes before that record, and is told to the ledger."""
+        gap = line.hole(time_us)
+        assert gap is not None  # noqa: S101 - it was broken off
+        line.broken_off = line.lost = None
+        self._metrics.gaps.labels(self.name, _label(gap.cause, self._causes)).inc()
+        return Published(line.topic, line.seq, gap)
 
     def _reject(self, record: Record, fault: str) -> None:
         self._metrics.rejected.labels(self.name, fault).inc()
@@ -274,6 +304,16 @@ class Host:
         self._rarely.warning(
             "the broker sends records of feeds that nobody wants", feed=" ".join(feed).rstrip()
         )
+
+
+def _label(text: str, known: set[str]) -> str:
+    """Return a text as a metric's label: one of at most so many, else ``other``."""
+    label = clean_text(text[:MAX_CAUSE])
+    if label not in known:
+        if len(known) >= MAX_LABELS:
+            return "other"
+        known.add(label)
+    return label
 
 
 def _key(kind: Kind, symbol: str, variant: str) -> _Key:

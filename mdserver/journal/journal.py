@@ -33,7 +33,7 @@ import structlog
 import trio
 
 from ..errors import JournalCorrupt, JournalFull
-from ..model import LastRecord, Published, Topic
+from ..model import Gap, LastRecord, Published, Topic
 from .format import FrameDecoder, FrameEncoder
 from .segment import Segment, delete_segments, load_segments, new_segment
 from .segment_reader import next_frame_offset, read_frames
@@ -196,6 +196,8 @@ class Journal:
                 return newest
             for published in records:
                 topic = published.topic
+                if type(published.record) is Gap:
+                    continue  # it has the number of the record before it, and the time of the one behind
                 if topic not in newest or published.seq > newest[topic].seq:
                     newest[topic] = LastRecord(published.seq, published.record.time_us)
 

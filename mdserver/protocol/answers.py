@@ -8,11 +8,11 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Encoder
 
-from ..model import US_PER_S, Gap, RecordType, Topic
+from ..model import RecordType, Topic
 from .requests import RequestId
 from .server_frames import text_frame
 
-__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "ack_pieces", "error", "gap", "hello", "pong", "status"]
+__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "ack_pieces", "error", "hello", "pong", "status"]
 
 PROTOCOL_VERSION = 1
 
@@ -67,15 +67,6 @@ class _Status(Struct, frozen=True, tag_field="type", tag="status"):
     broker: str
     state: str
     message: str
-
-
-class _Gap(Struct, frozen=True, tag_field="type", tag="gap", rename={"from_s": "from", "to_s": "to"}):
-    broker: str
-    symbol: str
-    record_type: RecordType
-    from_s: float
-    to_s: float
-    cause: str
 
 
 def _id(request_id: RequestId) -> RequestId | UnsetType:
@@ -137,10 +128,3 @@ def error(request_id: RequestId, code: int, message: str) -> bytes:
 def status(broker: str, state: str, message: str) -> bytes:
     """Frame a change of a broker's state."""
     return text_frame(_encode(_Status(broker, state, message)))
-
-
-def gap(hole: Gap) -> bytes:
-    """Frame a known hole in a topic."""
-    topic = hole.topic
-    from_s, to_s = hole.from_us / US_PER_S, hole.to_us / US_PER_S
-    return text_frame(_encode(_Gap(topic.broker, topic.symbol, topic.type, from_s, to_s, hole.cause)))

@@ -11,9 +11,10 @@ import trio
 from ..candles import QuotePrice
 from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
-from ..model import LastRecord, Published, RecordType, Topic
+from ..model import GapState, LastRecord, Published, RecordType, Topic
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
+from .gap_ledger import GapRow, mark_gap, read_gaps
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
@@ -28,6 +29,7 @@ from .tables.partitions import forget_all_partitions
 __all__ = [
     "CandleColumns",
     "FetchedHour",
+    "GapRow",
     "HourResult",
     "RecordPage",
     "RowPosition",
@@ -97,6 +99,35 @@ class Store:
         return await self._read(
             lambda conn: read_records(conn, stored, series_id, from_us, to_us, after=after, limit=limit)
         )
+
+    async def gaps(
+        self,
+        first_us: int,
+        last_us: int,
+        *,
+        series_id: int | None = None,
+        symbol: str | None = None,
+        broker: str | None = None,
+        state: GapState | None = None,
+        limit: int,
+    ) -> list[GapRow]:
+        """Return the recorded gaps that touch ``[first_us, last_us]``, the earliest first."""
+        return await self._read(
+            lambda conn: read_gaps(
+                conn,
+                first_us,
+                last_us,
+                series_id=series_id,
+                symbol=symbol,
+                broker=broker,
+                state=state,
+                limit=limit,
+            )
+        )
+
+    async def mark_gap(self, gap_id: int, state: GapState) -> bool:
+        """Set what became of a gap, such as filled from a history; False if there is none of this id."""
+        return await self._change(lambda conn: mark_gap(conn, gap_id, state))
 
     async def write(self, batch: Sequence[Published], set_aside: SetAside = lambda rejected: None) -> Written:
         """Store a batch in one transaction; what is stored already is skipped, by ``seq``.

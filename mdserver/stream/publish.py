@@ -15,12 +15,15 @@ from ..errors import JournalFull
 from ..journal.journal import Journal
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import Published
+from ..model import Gap, Published, Topic
 
 __all__ = ["Publisher"]
 
 NOT_STORING_S = 10.0
 """For so long after a refused record :meth:`Publisher.refusal` tells of it."""
+
+MAX_HOLES = 10_000
+"""Holes that wait for a journal that takes nothing: beyond it they are announced to clients and not recorded."""
 
 _log = structlog.get_logger("mdserver")
 
@@ -41,6 +44,8 @@ class Publisher:
         self._refused_s = 0.0
         self._why = ""
         self._rarely = RarelyLogged(_log)
+        self._lost: dict[Topic, Published] = {}
+        self._holes: list[Published] = []
 
     def refusal(self) -> str | None:
         """Return why records were not stored just now, or None."""
@@ -49,7 +54,11 @@ class Publisher:
     def __call__(self, batch: list[Published]) -> None:
         """Journal a batch and hand it on; never raises for the disk."""
         try:
-            self._append(batch)
+            if self._lost or self._holes:
+                self._append([*self._holes, *self._lost.values(), *batch])
+                self._lost, self._holes = {}, []
+            else:
+                self._append(batch)
         except (JournalFull, OSError) as error:
             self._note_refused(batch, error)
         self._route(batch)
@@ -58,7 +67,23 @@ class Publisher:
         self._refused.inc(len(batch))
         self._refused_s, self._why = time(), str(error)
         self._rarely.error("records are not stored", error=str(error))
+        self._note_lost(batch)
         try:
             self._cover(batch)
         except OSError as trouble:
             self._rarely.error("a restart now would use sequence numbers a second time", error=str(trouble))
+
+    def _note_lost(self, batch: list[Published]) -> None:
+        """Keep for the ledger, until the journal takes it, what was streamed and is not stored, and how much it is."""
+        for published in batch:
+            topic, record = published.topic, published.record
+            if type(record) is Gap:
+                if len(self._holes) < MAX_HOLES:
+                    self._holes.append(published)
+                continue
+            known = self._lost.get(topic)
+            from_us, size = record.time_us, 1
+            if known is not None and type(known.record) is Gap:
+                from_us, size = known.record.from_us, (known.record.size or 0) + 1
+            gap = Gap(topic, from_us, max(from_us, record.time_us), "journal_full", size)
+            self._lost[topic] = Published(topic, published.seq, gap)

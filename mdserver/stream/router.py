@@ -16,8 +16,7 @@ from typing import Protocol, TypeAlias
 import trio
 
 from ..metrics import Metrics
-from ..model import Gap, Published, Topic
-from ..protocol import answers
+from ..model import Published, Topic
 from ..protocol.record_frames import frame_record
 
 __all__ = ["Router", "Sink"]
@@ -182,17 +181,6 @@ class Router:
             return
         self._collected.extend(batch)
         self._wake.set()
-
-    def announce(self, gap: Gap) -> None:
-        """Tell a topic's subscribers of a hole, behind all records published before."""
-        self.flush()
-        audience = self._audiences.get(gap.topic)
-        if audience is None:
-            return
-        frame = answers.gap(gap)
-        for group in (*audience.groups, *(audience.timed or ())):
-            for sink in group.sinks:
-                sink.write(frame)
 
     def flush(self) -> None:
         """Deliver what the window has collected."""

@@ -52,14 +52,16 @@ class _CheckingHost(Host):
             raise AssertionError(f"the server does not take {shown_record(record)}: {fault}")
 
     def _reject_unwanted(self, feed: Feed) -> None:
-        raise AssertionError(f"the server does not take records of {feed}: nobody ever wanted it")
+        if "unwanted" not in self.expected_faults:
+            raise AssertionError(f"the server does not take records of {feed}: nobody ever wanted it")
 
 
 class FakeHost:
     """Implements :class:`mdserver.plugin.BrokerHost`.
 
     What is published goes through the checks of the server: a record that it would not take is an AssertionError,
-    but for the reasons in ``expected_faults`` (those of the metric ``records_rejected``).
+    but for the reasons in ``expected_faults`` (those of the metric ``records_rejected``, and
+    ``unwanted``).
 
     ``batches`` holds each ``publish`` as it came, ``received_us`` the time given with it; ``refused`` the last reason
     of each feed; ``gaps`` the causes of holes, ``gap_feeds`` the feeds of each (None: all). As the server does, a
@@ -81,13 +83,13 @@ class FakeHost:
         self.alive_count = 0
         self.gaps: list[str] = []
         self.gap_feeds: list[frozenset[Feed] | None] = []
+        self.gap_sizes: list[int | None] = []
         self.table: list[Instrument] | None = None
         self._told = trio.Event()
         self._server = _CheckingHost(
             name,
             BrokerDemand(),
             emit=lambda _: None,
-            announce=lambda _: None,
             last_records={},
             metrics=Metrics(),
             log=self.log,
@@ -149,10 +151,11 @@ class FakeHost:
         self.demand.set(self.demand.current() - gone.keys())
         self._tell()
 
-    def gap(self, cause: str, feeds: Iterable[Feed] | None = None) -> None:
-        """Keep the cause, and the feeds."""
+    def gap(self, cause: str, feeds: Iterable[Feed] | None = None, size: int | None = None) -> None:
+        """Keep the cause, the feeds and the size."""
         self.gaps.append(cause)
         self.gap_feeds.append(None if feeds is None else frozenset(feeds))
+        self.gap_sizes.append(size)
         self._tell()
 
     def alive(self) -> None:

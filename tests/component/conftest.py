@@ -92,7 +92,6 @@ def make_supervised(
         name,
         demand,
         emit=router.publish,
-        announce=router.announce,
         last_records={},
         metrics=metrics,
         log=structlog.get_logger(),

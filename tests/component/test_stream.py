@@ -411,6 +411,7 @@ async def test_a_hole_is_announced_before_the_record_that_ends_it() -> None:
             "from": 1710918000.123456,
             "to": 1710918002.123456,
             "cause": "disconnected",
+            "state": "open",
         }
         assert [(m["type"], m["seq"]) for m in messages[1:]] == [("tick", 2), ("tick", 3), ("trade", 1)]
         assert server.value("gaps_total", broker="a", cause="disconnected") == 1
@@ -423,3 +424,34 @@ async def test_a_symbol_outside_of_ascii_from_the_broker_to_the_client() -> None
         assert (await client.get())["results"][0]["status"] == "active"
         server.brokers["one"].publish(Tick("币安人生USDT", time_ns() // 1000, 1.0, 2.0))
         assert (await client.get())["symbol"] == "币安人生USDT"
+
+
+async def test_who_subscribes_is_told_of_the_hole_that_the_topic_is_in() -> None:
+    async with (
+        open_stream_server() as server,
+        open_client(server.url) as first,
+        open_client(server.url) as late,
+    ):
+        await first.subscribe("X")
+        await first.get()
+        server.brokers["one"].publish(tick("X", 0))
+        assert (await first.get())["seq"] == 1
+        server.supervisor.brokers["one"].host.gap("disconnected", size=7)
+        assert (await late.subscribe("X"))["type"] == "ack"
+        hole = await late.get()
+        assert hole == {
+            "type": "gap",
+            "broker": "one",
+            "symbol": "X",
+            "record_type": "tick",
+            "from": 1710918000.123456,
+            "cause": "disconnected",
+            "size": 7,
+            "state": "open",
+        }
+        server.brokers["one"].publish(tick("X", 2_000_000))
+        ended = await late.get()
+        assert ended == {**hole, "to": 1710918002.123456}
+        assert (await late.get())["seq"] == 2
+        assert (await late.subscribe("X"))["type"] == "ack"
+        assert (await late.ask({"action": "ping"}))["type"] == "pong", "there is no hole any more"

@@ -184,7 +184,7 @@ async def seen_around_a_reset(daemon: Daemon, venue: FakeBinance) -> list[dict[s
 async def test_a_lost_connection_is_told_as_a_gap(folder: Path) -> None:
     async with open_fake_binance() as venue:
         broker = {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"], "types": ["tick"]}
-        config = write_config(folder, brokers=[broker], database={"store": False})
+        config = write_config(folder, brokers=[broker])
         async with open_daemon(config) as daemon:
             with trio.fail_after(20):
                 await confirmed(daemon, 1)
@@ -199,7 +199,12 @@ async def test_a_lost_connection_is_told_as_a_gap(folder: Path) -> None:
                 "from": told[0]["time"],
                 "to": told[2]["time"],
                 "cause": "disconnected",
+                "state": "open",
             }
+            with trio.fail_after(20):
+                while not (kept := (await daemon.get("/api/gaps?broker=binance")).json()["gaps"]):
+                    await trio.sleep(0.05)
+            assert kept == [{**{key: told[1][key] for key in told[1] if key != "type"}, "size": None}]
             states = [
                 message["state"] for message in seen if message["type"] == "status" and "state" in message
             ]

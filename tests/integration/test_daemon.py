@@ -67,6 +67,15 @@ async def test_kill_9_loses_nothing_that_a_client_saw(folder: Path) -> None:
         assert sorted(stored) == list(range(1, max(stored) + 1))
         metadata = (await daemon.get("/api/metadata", symbol="EURUSD")).json()
         assert metadata["tick_count"] >= len(stored)
+        with trio.fail_after(20):
+            gaps: list[dict[str, Any]] = []
+            while not gaps:
+                found = (await daemon.get("/api/gaps", symbol="EURUSD")).json()["gaps"]
+                gaps = [gap for gap in found if gap["record_type"] == "tick"]
+                await trio.sleep(0.1)
+        assert [(gap["cause"], gap["state"], gap["size"]) for gap in gaps] == [("restart", "open", None)]
+        assert gaps[0]["from"] >= seen[last]["time"]
+        assert gaps[0]["to"] <= records[0]["time"]
 
 
 async def test_sigterm_flushes_everything_within_ten_seconds(folder: Path) -> None:

@@ -46,6 +46,7 @@ LAYERS: tuple[str, ...] = (
     "store.tables",
     "store.embedded",
     "store.open_database",
+    "store.gap_ledger",
     "store.live",
     "store.history",
     "store.query",

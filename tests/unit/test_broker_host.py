@@ -30,14 +30,13 @@ class Told:
             "x",
             self.demand,
             emit=self._emit,
-            announce=self.events.append,
             last_records={Topic("x", symbol, "tick"): record for symbol, record in last.items()},
             metrics=self.metrics,
             log=structlog.get_logger(),
         )
 
     def _emit(self, batch: list[Published]) -> None:
-        self.events += [published.seq for published in batch]
+        self.events += [p.record if isinstance(p.record, Gap) else p.seq for p in batch]
 
     def publish(self, *seconds: int) -> None:
         self.host.publish([Tick("EURUSD", T0 + second * 1_000_000, 1.1, 1.2) for second in seconds])
@@ -291,3 +290,49 @@ def test_a_time_in_another_unit_is_not_taken_and_named(time_us: int, reason: str
     told.host.publish([Tick("EURUSD", time_us, 1.1, 1.2)])
     assert told.events == []
     assert told.value("records_rejected_total", broker="x", reason=reason) == 1
+
+
+def test_the_size_of_a_hole_is_told_where_it_is_known() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.host.gap("missed", [FEED], size=3)
+    told.publish(2)
+    told.host.gap("missed", [FEED], size=3)
+    told.host.gap("missed", [FEED], size=4)  # of a second hole in the same place nobody knows the sum
+    told.publish(5)
+    sizes = [event.size for event in told.events if isinstance(event, Gap)]
+    assert sizes == [3, None]
+    assert told.value("records_published_total", broker="x") == 3, "a gap is no record"
+
+
+def test_a_hole_is_there_from_its_beginning_until_a_record_follows() -> None:
+    told = Told(GBPUSD=LastRecord(5, T0))
+    assert told.host.hole(FEED) is None
+    assert told.host.hole(Feed("GBPUSD", "tick")) == Gap(Topic("x", "GBPUSD", "tick"), T0, None, "restart")
+    told.demand.hold(FEED)
+    told.publish(1)
+    assert told.host.hole(FEED) is None
+    told.host.gap("disconnected")
+    assert told.host.hole(FEED) == Gap(EURUSD, T0 + 1_000_000, None, "disconnected")
+    told.publish(2)
+    assert told.host.hole(FEED) is None
+    told.demand.release(FEED)
+    assert told.host.hole(FEED) == Gap(EURUSD, T0 + 2_000_000, None, "unsubscribed")
+
+
+def test_causes_are_bounded() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    for n in range(150):
+        told.publish(n)
+        told.host.gap(f"cause {n} " + "x" * 1_000)
+    assert all(len(event.cause) <= 40 for event in told.events if isinstance(event, Gap))
+    assert told.value("gaps_total", broker="x", cause="other") == 49
+
+
+def test_a_broker_cannot_publish_a_gap() -> None:
+    told = Told()
+    told.host.publish([gap(1, 2, "made up")])  # type: ignore[list-item]
+    assert told.events == []
+    assert told.value("records_rejected_total", broker="x", reason="type") == 1

@@ -19,7 +19,7 @@ from mdserver.journal import journal as journal_module
 from mdserver.journal.format import HEADER_BYTES, MAGIC
 from mdserver.journal.journal import Journal, open_journal
 from mdserver.journal.segment_reader import read_frames
-from mdserver.model import LastRecord, Published, Tick, Topic, Trade
+from mdserver.model import Gap, LastRecord, Published, Tick, Topic, Trade
 
 MIB = 1 << 20
 TICKS = Topic("mock", "EURUSD", "tick")
@@ -466,3 +466,14 @@ def test_what_is_read_at_once_is_bounded_in_bytes(tmp_path: Path) -> None:
             found += [one.seq for one in records]
             journal.commit(position)
         assert found == list(range(1, 11))
+
+
+def test_gaps_are_journalled_with_the_records_and_do_not_move_the_numbering(tmp_path: Path) -> None:
+    gap = Published(TICKS, 2, Gap(TICKS, 2, 9_000, "restart", 3))
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append([gap])
+        assert journal.last_records() == {}
+        journal.append([*batch(1, 2), gap])
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        assert journal.read(100)[0] == [gap, *batch(1, 2), gap]
+        assert journal.last_records() == {TICKS: LastRecord(2, 2)}

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from mdserver.journal.journal import Journal, open_journal
 from mdserver.metrics import Metrics
-from mdserver.model import Published, Tick, Topic
+from mdserver.model import Gap, Published, Tick, Topic
 from mdserver.stream import publish as emit_module
 from mdserver.stream.publish import Publisher
 
@@ -61,3 +61,30 @@ def test_what_cannot_be_journalled_goes_out_and_is_counted_and_said(
         )
         monkeypatch.setattr(emit_module, "NOT_STORING_S", 0.0)
         assert emit.refusal() is None
+
+
+def test_what_was_streamed_and_not_stored_is_a_gap_once_the_journal_takes_records_again(
+    tmp_path: Path,
+) -> None:
+    """The hole is that of the ledger alone: clients have had these records."""
+    other = Topic("x", "GBPUSD", "tick")
+    with open_journal(tmp_path, max_bytes=4_096) as journal:
+        shown: list[Published] = []
+        emit = Publisher(journal, shown.extend, Metrics())
+        seq = 0
+        while emit.refusal() is None:
+            seq += 1
+            emit([Published(TOPIC, seq, Tick("EURUSD", seq * 10, 1.0, 2.0))])
+        lost_from = seq
+        restart = Published(other, 4, Gap(other, 1, 2, "restart"))
+        emit([Published(TOPIC, seq + 1, Tick("EURUSD", (seq + 1) * 10, 1.0, 2.0)), restart])
+        stored, position = journal.read(1 << 30)
+        assert [one.seq for one in stored] == list(range(1, lost_from))
+        journal.commit(position)
+        emit([Published(TOPIC, seq + 2, Tick("EURUSD", (seq + 2) * 10, 1.0, 2.0))])
+        then, _ = journal.read(1 << 30)
+        gap = Gap(TOPIC, lost_from * 10, (lost_from + 1) * 10, "journal_full", 2)
+        assert then == [restart, Published(TOPIC, seq + 1, gap), shown[-1]]
+        assert [one.record.cause for one in shown if isinstance(one.record, Gap)] == ["restart"]
+        emit([Published(TOPIC, seq + 3, Tick("EURUSD", (seq + 3) * 10, 1.0, 2.0))])
+        assert len(journal.read(1 << 30)[0]) == 4, "it is told once"

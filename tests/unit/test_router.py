@@ -155,9 +155,10 @@ def test_a_hole_is_told_behind_what_came_before_it() -> None:
     router, sink = Router(Metrics(), window_s=60), RecordingSink()
     router.set_topics(sink, TOPICS[:1])
     router.publish([record(TOPICS[0], 1)])
-    router.announce(Gap(TOPICS[0], 1, 2, "disconnected"))
+    router.publish([Published(TOPICS[0], 1, Gap(TOPICS[0], 1, 2, "disconnected")), record(TOPICS[0], 2)])
+    router.flush()
     texts = [json.loads(text) for frames in sink.writes for text in text_payloads(frames)]
-    assert [message["type"] for message in texts] == ["tick", "gap"]
+    assert [message["type"] for message in texts] == ["tick", "gap", "tick"]
 
 
 async def test_a_window_joins_batches_and_loses_none_at_the_end(autojump_clock: object) -> None:

@@ -33,19 +33,17 @@ def supervised(
     *,
     silence_s: float | None = None,
     name: str = "x",
-    announce: Callable[[Gap], None] = lambda gap: None,
+    emit: Callable[[list[Published]], None] = lambda _: None,
 ) -> SupervisedBroker:
     class Scripted:
         async def run(self, host: Any, *, task_status: Any) -> None:
             await session(host, task_status)
 
     metrics, demand = Metrics(), BrokerDemand([Feed("A", "tick")])
-    published: list[Published] = []
     host = Host(
         name,
         demand,
-        emit=published.extend,
-        announce=announce,
+        emit=emit,
         last_records={},
         metrics=metrics,
         log=structlog.get_logger(),
@@ -181,10 +179,11 @@ async def test_what_comes_after_a_lost_session_follows_a_gap(autojump_clock: obj
         host.publish([Tick("A", 1_710_918_000_000_000 + next(seconds) * 1_000_000, 1.1, 1.2)])
         raise Unavailable("gone")
 
-    told: list[Gap] = []
-    broker = supervised(session, announce=told.append)
+    told: list[Published] = []
+    broker = supervised(session, emit=told.extend)
     await run_for(3, broker)
-    assert [(gap.cause, gap.to_us - gap.from_us) for gap in told] == [("disconnected", 8_000_000)]
+    gaps = [published.record for published in told if isinstance(published.record, Gap)]
+    assert [(gap.cause, gap.time_us - gap.from_us) for gap in gaps] == [("disconnected", 8_000_000)]
 
 
 async def test_a_session_that_never_starts_is_ended_after_a_minute_and_tried_again(

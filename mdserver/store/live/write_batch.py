@@ -19,8 +19,9 @@ from psycopg import sql
 
 from ...candles import Ints, Prices, all_timeframes, candles_of_prices
 from ...kinds import KINDS
-from ...model import TIMEFRAMES, US_PER_S, Published, Record, RecordType
+from ...model import TIMEFRAMES, US_PER_S, Gap, Published, Record, RecordType
 from ..candle_table import put_candles
+from ..gap_ledger import write_gaps
 from ..pg_binary import Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..recompute_candles import recompute
 from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault, topic_fault
@@ -118,6 +119,7 @@ def write(
     Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that
     PostgreSQL does not take though it passed :func:`~mdserver.store.rows.storage_fault`.
     """
+    batch, gaps = _part_gaps(batch)
     unnamed = {
         topic: cause for topic in {published.topic for published in batch} if (cause := topic_fault(topic))
     }
@@ -127,7 +129,7 @@ def write(
         if (cause := unnamed.get(published.topic) or storage_fault(published))
     }
     _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
-    state = _State.of(list(lock_series(conn, {p.topic for p in batch} - unnamed.keys()).values()))
+    state = _State.of(list(lock_series(conn, {p.topic for p in (*batch, *gaps)} - unnamed.keys()).values()))
     written = Written()
     picked = _pick_fresh(batch, faults, state, written)
     if written.rejected:
@@ -139,10 +141,20 @@ def write(
             rows = rows_of(kind, fresh.batch, fresh.place, ids, received=received)
             written.stored[kind.name] += _add_rows(conn, rows, state)
     _update_series(conn, state)
+    series_ids = {one.topic: one.id for one in state.series}
+    write_gaps(conn, [(series_ids[p.topic], p.record) for p in gaps if isinstance(p.record, Gap)])
     return written
 
 
-def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record]) -> None:
+def _part_gaps(batch: Sequence[Published]) -> tuple[list[Published], list[Published]]:
+    """Return the records and the gaps of a batch."""
+    gaps = [published for published in batch if type(published.record) is Gap]
+    return [published for published in batch if type(published.record) is not Gap] if gaps else list(
+        batch
+    ), gaps
+
+
+def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record | Gap]) -> None:
     """Make the partitions of the months that occur, not of those between: one odd time costs one partition.
 
     This comes before anything else in the transaction, as ensure_partitions wants it.

@@ -53,12 +53,18 @@ class SuiteHost(Host):
         super().__init__(
             name,
             demand,
-            emit=self.published.extend,
-            announce=self.gaps.append,
+            emit=self._keep,
             last_records={},
             metrics=self.metrics,
             log=log,
         )
+
+    def _keep(self, batch: Iterable[Published]) -> None:
+        for one in batch:
+            if isinstance(one.record, Gap):
+                self.gaps.append(one.record)
+            else:
+                self.published.append(one)
 
     def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
         """Keep what the server takes."""
@@ -248,7 +254,7 @@ class SuiteServer:
             raise Failed(f"the session raised what is neither Unavailable nor Rejected: {crash[-400:]}")
 
 
-def is_priced(record: Record, price: float | None) -> bool:
+def is_priced(record: Record | Gap, price: float | None) -> bool:
     """Tell whether a record has this price; None fits all."""
     if price is None:
         return True

@@ -8,6 +8,7 @@ from ... import __version__
 from ...model import TIMEFRAMES
 from .candle_query import MAX_CANDLES
 from .encoding import FORMATS
+from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .params import DEFAULT_TIMEFRAME
 from .records_view import DEFAULT_RECORDS, MAX_RECORDS
 from .series_choice import PRICES
@@ -117,6 +118,25 @@ _SCHEMAS = {
                     }
                 )
             )
+        }
+    ),
+    "Gaps": _object(
+        {
+            "gaps": _list(
+                _object(
+                    {
+                        "broker": _TEXT,
+                        "symbol": _TEXT,
+                        "record_type": _TEXT,
+                        "from": _TIME,
+                        "to": _TIME,
+                        "cause": _TEXT,
+                        "size": _nullable(_COUNT),
+                        "state": {"type": "string", "enum": list(STATES)},
+                    }
+                )
+            ),
+            "more": {"type": "boolean"},
         }
     ),
     "Health": _object(
@@ -231,6 +251,22 @@ _PATHS = {
     ),
     "/api/trades": _get(
         "Recorded trades", _ref("TradePage"), [_SYMBOL, *_RANGE, _BROKER, *_PAGING], csv=True, problems=_DATA
+    ),
+    "/api/gaps": _get(
+        "Intervals in which records may be missing",
+        _ref("Gaps"),
+        [
+            {**_SYMBOL, "required": False},
+            _BROKER,
+            *({**one, "required": False} for one in _RANGE),
+            _parameter("state", "default: all", {"type": "string", "enum": list(STATES)}),
+            _parameter(
+                "limit",
+                "gaps in the answer",
+                {"type": "integer", "minimum": 1, "maximum": MAX_GAPS_SHOWN, "default": DEFAULT_GAPS},
+            ),
+        ],
+        problems=(400, 500, 503),
     ),
     "/api/brokers": _get("The state of each broker", _ref("Brokers"), problems=(400, 500)),
     "/api/openapi.json": _get("This document", {"type": "object"}, problems=(400, 500)),

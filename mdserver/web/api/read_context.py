@@ -8,6 +8,7 @@ from functools import partial
 import attrs
 import trio
 
+from ...model import US_PER_S
 from ...store.store import SeriesInfo, Store
 from .bucket_choice import Interval
 from .caching import IMMUTABLE, REVALIDATE, DigestMemory, Span, cache_control
@@ -23,6 +24,9 @@ ENCODED_AT_ONCE = 4
 
 LARGE_AT_ONCE = 2
 """Large answers in the making: each may hold some hundreds of megabytes for a moment."""
+
+MAX_GAPS = 10_000
+"""Gaps of one series within one range that are looked at: what is behind them counts as complete."""
 
 
 @attrs.frozen
@@ -59,7 +63,10 @@ class Reading:
 
     async def gaps(self, series: SeriesInfo, from_s: int, to_s: int) -> Sequence[Interval]:
         """Return the recorded holes of a series within a range, in microseconds."""
-        return ()  # none is recorded yet: a gap is announced, and no more
+        found = await self.store.gaps(
+            from_s * US_PER_S, to_s * US_PER_S, series_id=series.id, state="open", limit=MAX_GAPS
+        )
+        return [(gap.from_us, gap.to_us) for gap in found]
 
     async def cache_control(
         self, series: Sequence[SeriesInfo], span: Span, *, until_us: int, named: bool

@@ -19,6 +19,7 @@ from .conditional import answer, small_body
 from .cors import cross_origin
 from .dependencies import Dependencies
 from .encoding import Body
+from .gaps_view import gaps_document
 from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
 from .params import query_of, symbol_of
@@ -104,6 +105,13 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
         symbol = symbol_of(query)
         series = await reading.series_of(symbol)
         return await json_answer(one_symbol(symbol, series, reading.services.sources()))
+
+    @routes.get("/api/gaps")
+    async def gaps() -> Response:
+        return await _within(gaps_of(), reading.services.answer_s)
+
+    async def gaps_of() -> Response:
+        return await json_answer(await gaps_document(request, reading))
 
     @routes.get("/api/brokers")
     async def brokers() -> Response:

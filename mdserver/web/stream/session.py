@@ -13,9 +13,10 @@ import trio
 from ...feed.demand import FeedChange
 from ...feed.supervisor import SupervisedBroker
 from ...metrics import Metrics
-from ...model import Feed, Topic
+from ...model import Feed, Published, Topic
 from ...protocol import answers
 from ...protocol.answers import Outcome
+from ...protocol.record_frames import frame_record
 from ...protocol.requests import (
     Auth,
     Fault,
@@ -158,8 +159,22 @@ class Session:
                 await _let_others_run(len(results))
         self._update_router()
         await self._ack(request.id, "subscribe", results)
+        self._tell_holes(results)
         if request.since:
             self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
+
+    def _tell_holes(self, results: Sequence[Outcome]) -> None:
+        """Tell of the holes that topics are in now: nothing has come yet behind their last record."""
+        frames = []
+        for result in results:
+            broker = self._brokers.get(result.broker or "")
+            if broker is None or result.status == "error":
+                continue
+            hole = broker.host.hole(Feed(result.symbol, result.type))
+            if hole is not None:
+                frames.append(frame_record(Published(hole.topic, 0, hole)))
+        if frames:
+            self.sink.write(b"".join(frames))
 
     def _check_room(self, request: Subscribe) -> None:
         """Refuse what would exceed the bound; symbols that cannot be served take no room, but are answered too."""

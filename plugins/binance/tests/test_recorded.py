@@ -91,7 +91,7 @@ async def test_streams_not_asked_for_are_ignored_not_faults(
     folder: Path, name: str, venue: FakeBinance, nursery: trio.Nursery
 ) -> None:
     frames = load(folder, name)
-    host = FakeHost()
+    host = FakeHost(expected_faults=["unwanted"])
     broker = BinanceBroker(BinanceConfig(url=venue.url, trades="aggTrade"))
     with trio.fail_after(20):
         await nursery.start(functools.partial(broker.run, host))

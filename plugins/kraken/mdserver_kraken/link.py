@@ -121,7 +121,7 @@ class Link:
                 self._host.ignored("repeated trade")
                 continue
             if newest is not None and number > newest + 1:
-                batch = self._announce(batch, "missed", Feed(symbol, "trade"))
+                batch = self._announce(batch, "missed", Feed(symbol, "trade"), number - newest - 1)
             self._newest_trade[symbol] = number
             batch.append(row.trade)
         return batch
@@ -150,11 +150,11 @@ class Link:
             self._subscriptions.renew(feed, trio.current_time())
             self._tell()
 
-    def _announce(self, batch: list[Record], cause: str, feed: Feed) -> list[Record]:
+    def _announce(self, batch: list[Record], cause: str, feed: Feed, size: int | None = None) -> list[Record]:
         """Publish what came before a hole, announce the hole, and return the batch that follows it."""
         if batch:
             self._host.publish(batch, received_us=self._websocket.received_us)
-        self._host.gap(cause, [feed])
+        self._host.gap(cause, [feed], size)
         return []
 
     def _renew(self, feed: Feed) -> None:

@@ -87,6 +87,7 @@ async def test_a_jump_of_trade_ids_is_a_hole_of_that_feed_alone(venue: FakeKrake
     venue.trade("BTC/USD", 1, skip_ids=3)
     await host.wait_until(lambda: bool(host.gaps) and sum(isinstance(r, Trade) for r in host.records) == 3)
     assert list(zip(host.gaps, host.gap_feeds, strict=True)) == [("missed", frozenset({BTC_TRADES}))]
+    assert host.gap_sizes == [3]
 
 
 async def test_a_hole_is_announced_between_its_neighbours(
@@ -95,7 +96,7 @@ async def test_a_hole_is_announced_between_its_neighbours(
     told: list[object] = []
     host = FakeHost([BTC_TRADES])
     monkeypatch.setattr(host, "publish", lambda batch, **_: told.extend(int(r.trade_id) for r in batch))
-    monkeypatch.setattr(host, "gap", lambda cause, feeds: told.append((cause, set(feeds))))
+    monkeypatch.setattr(host, "gap", lambda cause, feeds, _size: told.append((cause, set(feeds))))
     await start(host)
     await host.wait_confirmed([BTC_TRADES])
     first = venue.markets["BTC/USD"].next_trade_id

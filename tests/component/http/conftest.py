@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S, Topic
 from mdserver.store.query.read_records import RecordPage
+from mdserver.store.store import GapRow
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
 
@@ -133,6 +134,35 @@ class FakeStore:
     async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:
         self._note("is_settled")
         return all(first_us > last or last_us < first for first, last in self.holes)
+
+    async def gaps(self, first_us: int, last_us: int, **chosen: Any) -> list[GapRow]:
+        self._note("gaps")
+        limit = chosen.pop("limit")
+        row = GapRow(
+            1, 1, "binance", "BTCUSDT", "trade", T0 * US_PER_S, T0 * US_PER_S + 500_000, "missed", 3, "open"
+        )
+        other = GapRow(
+            2,
+            2,
+            "oanda",
+            "EURUSD",
+            "tick",
+            (T0 + 9) * US_PER_S,
+            (T0 + 10) * US_PER_S,
+            "restart",
+            None,
+            "filled",
+        )
+        if "series_id" in chosen:
+            return []
+        wanted = {key: value for key, value in chosen.items() if value is not None}
+        return [
+            one
+            for one in (row, other)
+            if one.to_us >= first_us
+            and one.from_us <= last_us
+            and all(getattr(one, key) == value for key, value in wanted.items())
+        ][:limit]
 
     def _note(self, what: str) -> None:
         self.reads.append(what)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mdserver.web.api import candle_query, records_view
+from mdserver.web.api import candle_query, gaps_view, records_view
 from mdserver.web.api.openapi import openapi_document
 
 T0 = 1_710_892_800
@@ -26,6 +26,10 @@ EXAMPLES = {
     ],
     "/api/trades": [
         f"/api/trades?symbol=EURUSD&from={T0}&to={T0 + 1}{more}" for more in ("", "&format=columns")
+    ],
+    "/api/gaps": [
+        "/api/gaps",
+        f"/api/gaps?symbol=EURUSD&broker=oanda&from={T0}&to={T0 + 99}&state=filled&limit=5",
     ],
     "/api/brokers": ["/api/brokers"],
     "/api/openapi.json": ["/api/openapi.json"],
@@ -68,6 +72,7 @@ def test_parameters_are_those_that_the_routes_know() -> None:
         "/api/candles/{symbol}/{timeframe}": candle_query.QUERY,
         "/api/ticks": records_view.QUERY,
         "/api/trades": records_view.QUERY,
+        "/api/gaps": gaps_view.QUERY,
     }
     for path, names in known.items():
         assert sorted(parameter["name"] for parameter in paths[path]["get"]["parameters"]) == sorted(names)

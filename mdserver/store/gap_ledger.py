@@ -1,0 +1,104 @@
+"""The table ``gaps``: intervals in which records of a series may be missing, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, LiteralString
+
+import psycopg
+from msgspec import Struct
+from psycopg.rows import args_row
+
+from ..model import Gap, GapState, RecordType
+
+__all__ = ["GapRow", "mark_gap", "read_gaps", "write_gaps"]
+
+
+class GapRow(Struct, frozen=True):
+    """A row of ``gaps``, with its series' names; times in microseconds."""
+
+    id: int
+    series_id: int
+    broker: str
+    symbol: str
+    type: RecordType
+    from_us: int
+    to_us: int
+    cause: str
+    size: int | None
+    state: GapState
+
+
+_WRITE = """insert into gaps (series_id, from_time, to_time, cause, size, state)
+    values (%s, timestamptz 'epoch' + %s * interval '1 microsecond',
+            timestamptz 'epoch' + %s * interval '1 microsecond', %s, %s, %s)
+    on conflict do nothing"""
+
+_MOVED = "update series set hist_v = hist_v + 1 where id = any(%s)"
+
+_READ: LiteralString = """select g.id, g.series_id, s.broker, s.symbol, s.type,
+        (extract(epoch from g.from_time) * 1000000)::bigint, (extract(epoch from g.to_time) * 1000000)::bigint,
+        g.cause, g.size, g.state
+    from gaps g join series s on s.id = g.series_id
+    where (%(series)s::int is null or g.series_id = %(series)s)
+      and (%(symbol)s::text is null or s.symbol = %(symbol)s)
+      and (%(broker)s::text is null or s.broker = %(broker)s)
+      and (%(state)s::text is null or g.state = %(state)s)
+      and g.to_time >= timestamptz 'epoch' + %(first)s * interval '1 microsecond'
+      and g.from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
+    order by g.from_time, g.id limit %(limit)s"""
+
+_MARK = "update gaps set state = %s where id = %s returning series_id"
+
+
+def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, Gap]]) -> None:
+    """Add gaps, each with the id of its series; one that is there already stays as it is.
+
+    Candles may come from another source where a series has a gap, so its history counts as changed. Blocking; runs
+    inside the caller's transaction.
+    """
+    if not gaps:
+        return
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            _WRITE,
+            [
+                (series_id, gap.from_us, max(gap.from_us, gap.time_us), gap.cause, gap.size, gap.state)
+                for series_id, gap in gaps
+            ],
+        )
+    conn.execute(_MOVED, [sorted({series_id for series_id, _ in gaps})])
+
+
+def read_gaps(
+    conn: psycopg.Connection[Any],
+    first_us: int,
+    last_us: int,
+    *,
+    series_id: int | None = None,
+    symbol: str | None = None,
+    broker: str | None = None,
+    state: GapState | None = None,
+    limit: int,
+) -> list[GapRow]:
+    """Return the gaps that touch ``[first_us, last_us]``, the earliest first. Blocking."""
+    values = {
+        "series": series_id,
+        "symbol": symbol,
+        "broker": broker,
+        "state": state,
+        "first": first_us,
+        "last": last_us,
+        "limit": limit,
+    }
+    with conn.cursor(row_factory=args_row(GapRow)) as cursor:
+        return cursor.execute(_READ, values).fetchall()
+
+
+def mark_gap(conn: psycopg.Connection[Any], gap_id: int, state: GapState) -> bool:
+    """Set what became of a gap; False if there is none of this id. Runs inside the caller's transaction. Blocking."""
+    row = conn.execute(_MARK, [state, gap_id]).fetchone()
+    if row is None:
+        return False
+    conn.execute(_MOVED, [[row[0]]])
+    return True

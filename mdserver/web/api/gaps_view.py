@@ -1,0 +1,66 @@
+"""``GET /api/gaps``: intervals in which records of a series may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from quart import Request
+
+from ...model import GapState
+from ...store.store import GapRow
+from .encoding import seconds
+from .params import number_up_to, query_of, symbol_of, time_range_us
+from .problem import invalid_parameter
+from .read_context import Reading
+
+__all__ = ["DEFAULT_GAPS", "MAX_GAPS_SHOWN", "STATES", "gaps_document"]
+
+QUERY = ("symbol", "broker", "from", "to", "state", "limit")
+STATES: tuple[GapState, ...] = get_args(GapState)
+DEFAULT_GAPS = 1_000
+MAX_GAPS_SHOWN = 10_000
+
+_LAST_S = 7_258_118_400
+"""2200-01-01: no record is later."""
+
+
+async def gaps_document(request: Request, reading: Reading) -> dict[str, Any]:
+    """Return the gaps that a request asks for, the earliest first; ``more`` tells that the limit left some out."""
+    query = query_of(request.args.items(multi=True), QUERY)
+    symbol = symbol_of(query) if "symbol" in query else None
+    first_us, last_us = time_range_us({"from": "0", "to": str(_LAST_S), **query})
+    limit = number_up_to(query, "limit", MAX_GAPS_SHOWN, DEFAULT_GAPS)
+    found = await reading.store.gaps(
+        first_us,
+        last_us,
+        symbol=symbol,
+        broker=query.get("broker"),
+        state=_state_of(query.get("state")),
+        limit=limit + 1,
+    )
+    return {"gaps": list(_shown(found[:limit])), "more": len(found) > limit}
+
+
+def _state_of(text: str | None) -> GapState | None:
+    for state in STATES:
+        if text == state:
+            return state
+    if text is None:
+        return None
+    raise invalid_parameter("state", text, f"expected one of {', '.join(STATES)}")
+
+
+def _shown(gaps: Iterable[GapRow]) -> Iterable[dict[str, Any]]:
+    for gap in gaps:
+        first, last = seconds([gap.from_us, gap.to_us])
+        yield {
+            "broker": gap.broker,
+            "symbol": gap.symbol,
+            "record_type": gap.type,
+            "from": first,
+            "to": last,
+            "cause": gap.cause,
+            "size": gap.size,
+            "state": gap.state,
+        }
