@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import trio
 from psycopg import sql
 
 from mdserver.errors import Rejected, StoreUnavailable
@@ -128,6 +129,9 @@ async def test_a_crash_while_recreating_is_repaired(
     with pytest.raises(StoreUnavailable):
         await recreate(filled)
     monkeypatch.undo()
+    with trio.fail_after(10):  # PostgreSQL notices the closed connection a moment later, and drops its lock then
+        while await rows(filled, "select count(*) from pg_locks where locktype = 'advisory'") != [(0,)]:
+            await trio.sleep(0.01)
     # an import that was killed as well begins by dropping again
     if after == 3:
         await drop_secondary(filled)
