@@ -137,7 +137,12 @@ class SuiteServer:
 
     async def until(self, condition: Callable[[], Any], what: str, within_s: float | None = None) -> None:
         """Return once ``condition`` holds; Failed, saying what was expected, if it does not in the case's patience."""
-        await until(condition, what, self.case.patience_s if within_s is None else within_s)
+
+        def holds() -> Any:
+            self._verify_records()
+            return condition()
+
+        await until(holds, what, self.case.patience_s if within_s is None else within_s)
 
     async def wait_state(self, state: StateName, within_s: float | None = None) -> None:
         """Wait until the broker is in a state."""
@@ -248,10 +253,13 @@ class SuiteServer:
 
     def verify(self) -> None:
         """Raise Failed for what must not happen in any check."""
-        if self.host.rejected:
-            raise Failed(f"the server does not take this record ({self.host.rejected[0]})")
+        self._verify_records()
         if crash := next((line for line in self.log_lines if "broker crashed" in line), None):
             raise Failed(f"the session raised what is neither Unavailable nor Rejected: {crash[-400:]}")
+
+    def _verify_records(self) -> None:
+        if self.host.rejected:
+            raise Failed(f"the server does not take this record ({self.host.rejected[0]})")
 
 
 def is_priced(record: Record | Gap, price: float | None) -> bool:

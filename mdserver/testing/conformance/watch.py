@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 
 from .scorecard import Failed
 
@@ -101,6 +102,10 @@ async def until(condition: Callable[[], Any], what: str, within_s: float) -> Non
 @asynccontextmanager
 async def nothing_left(what: str) -> AsyncIterator[None]:
     """Raise Failed if tasks or sockets that were not there before the block live on after it."""
+    with trio.move_on_after(
+        _SETTLE_S
+    ):  # what a venue has just begun to start belongs to what was there before
+        await trio.testing.wait_all_tasks_blocked(_POLL_S)
     before, tasks_before = _sockets(), set(_all_tasks())
     yield
     deadline = trio.current_time() + _SETTLE_S
