@@ -22,7 +22,7 @@ from .commands.context import ConfigFile, Invocation, Overrides
 from .config import LogConfig, json_schema
 from .daemon.banner import Banner, close_stdout
 from .errors import ConfigError, DataFolderInUse, MdserverError, leaves
-from .kit.commands import test_plugin
+from .kit.commands import new_plugin, test_plugin
 from .log import set_up_logging
 from .plugin import CommandPlugin
 from .redact import redact
@@ -211,6 +211,7 @@ def plugins_(context: click.Context, as_json: bool) -> None:
             click.echo(str(PluginProblem(broken.name, broken.distribution, broken.problem)), err=True)
 
 
+plugins_.add_command(new_plugin)
 plugins_.add_command(test_plugin)
 
 

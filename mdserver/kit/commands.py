@@ -1,21 +1,61 @@
-"""``mdserver plugins test NAME``."""
+"""``mdserver plugins new`` and ``mdserver plugins test``."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import click
 
 from ..errors import PluginError
+from .scaffold import KINDS, write_project
 
 if TYPE_CHECKING:
     from ..testing.conformance import Row
 
-__all__ = ["test_plugin"]
+__all__ = ["new_plugin", "test_plugin"]
 
 _MARKS = {"ok": "ok", "failed": "FAILED", "not applicable": "-"}
+
+
+@click.command("new")
+@click.argument("kind", metavar="[broker|history|command]", required=False)
+@click.argument("name", required=False)
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Make this folder; without it, one of the plugin's name in the current one.",
+)
+def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
+    """Write a plugin's project that works as it stands: `mdserver plugins new NAME` makes a broker.
+
+    It has a package with config, codec and the plugin itself, a fake venue, tests that need no network, the conformance
+    suite among them, and a README that says where to go on.
+    """
+    if kind is not None and name is None:
+        kind, name = "broker", kind
+    if kind is None or name is None:
+        raise click.UsageError(
+            "expected a NAME, with broker, history or command before it if it is no broker"
+        )
+    known = next((one for one in KINDS if one == kind), None)
+    if known is None:
+        raise click.UsageError(f"found the kind {kind!r}, expected one of {', '.join(KINDS)}")
+    folder = Path(name) if into is None else into
+    try:
+        written = write_project(known, name, folder)
+    except PluginError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"A {known} plugin {name} in {folder}:")
+    for path in written:
+        click.echo(f"  {path}")
+    click.echo(
+        f"Next: cd {folder} && python -m pytest; pip install -e . lets the server see it, and "
+        f"mdserver plugins test {name} prints its scorecard. Its README.md says where to go on."
+    )
 
 
 @click.command("test")

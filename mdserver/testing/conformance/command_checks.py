@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeAlias
 
 import trio
 
+from ...plugin import COMMAND_GROUP, CommandPlugin
 from ...registry import check_descriptor
 from .cases import CommandCase
 from .scorecard import Failed
@@ -34,6 +36,10 @@ async def _run(
     """Run the command with an empty database of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = _write_config(Path(folder), case.config if config is None else config)
+        environment = dict(os.environ)
+        if not any(point.name == case.plugin.name for point in entry_points(group=COMMAND_GROUP)):
+            places = [*_lay_out(case.plugin, Path(folder)), environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         command = [
             sys.executable,
             "-m",
@@ -46,7 +52,7 @@ async def _run(
         ]
         with trio.move_on_after(LIMIT_S):
             done = await trio.run_process(
-                command, capture_stdout=True, capture_stderr=True, check=False, env=dict(os.environ)
+                command, capture_stdout=True, capture_stderr=True, check=False, env=environment
             )
             return subprocess.CompletedProcess(
                 command, done.returncode, done.stdout.decode(), done.stderr.decode()
@@ -59,6 +65,25 @@ def _write_config(folder: Path, config: Mapping[str, object]) -> Path:
     path = folder / "config.yaml"
     path.write_text(json.dumps({**config, "data_dir": str(folder / "data")}), encoding="utf-8")
     return path
+
+
+def _lay_out(plugin: CommandPlugin, folder: Path) -> list[str]:
+    """Lay out a plugin that is not installed as if it were; return the folders for ``PYTHONPATH``."""
+    for name, module in list(sys.modules.items()):
+        attributes = (
+            [key for key, value in vars(module).items() if value is plugin] if "." not in name else []
+        )
+        if attributes and module.__file__ is not None:
+            info = folder / "site" / f"{name}-0.dist-info"
+            info.mkdir(parents=True)
+            (info / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n", encoding="utf-8"
+            )
+            text = f"[{COMMAND_GROUP}]\n{plugin.name} = {name}:{attributes[0]}\n"
+            (info / "entry_points.txt").write_text(text, encoding="utf-8")
+            file = Path(module.__file__)
+            return [str(folder / "site"), str(file.parents[1] if file.name == "__init__.py" else file.parent)]
+    raise Failed(f"{plugin.name} is not installed, and no module at the top has it as an attribute")
 
 
 async def descriptor(case: CommandCase, watch: SessionWatch) -> str:
