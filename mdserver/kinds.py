@@ -25,6 +25,7 @@ __all__ = [
     "Kind",
     "StoredAs",
     "StoredColumn",
+    "default_variant",
     "record_tables",
 ]
 
@@ -73,8 +74,8 @@ class Kind:
     ``struct`` has ``symbol`` and ``time_us`` and is array-like with a tag of its own: the journal tells kinds apart
     by it. ``check`` makes the check of a topic. ``wire`` makes what is encoded for clients, given when the socket
     had the record. ``latest_wins``: whether a newer record of the topic takes the place of this one while a client
-    is behind. ``variant`` tells apart the topics of one symbol; None: there is one. ``stored`` None: the number is
-    kept, the record is not. No record is older than ``earliest_us``.
+    is behind. ``variant`` tells apart the topics of one symbol; None: there is one; ``default_variant`` is that of
+    whoever names none. ``stored`` None: the number is kept, the record is not. No record is older than ``earliest_us``.
     """
 
     name: RecordType
@@ -83,6 +84,7 @@ class Kind:
     wire: Callable[[Published, Any, Received], Struct]
     latest_wins: Callable[[Any], bool]
     variant: Callable[[Any], str] | None = None
+    default_variant: str = ""
     stored: StoredAs | None = attrs.field(default=None)
     earliest_us: int = EARLIEST_US
 
@@ -136,6 +138,7 @@ _ROWS = (
         wire=order_book_wire,
         latest_wins=lambda book: book.action == "snapshot" and book.depth != "full",
         variant=lambda book: book.depth,
+        default_variant="25",
     ),
     Kind(
         "candle",
@@ -159,6 +162,12 @@ BY_NAME: dict[RecordType, Kind] = {kind.name: kind for kind in _ROWS}
 
 KINDS: dict[type, Kind] = {kind.struct: kind for kind in (*_ROWS, _GAP)}
 """The rows, by the class of their records; gaps among them, since they go the same way."""
+
+
+def default_variant(kind: RecordType) -> str:
+    """Return the variant of whoever names none."""
+    row = BY_NAME.get(kind)
+    return "" if row is None else row.default_variant
 
 
 def record_tables() -> list[str]:

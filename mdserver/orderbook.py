@@ -11,7 +11,7 @@ a level; sorting the prices of a book of 1,000 levels anew for each update takes
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 __all__ = ["Book"]
@@ -22,8 +22,8 @@ LevelT = TypeVar("LevelT", bound=tuple[Any, ...])
 class Book(Generic[LevelT]):
     """Both sides of one instrument's book, best levels first.
 
-    ``depth``: levels kept on each side, None for all; what an update pushes beyond it is dropped, since venues that
-    send a book of a fixed depth do not tell of it. ``checksum`` computes the venue's checksum from the book.
+    ``depth``: levels kept on each side, None for all; what an update pushes beyond it is dropped and returned, since
+    venues that send a book of a fixed depth do not tell of it. ``checksum`` computes the venue's checksum of it.
     Prices must be finite numbers; they are compared as such, however many zeros their text ended in.
     """
 
@@ -43,13 +43,19 @@ class Book(Generic[LevelT]):
         self.clear()
         self.update(bids, asks)
 
-    def update(self, bids: Iterable[LevelT], asks: Iterable[LevelT]) -> None:
-        """Set the levels given, in this order; size 0 removes one, and removing what is not there does nothing."""
+    def update(
+        self, bids: Iterable[LevelT], asks: Iterable[LevelT]
+    ) -> tuple[Sequence[LevelT], Sequence[LevelT]]:
+        """Set the levels given, in this order; size 0 removes one, and removing what is not there does nothing.
+
+        Returns the bids and the asks pushed out beyond ``depth``: who follows the book by its changes has to take
+        them out too. One that this very update set may be among them.
+        """
         self._bids.set(bids)
         self._asks.set(asks)
-        if self.depth is not None:
-            self._bids.truncate(self.depth)
-            self._asks.truncate(self.depth)
+        if self.depth is None:
+            return (), ()
+        return self._bids.truncate(self.depth), self._asks.truncate(self.depth)
 
     def clear(self) -> None:
         """Forget all levels."""
@@ -107,11 +113,12 @@ class _Side(Generic[LevelT]):
                 insort(ranks, rank)
             levels[rank] = level
 
-    def truncate(self, depth: int) -> None:
-        if len(self.ranks) > depth:
-            for rank in self.ranks[depth:]:
-                del self.levels[rank]
-            del self.ranks[depth:]
+    def truncate(self, depth: int) -> Sequence[LevelT]:
+        if len(self.ranks) <= depth:
+            return ()
+        out = [self.levels.pop(rank) for rank in self.ranks[depth:]]
+        del self.ranks[depth:]
+        return out
 
     def clear(self) -> None:
         self.ranks.clear()

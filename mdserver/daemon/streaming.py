@@ -13,6 +13,7 @@ from ..config import BrokerEntry, Config
 from ..feed.broker_host import Emit, Host
 from ..feed.demand import BrokerDemand
 from ..feed.supervisor import STOP_TIMEOUT_S, SupervisedBroker, Supervisor
+from ..kinds import default_variant
 from ..metrics import Metrics
 from ..model import Feed, LastRecord, Topic
 from ..plugin import BrokerPlugin
@@ -90,7 +91,9 @@ class BrokersPart(Part):
         """Return the broker of a config entry, not running yet."""
         plugin = self._plugins[entry.plugin]
         types = entry.types or plugin.types
-        demand = BrokerDemand(Feed(symbol, kind) for symbol in entry.symbols for kind in types)
+        demand = BrokerDemand(
+            Feed(symbol, kind, default_variant(kind)) for symbol in entry.symbols for kind in types
+        )
         host = Host(
             entry.name,
             demand,

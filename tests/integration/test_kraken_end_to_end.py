@@ -23,7 +23,6 @@ async def test_ticks_trades_and_books_reach_a_client_and_a_jump_of_ids_is_a_gap(
             "rest_url": venue.rest_url,
             "symbols": ["BTCUSD"],
             "types": ["tick", "trade", "orderbook"],
-            "book_depth": 10,
         }
         config = write_config(folder, brokers=[broker], database={"store": False})
         async with (
@@ -36,7 +35,7 @@ async def test_ticks_trades_and_books_reach_a_client_and_a_jump_of_ids_is_a_gap(
             with trio.fail_after(20):
                 while not any(message["type"] == "ack" for message in seen):
                     seen += map(json.loads, await client.receive())
-                topics = {"ticker:BTC/USD:bbo", "trade:BTC/USD", "book:BTC/USD:10"}
+                topics = {"ticker:BTC/USD:bbo", "trade:BTC/USD", "book:BTC/USD:25"}
                 await venue.wait_until(lambda: topics <= venue.topics)
                 for _ in range(40):
                     venue.step("BTC/USD")
@@ -52,7 +51,7 @@ async def test_ticks_trades_and_books_reach_a_client_and_a_jump_of_ids_is_a_gap(
         numbers = [message["seq"] for message in seen if message["type"] == kind]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     book = [message for message in seen if message["type"] == "orderbook"][-1]
-    bids, asks = venue.markets["BTC/USD"].window(10)
+    bids, asks = venue.markets["BTC/USD"].window(25)
     assert book["bids"] == [[price / 10, size / 10**8] for price, size in bids.items()]
     assert book["asks"] == [[price / 10, size / 10**8] for price, size in asks.items()]
     tick = [message for message in seen if message["type"] == "tick"][-1]

@@ -22,17 +22,20 @@ class Naive:
         self.bids: dict[float, Level] = {}
         self.asks: dict[float, Level] = {}
 
-    def take(self, snapshot: bool, bids: list[Level], asks: list[Level]) -> None:
+    def take(self, snapshot: bool, bids: list[Level], asks: list[Level]) -> tuple[list[Level], list[Level]]:
+        """Return what did not fit."""
         if snapshot:
             self.bids, self.asks = {}, {}
         for side, levels in ((self.bids, bids), (self.asks, asks)):
             side.update({level[0]: level for level in levels})
-        self.bids = self._kept(self.bids, reverse=True)
-        self.asks = self._kept(self.asks, reverse=False)
+        self.bids, lost_bids = self._kept(self.bids, reverse=True)
+        self.asks, lost_asks = self._kept(self.asks, reverse=False)
+        return lost_bids, lost_asks
 
-    def _kept(self, side: dict[float, Level], *, reverse: bool) -> dict[float, Level]:
+    def _kept(self, side: dict[float, Level], *, reverse: bool) -> tuple[dict[float, Level], list[Level]]:
         prices = sorted((price for price, level in side.items() if level[1]), reverse=reverse)
-        return {price: side[price] for price in prices[: self.depth]}
+        depth = len(prices) if self.depth is None else self.depth
+        return {price: side[price] for price in prices[:depth]}, [side[price] for price in prices[depth:]]
 
 
 @given(depth=st.sampled_from([None, 1, 3, 10]), messages=MESSAGES)
@@ -42,8 +45,10 @@ def test_it_is_what_the_messages_say(
     book: Book[Level] = Book(depth)
     naive = Naive(depth)
     for snapshot, bids, asks in messages:
-        (book.snapshot if snapshot else book.update)(bids, asks)
-        naive.take(snapshot, bids, asks)
+        out = (book.snapshot if snapshot else book.update)(bids, asks)
+        lost = naive.take(snapshot, bids, asks)
+        if out is not None:
+            assert tuple(map(list, out)) == lost
         want_bids, want_asks = list(naive.bids.values()), list(naive.asks.values())
         assert book.top() == (want_bids, want_asks)
         for n in (0, 1, 5, 100):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
 
+from ...kinds import default_variant
 from ...model import Feed
 from ...plugin import Broker, BrokerPlugin, CommandPlugin, HistoryPlugin, HistorySource
 from ...symbols import canonical
@@ -57,7 +58,8 @@ class BrokerCase(Generic[V]):
 
     def feeds(self) -> frozenset[Feed]:
         """Return what the suite wants: each type of each symbol."""
-        return frozenset(Feed(s, t) for s in self.symbols for t in self.types or self.plugin.types)
+        types = self.types or self.plugin.types
+        return frozenset(Feed(s, t, default_variant(t)) for s in self.symbols for t in types)
 
     def served(self, venue: V) -> Collection[str] | None:
         """Return the canonical symbols that the venue serves to somebody now; None where nobody can tell."""

@@ -12,6 +12,7 @@ import trio
 
 from ...feed.demand import FeedChange
 from ...feed.supervisor import SupervisedBroker
+from ...kinds import default_variant
 from ...metrics import Metrics
 from ...model import Feed, Published, Topic
 from ...protocol import answers
@@ -185,7 +186,7 @@ class Session:
     def _subscribe_one(self, request: Subscribe, symbol: str, kind: str, fault: Fault | None) -> Outcome:
         if fault is not None:
             return self._faulty(request.broker, symbol, kind, fault)
-        feed = Feed(symbol, kind)
+        feed = Feed(symbol, kind, default_variant(kind))
         candidates = list(self._candidates(feed, request.broker))
         if not candidates:
             return self._no_broker(feed, request.broker)

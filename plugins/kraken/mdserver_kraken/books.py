@@ -7,13 +7,18 @@ next snapshot, which looks like the first one.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Sequence
 
-from mdserver.model import OrderBook
+from mdserver import model
+from mdserver.model import Feed, OrderBook
 from mdserver.orderbook import Book
 
 from .codec import BookChange, Level, book_checksum
 
-__all__ = ["BookKeeper", "BookState"]
+__all__ = ["DEPTHS", "BookKeeper", "BookState", "carriers"]
+
+DEPTHS = {"25": 25, "full": 1000}
+"""The variants of order books, and the venue's depth that each is made from; it has none deeper than 1,000."""
 
 _CALM = 100
 """So many good messages in a row make a mismatch before them forgotten."""
@@ -29,11 +34,22 @@ class BookState(enum.Enum):
     """An update without a snapshot before it: what was still on its way when a book was dropped."""
 
 
-class BookKeeper:
-    """Books by canonical symbol, cut to ``depth`` levels: the venue never removes what is pushed out of them."""
+def carriers(wanted: Iterable[Feed]) -> dict[Feed, Feed]:
+    """Return the feeds that the venue is not asked for since another has all of it: the best 25 of a full book.
 
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
+    The venue's messages do not say of which depth they are, so a symbol has one book at a time on a connection.
+    """
+    full = {feed.symbol: feed for feed in wanted if feed[1:] == ("orderbook", "full")}
+    return {
+        feed: full[feed.symbol] for feed in wanted if feed[1:] == ("orderbook", "25") and feed.symbol in full
+    }
+
+
+class BookKeeper:
+    """Books by canonical symbol, cut to their depth: the venue never removes what is pushed out of them."""
+
+    def __init__(self) -> None:
+        self._pushed_out: tuple[Sequence[Level], Sequence[Level]] = ((), ())
         self._books: dict[str, Book[Level]] = {}
         self._mismatches: dict[str, int] = {}
         self._good: dict[str, int] = {}
@@ -45,12 +61,21 @@ class BookKeeper:
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._books
 
-    def record(self, symbol: str, time_us: int) -> OrderBook:
-        """Return a symbol's book as a record that stands for itself. Raises KeyError where there is no valid one."""
-        bids, asks = self._books[symbol].top()
-        return OrderBook(
-            symbol, time_us, tuple([level[:2] for level in bids]), tuple([level[:2] for level in asks])
-        )
+    def best(self, symbol: str, time_us: int) -> OrderBook:
+        """Return the best levels as a record that stands for itself. Raises KeyError where there is no valid book."""
+        bids, asks = self._books[symbol].top(DEPTHS["25"])
+        return OrderBook(symbol, time_us, _plain(bids), _plain(asks), depth="25")
+
+    def full(self, change: BookChange, time_us: int) -> OrderBook:
+        """Return the message that was taken last as a record of the full book: all levels, or those that changed."""
+        symbol = change.symbol
+        if change.snapshot:
+            bids, asks = self._books[symbol].top()
+            return OrderBook(symbol, time_us, _plain(bids), _plain(asks), "snapshot", "full")
+        out_bids, out_asks = self._pushed_out
+        bid_changes = _plain(change.bids) + tuple([(level[0], 0.0) for level in out_bids])
+        ask_changes = _plain(change.asks) + tuple([(level[0], 0.0) for level in out_asks])
+        return OrderBook(symbol, time_us, bid_changes, ask_changes, "update", "full")
 
     def mismatches(self, symbol: str) -> int:
         """Return how often a symbol's book broke lately."""
@@ -60,18 +85,18 @@ class BookKeeper:
         """Forget a book, valid or not."""
         self._books.pop(symbol, None)
 
-    def take(self, change: BookChange) -> BookState:
-        """Take a message of the venue."""
+    def take(self, change: BookChange, depth: int) -> BookState:
+        """Take a message of the venue; a book that begins with it has ``depth`` levels."""
         symbol = change.symbol
         book = self._books.get(symbol)
         if change.snapshot:
             if book is None:
-                book = self._books[symbol] = Book(self._depth, checksum=book_checksum)
+                book = self._books[symbol] = Book(depth, checksum=book_checksum)
             book.snapshot(change.bids, change.asks)
         elif book is None:
             return BookState.UNUSABLE
         else:
-            book.update(change.bids, change.asks)
+            self._pushed_out = book.update(change.bids, change.asks)
         if book.checksum() != change.checksum:
             self.drop(symbol)
             self._good[symbol] = 0
@@ -81,3 +106,7 @@ class BookKeeper:
         if good == _CALM:
             self._mismatches.pop(symbol, None)
         return BookState.GOOD
+
+
+def _plain(levels: Sequence[Level]) -> tuple[model.Level, ...]:
+    return tuple([level[:2] for level in levels])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -39,15 +39,12 @@ class KrakenConfig:
     """Where Kraken is and what to take from it.
 
     ``url``: address of the v2 stream, ``rest_url``: base address of the REST API, from which trades are fetched that
-    were missed. ``book_depth``: levels on each side of an order book.
+    were missed.
     ``silence_s``: with nothing received for so long, though heartbeats come once a second, the connection is given up.
     """
 
     url: str = attrs.field(default="wss://ws.kraken.com/v2", validator=_url("wss", "ws"))
     rest_url: str = attrs.field(default="https://api.kraken.com", validator=_url("https", "http"))
-    book_depth: Literal[10, 25, 100, 500, 1000] = attrs.field(
-        default=25, validator=attrs.validators.in_((10, 25, 100, 500, 1000))
-    )
     silence_s: float = attrs.field(
         default=10.0, validator=(attrs.validators.ge(2.0), attrs.validators.le(3600.0))
     )

@@ -10,7 +10,7 @@ from mdserver.model import Feed, Record
 from mdserver.net import WebSocket
 from mdserver.plugin import BrokerHost
 
-from .books import BookKeeper, BookState
+from .books import DEPTHS, BookKeeper, BookState, carriers
 from .codec import (
     Books,
     Decoder,
@@ -67,10 +67,10 @@ class Link:
         self._timing = timing
         self._decoder = Decoder()
         self._table = table
-        self._books = BookKeeper(config.book_depth)
-        self._subscriptions = Subscriptions(
-            depth=config.book_depth, answer_s=timing.answer_s, attempts=timing.attempts
-        )
+        self._books = BookKeeper()
+        self._book_variants: dict[str, frozenset[str]] = {}
+        self._carried: dict[Feed, Feed] = {}
+        self._subscriptions = Subscriptions(answer_s=timing.answer_s, attempts=timing.attempts)
         self._newest_trade: dict[str, int] = {}
         self._snapshot_due: dict[str, float] = {}
         self._changed = trio.Event()
@@ -121,54 +121,63 @@ class Link:
                 self._host.ignored("repeated trade")
                 continue
             if newest is not None and number > newest + 1:
-                batch = self._announce(batch, "missed", Feed(symbol, "trade"), number - newest - 1)
+                batch = self._announce(batch, "missed", Feed(symbol, "trade"), size=number - newest - 1)
             self._newest_trade[symbol] = number
             batch.append(row.trade)
         return batch
 
     def _take_books(self, event: Books, batch: list[Record], received_us: int) -> list[Record]:
         for change in event.changes:
-            feed = Feed(change.symbol, "orderbook")
-            state = self._books.take(change)
+            symbol = change.symbol
+            state = self._books.take(change, self._subscriptions.depth(symbol) or DEPTHS["full"])
+            variants = self._book_variants.get(symbol, frozenset())
             if state is BookState.UNUSABLE:
                 self._host.ignored("book update without a snapshot")
-                self._renew_if_late(feed)
+                self._renew_if_late(symbol)
             elif state is BookState.BROKEN:
-                batch = self._announce(batch, "checksum", feed)
-                self._renew(feed)
+                batch = self._announce(batch, "checksum", *[Feed(symbol, "orderbook", v) for v in variants])
+                self._renew(symbol)
             else:
                 time_us = received_us if change.time_us is None else change.time_us
-                batch.append(self._books.record(change.symbol, time_us))
+                if "25" in variants:
+                    batch.append(self._books.best(symbol, time_us))
+                if "full" in variants and self._subscriptions.depth(symbol) == DEPTHS["full"]:
+                    batch.append(self._books.full(change, time_us))
         return batch
 
-    def _renew_if_late(self, feed: Feed) -> None:
+    def _renew_if_late(self, symbol: str) -> None:
         """Ask anew for a book that is served without ever having been given whole."""
-        due = self._snapshot_due.get(feed.symbol)
+        due = self._snapshot_due.get(symbol)
         if due is not None and trio.current_time() > due:
-            del self._snapshot_due[feed.symbol]
-            self._host.log.warning("order book without a snapshot, subscribing anew", symbol=feed.symbol)
-            self._subscriptions.renew(feed, trio.current_time())
-            self._tell()
+            del self._snapshot_due[symbol]
+            self._host.log.warning("order book without a snapshot, subscribing anew", symbol=symbol)
+            self._renew_at(symbol, trio.current_time())
 
-    def _announce(self, batch: list[Record], cause: str, feed: Feed, size: int | None = None) -> list[Record]:
+    def _announce(
+        self, batch: list[Record], cause: str, *feeds: Feed, size: int | None = None
+    ) -> list[Record]:
         """Publish what came before a hole, announce the hole, and return the batch that follows it."""
         if batch:
             self._host.publish(batch, received_us=self._websocket.received_us)
-        self._host.gap(cause, [feed], size)
+        self._host.gap(cause, feeds, size)
         return []
 
-    def _renew(self, feed: Feed) -> None:
-        mismatches = self._books.mismatches(feed.symbol)
+    def _renew(self, symbol: str) -> None:
+        mismatches = self._books.mismatches(symbol)
         pause_s = (
             0.0 if mismatches < 2 else min(_LONGEST_PAUSE_S, self._timing.renew_s * 2 ** (mismatches - 2))
         )
         self._host.log.warning(
             "order book differs from the venue's checksum, subscribing anew",
-            symbol=feed.symbol,
+            symbol=symbol,
             in_a_row=mismatches,
             pause_s=pause_s,
         )
-        self._subscriptions.renew(feed, trio.current_time() + pause_s)
+        self._renew_at(symbol, trio.current_time() + pause_s)
+
+    def _renew_at(self, symbol: str, not_before: float) -> None:
+        for variant in DEPTHS:
+            self._subscriptions.renew(Feed(symbol, "orderbook", variant), not_before)
         self._tell()
 
     def _handle(self, event: Event) -> None:
@@ -241,7 +250,7 @@ class Link:
             if late.refused and not subscriptions.answers:
                 raise Unavailable(f"{self._websocket.url}: none of our requests was answered: {late.refused}")
             self._settle(late)
-            self._settle(Outcome(refused=subscriptions.plan(self._host.demand.current(), self._table.names)))
+            self._plan(self._host.demand.current())
             request = subscriptions.next_request(now)
             if request is not None:
                 await self._websocket.send(request)
@@ -250,10 +259,25 @@ class Link:
             with trio.move_on_at(subscriptions.wake_at(now)):
                 await changed.wait()
 
+    def _plan(self, wanted: frozenset[Feed]) -> None:
+        """Work out what to ask for."""
+        variants: dict[str, set[str]] = {}
+        for feed in wanted:
+            if feed.type == "orderbook":
+                variants.setdefault(feed.symbol, set()).add(feed.variant)
+        self._book_variants = {symbol: frozenset(names) for symbol, names in variants.items()}
+        carried = carriers(wanted)
+        served = self._subscriptions.active
+        new = [feed for feed in carried.keys() - self._carried.keys() if carried[feed] in served]
+        self._carried = carried
+        refused = self._subscriptions.plan(wanted - carried.keys(), self._table.names)
+        self._settle(Outcome(confirmed=tuple(new), refused=refused))
+
     def _settle(self, outcome: Outcome) -> None:
         """Tell the host what became of feeds."""
         if outcome.confirmed:
-            self._host.confirm(outcome.confirmed)
+            carried = [feed for feed, carrier in self._carried.items() if carrier in outcome.confirmed]
+            self._host.confirm([*outcome.confirmed, *carried])
         by_reason: dict[str, list[Feed]] = {}
         for feed, reason in outcome.refused.items():
             by_reason.setdefault(reason, []).append(feed)

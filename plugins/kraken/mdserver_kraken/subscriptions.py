@@ -16,6 +16,7 @@ import attrs
 
 from mdserver.model import Feed
 
+from .books import DEPTHS
 from .codec import Channel, Reply, encode_request
 
 __all__ = ["CHANNELS", "Outcome", "Subscriptions"]
@@ -46,6 +47,9 @@ class _State(enum.Enum):
     ACTIVE = enum.auto()
     LEAVING = enum.auto()
     SILENT = enum.auto()
+
+
+_AT_THE_VENUE = (_State.ASKED, _State.ACTIVE, _State.LEAVING)
 
 
 @attrs.define
@@ -82,9 +86,8 @@ class Subscriptions:
     counts replies to our requests.
     """
 
-    def __init__(self, *, depth: int, answer_s: float, attempts: int) -> None:
+    def __init__(self, *, answer_s: float, attempts: int) -> None:
         self.answers = 0
-        self._depth = depth
         self._answer_s = answer_s
         self._attempts = attempts
         self._lines: dict[Feed, _Line] = {}
@@ -116,11 +119,22 @@ class Subscriptions:
             return f"Kraken lists no {feed.symbol}"
         if feed.type not in CHANNELS:
             return f"no {feed.type} records come from Kraken"
-        if feed.variant:
-            return (
-                f"{feed.type} {feed.variant}: the book of Kraken has the depth of the config, {self._depth}"
-            )
+        if feed.type == "orderbook":
+            known = " or ".join(DEPTHS)
+            return None if feed.variant in DEPTHS else f"order book {feed.variant!r}: Kraken has {known}"
+        return f"no {feed.type} {feed.variant} comes from Kraken" if feed.variant else None
+
+    def depth(self, symbol: str) -> int | None:
+        """Return the venue's depth of the book that a symbol has or is asked for now, None if there is none."""
+        for variant, depth in DEPTHS.items():
+            line = self._lines.get(Feed(symbol, "orderbook", variant))
+            if line is not None and line.state in _AT_THE_VENUE:
+                return depth
         return None
+
+    def _is_due(self, feed: Feed, line: _Line) -> bool:
+        """Say whether a feed is to be asked for: not while the venue serves another depth of the same book."""
+        return line.state is _State.DUE and not (feed.type == "orderbook" and self.depth(feed.symbol))
 
     def renew(self, feed: Feed, not_before: float) -> None:
         """Leave an active feed and ask for it anew, not before the time given: its data have become unusable."""
@@ -139,13 +153,15 @@ class Subscriptions:
         ]
         if leaving:
             return self._request("unsubscribe", leaving, now)
-        due = [feed for feed, line in self._lines.items() if line.state is _State.DUE and line.at <= now]
+        due = [feed for feed, line in self._lines.items() if line.at <= now and self._is_due(feed, line)]
         return self._request("subscribe", due, now) if due else None
 
     def wake_at(self, now: float) -> float:
         """Return when something may be due without a new event; infinity if never."""
-        waiting = (_State.DUE, _State.ASKED, _State.LEAVING)
-        times = [line.at for line in self._lines.values() if line.state in waiting]
+        waiting = (_State.ASKED, _State.LEAVING)
+        times = [
+            line.at for feed, line in self._lines.items() if line.state in waiting or self._is_due(feed, line)
+        ]
         return max(min(times, default=math.inf), self._paused_until if self._paused_until > now else now)
 
     def answered(self, reply: Reply, now: float) -> Outcome | None:
@@ -201,9 +217,9 @@ class Subscriptions:
         return Outcome(refused=refused)
 
     def _request(self, method: _Method, feeds: list[Feed], now: float) -> bytes:
-        """Ask for as many of these feeds as are of the first one's channel and fit into one request."""
-        channel = CHANNELS[feeds[0].type]
-        chosen = [feed for feed in feeds if CHANNELS[feed.type] == channel][:MAX_BATCH]
+        """Ask for as many of these feeds as are of the first one's kind and fit into one request."""
+        kind = feeds[0][1:]
+        chosen = [feed for feed in feeds if feed[1:] == kind][:MAX_BATCH]
         for feed in chosen:
             line = self._lines[feed]
             line.state = _State.ASKED if method == "subscribe" else _State.LEAVING
@@ -214,7 +230,9 @@ class Subscriptions:
         self._requests[self._last_id] = _Request(method, names)
         if len(self._requests) > _MAX_REQUESTS:
             del self._requests[min(self._requests)]
-        return encode_request(method, channel, list(names), self._last_id, depth=self._depth)
+        return encode_request(
+            method, CHANNELS[kind[0]], list(names), self._last_id, depth=DEPTHS.get(kind[1], 0)
+        )
 
     def _left(self, feed: Feed, *, even_active: bool = False) -> None:
         """Note that the venue serves a feed no more."""

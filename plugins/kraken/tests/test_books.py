@@ -36,41 +36,41 @@ UPDATES = st.lists(
 def test_a_deep_enough_book_agrees_with_the_venue(
     updates: list[tuple[dict[int, int], dict[int, int]]],
 ) -> None:
-    keeper = BookKeeper(100)
+    keeper, depth = BookKeeper(), 100
     bids, asks = {1: 7}, {99: 7}
-    assert keeper.take(change(True, bids, asks, crc(bids, asks))) is BookState.GOOD
+    assert keeper.take(change(True, bids, asks, crc(bids, asks)), depth) is BookState.GOOD
     for new_bids, new_asks in updates:
         for side, new in ((bids, new_bids), (asks, new_asks)):
             side.update(new)
             for price in [price for price, size in side.items() if not size]:
                 del side[price]
-        assert keeper.take(change(False, new_bids, new_asks, crc(bids, asks))) is BookState.GOOD
+        assert keeper.take(change(False, new_bids, new_asks, crc(bids, asks)), depth) is BookState.GOOD
     assert {round(row[0] * 10) for row in keeper["BTCUSD"].top()[0]} == bids.keys()
 
 
 def test_what_the_venue_pushed_out_is_cut_off() -> None:
-    keeper = BookKeeper(10)
+    keeper, depth = BookKeeper(), 10
     bids = dict.fromkeys(range(1, 11), 5)
-    keeper.take(change(True, bids, {99: 1}, crc(bids, {99: 1})))
+    keeper.take(change(True, bids, {99: 1}, crc(bids, {99: 1})), depth)
     bids = {11: 5} | bids
-    assert keeper.take(change(False, {11: 5}, {}, crc(bids, {99: 1}))) is BookState.GOOD
+    assert keeper.take(change(False, {11: 5}, {}, crc(bids, {99: 1})), depth) is BookState.GOOD
     assert len(keeper["BTCUSD"].top()[0]) == 10
     del bids[11], bids[1]  # a level goes and none comes in its place: the one pushed out does not return
-    assert keeper.take(change(False, {11: 0}, {}, crc(bids, {99: 1}))) is BookState.GOOD
+    assert keeper.take(change(False, {11: 0}, {}, crc(bids, {99: 1})), depth) is BookState.GOOD
 
 
 def test_a_mismatch_drops_the_book_until_its_next_snapshot() -> None:
-    keeper = BookKeeper(10)
+    keeper, depth = BookKeeper(), 10
     good = change(True, {1: 1}, {2: 1}, crc({1: 1}, {2: 1}))
-    assert keeper.take(change(False, {1: 1}, {}, 1)) is BookState.UNUSABLE
-    assert keeper.take(good) is BookState.GOOD
-    assert keeper.take(change(False, {1: 2}, {}, 1)) is BookState.BROKEN
+    assert keeper.take(change(False, {1: 1}, {}, 1), depth) is BookState.UNUSABLE
+    assert keeper.take(good, depth) is BookState.GOOD
+    assert keeper.take(change(False, {1: 2}, {}, 1), depth) is BookState.BROKEN
     assert "BTCUSD" not in keeper
     assert keeper.mismatches("BTCUSD") == 1
-    assert keeper.take(change(False, {1: 1}, {}, 1)) is BookState.UNUSABLE
-    assert keeper.take(good) is BookState.GOOD
-    keeper.take(change(True, {1: 1}, {}, 1))
+    assert keeper.take(change(False, {1: 1}, {}, 1), depth) is BookState.UNUSABLE
+    assert keeper.take(good, depth) is BookState.GOOD
+    keeper.take(change(True, {1: 1}, {}, 1), depth)
     assert keeper.mismatches("BTCUSD") == 2
     for _ in range(100):
-        assert keeper.take(good) is BookState.GOOD
+        assert keeper.take(good, depth) is BookState.GOOD
     assert keeper.mismatches("BTCUSD") == 0

@@ -26,7 +26,6 @@ def test_the_defaults_are_kraken() -> None:
         ("url", "wss://host/?a=b", r"has a query, fragment or user"),
         ("url", "wss://host/a b", r"holds a space"),
         ("rest_url", "wss://api.kraken.com", r"rest_url: .*; expected https:// or http://"),
-        ("book_depth", 20, r"book_depth"),
         ("silence_s", 1, r"silence_s"),
         ("silence_s", 3601, r"silence_s"),
     ],

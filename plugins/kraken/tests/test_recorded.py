@@ -14,7 +14,7 @@ from mdserver.testing.host import FakeHost
 from mdserver.testing.kraken import FakeKraken, KrakenRules, Pair, open_fake_kraken
 from mdserver.testing.recorded import recorded_folder
 from mdserver_kraken import KrakenBroker, KrakenConfig
-from mdserver_kraken.books import BookKeeper, BookState
+from mdserver_kraken.books import DEPTHS, BookKeeper, BookState
 from mdserver_kraken.codec import Books, Decoder, RestPage, decode_trades_page
 
 pytestmark = pytest.mark.recorded
@@ -58,11 +58,11 @@ async def venue() -> AsyncIterator[FakeKraken]:
 
 
 async def replayed(
-    venue: FakeKraken, nursery: trio.Nursery, feeds: list[Feed], frames: list[str], depth: int
+    venue: FakeKraken, nursery: trio.Nursery, feeds: list[Feed], frames: list[str]
 ) -> FakeHost:
     """Return a host after a session that subscribed to ``feeds`` and got the frames, and nothing else."""
     host = FakeHost()
-    config = KrakenConfig(url=venue.url, rest_url=venue.rest_url, book_depth=depth)  # type: ignore[arg-type]
+    config = KrakenConfig(url=venue.url, rest_url=venue.rest_url)
     await nursery.start(functools.partial(KrakenBroker(config).run, host))
     venue.rules.snapshots = False
     host.demand.set(feeds)
@@ -101,7 +101,7 @@ async def test_tickers_and_trades(venue: FakeKraken, nursery: trio.Nursery) -> N
     frames = [*lines(TICKER_TRADE), text(TRADES).strip()]
     feeds = [Feed("BTCUSD", "tick"), Feed("BTCUSD", "trade"), Feed("BTCUSDT", "trade")]
     with trio.fail_after(20):
-        host = await replayed(venue, nursery, feeds, frames, 10)
+        host = await replayed(venue, nursery, feeds, frames)
     wanted = told(frames)
     # The last two are older than what came before: repeats, as far as the plugin can tell.
     assert host.ignored_kinds["repeated trade"] == 2
@@ -132,11 +132,18 @@ def books_told(frames: list[str], depth: int) -> list[tuple[object, object]]:
     ("name", "symbol", "depth", "count"), [(MINA, "MINAGBP", 25, 30), (BTC_BOOK, "BTCUSD", 10, 510)]
 )
 async def test_every_level_of_every_book(
-    venue: FakeKraken, nursery: trio.Nursery, name: str, symbol: str, depth: int, count: int
+    venue: FakeKraken,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    symbol: str,
+    depth: int,
+    count: int,
 ) -> None:
+    monkeypatch.setitem(DEPTHS, "25", depth)  # the depth of the capture
     frames = mina_frames() if name == MINA else lines(name)
     with trio.fail_after(20):
-        host = await replayed(venue, nursery, [Feed(symbol, "orderbook")], frames, depth)
+        host = await replayed(venue, nursery, [Feed(symbol, "orderbook", "25")], frames)
     books = [record for record in host.records if isinstance(record, OrderBook)]
     assert [(book.bids, book.asks) for book in books] == books_told(frames, depth)
     assert len(books) == count
@@ -146,7 +153,7 @@ async def test_every_level_of_every_book(
 
 async def test_what_we_do_not_use_is_ignored_not_a_fault(venue: FakeKraken, nursery: trio.Nursery) -> None:
     with trio.fail_after(20):
-        host = await replayed(venue, nursery, [], lines(OHLC), 10)
+        host = await replayed(venue, nursery, [], lines(OHLC))
     assert len(host.discarded) == 1
     assert host.ignored_kinds == {"ohlc": 2, "reply": 2}
 
@@ -160,11 +167,11 @@ async def test_what_we_do_not_use_is_ignored_not_a_fault(venue: FakeKraken, nurs
     ],
 )
 def test_every_checksum_of_every_book(name: str, depth: int, count: int, best: tuple[str, ...]) -> None:
-    decoder, keeper, states = Decoder(), BookKeeper(depth), []
+    decoder, keeper, states = Decoder(), BookKeeper(), []
     for frame in mina_frames() if name == MINA else lines(name):
         event = decoder.decode(frame.encode(), 1)
         if isinstance(event, Books):
-            states += [keeper.take(change) for change in event.changes]
+            states += [keeper.take(change, depth) for change in event.changes]
             symbol = event.changes[0].symbol
     assert states == [BookState.GOOD] * count
     bid, ask = keeper[symbol].best_bid, keeper[symbol].best_ask
@@ -176,11 +183,11 @@ def test_every_checksum_of_every_book(name: str, depth: int, count: int, best: t
 
 def test_without_truncation_the_checksums_would_fail() -> None:
     """What makes the test above worth something."""
-    decoder, keeper, broken = Decoder(), BookKeeper(1000), 0
+    decoder, keeper, broken = Decoder(), BookKeeper(), 0
     for frame in lines(BTC_BOOK):
         event = decoder.decode(frame.encode(), 1)
         assert isinstance(event, Books)
-        broken += keeper.take(event.changes[0]) is not BookState.GOOD
+        broken += keeper.take(event.changes[0], 1000) is not BookState.GOOD
     assert broken > 0
 
 

@@ -12,12 +12,12 @@ from mdserver_kraken.codec import Reply
 from mdserver_kraken.subscriptions import MAX_BATCH, RATE_PAUSE_S, Outcome, Subscriptions
 
 BTC, ETH = Feed("BTCUSD", "tick"), Feed("ETHUSD", "tick")
-BTC_TRADES, BTC_BOOK = Feed("BTCUSD", "trade"), Feed("BTCUSD", "orderbook")
+BTC_TRADES, BTC_BOOK = Feed("BTCUSD", "trade"), Feed("BTCUSD", "orderbook", "25")
 NAMES = {"BTCUSD": "BTC/USD", "ETHUSD": "ETH/USD", "XUSD": "X/USD"}
 
 
 def subscriptions(attempts: int = 3) -> Subscriptions:
-    return Subscriptions(depth=25, answer_s=10.0, attempts=attempts)
+    return Subscriptions(answer_s=10.0, attempts=attempts)
 
 
 def request(subs: Subscriptions, now: float) -> dict[str, Any] | None:
