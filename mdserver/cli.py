@@ -119,19 +119,24 @@ class _Run(_Group):
     """``run``: its subcommands are the command plugins, ours like a third party's, each imported when asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return command_names()
+        return command_names(_plugin_folders(ctx))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = load_command(cmd_name)
+        found = load_command(cmd_name, _plugin_folders(ctx))
         if isinstance(found, PluginProblem):
             raise click.ClickException(str(found))
         return None if found is None else _with_config(found)
 
     def summary(self, ctx: click.Context, name: str) -> str:
-        found = load_command(name)
+        found = load_command(name, _plugin_folders(ctx))
         if isinstance(found, CommandPlugin):
             return found.summary.rstrip(".") + "."
         return f"(Cannot be used: {found.message})" if found is not None else ""
+
+
+def _plugin_folders(context: click.Context) -> tuple[Path, ...]:
+    invocation = context.find_object(Invocation)
+    return () if invocation is None else invocation.find_plugin_folders()
 
 
 def _with_config(plugin: CommandPlugin) -> click.Command:
@@ -193,11 +198,12 @@ def plugins_(context: click.Context, as_json: bool) -> None:
     """Show what is installed, from where, and what cannot be used."""
     if context.invoked_subcommand is not None:
         return
-    found = installed_plugins()
+    invocation: Invocation = context.obj
+    found = installed_plugins(invocation.plugin_folders)
     if as_json:
         click.echo(json.dumps({"plugins": [attrs.asdict(plugin) for plugin in found]}, indent=2))
         return
-    rows = [("NAME", "KIND", "VERSION", "DISTRIBUTION", "SUMMARY")]
+    rows = [("NAME", "KIND", "VERSION", "FROM", "SUMMARY")]
     rows += [
         (p.name, p.kind, p.version, p.distribution, p.summary if p.problem is None else "-") for p in found
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import attrs
 import click
@@ -20,6 +21,7 @@ from .plugin import (
     CommandPlugin,
     HistoryPlugin,
 )
+from .plugin_folders import FolderPoint, folder_points
 
 __all__ = [
     "InstalledPlugin",
@@ -34,6 +36,8 @@ __all__ = [
 ]
 
 OWN_DISTRIBUTION = "mdserver"
+
+Folders: TypeAlias = Sequence[Path]
 
 P = TypeVar("P", BrokerPlugin, CommandPlugin, HistoryPlugin)
 
@@ -68,9 +72,12 @@ class _Loaded:
     descriptor: BrokerPlugin | CommandPlugin | HistoryPlugin | None
 
 
-def load_brokers() -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
-    """Return the usable broker plugins by name, and the problems of the others. Imports them; blocking."""
-    return _usable(_load("broker", BROKER_GROUP, BrokerPlugin, _check_broker))
+def load_brokers(folders: Folders = ()) -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
+    """Return the usable broker plugins by name, and the problems of the others. Imports them; blocking.
+
+    ``folders`` are those in which plain modules are plugins too: here, and below.
+    """
+    return _usable(_load("broker", BROKER_GROUP, BrokerPlugin, _check_broker, folders=folders))
 
 
 def stand_in(problem: PluginProblem) -> BrokerPlugin:
@@ -82,30 +89,32 @@ def stand_in(problem: PluginProblem) -> BrokerPlugin:
     return BrokerPlugin(problem.name, "cannot be used", type(None), refuse, types=tuple(BY_NAME))
 
 
-def command_names() -> list[str]:
-    """Return the names of all installed command plugins, in order. Imports none; blocking."""
-    return sorted({point.name for point in entry_points(group=COMMAND_GROUP)})
+def command_names(folders: Folders = ()) -> list[str]:
+    """Return the names of all command plugins, in order. Imports none but those in ``folders``; blocking."""
+    return sorted({point.name for point in _points(COMMAND_GROUP, folders)})
 
 
-def load_command(name: str) -> CommandPlugin | PluginProblem | None:
+def load_command(name: str, folders: Folders = ()) -> CommandPlugin | PluginProblem | None:
     """Return one command plugin, or why it cannot be used; None if there is none of this name.
 
-    Imports no other: the start of a command should not wait for what it does not need. Blocking.
+    Imports no other but those in ``folders``: the start of a command should not wait for what it does not need.
+    Blocking.
     """
-    plugins, problems = _usable(_load("command", COMMAND_GROUP, CommandPlugin, _check_command, name))
+    loaded = _load("command", COMMAND_GROUP, CommandPlugin, _check_command, name, folders)
+    plugins, problems = _usable(loaded)
     return plugins.get(name) or next(iter(problems), None)
 
 
-def load_history() -> tuple[dict[str, HistoryPlugin], list[PluginProblem]]:
+def load_history(folders: Folders = ()) -> tuple[dict[str, HistoryPlugin], list[PluginProblem]]:
     """Return the usable history plugins by name, and the problems of the others. Imports them; blocking."""
-    return _usable(_load("history", HISTORY_GROUP, HistoryPlugin, _check_history))
+    return _usable(_load("history", HISTORY_GROUP, HistoryPlugin, _check_history, folders=folders))
 
 
-def installed_plugins() -> list[InstalledPlugin]:
-    """Return every plugin that is installed, usable or not, by kind and name. Imports them; blocking."""
-    brokers = _load("broker", BROKER_GROUP, BrokerPlugin, _check_broker)
-    commands = _load("command", COMMAND_GROUP, CommandPlugin, _check_command)
-    history = _load("history", HISTORY_GROUP, HistoryPlugin, _check_history)
+def installed_plugins(folders: Folders = ()) -> list[InstalledPlugin]:
+    """Return every plugin that there is, usable or not, by kind and name. Imports them; blocking."""
+    brokers = _load("broker", BROKER_GROUP, BrokerPlugin, _check_broker, folders=folders)
+    commands = _load("command", COMMAND_GROUP, CommandPlugin, _check_command, folders=folders)
+    history = _load("history", HISTORY_GROUP, HistoryPlugin, _check_history, folders=folders)
     return [loaded.row for loaded in (*brokers, *commands, *history)]
 
 
@@ -120,18 +129,30 @@ def _usable(loaded: Iterable[_Loaded]) -> tuple[dict[str, Any], list[PluginProbl
     return plugins, problems
 
 
-def _load(
-    kind: str, group: str, descriptor: type[P], check: Callable[[P], None], name: str | None = None
-) -> list[_Loaded]:
-    """Load the plugins of a group, or those of one name. Of two with the same name ours has it, then the first."""
+def _points(group: str, folders: Folders) -> list[EntryPoint | FolderPoint]:
+    return [*entry_points(group=group), *(point for point in folder_points(folders) if point.group == group)]
 
-    def rank(point: EntryPoint) -> tuple[str, bool, str]:
+
+def _load(
+    kind: str,
+    group: str,
+    descriptor: type[P],
+    check: Callable[[P], None],
+    name: str | None = None,
+    folders: Folders = (),
+) -> list[_Loaded]:
+    """Load the plugins of a group, or those of one name.
+
+    Of two with the same name ours has it, then what is installed, then the first.
+    """
+
+    def rank(point: EntryPoint | FolderPoint) -> tuple[str, bool, bool, str]:
         distribution = _distribution(point)[0]
-        return point.name, distribution != OWN_DISTRIBUTION, distribution
+        return point.name, distribution != OWN_DISTRIBUTION, isinstance(point, FolderPoint), distribution
 
     loaded: list[_Loaded] = []
     owners: dict[str, str] = {}
-    points = [point for point in entry_points(group=group) if name in (None, point.name)]
+    points = [point for point in _points(group, folders) if name in (None, point.name)]
     for point in sorted(points, key=rank):
         distribution, version = _distribution(point)
         found: P | None = None
@@ -140,7 +161,8 @@ def _load(
             found = _descriptor(point, descriptor)
             check(found)
             if other := owners.get(point.name):
-                raise PluginError(f"{other} has a {kind} plugin of this name too; uninstall one of them")
+                mend = "rename this one" if isinstance(point, FolderPoint) else "uninstall one of them"
+                raise PluginError(f"{other} has a {kind} plugin of this name too; {mend}")
             owners[point.name] = distribution
         except PluginError as error:
             problem = str(error)
@@ -150,10 +172,12 @@ def _load(
     return loaded
 
 
-def _descriptor(point: EntryPoint, expected: type[P]) -> P:
+def _descriptor(point: EntryPoint | FolderPoint, expected: type[P]) -> P:
     """Import what an entry point names. Raises PluginError, whatever the import raised."""
     try:
         found = point.load()
+    except PluginError:
+        raise
     except (Exception, SystemExit) as error:  # a plugin's import may raise anything; others must still load
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise PluginError(f"cannot be imported from {point.value}: {text}") from error
@@ -219,5 +243,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(str, names)) or "none"
 
 
-def _distribution(point: EntryPoint) -> tuple[str, str]:
+def _distribution(point: EntryPoint | FolderPoint) -> tuple[str, str]:
+    if isinstance(point, FolderPoint):
+        return str(point.path), ""
     return ("unknown", "") if point.dist is None else (point.dist.name, point.dist.version)

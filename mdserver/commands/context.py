@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import attrs
 import trio
 
-from ..config import Config, LogConfig, load_config, secret_values
+from ..config import Config, LogConfig, load_config, read_plugin_folders, secret_values
 from ..errors import ConfigError
 from ..log import get_logger, set_up_logging
 from ..plugin import BrokerPlugin, CommandDatabase, HistoryPlugin, Progress
@@ -67,12 +67,22 @@ class Invocation:
         self.log = get_logger("mdserver")
 
     @cached_property
+    def plugin_folders(self) -> tuple[Path, ...]:
+        """The folders whose modules are plugins, as the config names them: they are needed to read the rest of it."""
+        return self.find_plugin_folders()
+
+    def find_plugin_folders(self) -> tuple[Path, ...]:
+        """Return them as far as the config file is known: another may be named after the name of a command."""
+        file = self._find_config_file()
+        return () if file is None else read_plugin_folders(file.path, os.environ)
+
+    @cached_property
     def _loaded(self) -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
-        return load_brokers()
+        return load_brokers(self.plugin_folders)
 
     @cached_property
     def _loaded_history(self) -> tuple[dict[str, HistoryPlugin], list[PluginProblem]]:
-        return load_history()
+        return load_history(self.plugin_folders)
 
     @property
     def history(self) -> dict[str, HistoryPlugin]:
@@ -102,6 +112,9 @@ class Invocation:
     @cached_property
     def config_file(self) -> ConfigFile | None:
         """The file that the config is read from, None where there is none."""
+        return self._find_config_file()
+
+    def _find_config_file(self) -> ConfigFile | None:
         named = self._named_file()
         if named is None and IN_CURRENT_FOLDER.exists():
             return ConfigFile(IN_CURRENT_FOLDER.absolute(), "current folder")

@@ -4,7 +4,7 @@
 ``schema`` describes it all to editors.
 """
 
-from .load import default_data_dir, load_config
+from .load import default_data_dir, load_config, read_plugin_folders
 from .schema import json_schema
 from .secrets import secret_values
 from .sections import (
@@ -28,5 +28,6 @@ __all__ = [
     "default_data_dir",
     "json_schema",
     "load_config",
+    "read_plugin_folders",
     "secret_values",
 ]

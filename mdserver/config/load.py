@@ -18,7 +18,7 @@ from .sections import BrokerEntry, Config, DatabaseConfig, HistoryEntry
 from .source import Located, Problem, parse_yaml, read_env_file
 from .structure import Invalid, build, config_keys, gather_fields, shown, structure
 
-__all__ = ["DEFAULT_SYMBOLS", "default_data_dir", "load_config"]
+__all__ = ["DEFAULT_SYMBOLS", "default_data_dir", "load_config", "read_plugin_folders"]
 
 DEFAULT_SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "BTCUSDT")
 """What the mock broker streams when there is no config file."""
@@ -26,7 +26,7 @@ DEFAULT_SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "BTCUSDT")
 DEFAULT_SOURCE = "dukascopy"
 """The source of history where the config says nothing of any, if its plugin is installed."""
 
-_LATER = ("brokers", "data_dir", "history")
+_LATER = ("brokers", "data_dir", "history", "plugin_folders")
 """Keys of the file that need more than their type."""
 
 _NOUNS = {"brokers": "brokers", "history": "sources"}
@@ -65,6 +65,8 @@ def load_config(
         problems += found + _check_types(root, broker_types) + _check_usable(root, unusable)
         arguments["history"], found = _history(root, history, arguments["brokers"])
         problems += found
+        arguments["plugin_folders"], found = _plugin_folders(root, path.parent)
+        problems += found
         arguments["data_dir"] = _data_dir(root, path.parent, variables)
     except Invalid as error:
         problems += error.problems
@@ -72,6 +74,36 @@ def load_config(
         problems.sort(key=lambda problem: problem.line or 0)
         raise ConfigError([problem.render(str(path)) for problem in problems])
     return Config(**arguments)
+
+
+def read_plugin_folders(path: Path, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the ``plugin_folders`` of a file that are there: what is in them has to be known to read the rest.
+
+    Whatever is wrong with the file, :func:`load_config` reports it. Blocking.
+    """
+    try:
+        root, _ = parse_yaml(path, {**read_env_file(path.parent / ".env"), **environ})
+        return _plugin_folders(root, path.parent)[0]
+    except (ConfigError, Invalid):
+        return ()
+
+
+def _plugin_folders(root: Located, beside: Path) -> tuple[tuple[Path, ...], list[Problem]]:
+    """Return the folders, absolute, and what is wrong with others; a relative one is relative to the file."""
+    given = root.data.get("plugin_folders") if isinstance(root.data, dict) else None
+    if given is None:
+        return (), []
+    folders: list[Path] = []
+    problems = []
+    for item in given.data if isinstance(given.data, list) else [given]:
+        folder = (beside.absolute() / structure(item, Path)).absolute()
+        if folder.is_dir():
+            folders.append(folder)
+        else:
+            problems.append(
+                Problem(item.line, item.path, f"found {shown(item)}, expected a folder; there is none")
+            )
+    return tuple(folders), problems
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:

@@ -199,3 +199,6 @@ class Config:
     log: LogConfig = attrs.field(factory=LogConfig, metadata={"help": "What is logged"})
     brokers: tuple[BrokerEntry, ...] = _setting((), "Sources of live data, in order of preference")
     history: tuple[HistoryEntry, ...] = _setting((), "Sources of recorded ticks for the import")
+    plugin_folders: tuple[Path, ...] = _setting(
+        (), "Folders whose Python modules are plugins, for a first try"
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from ..commands.context import Invocation
 from ..errors import PluginError
 from .scaffold import KINDS, write_project
 
@@ -61,7 +62,8 @@ def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
 @click.command("test")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def test_plugin(name: str, *, as_json: bool) -> None:
+@click.pass_context
+def test_plugin(context: click.Context, name: str, *, as_json: bool) -> None:
     """Run the conformance suite on the installed plugin NAME and print its scorecard. Exit code 1 if a check failed.
 
     The plugin is tried on its own fake venue, over real sockets on this machine, under the server's supervisor. It says
@@ -69,8 +71,9 @@ def test_plugin(name: str, *, as_json: bool) -> None:
     """
     from ..testing.conformance import find_case, run_suite  # late: no other command needs the fakes
 
+    invocation = context.find_object(Invocation)
     try:
-        case = find_case(name)
+        case = find_case(name, [] if invocation is None else invocation.plugin_folders)
     except PluginError as error:
         raise click.UsageError(str(error)) from None
 

@@ -58,8 +58,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> list[CommandContext]:
         "broken": PluginProblem("broken", "some-dist", "cannot be imported"),
     }
     names, load = cli.command_names, cli.load_command
-    monkeypatch.setattr(cli, "command_names", lambda: sorted([*names(), *plugins]))
-    monkeypatch.setattr(cli, "load_command", lambda name: plugins.get(name) or load(name))
+    monkeypatch.setattr(cli, "command_names", lambda folders: sorted([*names(folders), *plugins]))
+    monkeypatch.setattr(cli, "load_command", lambda name, folders: plugins.get(name) or load(name, folders))
     return called
 
 
@@ -285,7 +285,7 @@ def test_config_check_knows_whether_plugins_load(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = PluginProblem("odd", "odd-dist", "cannot be imported")
-    monkeypatch.setattr(context_module, "load_brokers", lambda: ({}, [problem]))
+    monkeypatch.setattr(context_module, "load_brokers", lambda folders: ({}, [problem]))
     path = tmp_path / "a.yaml"
     path.write_text(
         "brokers:\n  - {name: first, plugin: odd}\n  - {name: off, plugin: odd, enabled: false}\n"
@@ -474,7 +474,7 @@ def test_whoever_reads_the_output_may_go(error: str) -> None:
     code = (
         "import sys, click\nfrom mdserver import cli\nfrom mdserver.plugin import CommandPlugin\n"
         f"@click.command('x')\ndef x():\n    raise {error}\n"
-        "cli.load_command = lambda name: CommandPlugin('x', '', x)\nsys.exit(cli.main(['run', 'x']))"
+        "cli.load_command = lambda name, folders: CommandPlugin('x', '', x)\nsys.exit(cli.main(['run', 'x']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")

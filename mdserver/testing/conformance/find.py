@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from ...errors import PluginError
 from ...plugin import BROKER_GROUP, COMMAND_GROUP, HISTORY_GROUP
+from ...plugin_folders import folder_points
 from .cases import BrokerCase, CommandCase, ConformanceCase, HistoryCase
 
 __all__ = ["CONFORMANCE_GROUP", "find_case"]
@@ -17,20 +20,29 @@ CONFORMANCE_GROUP = "mdserver.conformance"
 GROUPS = (BROKER_GROUP, HISTORY_GROUP, COMMAND_GROUP)
 
 
-def find_case(name: str) -> ConformanceCase:
+def find_case(name: str, folders: Iterable[Path] = ()) -> ConformanceCase:
     """Return the case of a plugin: what the entry point of its name in :data:`CONFORMANCE_GROUP` names.
 
-    Else ``case`` of the module ``conformance`` in the package of the plugin. Raises PluginError. Blocking.
+    Else ``case`` of the module ``conformance`` in the plugin's package; of a plugin that is a plain module in one of
+    ``folders``, ``case`` of that module. Raises PluginError. Blocking.
     """
     points = list(entry_points(group=CONFORMANCE_GROUP, name=name))
     if not points:
         plugins = [point for group in GROUPS for point in entry_points(group=group, name=name)]
+        in_folders = folder_points(folders)
+        if not plugins and (point := next((one for one in in_folders if one.name == name), None)):
+            point.load()
+            inner = point.path.stem + (".conformance" if point.path.is_dir() else "")
+            return _load(EntryPoint(name, f"{inner}:case", CONFORMANCE_GROUP))
         if not plugins:
-            known = sorted({point.name for group in GROUPS for point in entry_points(group=group)})
-            raise PluginError(f'no plugin "{name}" is installed; there are {", ".join(known) or "none"}')
+            known = {point.name for group in GROUPS for point in entry_points(group=group)}
+            known |= {point.name for point in in_folders}
+            raise PluginError(
+                f'no plugin "{name}" is installed; there are {", ".join(sorted(known)) or "none"}'
+            )
         points = [
-            EntryPoint(name, f"{point.module.partition('.')[0]}.conformance:case", CONFORMANCE_GROUP)
-            for point in plugins
+            EntryPoint(name, f"{plugin.module.partition('.')[0]}.conformance:case", CONFORMANCE_GROUP)
+            for plugin in plugins
         ]
     return _load(points[0])
 
