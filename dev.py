@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -192,10 +193,24 @@ def install(*, development: bool) -> None:
     editable = [argument for folder in (ROOT, *plugins) for argument in ("-e", str(folder))]
     more = [requirement for requirement in development_requirements() if development]
     pip_install(["-c", str(CONSTRAINTS), *editable, *more])
+    for name in gone_plugins():
+        print(f"{name} is uninstalled: its folder has gone.", flush=True)
+        subprocess.run([BIN / "python", "-m", "pip", "uninstall", "-q", "-y", name], check=True, cwd=ROOT)
     # What the tests need includes what the server needs.
     kept = {key: value for key, value in stamp.items() if value == wanted}
     STAMP.write_text(json.dumps({**kept, kind: wanted, "run": wanted}), encoding="utf-8")
     print(f"Installed in {time.monotonic() - began:.0f} s.", flush=True)
+
+
+def gone_plugins() -> list[str]:
+    """Return what is installed from a folder in ``plugins`` that is not there any more."""
+    names = []
+    for path in VENV.glob("lib/python*/site-packages/*.dist-info/direct_url.json"):
+        url = json.loads(path.read_text(encoding="utf-8")).get("url", "")
+        folder = Path(unquote(url.removeprefix("file://")))
+        if folder.parent == ROOT / "plugins" and not (folder / "pyproject.toml").exists():
+            names.append(path.parent.name.partition("-")[0])
+    return sorted(names)
 
 
 def make_venv() -> None:
