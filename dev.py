@@ -69,6 +69,14 @@ PARTS = (
     ("serial", "serial", []),
 )
 
+# Most of these wait rather than compute.
+QUICK_PARTS = (
+    (
+        "quick",
+        "not serial",
+        ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--hypothesis-profile=quick"],
+    ),
+)
 QUICK = [
     "tests/unit",
     "tests/component",
@@ -104,7 +112,7 @@ def test(arguments: list[str]) -> int:
         print(f"failed so far: {', '.join(failed)}; the tests follow", flush=True)
     counts: Counter[str] = Counter()
     codes = []
-    for name, marked, options in PARTS[:1] if quick else PARTS:
+    for name, marked, options in QUICK_PARTS if quick else PARTS:
         chosen = [*QUICK, "-m", f"{marked} and not slow"] if quick else [*arguments, "-m", marked]
         codes.append(run_tests(name, [*options, *chosen], counts))
     if failed:

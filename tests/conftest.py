@@ -34,6 +34,9 @@ MIGRATED = sql.Identifier(NAME)
 DEADLINE_S = 240.0
 """Of each test that runs on the real clock; far above what the longest takes on a busy machine."""
 
+settings.register_profile("quick", max_examples=20)
+settings.register_profile("long", max_examples=1_000)
+
 _numbers = itertools.count(1)
 
 
@@ -46,7 +49,6 @@ def pytest_configure(config: pytest.Config) -> None:
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
     if config.getoption("long"):
-        settings.register_profile("long", max_examples=1_000)
         settings.load_profile("long")
 
 

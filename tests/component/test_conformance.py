@@ -25,6 +25,8 @@ from mdserver.testing import (
 )
 from mdserver.testing.conformance import check_names, find_case, run_check
 
+pytestmark = pytest.mark.slow
+
 KEPT: list[Any] = []
 """What a leaking plugin keeps."""
 
