@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from .model import US_PER_S
 
-__all__ = ["HOUR_US", "MARKETS", "Market", "is_open", "open_hours", "trades_each_open_hour"]
+__all__ = ["HOUR_US", "MARKETS", "Market", "is_open", "market_of", "open_hours", "trades_each_open_hour"]
 
 Market: TypeAlias = Literal["fx", "session", "crypto"]
 """``fx``: the whole week of foreign exchange. ``session``: parts of that week that differ by instrument
@@ -28,6 +28,14 @@ _NEW_YORK = ZoneInfo("America/New_York")
 _CLOSE_HOUR = 17
 _FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
 
+_CRYPTO = frozenset(("BTC", "ETH", "USDT", "USDC", "LTC", "XRP", "SOL", "BNB"))
+_CURRENCIES = frozenset(
+    (
+        *("AUD", "BRL", "CAD", "CHF", "CNH", "CZK", "DKK", "EUR", "GBP", "HKD", "HUF", "ILS", "JPY", "MXN"),
+        *("NOK", "NZD", "PLN", "RON", "RUB", "SEK", "SGD", "THB", "TRY", "USD", "ZAR"),
+    )
+)
+
 
 def is_open(market: Market, hour_us: int) -> bool:
     """Say whether there can be ticks in the hour that begins at ``hour_us`` (microseconds since the epoch).
@@ -40,6 +48,16 @@ def is_open(market: Market, hour_us: int) -> bool:
     day_us = hour_us // _DAY_US * _DAY_US
     opens_us, closes_us = _open_part(day_us)
     return opens_us <= hour_us < closes_us
+
+
+def market_of(symbol: str, record_type: str) -> Market:
+    """Guess from its name when a symbol is traded; ``session`` where that is unknown: only weekends are certain."""
+    base, quote = symbol[:3], symbol[3:]
+    if base in _CURRENCIES and quote in _CURRENCIES:
+        return "fx"
+    if record_type == "trade" or base in _CRYPTO or any(symbol.endswith(one) for one in _CRYPTO):
+        return "crypto"
+    return "session"
 
 
 def open_hours(market: Market, from_us: int, to_us: int) -> list[int]:

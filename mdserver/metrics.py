@@ -84,7 +84,11 @@ class Metrics:
         self.discarded = counter("messages_discarded", "Venue messages that could not be decoded", "broker")
         self.ignored = counter("messages_ignored", "Venue messages of a kind not used", "broker", "kind")
         self.sessions = counter("broker_sessions", "Sessions ended, by outcome", "broker", "outcome")
-        self.broker_up = gauge("broker_up", "1 while the broker is live", "broker")
+        self.broker_up = gauge("broker_up", "1 while the broker is connected", "broker")
+        self.broker_state = gauge("broker_state", "1 for the state that the broker is in", "broker", "state")
+        self.broker_state_changes = counter(
+            "broker_state_changes", "States that a broker entered", "broker", "state"
+        )
         self.refused_feeds = counter("feeds_refused", "Feeds that a venue refused", "broker")
         self.gaps = counter("gaps", "Known holes in a feed", "broker", "cause")
         # clients

@@ -8,6 +8,7 @@ from .load import default_data_dir, load_config, read_plugin_folders
 from .schema import json_schema
 from .secrets import secret_values
 from .sections import (
+    BackoffConfig,
     BrokerEntry,
     Config,
     DatabaseConfig,
@@ -18,6 +19,7 @@ from .sections import (
 )
 
 __all__ = [
+    "BackoffConfig",
     "BrokerEntry",
     "Config",
     "DatabaseConfig",

@@ -19,6 +19,7 @@ else:
     _TypeName = Literal[tuple(BY_NAME)]  # so that errors and the schema list what there is
 
 __all__ = [
+    "BackoffConfig",
     "BrokerEntry",
     "Config",
     "DatabaseConfig",
@@ -148,6 +149,18 @@ def _settings_repr(settings: object) -> str:
 
 
 @attrs.frozen
+class BackoffConfig:
+    """The pauses before a broker's next session: doubled each time, spread at random, until one has lasted a minute."""
+
+    first_s: float = _setting(1.0, "Seconds of the first pause, at most", validator=_between(0.1, 3_600))
+    most_s: float = _setting(60.0, "Seconds of the longest pause", validator=_between(0.1, 86_400))
+
+    def __attrs_post_init__(self) -> None:
+        if self.most_s < self.first_s:
+            raise ValueError(f"found most_s {self.most_s:g}, expected not less than first_s {self.first_s:g}")
+
+
+@attrs.frozen
 class BrokerEntry:
     """One broker. ``types`` None: the plugin's. ``settings`` is an object of the plugin's config class.
 
@@ -164,6 +177,12 @@ class BrokerEntry:
         (), "Always streamed and stored, with or without clients", converter=canonical_all
     )
     types: tuple[_TypeName, ...] | None = _setting(None, "Record types of symbols; default: the plugin's")
+    backoff: BackoffConfig = attrs.field(
+        factory=BackoffConfig, metadata={"help": "Pauses before the next session"}
+    )
+    client_credentials: bool = _setting(
+        False, "Clients may have sessions of their own, with their credentials"
+    )
     settings: object = attrs.field(default=None, repr=_settings_repr)
 
     @types.validator

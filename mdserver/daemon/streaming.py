@@ -9,10 +9,12 @@ from time import time_ns
 import structlog
 import trio
 
+from ..backoff import Backoff
 from ..config import BrokerEntry, Config
 from ..feed.broker_host import Emit, Host
 from ..feed.demand import BrokerDemand
-from ..feed.supervisor import STOP_TIMEOUT_S, SupervisedBroker, Supervisor
+from ..feed.supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
+from ..feed.supervisor import Supervisor
 from ..kinds import default_variant
 from ..metrics import Metrics
 from ..model import Feed, LastRecord, Topic
@@ -102,7 +104,14 @@ class BrokersPart(Part):
             metrics=self._metrics,
             log=_log,
         )
-        return SupervisedBroker(plugin, partial(plugin.factory, entry.settings), demand, host, self._metrics)
+        return SupervisedBroker(
+            plugin,
+            partial(plugin.factory, entry.settings),
+            demand,
+            host,
+            self._metrics,
+            backoff=Backoff(entry.backoff.first_s, entry.backoff.most_s),
+        )
 
 
 class RouterPart(Part):

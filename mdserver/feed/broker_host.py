@@ -117,6 +117,8 @@ class Host:
         self.demand = demand
         self.log = log.bind(broker=name)
         self.last_event_s: float | None = None
+        self.has_heartbeats = False
+        """Whether the broker has ever told of one: from then on its silence is a fault at any time."""
         self._emit = emit
         self._last_records = last_records
         self._lines: dict[type, dict[_Key, _Line]] = {kind.struct: {} for kind in BY_NAME.values()}
@@ -235,6 +237,7 @@ class Host:
 
     def alive(self) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.alive`."""
+        self.has_heartbeats = True
         self.last_event_s = time()
 
     def discard(self, error: BadMessage) -> None:

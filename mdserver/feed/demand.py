@@ -1,7 +1,7 @@
 """What is wanted from one broker, counted by holders, and what the venue said to it.
 
-Feeds from the config are held for ever; each client holds what it subscribed. A feed stays wanted until its
-last holder lets go, so that one client leaving never cuts another.
+Feeds that the config names are held as long as it does; each client holds what it subscribed. A feed stays wanted until
+its last holder lets go, so that one client leaving never cuts another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class BrokerDemand:
     """The wanted feeds of one broker."""
 
     def __init__(self, pinned: Iterable[Feed] = ()) -> None:
-        self._holders: Counter[Feed] = Counter(pinned)
+        self._pinned = frozenset(pinned)
+        self._holders: Counter[Feed] = Counter(self._pinned)
         self._status: dict[Feed, FeedStatus] = dict.fromkeys(self._holders, "pending")
         self._reasons: dict[Feed, str] = {}
         self._symbols: frozenset[str] | None = None
@@ -96,6 +97,24 @@ class BrokerDemand:
         for feed, status in self._status.items():
             if status == "active":
                 self._status[feed] = "pending"
+
+    # -- the config's side ---------------------------------------------------------------------------
+
+    def pin(self, feeds: Iterable[Feed]) -> None:
+        """Hold these feeds for the config, and none of those that it named before."""
+        before, self._pinned = self._pinned, frozenset(feeds)
+        for feed in self._pinned - before:
+            self.hold(feed)
+        for feed in before - self._pinned:
+            self.release(feed)
+
+    def is_pinned(self, feed: Feed) -> bool:
+        """Tell whether the config names a feed."""
+        return feed in self._pinned
+
+    def pinned_refused(self) -> dict[Feed, str]:
+        """Return the feeds of the config that the venue refused, with its reasons."""
+        return {feed: why for feed, why in self._reasons.items() if feed in self._pinned}
 
     # -- the clients' side ---------------------------------------------------------------------------
 

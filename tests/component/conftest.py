@@ -17,7 +17,8 @@ from trio_websocket import WebSocketConnection, connect_websocket_url
 from mdserver.config import ServerConfig
 from mdserver.feed.broker_host import Host
 from mdserver.feed.demand import BrokerDemand
-from mdserver.feed.supervisor import SupervisedBroker, Supervisor
+from mdserver.feed.supervised_broker import SupervisedBroker
+from mdserver.feed.supervisor import Supervisor
 from mdserver.metrics import Metrics
 from mdserver.model import Feed, Record
 from mdserver.plugin import BrokerHost, BrokerPlugin

@@ -7,7 +7,8 @@ import trio
 
 from mdserver.config import BrokerEntry
 from mdserver.daemon.streaming import BrokersPart
-from mdserver.feed.supervisor import SupervisedBroker, Supervisor
+from mdserver.feed.supervised_broker import SupervisedBroker
+from mdserver.feed.supervisor import Supervisor
 from mdserver.metrics import Metrics
 from mdserver.model import Gap, LastRecord, Published, Tick, Topic
 from mdserver.plugin import BrokerPlugin

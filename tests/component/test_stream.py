@@ -212,7 +212,7 @@ async def test_a_broker_that_failed_meanwhile_is_not_waited_for() -> None:
     async with open_stream_server(["first", "second"]) as server, open_client(server.url) as client:
         server.brokers["first"].silent.add("X")
         await client.subscribe("X", id=1)
-        server.supervisor.brokers["second"].state = "failed"
+        server.supervisor.brokers["second"].give_up("bad key")
         server.brokers["first"].host.refuse([Feed("X", "tick")], "not here")
         told = await client.get()
         assert (told["id"], told["results"][0]["status"], told["results"][0]["message"]) == (

@@ -14,7 +14,7 @@ from mdserver.store import scan
 from mdserver.store.connection.database import Database
 from mdserver.store.connection.database_errors import DataRefused
 from mdserver.store.store import Store
-from mdserver.store.upkeep.integrity import SeriesReport, check, market_of
+from mdserver.store.upkeep.integrity import SeriesReport, check
 from mdserver.store.upkeep.primary_keys import clean_up
 from mdserver.store.upkeep.rebuild_candles import refresh
 
@@ -157,20 +157,6 @@ async def test_missing_hours(filled: Database) -> None:
     assert (finding.kind, finding.month, finding.count) == ("missing_hours", "2024-04", 2)
     assert finding.at == ["2024-04-01T03:00:00Z", "2024-04-01T04:00:00Z"]
     assert report.months[1].missing_hours == 2
-
-
-@pytest.mark.parametrize(
-    ("symbol", "record_type", "market"),
-    [
-        ("EURUSD", "tick", "fx"),
-        ("BTCUSDT", "tick", "crypto"),
-        ("ANYTHING", "trade", "crypto"),
-        ("XAUUSD", "tick", "session"),
-        ("USA500", "tick", "session"),
-    ],
-)
-async def test_markets(symbol: str, record_type: str, market: str) -> None:
-    assert market_of(symbol, record_type) == market
 
 
 LEDGER = f"""insert into import_ledger (series_id, hour, outcome, row_count)

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdserver.market_hours import HOUR_US, MARKETS, Market, is_open, open_hours, trades_each_open_hour
+from mdserver.market_hours import (
+    HOUR_US,
+    MARKETS,
+    Market,
+    is_open,
+    market_of,
+    open_hours,
+    trades_each_open_hour,
+)
 from mdserver.testing.recorded import recorded_folder
 
 
@@ -75,3 +83,17 @@ def test_twenty_three_years_of_gold_lie_within_the_week() -> None:
         hours = [row["timestamp"] for row in csv.DictReader(file)]
     assert len(hours) > 20_000
     assert [hour for hour in hours if not is_open("session", us(hour))] == []
+
+
+@pytest.mark.parametrize(
+    ("symbol", "record_type", "market"),
+    [
+        ("EURUSD", "tick", "fx"),
+        ("BTCUSDT", "tick", "crypto"),
+        ("ANYTHING", "trade", "crypto"),
+        ("XAUUSD", "tick", "session"),
+        ("USA500", "tick", "session"),
+    ],
+)
+def test_the_market_is_guessed_from_the_symbol(symbol: str, record_type: str, market: str) -> None:
+    assert market_of(symbol, record_type) == market

@@ -9,20 +9,24 @@ from typing import Any
 import pytest
 import structlog
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from mdserver.backoff import Backoff
 from mdserver.errors import Rejected, Unavailable
 from mdserver.feed.broker_host import Host
+from mdserver.feed.broker_state import NEXT, State, StateHistory
 from mdserver.feed.demand import BrokerDemand
-from mdserver.feed.supervisor import (
+from mdserver.feed.supervised_broker import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
+    CRASHES_WITHIN_S,
     MAX_CRASHES,
-    STABLE_S,
     START_TIMEOUT_S,
     SupervisedBroker,
-    Supervisor,
 )
+from mdserver.feed.supervisor import Supervisor
 from mdserver.metrics import Metrics
 from mdserver.model import Feed, Gap, Published, Tick
 from mdserver.plugin import BrokerPlugin
@@ -34,12 +38,13 @@ def supervised(
     silence_s: float | None = None,
     name: str = "x",
     emit: Callable[[list[Published]], None] = lambda _: None,
+    symbol: str = "A",
 ) -> SupervisedBroker:
     class Scripted:
         async def run(self, host: Any, *, task_status: Any) -> None:
             await session(host, task_status)
 
-    metrics, demand = Metrics(), BrokerDemand([Feed("A", "tick")])
+    metrics, demand = Metrics(), BrokerDemand([Feed(symbol, "tick")])
     host = Host(
         name,
         demand,
@@ -161,12 +166,12 @@ async def test_crashes_far_apart_do_not_add_up(autojump_clock: object) -> None:
     async def session(host: Any, task_status: Any) -> None:
         task_status.started()
         starts.append(trio.current_time())
-        await trio.sleep(STABLE_S)
+        await trio.sleep(CRASHES_WITHIN_S / (MAX_CRASHES - 1))
         raise ZeroDivisionError("a rare bug")
 
     broker = supervised(session)
     with capture_logs():  # printing tracebacks would take most of the time
-        await run_for(3 * MAX_CRASHES * STABLE_S, broker)
+        await run_for(3 * CRASHES_WITHIN_S, broker)
     assert len(starts) > 2 * MAX_CRASHES
     assert broker.state != "failed"
 
@@ -220,11 +225,11 @@ async def test_silence_ends_a_session_and_heartbeats_do_not(autojump_clock: obje
             await trio.sleep(5)
             host.alive()
 
-    broker = supervised(quiet, silence_s=30)
+    broker = supervised(quiet, silence_s=30, symbol="BTCUSDT")
     await run_for(400, broker, supervised(beating, silence_s=30, name="y"))
-    assert starts["quiet"] > 3
+    assert starts["quiet"] > 2
     assert starts["beating"] == 1
-    assert "nothing from the venue for 3" in (broker.last_error or "")
+    assert "nothing from the venue for" in (broker.last_error or "")
 
 
 async def test_silence_without_demand_is_no_fault(autojump_clock: object) -> None:
@@ -332,7 +337,9 @@ async def test_brokers_come_and_go_while_the_others_run(autojump_clock: object) 
             supervisor.add(second)
         assert await supervisor.remove("x", "removed from the config")
         assert list(supervisor.brokers) == ["y"]
-        assert first.demand.refused() == {Feed("A", "tick"): "x has failed: removed from the config"}
+        assert first.demand.refused() == {
+            Feed("A", "tick"): "x is not there any more: removed from the config"
+        }
         assert second.snapshot().state == "live"
         nursery.cancel_scope.cancel()
     assert told == ["+x", "+y", "-x"]
@@ -355,3 +362,152 @@ async def test_a_broker_that_will_not_stop_stays_until_it_does(autojump_clock: o
         await trio.sleep(30)
         assert await supervisor.remove("x", "removed")
         nursery.cancel_scope.cancel()
+
+
+async def test_a_restart_revives_what_had_failed_and_the_next_within_moments_waits(
+    autojump_clock: object,
+) -> None:
+    starts: list[float] = []
+
+    async def rejected(host: Any, task_status: Any) -> None:
+        starts.append(trio.current_time())
+        raise Rejected("bad key")
+
+    broker = supervised(rejected)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.run)
+        await trio.sleep(100)
+        for _ in range(3):
+            assert await broker.restart("asked for")
+            await trio.sleep(0.001)
+        await trio.sleep(50)
+        assert broker.state is State.FAILED
+        nursery.cancel_scope.cancel()
+    pauses = [b - a for a, b in pairwise(starts)]
+    assert pauses[0] == pytest.approx(100)  # at once
+    assert all(pause >= BACKOFF_FIRST_S for pause in pauses[1:])
+
+
+async def test_a_restart_ends_a_pause_and_takes_other_settings(autojump_clock: object) -> None:
+    async def busy(host: Any, task_status: Any) -> None:
+        raise Unavailable("busy", retry_after_s=3000)
+
+    class Fine:
+        async def run(self, host: Any, *, task_status: Any) -> None:
+            await forever(host, task_status)
+
+    broker = supervised(busy)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.run)
+        await trio.sleep(10)
+        assert broker.state is State.BACKOFF
+        broker.reconfigure(Fine, Backoff(1, 2))
+        assert await broker.restart("its config has changed")
+        await trio.sleep(1)
+        assert broker.state is State.LIVE
+        assert any("its config has changed" in change.message for change in broker.snapshot().changes)
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_will_not_stop_is_restarted_when_it_has(autojump_clock: object) -> None:
+    starts: list[float] = []
+
+    async def shielded(host: Any, task_status: Any) -> None:
+        starts.append(trio.current_time())
+        task_status.started()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+        await trio.sleep_forever()
+
+    broker = supervised(shielded)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.run)
+        await trio.sleep(1)
+        assert not await broker.restart("asked for")
+        assert trio.current_time() - starts[0] < 10
+        await trio.sleep(20)
+        assert len(starts) == 2
+        nursery.cancel_scope.cancel()
+        starts.clear()
+
+
+async def test_a_restarted_session_leaves_a_gap_with_its_cause(autojump_clock: object) -> None:
+    seconds = iter((1, 9))
+
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+        host.publish([Tick("A", 1_710_918_000_000_000 + next(seconds) * 1_000_000, 1.1, 1.2)])
+        await trio.sleep_forever()
+
+    told: list[Published] = []
+    broker = supervised(session, emit=told.extend)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.run)
+        await trio.sleep(10)
+        await broker.restart("asked for")
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    gaps = [published.record for published in told if isinstance(published.record, Gap)]
+    assert [gap.cause for gap in gaps] == ["restart"]
+
+
+async def test_crashes_within_ten_minutes_add_up_though_sessions_are_stable(autojump_clock: object) -> None:
+    starts = []
+
+    async def session(host: Any, task_status: Any) -> None:
+        task_status.started()
+        starts.append(trio.current_time())
+        await trio.sleep(70)
+        raise ZeroDivisionError("a bug")
+
+    broker = supervised(session)
+    with capture_logs():
+        await run_for(3000, broker)
+    assert (len(starts), broker.state) == (MAX_CRASHES, State.FAILED)
+
+
+async def test_a_refusal_of_the_config_degrades_and_a_clients_does_not(autojump_clock: object) -> None:
+    broker = supervised(forever)
+    states: list[str] = []
+    broker.listeners.append(lambda _broker, state, _message: states.append(str(state)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.run)
+        await trio.sleep(1)
+        broker.demand.hold(Feed("B", "tick"))
+        broker.host.refuse([Feed("B", "tick")], "no such symbol")
+        assert states == ["starting", "live"]
+        broker.host.refuse([Feed("A", "tick")], "no such symbol")
+        broker.host.refuse([Feed("A", "tick")], "no such symbol")
+        assert states == ["starting", "live", "degraded"]
+        broker.host.confirm([Feed("A", "tick")])
+        assert states == ["starting", "live", "degraded", "live"]
+        nursery.cancel_scope.cancel()
+
+
+def test_errors_and_changes_are_kept_newest_first_and_bounded() -> None:
+    history = StateHistory("x", metrics := Metrics())
+    for n in range(100):
+        history.enter(State.STARTING, f"connecting {n}")
+        history.note_error("unavailable", f"error {n}")
+        history.enter(State.BACKOFF, f"pause {n}")
+    assert history.last_error == "error 99"
+    assert [error.message for error in history.errors][:2] == ["error 99", "error 98"]
+    assert [change.message for change in history.changes][:2] == ["pause 99", "connecting 99"]
+    assert len(history.errors) == len(history.changes) == 10
+    sample = metrics.registry.get_sample_value
+    assert sample("mdserver_broker_state", {"broker": "x", "state": "backoff"}) == 1
+    assert sample("mdserver_broker_state", {"broker": "x", "state": "starting"}) == 0
+    assert sample("mdserver_broker_state_changes_total", {"broker": "x", "state": "backoff"}) == 100
+
+
+@given(st.lists(st.sampled_from(list(State)), max_size=20))
+def test_a_state_follows_only_one_that_it_may_follow(wanted: list[State]) -> None:
+    history = StateHistory("x", Metrics())
+    for state in wanted:
+        before = history.state
+        if state in NEXT[before] or state is before:
+            assert history.enter(state, "") is (state is not before or state is State.STARTING)
+        else:
+            with pytest.raises(ValueError, match=f"found {state} after {before}"):
+                history.enter(state, "")
+            assert history.state is before

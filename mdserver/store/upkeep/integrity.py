@@ -16,7 +16,7 @@ import psycopg
 from msgspec import Struct
 
 from ...candles import Ints
-from ...market_hours import HOUR_US, Market, open_hours, trades_each_open_hour
+from ...market_hours import HOUR_US, Market, market_of, open_hours, trades_each_open_hour
 from ...model import TIMEFRAMES, US_PER_S
 from ..connection.database import Database
 from ..pg_binary import TimeArray, to_postgres_us
@@ -26,7 +26,7 @@ from .candle_diff import Difference, compare, table_of
 from .primary_keys import tables_without_key
 from .rebuild_candles import bounds
 
-__all__ = ["Finding", "Kind", "Month", "SeriesReport", "check", "market_of"]
+__all__ = ["Finding", "Kind", "Month", "SeriesReport", "check"]
 
 Kind: TypeAlias = Literal[
     "no_primary_key",
@@ -58,14 +58,6 @@ REMEDY: dict[Kind, str] = {
 MAX_EXAMPLES = 5
 
 _DAY_US = 24 * HOUR_US
-
-_CRYPTO = frozenset(("BTC", "ETH", "USDT", "USDC", "LTC", "XRP", "SOL", "BNB"))
-_CURRENCIES = frozenset(
-    (
-        *("AUD", "BRL", "CAD", "CHF", "CNH", "CZK", "DKK", "EUR", "GBP", "HKD", "HUF", "ILS", "JPY", "MXN"),
-        *("NOK", "NZD", "PLN", "RON", "RUB", "SEK", "SGD", "THB", "TRY", "USD", "ZAR"),
-    )
-)
 
 _LEDGER = """select (extract(epoch from hour) * 1000000)::bigint, outcome, row_count from import_ledger
     where series_id = %s and hour >= (%s)[1] and hour < (%s)[1] order by hour"""
@@ -131,16 +123,6 @@ async def check(
         if (report := await database.run(work, one_state=True)) is not None:
             reports.append(report)
     return reports
-
-
-def market_of(symbol: str, record_type: str) -> Market:
-    """Guess from its name when a symbol is traded; ``session`` where that is unknown: only weekends are certain."""
-    base, quote = symbol[:3], symbol[3:]
-    if base in _CURRENCIES and quote in _CURRENCIES:
-        return "fx"
-    if record_type == "trade" or base in _CRYPTO or any(symbol.endswith(one) for one in _CRYPTO):
-        return "crypto"
-    return "session"
 
 
 @attrs.define(eq=False)

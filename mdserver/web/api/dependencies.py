@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from ...feed.supervisor import BrokerState
+from ...feed.broker_state import BrokerState
 from ...metrics import Metrics
 from ...model import RecordType
 from ...store.store import Store

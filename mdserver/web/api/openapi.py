@@ -56,6 +56,10 @@ _EXTENT = {
     "tick_count": _COUNT,
     "trade_count": _COUNT,
 }
+_BROKER_STATE = {
+    "type": "string",
+    "enum": ["starting", "live", "degraded", "backoff", "failed", "stopped"],
+}
 _TIMEFRAMES = _list({"type": "string", "enum": list(TIMEFRAMES)})
 _CURSOR = {"next_cursor": {"type": ["string", "null"]}}
 
@@ -105,16 +109,27 @@ _SCHEMAS = {
                     {
                         "broker": _TEXT,
                         "plugin": _TEXT,
-                        "state": {
-                            "type": "string",
-                            "enum": ["starting", "live", "degraded", "backoff", "failed", "stopped"],
-                        },
+                        "state": _BROKER_STATE,
                         "since": _TIME,
                         "attempt": _COUNT,
                         "last_error": _nullable(_TEXT),
                         "last_event": _nullable(_TIME),
                         "feeds": _COUNT,
                         "active": _COUNT,
+                        "refused": {"type": "object", "additionalProperties": _TEXT},
+                        "errors": _list(
+                            _object(
+                                {
+                                    "time": _TIME,
+                                    "outcome": {
+                                        "type": "string",
+                                        "enum": ["rejected", "crashed", "unavailable"],
+                                    },
+                                    "message": _TEXT,
+                                }
+                            )
+                        ),
+                        "changes": _list(_object({"time": _TIME, "state": _BROKER_STATE, "message": _TEXT})),
                     }
                 )
             )

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from ...feed.supervisor import BrokerState
+import msgspec
+
+from ...feed.broker_state import BrokerState
 from ...model import TIMEFRAMES
 from ...store.store import SeriesInfo
 from .dependencies import SourceInfo
@@ -55,6 +57,9 @@ def broker_list(states: Iterable[BrokerState]) -> dict[str, Any]:
                 "last_event": state.last_event,
                 "feeds": state.feeds,
                 "active": state.active,
+                "refused": state.refused,
+                "errors": [msgspec.to_builtins(error) for error in state.errors],
+                "changes": [msgspec.to_builtins(change) for change in state.changes],
             }
             for state in states
         ]

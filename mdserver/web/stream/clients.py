@@ -6,7 +6,8 @@ from collections import deque
 
 import trio
 
-from ...feed.supervisor import StateName, SupervisedBroker
+from ...feed.broker_state import State
+from ...feed.supervised_broker import SupervisedBroker
 from ...metrics import Metrics
 from ...protocol import answers
 from ...protocol.server_frames import CloseCode
@@ -59,7 +60,7 @@ class Clients:
                 self._emptied.set()
                 self._emptied = trio.Event()
 
-    def on_broker_state(self, broker: SupervisedBroker, state: StateName, message: str) -> None:
+    def on_broker_state(self, broker: SupervisedBroker, state: State, message: str) -> None:
         """Tell the broker's subscribers of a change."""
         frame = answers.status(broker.name, state, message)
         for subscriber in self.subscribers.of_broker(broker.name):

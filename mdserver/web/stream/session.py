@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from ...feed.demand import FeedChange
-from ...feed.supervisor import SupervisedBroker
+from ...feed.supervised_broker import SupervisedBroker
 from ...kinds import default_variant
 from ...metrics import Metrics
 from ...model import Feed, Published, Topic
@@ -322,10 +322,10 @@ class Session:
             if name in (None, broker.name) and self._may_have(broker, feed):
                 yield broker
 
-    @staticmethod
-    def _may_have(broker: SupervisedBroker, feed: Feed) -> bool:
+    def _may_have(self, broker: SupervisedBroker, feed: Feed) -> bool:
         return (
             feed.type in broker.plugin.types
+            and self._brokers.get(broker.name) is broker  # not gone since
             and broker.state != "failed"
             and broker.demand.has(feed.symbol) is not False
         )

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from ...feed.demand import FeedChange, Watcher
-from ...feed.supervisor import SupervisedBroker
+from ...feed.supervised_broker import SupervisedBroker
 from ...model import Topic
 
 __all__ = ["Subscriber", "Subscribers"]

@@ -68,9 +68,7 @@ class Host:
         self.confirmed += feeds
 
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
-        gone = dict.fromkeys(feeds, reason)
-        self.refused |= gone
-        self.demand.want(*(self.demand.current() - gone.keys()))  # as the server does
+        self.refused |= dict.fromkeys(feeds, reason)
 
     def alive(self) -> None:
         raise NotImplementedError

@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from mdserver.feed.broker_state import BrokerState, SessionError, State, StateChange
 
 T0 = 1_710_892_800
 DAY = 86_400
 TIMEFRAMES = ["1m", "5m", "15m", "30m", "1h", "4h", "12h", "1d"]
-
-
-class State(msgspec.Struct, frozen=True):
-    name: str
-    plugin: str
-    state: str
-    since: float
-    attempt: int
-    last_error: str | None
-    last_event: float | None
-    feeds: int
-    active: int
 
 
 async def test_metadata_of_a_symbol(site: Any, rows: Any) -> None:
@@ -78,7 +67,22 @@ async def test_metadata_before_anything_is_stored(site: Any, rows: Any) -> None:
 
 
 async def test_brokers(site: Any) -> None:
-    site.states = [State("binance", "binance", "backoff", 1.5, 3, "connection refused", None, 2, 1)]
+    site.states = [
+        BrokerState(
+            "binance",
+            "binance",
+            State.BACKOFF,
+            1.5,
+            3,
+            "connection refused",
+            None,
+            2,
+            1,
+            {"EURUSD tick": "no such symbol"},
+            (SessionError(1.5, "unavailable", "connection refused"),),
+            (StateChange(1.5, State.BACKOFF, "next attempt in 4 s: connection refused"),),
+        )
+    ]
     assert await (await site.get("/api/brokers")).get_json() == {
         "brokers": [
             {
@@ -91,6 +95,15 @@ async def test_brokers(site: Any) -> None:
                 "last_event": None,
                 "feeds": 2,
                 "active": 1,
+                "refused": {"EURUSD tick": "no such symbol"},
+                "errors": [{"time": 1.5, "outcome": "unavailable", "message": "connection refused"}],
+                "changes": [
+                    {
+                        "time": 1.5,
+                        "state": "backoff",
+                        "message": "next attempt in 4 s: connection refused",
+                    }
+                ],
             }
         ]
     }

@@ -1,0 +1,146 @@
+"""The states of a broker, which may follow which, and what operators see of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from enum import StrEnum
+from time import time
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from ..metrics import Metrics
+
+__all__ = ["BrokerState", "Outcome", "SessionError", "State", "StateChange", "StateHistory"]
+
+KEPT = 10
+"""Errors and changes of state that are kept of each broker."""
+
+Outcome: TypeAlias = Literal["rejected", "crashed", "unavailable"]
+"""How a session ended: for a reason that no retry changes, by a bug of the plugin, or for one that may pass."""
+
+
+class State(StrEnum):
+    """What a broker does.
+
+    ``degraded``: connected, and the venue refuses feeds that the config names. ``failed``: given up until it is
+    restarted, or its config changes. ``stopped``: the server stops, or the broker is not in the config any more.
+    """
+
+    STARTING = "starting"
+    LIVE = "live"
+    DEGRADED = "degraded"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a session is connected."""
+        return self in (State.LIVE, State.DEGRADED)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no session comes by itself any more."""
+        return self in (State.FAILED, State.STOPPED)
+
+
+_ENDS = frozenset({State.BACKOFF, State.FAILED, State.STOPPED})
+
+NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.STARTING: _ENDS | {State.STARTING, State.LIVE},
+        State.LIVE: _ENDS | {State.STARTING, State.DEGRADED},
+        State.DEGRADED: _ENDS | {State.STARTING, State.LIVE},
+        State.BACKOFF: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
+        State.FAILED: frozenset({State.STARTING, State.STOPPED}),
+        State.STOPPED: frozenset({State.STARTING, State.FAILED}),
+    }
+)
+"""What may follow each state. From connected to starting: somebody restarts the broker."""
+
+
+class StateChange(Struct, frozen=True):
+    """A state that a broker entered, with a text for people; ``time`` is in Unix seconds."""
+
+    time: float
+    state: State
+    message: str
+
+
+class SessionError(Struct, frozen=True):
+    """Why a session ended; ``time`` is in Unix seconds."""
+
+    time: float
+    outcome: Outcome
+    message: str
+
+
+class BrokerState(Struct, frozen=True):
+    """A broker as operators see it. Times are Unix seconds; errors and changes are the latest ones, newest first.
+
+    ``feeds`` counts what is wanted now, ``active`` what the venue confirmed of it; ``refused`` has the
+    config's feeds that the venue refuses, and why.
+    """
+
+    name: str
+    plugin: str
+    state: State
+    since: float
+    attempt: int
+    last_error: str | None
+    last_event: float | None
+    feeds: int
+    active: int
+    refused: dict[str, str]
+    errors: tuple[SessionError, ...] = ()
+    changes: tuple[StateChange, ...] = ()
+
+
+class StateHistory:
+    """The state of one broker now and how it came to it: the one place where it changes."""
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self.state = State.STARTING
+        self.since_s = time()
+        self._name = name
+        self._metrics = metrics
+        self._changes: deque[StateChange] = deque(maxlen=KEPT)
+        self._errors: deque[SessionError] = deque(maxlen=KEPT)
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last session ended, None if none has."""
+        return self._errors[0].message if self._errors else None
+
+    @property
+    def errors(self) -> tuple[SessionError, ...]:
+        """The latest errors, newest first."""
+        return tuple(self._errors)
+
+    @property
+    def changes(self) -> tuple[StateChange, ...]:
+        """The latest changes, newest first."""
+        return tuple(self._changes)
+
+    def note_error(self, outcome: Outcome, message: str) -> None:
+        """Remember why a session ended."""
+        self._errors.appendleft(SessionError(time(), outcome, message))
+        self._metrics.sessions.labels(self._name, outcome).inc()
+
+    def enter(self, state: State, message: str) -> bool:
+        """Change the state; return whether that is something new. Raises ValueError if it cannot follow this one."""
+        before = self.state
+        if state is before and state is not State.STARTING:
+            return False
+        if state not in NEXT[before]:
+            raise ValueError(f"broker {self._name}: found {state} after {before}")
+        self.state, self.since_s = state, time()
+        self._changes.appendleft(StateChange(self.since_s, state, message))
+        self._metrics.broker_up.labels(self._name).set(state.is_up)
+        self._metrics.broker_state.labels(self._name, before).set(0)
+        self._metrics.broker_state.labels(self._name, state).set(1)
+        self._metrics.broker_state_changes.labels(self._name, state).inc()
+        return True

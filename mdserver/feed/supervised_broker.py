@@ -1,0 +1,262 @@
+"""Keeps one broker running: sessions, backoff, watchdog, state.
+
+One broker's failure never reaches another: a session's errors end here. Named failures are handled by
+name; anything else is a bug of the plugin, logged whole and tried again a bounded number of times.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TypeAlias
+
+import trio
+
+from ..backoff import Backoff
+from ..errors import Unavailable
+from ..metrics import Metrics
+from ..plugin import Broker, BrokerPlugin
+from .broker_host import Host, clean_text
+from .broker_state import BrokerState, Outcome, State, StateHistory
+from .demand import BrokerDemand, FeedChange
+from .session_end import judge
+from .silence import Silence, Silent
+
+__all__ = ["StateListener", "SupervisedBroker"]
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+STABLE_S = 60.0
+"""A session that was live this long resets the backoff."""
+MAX_CRASHES = 5
+CRASHES_WITHIN_S = 600.0
+"""So many unknown exceptions within this time, and a broker is given up."""
+START_TIMEOUT_S = 60.0
+"""A session must be connected within this time."""
+STOP_TIMEOUT_S = 3.0
+"""A cancelled session may clean up this long."""
+
+StateListener: TypeAlias = Callable[["SupervisedBroker", State, str], None]
+"""Called with the broker, its new state, and a text for people."""
+
+
+class SupervisedBroker:
+    """One broker: its plugin, its demand, its host and its state.
+
+    ``make`` gives the plugin's object for one session; the demand and the host outlive sessions and settings, and so do
+    subscriptions. ``client_credentials``: clients may have a session of their own with theirs.
+    """
+
+    def __init__(
+        self,
+        plugin: BrokerPlugin,
+        make: Callable[[], Broker],
+        demand: BrokerDemand,
+        host: Host,
+        metrics: Metrics,
+        *,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.name = host.name
+        self.plugin = plugin
+        self.demand = demand
+        self.host = host
+        self.attempt = 0
+        self.why_stopped = "the server stops"
+        self.listeners: list[StateListener] = []
+        self._history = StateHistory(host.name, metrics)
+        self._make = make
+        self._crashed_at: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._backoff = backoff or Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
+        self._silence = None if plugin.silence_s is None else Silence(plugin.silence_s, host)
+        self._began = -inf
+        self._turn: trio.CancelScope | None = None
+        self._turn_over = trio.Event()
+        self._why_restarted: str | None = None
+        demand.watch(self._feeds_changed)
+
+    @property
+    def state(self) -> State:
+        """What the broker does now."""
+        return self._history.state
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last session ended, None if none has."""
+        return self._history.last_error
+
+    def snapshot(self) -> BrokerState:
+        """Return the state now."""
+        history = self._history
+        return BrokerState(
+            self.name,
+            self.plugin.name,
+            history.state,
+            history.since_s,
+            self.attempt,
+            history.last_error,
+            self.host.last_event_s,
+            len(self.demand.current()),
+            self.demand.count(),
+            {f"{feed.symbol} {feed.type}": why for feed, why in self.demand.pinned_refused().items()},
+            history.errors,
+            history.changes,
+        )
+
+    async def run(self) -> None:
+        """Run sessions until cancelled. A broker that is given up (``failed``) waits for its restart."""
+        try:
+            while True:
+                await self._keep_distance()
+                self._turn, self._turn_over = trio.CancelScope(), trio.Event()
+                try:
+                    with self._turn:
+                        await self._take_turn()
+                finally:
+                    self._turn_over.set()
+        except trio.Cancelled:
+            self._stop()
+            raise
+
+    async def restart(self, why: str) -> bool:
+        """End the session, the pause or the failure, and begin anew; two sessions never begin within moments.
+
+        Returns False where the session does not end within :data:`STOP_TIMEOUT_S`: the new one begins when it has.
+        """
+        self._crashed_at.clear()
+        self._why_restarted = why
+        if self._turn is None:
+            return True
+        over = self._turn_over
+        self._turn.cancel()
+        with trio.move_on_after(STOP_TIMEOUT_S):
+            await over.wait()
+            return True
+        self.host.log.error("a broker does not stop: it restarts when it has", waited_s=STOP_TIMEOUT_S)
+        return False
+
+    def reconfigure(self, make: Callable[[], Broker], backoff: Backoff) -> None:
+        """Take other settings over, from the next session on."""
+        self._make = make
+        self._backoff = backoff
+
+    def give_up(self, reason: str) -> None:
+        """Count as failed from now on: whoever waits for an answer gets it, or the next broker's."""
+        self._enter(State.FAILED, reason)
+        self.demand.refuse(self.demand.current(), f"{self.name} has failed: {reason}")
+
+    def leave(self) -> None:
+        """Be there no more: whoever waits for an answer gets it, or the next broker's."""
+        self._stop()
+        self.demand.refuse(self.demand.current(), f"{self.name} is not there any more: {self.why_stopped}")
+
+    def _stop(self) -> None:
+        if self.state is not State.FAILED:
+            self._enter(State.STOPPED, self.why_stopped)
+
+    async def _keep_distance(self) -> None:
+        """Wait until a session may begin: whoever asks, a venue is not stormed."""
+        since_s = trio.current_time() - self._began
+        if since_s < self._backoff.first_s:
+            await trio.sleep(self._backoff.first_s - since_s)
+        self._began = trio.current_time()
+
+    async def _take_turn(self) -> None:
+        """Run one session, and wait as long as it calls for."""
+        wait_s = await self._one_session()
+        await trio.lowlevel.checkpoint()  # one that shielded itself may have outlived the wish for it
+        if wait_s is None:
+            self.host.log.error("broker given up", error=self.last_error)
+            self.give_up(self.last_error or "")
+            await trio.sleep_forever()
+            return
+        self.host.log.info("broker backs off", seconds=round(wait_s, 1), attempt=self.attempt)
+        self._enter(State.BACKOFF, f"next attempt in {wait_s:.0f} s: {self.last_error}")
+        await trio.sleep(wait_s)
+
+    async def _one_session(self) -> float | None:
+        """Run one session; return how long to wait before the next, or None to give up."""
+        self.attempt += 1
+        self.demand.begin_session()
+        why, self._why_restarted = self._why_restarted, None
+        self._enter(State.STARTING, f"connecting, {why}" if why else "connecting")
+        live_since: float | None = None
+        outcome: Outcome = "unavailable"
+        error: BaseException = Unavailable("")
+        cause = "restart"  # where the session is cancelled
+
+        def went_live() -> None:
+            nonlocal live_since
+            live_since = trio.current_time()
+            self._enter(State.LIVE, "connected")
+            self._weigh_refusals()
+
+        try:
+            await self._session(went_live)
+        except* (Exception, SystemExit) as group:  # a plugin's own exit ends its session, not the server
+            outcome, error = judge(group)
+            cause = "silence" if isinstance(error, Silent) else "disconnected"
+            if outcome == "crashed":
+                self.host.log.exception("broker crashed", exc_info=group)
+                self._crashed_at.append(trio.current_time())
+        finally:
+            self.demand.end_session()
+            if live_since is not None:
+                self.host.gap(cause)
+        if live_since is not None and trio.current_time() - live_since >= STABLE_S:
+            self.attempt = 0
+            self._backoff.reset()
+        return self._note(outcome, error)
+
+    async def _session(self, went_live: Callable[[], None]) -> None:
+        broker = self._make()
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(START_TIMEOUT_S) as deadline:
+                await nursery.start(self._pump, broker)
+            if deadline.cancelled_caught:
+                raise Unavailable(
+                    f"not connected within {START_TIMEOUT_S:.0f} s: the plugin's run() has not called "
+                    "task_status.started()"
+                )
+            went_live()
+            if self._silence is not None:
+                await self._silence.watch()
+
+    async def _pump(self, broker: Broker, *, task_status: trio.TaskStatus[None]) -> None:
+        await broker.run(self.host, task_status=task_status)
+        raise Unavailable("the venue ended the session")
+
+    def _note(self, outcome: Outcome, error: BaseException) -> float | None:
+        """Count a session's end; return the pause before the next one, None to give up."""
+        text = clean_text(str(error)) or type(error).__name__
+        self._history.note_error(outcome, text)
+        self.host.log.warning("broker session over", outcome=outcome, error=text)
+        if outcome == "rejected" or self._crashes_too_often():
+            return None
+        return self._backoff.next_s(error.retry_after_s if isinstance(error, Unavailable) else None)
+
+    def _crashes_too_often(self) -> bool:
+        crashes = self._crashed_at
+        return len(crashes) == MAX_CRASHES and trio.current_time() - crashes[0] <= CRASHES_WITHIN_S
+
+    def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
+        if self.state.is_up and any(self.demand.is_pinned(change.feed) for change in changes):
+            self._weigh_refusals()
+
+    def _weigh_refusals(self) -> None:
+        """Count as degraded while the venue refuses what the config names; a client's wish for more is no fault."""
+        refused = self.demand.pinned_refused()
+        if refused:
+            feed, why = next(iter(refused.items()))
+            more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+            self._enter(State.DEGRADED, f"refused: {feed.symbol} {feed.type} ({why}){more}")
+        elif self.state is State.DEGRADED:
+            self._enter(State.LIVE, "nothing of the config is refused any more")
+
+    def _enter(self, state: State, message: str) -> None:
+        if not self._history.enter(state, message):
+            return
+        self.host.log.info("broker state", state=str(state), message=message)
+        for listener in tuple(self.listeners):
+            listener(self, state, message)
