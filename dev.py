@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -49,8 +50,12 @@ SOURCES = [*ROOT.glob("mdserver/**/*.py"), *ROOT.glob("plugins/*/mdserver_*/**/*
 # on never calls it itself (128).
 FLAKE8_ASYNC_OFF = "ASYNC9,ASYNC114,ASYNC124,ASYNC128"
 
+# What it can find something in: coroutines, trio, handlers that may swallow a cancellation. It is by far the slowest
+# check, so the rest is not shown to it.
+ASYNC_MARKS = ("async ", "trio", "BaseException", "except:")
+
 CLEAN = VENV / "flake8-async.json"
-"""Hashes of the sources in which flake8-async, by far the slowest check, found nothing last time."""
+"""Hashes of the sources in which flake8-async found nothing last time."""
 
 CHECKS = (
     ("mypy", ["mypy"]),
@@ -64,6 +69,14 @@ PARTS = (
     ("serial", "serial", []),
 )
 
+# Most of these wait rather than compute.
+QUICK_PARTS = (
+    (
+        "quick",
+        "not serial",
+        ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--hypothesis-profile=quick"],
+    ),
+)
 QUICK = [
     "tests/unit",
     "tests/component",
@@ -99,7 +112,7 @@ def test(arguments: list[str]) -> int:
         print(f"failed so far: {', '.join(failed)}; the tests follow", flush=True)
     counts: Counter[str] = Counter()
     codes = []
-    for name, marked, options in PARTS[:1] if quick else PARTS:
+    for name, marked, options in QUICK_PARTS if quick else PARTS:
         chosen = [*QUICK, "-m", f"{marked} and not slow"] if quick else [*arguments, "-m", marked]
         codes.append(run_tests(name, [*options, *chosen], counts))
     if failed:
@@ -137,7 +150,7 @@ def run_checks() -> list[str]:
         return name, time.monotonic() - began, result
 
     failed = []
-    hashes = {str(path): source_hash(path) for path in SOURCES}
+    hashes = {str(path): source_hash(path) for path in SOURCES if may_be_async(path)}
     clean = read_clean()
     changed = sorted(path for path, digest in hashes.items() if digest not in clean)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -159,6 +172,12 @@ def flake8_async(sources: Sequence[str]) -> list[tuple[str, list[str]]]:
         (f"flake8-async of {len(part)} files, {number}/{len(parts)}", [*command, *part])
         for number, part in enumerate(parts, 1)
     ]
+
+
+def may_be_async(path: Path) -> bool:
+    """Tell whether flake8-async could find anything in a source."""
+    text = path.read_text(encoding="utf-8")
+    return any(mark in text for mark in ASYNC_MARKS)
 
 
 def source_hash(path: Path) -> str:
@@ -192,10 +211,24 @@ def install(*, development: bool) -> None:
     editable = [argument for folder in (ROOT, *plugins) for argument in ("-e", str(folder))]
     more = [requirement for requirement in development_requirements() if development]
     pip_install(["-c", str(CONSTRAINTS), *editable, *more])
+    for name in gone_plugins():
+        print(f"{name} is uninstalled: its folder has gone.", flush=True)
+        subprocess.run([BIN / "python", "-m", "pip", "uninstall", "-q", "-y", name], check=True, cwd=ROOT)
     # What the tests need includes what the server needs.
     kept = {key: value for key, value in stamp.items() if value == wanted}
     STAMP.write_text(json.dumps({**kept, kind: wanted, "run": wanted}), encoding="utf-8")
     print(f"Installed in {time.monotonic() - began:.0f} s.", flush=True)
+
+
+def gone_plugins() -> list[str]:
+    """Return what is installed from a folder in ``plugins`` that is not there any more."""
+    names = []
+    for path in VENV.glob("lib/python*/site-packages/*.dist-info/direct_url.json"):
+        url = json.loads(path.read_text(encoding="utf-8")).get("url", "")
+        folder = Path(unquote(url.removeprefix("file://")))
+        if folder.parent == ROOT / "plugins" and not (folder / "pyproject.toml").exists():
+            names.append(path.parent.name.partition("-")[0])
+    return sorted(names)
 
 
 def make_venv() -> None:

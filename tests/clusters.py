@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ import psycopg
 import structlog
 import trio
 
-from mdserver.store.embedded import server as server_module
+from mdserver.store import embedded
 from mdserver.store.embedded.data_folder import Place, prepare_place
 from mdserver.store.embedded.programs import Binaries, Choice, choose_binaries
 from mdserver.store.embedded.server import open_embedded
@@ -32,6 +33,7 @@ from mdserver.store.tables.migrations import load_migrations, migrate
 __all__ = ["put_cluster", "reachable_folder", "running_postgres"]
 
 START_S = 60.0
+KEPT_S = 3 * 86_400.0
 
 # No test pulls the plug of the machine, and what is killed loses nothing that the kernel has.
 SETTINGS = "\n# Settings of the tests.\nfsync = off\nfull_page_writes = off\n"
@@ -84,7 +86,10 @@ def _template(place: Place, binaries: Choice) -> Path:
             binaries, account=place.account, copies=shared / "binaries", cluster_major=None
         )
         template = shared / _digest(found, place)
-        if not template.exists():
+        if template.exists():
+            os.utime(template)
+        else:
+            _forget_old(shared)
             with reachable_folder() as folder:
                 _make(folder, binaries)
                 unfinished = shared / "unfinished"
@@ -95,9 +100,18 @@ def _template(place: Place, binaries: Choice) -> Path:
         return template
 
 
+def _forget_old(shared: Path) -> None:
+    """Remove the clusters that nobody has used for days."""
+    for template in shared.iterdir():
+        if (template / "cluster").is_dir() and time.time() - template.stat().st_mtime > KEPT_S:
+            shutil.rmtree(template)
+
+
 def _digest(found: Binaries, place: Place) -> str:
     """Return what names the cluster: all that its contents depend on."""
-    digest = hashlib.sha256(f"{found}\0{place.account}\0{server_module.SETTINGS}\0{SETTINGS}".encode())
+    digest = hashlib.sha256(f"{found}\0{place.account}\0{SETTINGS}".encode())
+    for source in sorted(Path(embedded.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
     for migration in load_migrations("plain"):
         digest.update(migration.sha256.encode())
     return digest.hexdigest()[:16]

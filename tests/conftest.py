@@ -10,7 +10,7 @@ import functools
 import inspect
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -21,6 +21,7 @@ from hypothesis import settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from mdserver.errors import leaves
 from mdserver.store.connection.database import Database, Engine
 from mdserver.store.embedded.postmaster import NAME
 from mdserver.store.open_database import open_database
@@ -33,6 +34,9 @@ MIGRATED = sql.Identifier(NAME)
 DEADLINE_S = 240.0
 """Of each test that runs on the real clock; far above what the longest takes on a busy machine."""
 
+settings.register_profile("quick", max_examples=20)
+settings.register_profile("long", max_examples=1_000)
+
 _numbers = itertools.count(1)
 
 
@@ -41,8 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Without the variables of every frame, which take half a second to print.
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
     if config.getoption("long"):
-        settings.register_profile("long", max_examples=1_000)
         settings.load_profile("long")
 
 
@@ -68,6 +74,17 @@ def bound(item: pytest.Function) -> None:
             await test(**arguments)
 
     item.obj = bounded
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Keep the reason of a skip within a coroutine, which pytest-trio leaves behind."""
+    try:
+        return (yield)
+    except pytest.skip.Exception as skipped:
+        if isinstance(group := skipped.__context__, BaseExceptionGroup):
+            raise next(leaves(group)) from None
+        raise
 
 
 @pytest.fixture(scope="session")

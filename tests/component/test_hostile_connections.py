@@ -76,7 +76,10 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize("kind", list(VIOLATIONS))
-async def test_a_violation_gets_its_close_code_and_is_counted_and_logged(kind: str) -> None:
+async def test_a_violation_gets_its_close_code_and_is_counted_and_logged(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdserver.web.stream.endpoint.CLOSE_GRACE_S", 0.2)  # no answer is read any more
     frame, code = VIOLATIONS[kind]
     async with open_stream_server() as server, open_client(server.url) as other:
         with capture_logs() as logs:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 
+from ...feed.demand import FeedChange
 from ...model import Feed
 from ...registry import check_descriptor
 from .cases import BrokerCase
@@ -137,26 +139,42 @@ async def demand(case: Case, watch: SessionWatch) -> str:
 
 
 async def refusal(case: Case, watch: SessionWatch) -> str:
-    """A symbol that the venue does not have is refused with a reason, harms no other, and may be asked for again."""
+    """A symbol that the venue does not have is refused with a reason, harms no other, and may be asked for again.
+
+    Again in the same moment, before any task of the plugin has run, and again later.
+    """
     feeds = case.feeds()
     unknown = Feed(case.unknown, case.plugin.types[0])
+    reasons: list[str] = []
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+
+        def come_back(changes: Sequence[FeedChange]) -> None:
+            for change in changes:
+                if change.feed == unknown and change.status == "refused":
+                    reasons.append(change.reason)
+                    if len(reasons) == 1:
+                        server.let_go([unknown])
+                        server.want([unknown])
+
+        server.demand.watch(come_back)
         server.want({*feeds, unknown})
-        reasons: set[str] = set()
-        for attempt in ("first", "second"):
+        for count, when in (
+            (1, ""),
+            (2, ", asked for again in the same moment"),
+            (3, ", asked for again later"),
+        ):
             await server.until(
-                lambda: unknown in server.demand.refused(), f"{case.unknown} refused, the {attempt} time"
+                lambda count=count: len(reasons) >= count,  # type: ignore[misc]
+                f"{case.unknown} refused{when}",
             )
-            reasons.add(server.demand.refused()[unknown])
             await server.wait_served(feeds)
             await server.wait_records(feeds)
-            if attempt == "first":
+            if count == 2:
                 server.let_go([unknown])
                 server.want([unknown])
-    reason = min(reasons)
-    if not reason.strip():
+    if not all(reason.strip() for reason in reasons):
         raise Failed("the reason of the refusal is empty: clients are told it")
-    return f"“{reason[:70]}”"
+    return f"“{reasons[0][:70]}”"
 
 
 async def nothing_behind(case: Case, watch: SessionWatch) -> str:

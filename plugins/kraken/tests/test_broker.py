@@ -522,6 +522,7 @@ async def test_a_refused_list_of_instruments_is_unavailable(venue: FakeKraken) -
         await run(venue, FakeHost())
 
 
+@pytest.mark.slow
 async def test_a_slow_venue_loses_nothing(venue: FakeKraken, start: Start) -> None:
     host = FakeHost([BTC_TRADES])
     await start(host)

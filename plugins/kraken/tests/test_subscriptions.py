@@ -251,29 +251,35 @@ STEPS = st.lists(
 
 
 class Venue:
-    """A venue that answers, loses or delays anything, and remembers what it serves."""
+    """A venue that takes requests in the order in which they come, and answers late, in any order or not at all."""
 
     def __init__(self, subs: Subscriptions) -> None:
         self.subs = subs
         self.now = 0.0
         self.served: set[tuple[str, str]] = set()
-        self.waiting: list[tuple[dict[str, Any], str]] = []
+        self.waiting: list[Reply] = []
+        self.overlooked = 0
+        """So many of the next symbols are neither taken nor answered."""
 
     def take_requests(self) -> None:
         while (asked := request(self.subs, self.now)) is not None:
-            self.waiting.extend((asked, symbol) for symbol in asked["params"]["symbol"])
+            for symbol in asked["params"]["symbol"]:
+                if self.overlooked:
+                    self.overlooked -= 1
+                else:
+                    self.waiting.append(self.take(asked, symbol))
+
+    def take(self, asked: dict[str, Any], symbol: str) -> Reply:
+        key = (asked["params"]["channel"], symbol)
+        known = key in self.served
+        if asked["method"] == "unsubscribe":
+            self.served.discard(key)
+            return accept(asked, symbol) if known else refuse(asked, "Subscription Not Found", symbol)
+        self.served.add(key)
+        return refuse(asked, "Already subscribed", symbol) if known else accept(asked, symbol)
 
     def answer(self, index: int, *, lost: bool = False) -> None:
-        asked, symbol = self.waiting.pop(index)
-        key = (asked["params"]["channel"], symbol)
-        if asked["method"] == "unsubscribe":
-            known = key in self.served
-            reply = accept(asked, symbol) if known else refuse(asked, "Subscription Not Found", symbol)
-            self.served.discard(key)
-        else:
-            known = key in self.served
-            reply = refuse(asked, "Already subscribed", symbol) if known else accept(asked, symbol)
-            self.served.add(key)
+        reply = self.waiting.pop(index)
         if not lost:
             self.subs.answered(reply, self.now)
 
@@ -296,11 +302,12 @@ def test_whatever_happens_the_venue_ends_up_with_what_is_wanted(steps: list[tupl
             venue.wait(number)
         elif what == "renew":
             subs.renew(FEEDS[number % 4], venue.now + number)
-        elif venue.waiting and what == "drop":
-            venue.waiting.pop(number % len(venue.waiting))
+        elif what == "drop":
+            venue.overlooked = number % 4
         elif venue.waiting:
             venue.answer(number % len(venue.waiting), lost=what == "lose")
         venue.take_requests()
+    venue.overlooked = 0
     for _ in range(20):
         while venue.waiting:
             venue.answer(0)

@@ -111,8 +111,8 @@ class _Session:
         while True:
             wanted = await self._host.demand.wait_changed(known)
             new = wanted - known
-            known = wanted
             served = frozenset(feed for feed in wanted if _WELL_FORMED.fullmatch(feed.symbol))
+            known = served  # one that is refused and wanted again in the same moment is new
             if malformed := new - served:
                 self._host.refuse(malformed, "not a symbol: expected 2 to 32 letters and digits")
             if accepted := new & served:

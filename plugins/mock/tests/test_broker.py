@@ -68,7 +68,9 @@ class Host:
         self.confirmed += feeds
 
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
-        self.refused |= dict.fromkeys(feeds, reason)
+        gone = dict.fromkeys(feeds, reason)
+        self.refused |= gone
+        self.demand.want(*(self.demand.current() - gone.keys()))  # as the server does
 
     def alive(self) -> None:
         raise NotImplementedError
