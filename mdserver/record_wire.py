@@ -67,7 +67,7 @@ class _Candle(Struct, gc=False, tag_field="type", tag="candle"):
     broker: str
     symbol: str
     interval: str
-    seq: int
+    seq: int | UnsetType
     time: float
     open: float
     high: float
@@ -162,7 +162,7 @@ def candle_wire(published: Published, candle: Candle, received: Received) -> Str
         topic.broker,
         topic.symbol,
         candle.interval,
-        published.seq,
+        published.seq or UNSET,  # one that the server made has no number: it is sent again and again
         seconds(candle.time_us),
         whole(candle.open),
         whole(candle.high),

@@ -80,6 +80,9 @@ class ServerConfig:
     client_buffer_bytes: int = _setting(
         MIB, "Bytes that may wait for a slow client", validator=_between(4 * KIB, GIB)
     )
+    candle_grace_ms: float = _setting(
+        1_000.0, "Milliseconds after its end at which a live candle closes", validator=_between(0, 60_000)
+    )
     cors_origins: tuple[str, ...] = _setting((), "Web origins that may read the HTTP API", validator=_origins)
 
 

@@ -22,12 +22,13 @@ from ..data_folder_lock import lock_data_folder
 from ..feed.supervisor import Supervisor
 from ..metrics import Metrics
 from ..plugin import BrokerPlugin
+from ..stream.live_candles import CandleKey, LiveCandles, StoredCandle
 from ..stream.router import Router
 from ..web.server.tcp_server import open_listeners
 from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
 from .signals import watch_signals
-from .storage import DatabasePart, DrainPart, HousekeepingPart, JournalPart
+from .storage import DatabasePart, DrainPart, HousekeepingPart, JournalPart, LiveCandlesPart
 from .streaming import BrokersPart, MemoryPart, RouterPart, WebPart, sources_of
 
 __all__ = ["SHUTDOWN_S", "serve"]
@@ -91,12 +92,14 @@ class _Server:
         self.journal: JournalPart | None = None
         self.drain: DrainPart | None = None
         storing: list[Part] = []
+        candles: LiveCandles | None = None
         if config.database.store:
             self.database = DatabasePart(config.database, config.data_dir)
             self.journal = JournalPart(config.journal, config.data_dir, self.database, router, metrics)
-            self.drain = DrainPart(config.database, self.database, self.journal, metrics)
+            candles = self._live_candles(config, router)
+            self.drain = DrainPart(config.database, self.database, self.journal, metrics, candles.stored)
             housekeeping = HousekeepingPart(config.database, self.database, metrics)
-            storing = [self.drain, housekeeping, self.journal, self.database]
+            storing = [LiveCandlesPart(candles), self.drain, housekeeping, self.journal, self.database]
         brokers = BrokersPart(
             config.brokers,
             plugins,
@@ -116,6 +119,7 @@ class _Server:
             epoch=lambda: unstored if self.database is None else self.database.epoch,
             sources=partial(sources_of, config, plugins),
             ready=self._not_ready,
+            candles=candles,
         )
         self.walk = Walk(
             [
@@ -128,6 +132,22 @@ class _Server:
             ],
             metrics=metrics,
             log=_log,
+        )
+
+    def _live_candles(self, config: Config, router: Router) -> LiveCandles:
+        database, journal = self.database, self.journal
+        assert database is not None  # noqa: S101 - the caller made both
+        assert journal is not None  # noqa: S101
+
+        async def read(keys: Sequence[CandleKey]) -> dict[CandleKey, StoredCandle]:
+            return await database.store.candles_at(keys)
+
+        return LiveCandles(
+            route=router.publish,
+            read=read,
+            barrier=lambda: journal.journal.barrier(),
+            away=lambda: None if self.drain is None else self.drain.away,
+            grace_s=config.server.candle_grace_ms / 1000,
         )
 
     def _not_ready(self) -> Sequence[str]:

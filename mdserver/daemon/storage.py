@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -22,12 +22,13 @@ from ..store.open_database import Opening, configured_url, prepare_database
 from ..store.store import Store
 from ..store.upkeep.housekeeping import Housekeeping
 from ..store.upkeep.signs_of_life import SignsOfLife
+from ..stream.live_candles import LiveCandles
 from ..stream.publish import Publisher
 from ..stream.router import Router
 from .known_database import KnownDatabase
 from .parts import Part
 
-__all__ = ["DatabasePart", "DrainPart", "HousekeepingPart", "JournalPart"]
+__all__ = ["DatabasePart", "DrainPart", "HousekeepingPart", "JournalPart", "LiveCandlesPart"]
 
 KNOWN_WAIT_S = 3.0
 """How long the start waits for a database that is known and away."""
@@ -184,12 +185,18 @@ class DrainPart(Part):
     stop_s = DRAIN_S
 
     def __init__(
-        self, settings: DatabaseConfig, database: DatabasePart, journal: JournalPart, metrics: Metrics
+        self,
+        settings: DatabaseConfig,
+        database: DatabasePart,
+        journal: JournalPart,
+        metrics: Metrics,
+        on_stored: Callable[[Sequence[Published]], None],
     ) -> None:
         self._settings = settings
         self._database = database
         self._journal = journal
         self._metrics = metrics
+        self._on_stored = on_stored
         self._drain: JournalDrain | None = None
 
     @property
@@ -208,6 +215,7 @@ class DrainPart(Part):
             flush_rows=self._settings.flush_rows,
             metrics=self._metrics,
             log=_log,
+            on_stored=self._on_stored,
         )
         try:
             await self._drain.run(task_status=task_status)
@@ -246,6 +254,20 @@ class _RememberingStore:
                     "a start without the database would use sequence numbers a second time", error=str(error)
                 )
         return written
+
+
+class LiveCandlesPart(Part):
+    """Sends the candles of what is stored to those who subscribed to them."""
+
+    name = "live candles"
+    needed = False
+
+    def __init__(self, candles: LiveCandles) -> None:
+        self._candles = candles
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        await self._candles.run(task_status=task_status)
 
 
 class HousekeepingPart(Part):

@@ -20,6 +20,7 @@ from ..metrics import Metrics
 from ..model import Feed, LastRecord, Topic
 from ..plugin import BrokerPlugin
 from ..store.store import Store
+from ..stream.live_candles import LiveCandles
 from ..stream.router import Router
 from ..web.api.dependencies import Dependencies, SourceInfo
 from ..web.app import make_app
@@ -153,7 +154,9 @@ class WebPart(Part):
         epoch: Callable[[], str],
         sources: Callable[[], Sequence[SourceInfo]],
         ready: Callable[[], Sequence[str]],
+        candles: LiveCandles | None,
     ) -> None:
+        self._candles = candles
         self.url = ""
         self._config = config
         self._supervisor = supervisor
@@ -174,7 +177,13 @@ class WebPart(Part):
         host, port = listeners[0].socket.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         app = make_app(
-            self._dependencies(), self._supervisor, self._router, self._clients, server, epoch=self._epoch()
+            self._dependencies(),
+            self._supervisor,
+            self._router,
+            self._clients,
+            server,
+            epoch=self._epoch(),
+            candles=self._candles,
         )
         try:
             async with trio.open_nursery() as nursery:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from math import inf
 from pathlib import Path
@@ -145,6 +145,12 @@ class Journal:
                 if failed:
                     self._log.info("the journal is synced to disk again")
                 failed = False
+
+    def barrier(self) -> Callable[[], bool]:
+        """Mark what has been appended so far; what is returned tells whether all of that is stored."""
+        last = self._segments[-1]
+        end = JournalPosition(last.number, last.end)
+        return lambda: self._committed >= end or not self.pending_bytes
 
     # -- the writer's side
 

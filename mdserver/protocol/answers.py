@@ -12,7 +12,7 @@ from ..model import RecordType, Topic
 from .requests import RequestId
 from .server_frames import text_frame
 
-__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "ack_pieces", "error", "hello", "pong", "status"]
+__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "ack_pieces", "error", "hello", "notice", "pong", "status"]
 
 PROTOCOL_VERSION = 1
 
@@ -31,12 +31,14 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     status: Literal["active", "pending", "error", "removed"]
     code: int | None = None
     message: str | None = None
+    interval: str | None = None
 
 
-class _Subscription(Struct, frozen=True):
+class _Subscription(Struct, frozen=True, omit_defaults=True):
     broker: str
     symbol: str
     type: RecordType
+    interval: str | None = None
 
 
 class _AckHead(Struct, frozen=True, tag_field="type", tag="ack"):
@@ -69,6 +71,11 @@ class _Status(Struct, frozen=True, tag_field="type", tag="status"):
     message: str
 
 
+class _Notice(Struct, frozen=True, tag_field="type", tag="status"):
+    state: str
+    message: str
+
+
 def _id(request_id: RequestId) -> RequestId | UnsetType:
     return UNSET if request_id is None else request_id
 
@@ -97,7 +104,7 @@ def ack_pieces(
     head = _encode(_AckHead(_id(request_id), action))[:-1]
     yield from _listed(head + b',"results":[', results)
     lists = (
-        [_Subscription(*topic[:3]) for topic in subscriptions[start : start + PIECE]]
+        [_Subscription(*topic[:3], topic.variant or None) for topic in subscriptions[start : start + PIECE]]
         for start in range(0, len(subscriptions), PIECE)
     )
     lead = b'],"subscriptions":['
@@ -123,6 +130,11 @@ def pong(request_id: RequestId, time_s: float) -> bytes:
 def error(request_id: RequestId, code: int, message: str) -> bytes:
     """Frame an error."""
     return text_frame(_encode(_Error(_id(request_id), code, message)))
+
+
+def notice(state: str, message: str) -> bytes:
+    """Frame what concerns no single broker."""
+    return text_frame(_encode(_Notice(state, message)))
 
 
 def status(broker: str, state: str, message: str) -> bytes:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from ..kinds import BY_NAME
+from ..model import TIMEFRAMES
 from ..symbols import canonical
 
 __all__ = [
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 RequestId: TypeAlias = str | int | None
+
+
+DEFAULT_INTERVAL = "1m"
 
 
 class Fault(NamedTuple):
@@ -51,6 +55,7 @@ class Subscribe(Struct, frozen=True):
     broker: str | None
     since: bool
     received: bool = False
+    interval: str = DEFAULT_INTERVAL
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -60,6 +65,7 @@ class Unsubscribe(Struct, frozen=True):
     symbols: Selection
     types: Selection
     broker: str | None
+    interval: str | None = None
 
 
 class ListSubscriptions(Struct, frozen=True):
@@ -159,12 +165,15 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
                 raise RequestError(400, f"received: expected true or false, got {_kind(received)}")
             types = _types(message) or {"tick": None}
             _check_placed(message, types)
-            return Subscribe(request_id, symbols, types, _broker(message), since is not None, received)
+            interval = _interval(message) or DEFAULT_INTERVAL
+            return Subscribe(
+                request_id, symbols, types, _broker(message), since is not None, received, interval
+            )
         case "unsubscribe":
             symbols = _symbols(message) if "symbols" in message else {}
             types = _types(message)
             _check_placed(message, types)
-            return Unsubscribe(request_id, symbols, types, _broker(message))
+            return Unsubscribe(request_id, symbols, types, _broker(message), _interval(message))
         case "list":
             return ListSubscriptions(request_id)
         case "ping":
@@ -220,6 +229,15 @@ def _broker(message: dict[str, Any]) -> str | None:
     if broker is not None and not isinstance(broker, str):
         raise RequestError(400, f"broker: expected a string, got {_kind(broker)}")
     return broker
+
+
+def _interval(message: dict[str, Any]) -> str | None:
+    if "interval" not in message:
+        return None
+    interval = message["interval"]
+    if not isinstance(interval, str) or interval not in TIMEFRAMES:
+        raise RequestError(400, f"interval: expected one of {', '.join(TIMEFRAMES)}, got {_show(interval)}")
+    return interval
 
 
 def _list(message: dict[str, Any], field: str) -> list[object]:

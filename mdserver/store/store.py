@@ -12,6 +12,7 @@ from ..candles import QuotePrice
 from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
 from ..model import GapState, LastRecord, Published, RecordType, Topic
+from ..stream.live_candles import CandleKey, StoredCandle
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
 from .gap_ledger import GapRow, mark_gap, read_gaps
@@ -63,6 +64,10 @@ class Store:
     async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
         """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""
         return await self._read(lambda conn: read.candles(conn, series_id, timeframe_s, from_s, to_s))
+
+    async def candles_at(self, keys: Sequence[CandleKey]) -> dict[CandleKey, StoredCandle]:
+        """Return those of these candles that exist, of any series and timeframe."""
+        return await self._read(lambda conn: read.candles_at(conn, keys))
 
     async def side_candles(
         self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice

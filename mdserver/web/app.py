@@ -6,6 +6,7 @@ from functools import partial
 
 from ..config import ServerConfig
 from ..feed.supervisor import Supervisor
+from ..stream.live_candles import LiveCandles
 from ..stream.router import Router
 from .api.dependencies import Dependencies
 from .api.routes import http_routes
@@ -25,8 +26,12 @@ def make_app(
     config: ServerConfig,
     *,
     epoch: str,
+    candles: LiveCandles | None = None,
 ) -> StreamingQuartTrio:
-    """Compose the application; ``epoch`` names the numbering of the records that it streams."""
+    """Compose the application.
+
+    ``epoch`` names the numbering of the records that it streams; without ``candles`` there are no live ones.
+    """
     app = StreamingQuartTrio("mdserver")
     app.register_blueprint(http_routes(services))
     supervisor.follow(clients.subscribers.watch, clients.subscribers.unwatch)
@@ -38,7 +43,10 @@ def make_app(
         holders=clients.subscribers,
         metrics=services.metrics,
         max_symbols=config.max_symbols,
+        candles=candles,
     )
+    if candles is not None:
+        candles.listeners.append(clients.on_candles_state)
     endpoint = stream_endpoint(clients, make_session, epoch=epoch, buffer_bytes=config.client_buffer_bytes)
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)

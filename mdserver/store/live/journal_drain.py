@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import time
 from typing import Protocol
 
@@ -62,7 +62,8 @@ class JournalDrain:
 
     A record waits for at most ``flush_s`` seconds, less if ``flush_rows`` have come together. While the database
     is away the journal grows, and the same batch is tried again for ever with pauses of at most 5 s. Cancelling is
-    safe at any moment: what was not committed stays in the journal.
+    safe at any moment: what was not committed stays in the journal. ``on_stored`` is told of what was committed before
+    the journal lets go of it.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class JournalDrain:
         flush_rows: int,
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
+        on_stored: Callable[[Sequence[Published]], None] = lambda records: None,
     ) -> None:
+        self._on_stored = on_stored
         self._away: str | None = None
         self._write_began: float | None = None
         self._oldest_us: int | None = None
@@ -133,6 +136,7 @@ class JournalDrain:
             records, position = await trio.to_thread.run_sync(self._journal.read, limit, CATCH_UP_BYTES)
             if records and not await self._store_batch(records):
                 break
+            self._on_stored(records)
             await trio.to_thread.run_sync(self._journal.commit, position)
             if len(records) < self._flush_rows and not self._stopping.is_set():
                 break  # what came meanwhile waits for company

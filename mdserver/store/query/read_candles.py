@@ -6,13 +6,16 @@ That is the cheapest way out: no object per row on either side. Pages of ticks:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from msgspec import Struct
 
-__all__ = ["CandleColumns", "candles", "utc_time"]
+from ...stream.live_candles import CandleKey, StoredCandle
+
+__all__ = ["CandleColumns", "candles", "candles_at", "utc_time"]
 
 
 class CandleColumns(Struct):
@@ -42,6 +45,21 @@ def candles(
         parameters = (series_id, timeframe_s, utc_time(from_s), utc_time(to_s))
         row = cursor.execute(_CANDLES, parameters, prepare=True).fetchone()
     return CandleColumns() if row is None or row[0] is None else CandleColumns(*row)
+
+
+_CANDLES_AT = """select wanted.place, c.open, c.high, c.low, c.close, c.volume::double precision, c.row_count
+from unnest(%s::text[], %s::text[], %s::text[], %s::int[], %s::bigint[]) with ordinality
+    as wanted(broker, symbol, type, timeframe, open_s, place)
+join series s on (s.broker, s.symbol, s.type, s.variant) = (wanted.broker, wanted.symbol, wanted.type, '')
+join candles c on c.series_id = s.id and c.timeframe = wanted.timeframe and c.time = to_timestamp(wanted.open_s)"""
+
+
+def candles_at(conn: psycopg.Connection[Any], keys: Sequence[CandleKey]) -> dict[CandleKey, StoredCandle]:
+    """Return those of these candles that exist. Blocking."""
+    with conn.cursor(binary=True) as cursor:
+        columns = [list(column) for column in zip(*keys, strict=True)]
+        rows = cursor.execute(_CANDLES_AT, columns, prepare=True).fetchall() if keys else []
+    return {keys[place - 1]: StoredCandle(*values) for place, *values in rows}
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -66,6 +66,13 @@ class Clients:
         for subscriber in self.subscribers.of_broker(broker.name):
             subscriber.tell(frame)
 
+    def on_candles_state(self, state: str, message: str) -> None:
+        """Tell those who hold candles that these wait, or go on."""
+        frame = answers.notice(state, message)
+        for session in tuple(self.sessions):
+            if session.holds_candles:
+                session.tell(frame)
+
     def close_all(self) -> None:
         """Close every client, and those still to come, with 1012."""
         self.closing = True

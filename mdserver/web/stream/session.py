@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from time import time
+from typing import Literal
 
 import attrs
 import trio
@@ -30,7 +31,9 @@ from ...protocol.requests import (
     parse_request,
 )
 from ...protocol.server_frames import CloseCode, text_frame
+from ...stream.live_candles import LiveCandles
 from ...stream.router import Router
+from .candle_topics import CandleTopics
 from .sink import BaseSink
 from .subscribers import Subscribers
 
@@ -72,6 +75,7 @@ class Session:
         holders: Subscribers,
         metrics: Metrics,
         max_symbols: int,
+        candles: LiveCandles | None = None,
     ) -> None:
         self.sink = sink
         self.close_code: int | None = None
@@ -85,6 +89,7 @@ class Session:
         self._metrics = metrics
         self._max_symbols = max_symbols
         self._topics: dict[Topic, _Hold] = {}
+        self._candles = CandleTopics(candles)
         self._bad_in_a_row = 0
         self._spawn = spawn
         self._turn = trio.Lock()
@@ -148,6 +153,11 @@ class Session:
         """Send the client whole frames."""
         self.sink.write(frames)
 
+    @property
+    def holds_candles(self) -> bool:
+        """Whether the client has subscribed to candles that the server makes."""
+        return bool(self._candles)
+
     # -- requests ----------------------------------------------------------------------------------
 
     async def _subscribe(self, request: Subscribe) -> None:
@@ -161,6 +171,8 @@ class Session:
         self._update_router()
         await self._ack(request.id, "subscribe", results)
         self._tell_holes(results)
+        for published in self._candles.new_forming():
+            self.sink.write(frame_record(published, received=request.received))
         if request.since:
             self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
 
@@ -186,10 +198,12 @@ class Session:
     def _subscribe_one(self, request: Subscribe, symbol: str, kind: str, fault: Fault | None) -> Outcome:
         if fault is not None:
             return self._faulty(request.broker, symbol, kind, fault)
-        feed = Feed(symbol, kind, default_variant(kind))
+        feed = Feed(symbol, kind, request.interval if kind == "candle" else default_variant(kind))
         candidates = list(self._candidates(feed, request.broker))
         if not candidates:
             return self._no_broker(feed, request.broker)
+        if kind == "candle" and (why := self._candles.refusal(candidates[0].plugin)):
+            return self._faulty(request.broker, symbol, kind, Fault(410, why))
         held = [broker for broker in candidates if Topic(broker.name, *feed) in self._topics]
         return self._hold(request.id, feed, held or candidates, received=request.received)
 
@@ -204,16 +218,18 @@ class Session:
         broker, *others = candidates
         topic = Topic(broker.name, *feed)
         hold = self._topics.get(topic)
+        source = self._candles.source(feed, broker.plugin)
         if hold is None:
-            broker.demand.hold(feed)
+            broker.demand.hold(source)
+            self._candles.hold(topic, source)
             hold = self._topics[topic] = _Hold(others)
-            self._holders.add(topic, self)
+            self._holders.add(Topic(broker.name, *source), self)
         hold.received = received
-        if broker.demand.status(feed) == "active":
-            return Outcome(broker.name, *feed[:2], "active")
+        if broker.demand.status(source) == "active":
+            return _outcome(topic, "active")
         if request_id not in hold.waiting:
             hold.waiting.append(request_id)
-        return Outcome(broker.name, *feed[:2], "pending")
+        return _outcome(topic, "pending")
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
         """Tell the client what a venue said to its feeds; one answer for each request that waited for it.
@@ -256,7 +272,10 @@ class Session:
 
     def _apply(self, broker: str, change: FeedChange, answers_: dict[RequestId, list[Outcome]]) -> None:
         """Act on what a venue said to one feed; ``answers_`` gathers what each request is told."""
-        topic = Topic(broker, *change.feed)
+        for topic in self._candles.made_from(Topic(broker, *change.feed)):
+            self._apply_to(topic, change, answers_)
+
+    def _apply_to(self, topic: Topic, change: FeedChange, answers_: dict[RequestId, list[Outcome]]) -> None:
         hold = self._topics.get(topic)
         if hold is None:
             return  # let go of since
@@ -266,7 +285,7 @@ class Session:
             return
         waiting, hold.waiting, hold.others = hold.waiting, [], []
         for request_id in waiting:
-            answers_.setdefault(request_id, []).append(Outcome(*topic[:3], "active"))
+            answers_.setdefault(request_id, []).append(_outcome(topic, "active"))
 
     def _refused(self, topic: Topic, hold: _Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
         """Let go of a refused feed; where the next broker may have it, hold that one in its place."""
@@ -278,7 +297,7 @@ class Session:
                 outcome = self._hold(request_id, feed, others, received=hold.received)
             else:
                 self._metrics.client_errors.labels("408").inc()
-                outcome = Outcome(*topic[:3], "error", 408, reason)
+                outcome = _outcome(topic, "error", 408, reason)
             if outcome.status != "pending":
                 yield request_id, outcome
 
@@ -292,7 +311,7 @@ class Session:
             await _let_others_run(number)
         self._update_router()
         found = {topic.symbol for topic in gone}
-        results = [Outcome(*topic[:3], "removed") for topic in gone]
+        results = [_outcome(topic, "removed") for topic in gone]
         for symbol, symbol_fault in (request.symbols or {"*": None}).items():
             for kind, type_fault in (request.types or {"tick": None}).items():
                 fault = symbol_fault or type_fault
@@ -323,8 +342,9 @@ class Session:
                 yield broker
 
     def _may_have(self, broker: SupervisedBroker, feed: Feed) -> bool:
+        types = broker.plugin.types
         return (
-            feed.type in broker.plugin.types
+            (feed.type in types or (feed.type == "candle" and broker.plugin.candles_from in types))
             and self._brokers.get(broker.name) is broker  # not gone since
             and broker.state != "failed"
             and broker.demand.has(feed.symbol) is not False
@@ -354,8 +374,14 @@ class Session:
 
     def _let_go(self, topic: Topic) -> None:
         del self._topics[topic]
-        self._holders.discard(topic, self)
-        self._brokers[topic.broker].demand.release(Feed(*topic[1:]))
+        source = self._candles.release(topic)
+        if not self._holds_from(source):
+            self._holders.discard(source, self)
+        self._brokers[topic.broker].demand.release(Feed(*source[1:]))
+
+    def _holds_from(self, source: Topic) -> bool:
+        """Whether any topic that the client still holds comes from a venue's feed."""
+        return any(topic in self._topics for topic in self._candles.made_from(source))
 
     def _update_router(self) -> None:
         received = [topic for topic, hold in self._topics.items() if hold.received]
@@ -378,7 +404,18 @@ def _selects(request: Unsubscribe, topic: Topic) -> bool:
         (not request.symbols or topic.symbol in request.symbols)
         and (not request.types or topic.type in request.types)
         and request.broker in (None, topic.broker)
+        and (topic.type != "candle" or request.interval in (None, topic.variant))
     )
+
+
+def _outcome(
+    topic: Topic,
+    status: Literal["active", "pending", "error", "removed"],
+    code: int | None = None,
+    message: str | None = None,
+) -> Outcome:
+    interval = topic.variant if topic.type == "candle" else None
+    return Outcome(*topic[:3], status, code, message, interval)
 
 
 _HANDLERS: dict[type, Callable[..., Awaitable[None]]] = {

@@ -1,0 +1,75 @@
+"""The candle topics of one client: from which feed of a venue each is made, and which have just been subscribed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...model import Feed, Published, Topic
+from ...plugin import BrokerPlugin
+from ...stream.live_candles import LiveCandles
+
+__all__ = ["CandleTopics"]
+
+
+class CandleTopics:
+    """Translates between what a client holds and what its broker is asked for: the same but for candles.
+
+    A broker that sends candles itself is asked for them; those of every other are made from what it is charted by.
+    """
+
+    __slots__ = ("_candles", "_from", "_made", "_new")
+
+    def __init__(self, candles: LiveCandles | None) -> None:
+        self._candles = candles
+        self._from: dict[Topic, Topic] = {}
+        self._made: dict[Topic, dict[Topic, None]] = {}
+        self._new: list[Topic] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._from)
+
+    def refusal(self, plugin: BrokerPlugin) -> str | None:
+        """Return why there are no candles of a broker, or None."""
+        if self._candles is None and "candle" not in plugin.types:
+            return "no live candles: they are made from what is stored, and database.store is off"
+        return None
+
+    @staticmethod
+    def source(feed: Feed, plugin: BrokerPlugin) -> Feed:
+        """Return the feed that a broker is asked for."""
+        if feed.type != "candle" or "candle" in plugin.types:
+            return feed
+        return Feed(feed.symbol, plugin.candles_from)
+
+    def hold(self, topic: Topic, source: Feed) -> None:
+        """Note a topic that the client holds from now on."""
+        if self._candles is None or source.type == topic.type:
+            return
+        venue = self._from[topic] = Topic(topic.broker, *source)
+        self._made.setdefault(venue, {})[topic] = None
+        self._candles.hold(topic, source.type)
+        self._new.append(topic)
+
+    def release(self, topic: Topic) -> Topic:
+        """Note that the client lets go of a topic; return the one that its broker was asked for."""
+        venue = self._from.pop(topic, None)
+        if venue is None or self._candles is None:
+            return topic
+        del self._made[venue][topic]
+        if not self._made[venue]:
+            del self._made[venue]
+        self._candles.release(topic, venue.type)
+        return venue
+
+    def made_from(self, venue: Topic) -> Iterator[Topic]:
+        """Yield what the client may hold because of a venue's feed: the feed itself and candles."""
+        yield venue
+        yield from tuple(self._made.get(venue, ()))
+
+    def new_forming(self) -> Iterator[Published]:
+        """Yield the forming candles of what was subscribed since the last call, as far as they are known already."""
+        new, self._new = self._new, []
+        for topic in new:
+            venue = self._from.get(topic)
+            if venue is not None and self._candles is not None:
+                yield from self._candles.forming(topic, venue.type)
