@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config.
 from __future__ import annotations
 
 import json
+import re
 import traceback
 from collections.abc import Sequence
 from copy import copy
@@ -19,9 +20,10 @@ from click.core import ParameterSource
 
 from . import __version__
 from .commands.context import ConfigFile, Invocation, Overrides
-from .config import LogConfig, json_schema
+from .config import KEY_NAME, LogConfig, check_exposure, json_schema
 from .daemon.banner import Banner, close_stdout
 from .errors import ConfigError, DataFolderInUse, MdserverError, leaves
+from .keys import new_key
 from .kit.commands import new_plugin, test_plugin
 from .log import set_up_logging
 from .plugin import CommandPlugin
@@ -171,11 +173,24 @@ def cli(context: click.Context) -> None:
     metavar="FOLDER",
     help="Keep the embedded database and the journal in this folder.",
 )
+@click.option(
+    "--allow-anonymous/--no-allow-anonymous",
+    default=None,
+    envvar="MDSERVER_ALLOW_ANONYMOUS",
+    show_envvar=True,
+    help="Let clients in without a key, on every address.",
+)
 @click.pass_context
-def run_(context: click.Context, host: str | None, port: int | None, data_dir: Path | None) -> None:
+def run_(
+    context: click.Context,
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    allow_anonymous: bool | None,
+) -> None:
     """Run the server; with a NAME, run that command."""
     invocation: Invocation = context.obj
-    invocation.overrides = Overrides(host, port, data_dir)
+    invocation.overrides = Overrides(host, port, data_dir, allow_anonymous)
     invocation.is_command = context.invoked_subcommand is not None
     if context.invoked_subcommand is None:
         _serve(invocation)
@@ -221,6 +236,28 @@ plugins_.add_command(new_plugin)
 plugins_.add_command(test_plugin)
 
 
+@cli.group("keys", cls=_Group)
+def keys_() -> None:
+    """Make the keys by which clients are known."""
+
+
+@keys_.command("new", params=[_config_option()])
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def new(name: str, as_json: bool) -> None:
+    """Make a key for the client NAME: it is shown this once, and its hash goes into the config."""
+    if not re.fullmatch(KEY_NAME, name):
+        raise click.BadParameter("expected letters, digits, _ . - and at most 64 of them", param_hint="NAME")
+    key, hash_ = new_key()
+    if as_json:
+        click.echo(json.dumps({"name": name, "key": key, "hash": hash_}))
+        return
+    click.echo(
+        f"{key}\n\nThis is the client's key: it is not kept anywhere. For the config, under server.auth.keys:\n\n"
+        f"  - {{name: {name}, hash: '{hash_}'}}\n"
+    )
+
+
 @cli.group("config", cls=_Group)
 def config_() -> None:
     """Check a config file, or describe what one may hold."""
@@ -240,6 +277,7 @@ def check(context: click.Context, file: Path | None, as_json: bool) -> None:
     invocation: Invocation = context.obj
     try:
         config = invocation.load(strict=True)
+        check_exposure(config.server)
     except ConfigError as error:
         if not as_json:
             raise

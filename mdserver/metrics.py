@@ -101,6 +101,9 @@ class Metrics:
         self.connections_refused = counter(
             "connections_refused", "Connections over a bound, by bound", "bound"
         )
+        self.access_refused = counter(
+            "access_refused", "Requests and clients that were not let in, by reason", "reason"
+        )
         self.violations = counter("client_violations", "Clients that broke the WebSocket protocol", "code")
         self.dropped_connections = counter("connections_dropped", "Connections cut after a fault of theirs")
         # storage

@@ -41,10 +41,13 @@ class Overrides:
     host: str | None = None
     port: int | None = None
     data_dir: Path | None = None
+    allow_anonymous: bool | None = None
 
     def apply(self, config: Config) -> Config:
         """Return the config with these in place. Raises ConfigError for a host that is none."""
         server = {name: value for name in ("host", "port") if (value := getattr(self, name)) is not None}
+        if self.allow_anonymous is not None:
+            server["auth"] = attrs.evolve(config.server.auth, allow_anonymous=self.allow_anonymous)
         folder = config.data_dir if self.data_dir is None else self.data_dir.expanduser().absolute()
         try:
             return attrs.evolve(config, data_dir=folder, server=attrs.evolve(config.server, **server))

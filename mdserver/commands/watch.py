@@ -47,9 +47,10 @@ def _address(context: CommandContext) -> str:
     server = context.config.server
     if server.port == 0:
         raise ConfigError(["server.port is 0, so the port is not known: give --url"])
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to look for, not to bind
-    host = everywhere.get(server.host, server.host)
-    return f"ws://[{host}]:{server.port}/" if ":" in host else f"ws://{host}:{server.port}/"
+    everywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to look for
+    host = everywhere.get(server.hosts[0], server.hosts[0])
+    scheme = "ws" if server.tls is None else "wss"
+    return f"{scheme}://[{host}]:{server.port}/" if ":" in host else f"{scheme}://{host}:{server.port}/"
 
 
 async def watch(

@@ -4,30 +4,42 @@
 ``schema`` describes it all to editors.
 """
 
+from .exposure import check_exposure, is_loopback, is_open
 from .load import default_data_dir, load_config, read_plugin_folders
 from .schema import json_schema
 from .secrets import secret_values
 from .sections import (
+    KEY_NAME,
+    AuthConfig,
     BackoffConfig,
     BrokerEntry,
     Config,
     DatabaseConfig,
     HistoryEntry,
     JournalConfig,
+    KeyEntry,
     LogConfig,
     ServerConfig,
+    TlsConfig,
 )
 
 __all__ = [
+    "KEY_NAME",
+    "AuthConfig",
     "BackoffConfig",
     "BrokerEntry",
     "Config",
     "DatabaseConfig",
     "HistoryEntry",
     "JournalConfig",
+    "KeyEntry",
     "LogConfig",
     "ServerConfig",
+    "TlsConfig",
+    "check_exposure",
     "default_data_dir",
+    "is_loopback",
+    "is_open",
     "json_schema",
     "load_config",
     "read_plugin_folders",

@@ -14,7 +14,7 @@ import platformdirs
 from ..errors import ConfigError
 from ..kinds import BY_NAME
 from ..symbols import canonical
-from .sections import BrokerEntry, Config, DatabaseConfig, HistoryEntry
+from .sections import BrokerEntry, Config, DatabaseConfig, HistoryEntry, ServerConfig, TlsConfig
 from .source import Located, Problem, parse_yaml, read_env_file
 from .structure import Invalid, build, config_keys, gather_fields, shown, structure
 
@@ -73,6 +73,8 @@ def load_config(
     if problems:
         problems.sort(key=lambda problem: problem.line or 0)
         raise ConfigError([problem.render(str(path)) for problem in problems])
+    if server := arguments.get("server"):
+        arguments["server"] = _tls_beside(server, path.parent)
     return Config(**arguments)
 
 
@@ -104,6 +106,14 @@ def _plugin_folders(root: Located, beside: Path) -> tuple[tuple[Path, ...], list
                 Problem(item.line, item.path, f"found {shown(item)}, expected a folder; there is none")
             )
     return tuple(folders), problems
+
+
+def _tls_beside(server: ServerConfig, folder: Path) -> ServerConfig:
+    """Return the settings with the files of TLS relative to the config file."""
+    if server.tls is None:
+        return server
+    tls = TlsConfig(folder.absolute() / server.tls.certificate, folder.absolute() / server.tls.key)
+    return attrs.evolve(server, tls=tls)
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
-from attrs.validators import and_, ge, le, matches_re
+from attrs.validators import and_, ge, le, matches_re, optional
 
+from ..keys import KeyHash
 from ..kinds import BY_NAME
 from ..redact import HIDDEN, redact
 from ..symbols import canonical_all
@@ -19,16 +20,21 @@ else:
     _TypeName = Literal[tuple(BY_NAME)]  # so that errors and the schema list what there is
 
 __all__ = [
+    "KEY_NAME",
+    "AuthConfig",
     "BackoffConfig",
     "BrokerEntry",
     "Config",
     "DatabaseConfig",
     "HistoryEntry",
     "JournalConfig",
+    "KeyEntry",
     "LogConfig",
     "ServerConfig",
+    "TlsConfig",
 ]
 
+KEY_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 
@@ -45,6 +51,25 @@ def _not_empty(_: object, field: attrs.Attribute[str], value: str) -> None:
         raise ValueError(f"{field.name}: expected a name or an address without spaces")
 
 
+def _hosts(_: object, field: attrs.Attribute[Any], value: str | tuple[str, ...]) -> None:
+    given = (value,) if isinstance(value, str) else value
+    if not given or any(not host.strip() or any(c.isspace() for c in host) for host in given):
+        raise ValueError(f"{field.name}: expected an address or a name without spaces, or a list of them")
+
+
+def _some(_: object, field: attrs.Attribute[Any], value: tuple[str, ...] | None) -> None:
+    if value is not None and not value:
+        raise ValueError(f"{field.name}: expected at least one; without this key all are allowed")
+
+
+def _key_hash(_: object, field: attrs.Attribute[str], value: str) -> None:
+    KeyHash.parse(value)
+
+
+def _symbols(value: Any) -> Any:
+    return value if value is None else canonical_all(value)
+
+
 def _origins(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for origin in value:
         scheme, separator, host = origin.partition("://")
@@ -58,10 +83,77 @@ def _database_url(_: object, field: attrs.Attribute[str], value: str) -> None:
 
 
 @attrs.frozen
+class KeyEntry:
+    """A client's key: its hash, and what it may do. ``mdserver keys new NAME`` makes one."""
+
+    name: str = attrs.field(metadata={"help": "Whose key it is"}, validator=matches_re(KEY_NAME))
+    hash: str = attrs.field(
+        metadata={
+            "help": "What `mdserver keys new` printed",
+            "secret": True,
+            "expected": "the hash that `mdserver keys new NAME` prints",
+        },
+        repr=False,
+        validator=_key_hash,
+    )
+    scopes: tuple[Literal["stream", "history"], ...] = _setting(
+        ("stream", "history"), "What it may do", validator=_some
+    )
+    brokers: tuple[str, ...] | None = _setting(None, "Brokers that it may see; default: all", validator=_some)
+    symbols: tuple[str, ...] | None = _setting(
+        None, "Symbols that it may see; default: all", converter=_symbols, validator=_some
+    )
+    requests_per_minute: int | None = _setting(
+        None, "Requests a minute; default: its address's limit", validator=optional(_between(1, 10_000_000))
+    )
+    max_connections: int | None = _setting(
+        None, "WebSocket clients at once; default: the server's", validator=optional(_between(1, 1_000_000))
+    )
+    max_symbols: int | None = _setting(
+        None,
+        "Symbols that a client may subscribe; default: the server's",
+        validator=optional(_between(1, 1_000_000)),
+    )
+
+    @property
+    def key_hash(self) -> KeyHash:
+        """The hash, read."""
+        return KeyHash.parse(self.hash)
+
+
+@attrs.frozen
+class AuthConfig:
+    """Who may connect."""
+
+    keys: tuple[KeyEntry, ...] = _setting((), "Client keys, by their hashes")
+    allow_anonymous: bool | None = _setting(
+        None, "Whether clients need no key; default: on loopback, while there are no keys"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for what, found in (
+            ("names", [key.name for key in self.keys]),
+            ("hashes", [key.hash for key in self.keys]),
+        ):
+            if len(set(found)) < len(found):
+                raise ValueError(f"keys: expected {what} of their own for each")
+
+
+@attrs.frozen
+class TlsConfig:
+    """The files of a certificate. Relative paths are relative to the config file."""
+
+    certificate: Path = attrs.field(metadata={"help": "Certificate with its chain, PEM"})
+    key: Path = attrs.field(metadata={"help": "Its private key, PEM, without a passphrase", "secret": False})
+
+
+@attrs.frozen
 class ServerConfig:
     """Where clients connect, and what each may take."""
 
-    host: str = _setting("127.0.0.1", "Address to listen on", validator=_not_empty)
+    host: str | tuple[str, ...] = _setting(
+        "127.0.0.1", "Address to listen on, or a list of them; `*`: all, IPv4 and IPv6", validator=_hosts
+    )
     port: int = _setting(8080, "Port; 0 takes a free one", validator=_between(0, 65535))
     window_ms: float = _setting(
         0.0, "Milliseconds to gather records before they go out; 0 is quickest", validator=_between(0, 1000)
@@ -83,7 +175,29 @@ class ServerConfig:
     candle_grace_ms: float = _setting(
         1_000.0, "Milliseconds after its end at which a live candle closes", validator=_between(0, 60_000)
     )
-    cors_origins: tuple[str, ...] = _setting((), "Web origins that may read the HTTP API", validator=_origins)
+    tls: TlsConfig | None = attrs.field(
+        default=None, metadata={"help": "Serve HTTPS and WSS with this certificate"}
+    )
+    auth: AuthConfig = attrs.field(factory=AuthConfig, metadata={"help": "Who may connect"})
+    allowed_origins: tuple[str, ...] = _setting(
+        (), "Origins of web pages that may connect besides our own", validator=_origins
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), "Names by which clients reach this server, besides addresses, localhost and its own name"
+    )
+    requests_per_minute: int | None = _setting(
+        None,
+        "Requests a minute of one address; default: 600, and none for this machine's own",
+        validator=optional(_between(1, 10_000_000)),
+    )
+    keep_alive_s: float = _setting(
+        75.0, "Seconds that an idle HTTP connection is kept open", validator=_between(1, 86_400)
+    )
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All addresses to listen on."""
+        return (self.host,) if isinstance(self.host, str) else self.host
 
 
 @attrs.frozen

@@ -17,7 +17,7 @@ from functools import partial
 import structlog
 import trio
 
-from ..config import Config
+from ..config import Config, check_exposure
 from ..data_folder_lock import lock_data_folder
 from ..feed.supervisor import Supervisor
 from ..metrics import Metrics
@@ -35,7 +35,7 @@ __all__ = ["SHUTDOWN_S", "serve"]
 
 SHUTDOWN_S = 10.0
 SPARE_FILES = 512
-"""Descriptors besides those of the clients: journal, database, venues, HTTP."""
+"""Descriptors besides those of connections: journal, database, venues."""
 
 _log = structlog.get_logger("mdserver")
 
@@ -55,13 +55,14 @@ async def serve(
 
     Raises:
         DataFolderInUse: Another server owns the data folder.
-        ConfigError: The address cannot be bound.
+        ConfigError: The address cannot be bound, or would be open to others without keys.
         StoreUnavailable: A database that is not known yet did not answer in time.
     """
-    _allow_open_files(config.server.max_clients)
+    check_exposure(config.server)
+    _allow_open_files(config.server.max_connections)
     with lock_data_folder(config.data_dir):
         # An address that is taken is told before anything starts; until the server is ready connections are refused.
-        for listener in await open_listeners(config.server.host, config.server.port):
+        for listener in await open_listeners(config.server.hosts, config.server.port):
             await listener.aclose()
         # From the stop on the process has SHUTDOWN_S, whatever hangs: a thread, since the loop may be what hangs.
         last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
@@ -170,10 +171,10 @@ def _reload() -> None:
     _log.warning("SIGHUP: nothing was read again, this version takes a changed config at its next start")
 
 
-def _allow_open_files(clients: int) -> None:
-    """Raise the soft limit of open files as far as the hard one allows, and say if it is too low for the clients."""
+def _allow_open_files(connections: int) -> None:
+    """Raise the soft limit of open files as far as the hard one allows, and say if it is too low for connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = clients + SPARE_FILES
+    wanted = connections + SPARE_FILES
     if soft == resource.RLIM_INFINITY:
         return
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -181,9 +182,9 @@ def _allow_open_files(clients: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if max(allowed, soft) < wanted:
         _log.warning(
-            "the limit of open files is below server.max_clients: raise it (ulimit -Hn) or lower that",
+            "the limit of open files is below server.max_connections: raise it (ulimit -Hn) or lower that",
             open_files=max(allowed, soft),
-            max_clients=clients,
+            max_connections=connections,
         )
 
 

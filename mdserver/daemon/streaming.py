@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from ..backoff import Backoff
-from ..config import BrokerEntry, Config
+from ..config import BrokerEntry, Config, ServerConfig, check_exposure
 from ..feed.broker_host import Emit, Host
 from ..feed.demand import BrokerDemand
 from ..feed.supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
@@ -22,6 +22,7 @@ from ..plugin import BrokerPlugin
 from ..store.store import Store
 from ..stream.live_candles import LiveCandles
 from ..stream.router import Router
+from ..web.access.access import Access
 from ..web.api.dependencies import Dependencies, SourceInfo
 from ..web.app import make_app
 from ..web.server.tcp_server import open_listeners, serve_app
@@ -163,6 +164,7 @@ class WebPart(Part):
         self._router = router
         self._metrics = metrics
         self._clients = Clients(config.server.max_clients, metrics)
+        self._access = Access(config.server, metrics)
         self._store = store
         self._epoch = epoch
         self._sources = sources
@@ -173,9 +175,8 @@ class WebPart(Part):
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
         server = self._config.server
-        listeners = await open_listeners(server.host, server.port)
-        host, port = listeners[0].socket.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        listeners = await open_listeners(server.hosts, server.port)
+        self.url = _url(server, *listeners[0].socket.getsockname()[:2])
         app = make_app(
             self._dependencies(),
             self._supervisor,
@@ -184,6 +185,7 @@ class WebPart(Part):
             server,
             epoch=self._epoch(),
             candles=self._candles,
+            access=self._access,
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -200,6 +202,16 @@ class WebPart(Part):
                 nursery.cancel_scope.cancel()
         finally:
             self._closed.set()
+
+    def take(self, server: ServerConfig) -> None:
+        """Take over keys, limits and origins of a changed config; clients stay, but those whose key is gone.
+
+        Addresses, the port and the bounds on connections and buffers are those of the start.
+        Raises ConfigError where the new settings cannot be used; then nothing has changed.
+        """
+        check_exposure(server)
+        self._access.take(server)
+        self._clients.renew_grants()
 
     async def stop(self) -> None:
         """Close the clients with 1012, then the listeners; requests under way may come to their end."""
@@ -218,8 +230,15 @@ class WebPart(Part):
             metrics=self._metrics,
             now_us=lambda: time_ns() // 1000,
             flush_s=self._config.database.flush_ms / 1000,
-            cors_origins=self._config.server.cors_origins,
+            allowed_origins=self._config.server.allowed_origins,
         )
+
+
+def _url(server: ServerConfig, host: str, port: int) -> str:
+    """Return where this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - an address to look for
+    scheme = "http" if server.tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def sources_of(config: Config, plugins: Mapping[str, BrokerPlugin]) -> list[SourceInfo]:

@@ -84,6 +84,7 @@ class Auth(Struct, frozen=True):
     """Give a key."""
 
     id: RequestId
+    key: str
 
 
 Request: TypeAlias = Subscribe | Unsubscribe | ListSubscriptions | Ping | Auth
@@ -181,7 +182,7 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
         case _:
             if not isinstance(message.get("key"), str):
                 raise RequestError(400, f"key: expected a string, got {_kind(message.get('key'))}")
-            return Auth(request_id)
+            return Auth(request_id, message["key"])
 
 
 def _symbols(message: dict[str, Any]) -> Selection:

@@ -8,7 +8,9 @@ from ..config import ServerConfig
 from ..feed.supervisor import Supervisor
 from ..stream.live_candles import LiveCandles
 from ..stream.router import Router
+from .access.access import Access
 from .api.dependencies import Dependencies
+from .api.guard import guard
 from .api.routes import http_routes
 from .server.websocket_connection import StreamingQuartTrio
 from .stream.clients import Clients
@@ -27,12 +29,16 @@ def make_app(
     *,
     epoch: str,
     candles: LiveCandles | None = None,
+    access: Access | None = None,
 ) -> StreamingQuartTrio:
     """Compose the application.
 
-    ``epoch`` names the numbering of the records that it streams; without ``candles`` there are no live ones.
+    ``epoch`` names the numbering of the records that it streams; without ``candles`` there are no live ones. ``access``
+    says who may come in, by default what the config says.
     """
+    access = access or Access(config, services.metrics)
     app = StreamingQuartTrio("mdserver")
+    guard(app, access)
     app.register_blueprint(http_routes(services))
     supervisor.follow(clients.subscribers.watch, clients.subscribers.unwatch)
     supervisor.follow(lambda broker: broker.listeners.append(clients.on_broker_state), lambda _: None)
@@ -47,7 +53,9 @@ def make_app(
     )
     if candles is not None:
         candles.listeners.append(clients.on_candles_state)
-    endpoint = stream_endpoint(clients, make_session, epoch=epoch, buffer_bytes=config.client_buffer_bytes)
+    endpoint = stream_endpoint(
+        clients, make_session, access, epoch=epoch, buffer_bytes=config.client_buffer_bytes
+    )
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)
     return app

@@ -23,6 +23,7 @@ from mdserver.metrics import Metrics
 from mdserver.model import Feed, Record
 from mdserver.plugin import BrokerHost, BrokerPlugin
 from mdserver.stream.router import Router
+from mdserver.web.access.access import Access
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.app import make_app
 from mdserver.web.server.tcp_server import open_listeners, serve_app
@@ -80,6 +81,12 @@ class StreamServer:
     metrics: Metrics
     supervisor: Supervisor
     app: StreamingQuartTrio
+    access: Access
+
+    def take(self, **server: Any) -> None:
+        """Reload the settings of access."""
+        self.access.take(ServerConfig(**server))
+        self.clients.renew_grants()
 
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"mdserver_{name}", labels) or 0.0
@@ -127,10 +134,17 @@ async def open_stream_server(
         "metrics": metrics,
         "now_us": lambda: 0,
     }
+    access = Access(config, metrics)
     app = make_app(
-        Dependencies(**(given | (services or {}))), supervisor, router, clients, config, epoch=EPOCH
+        Dependencies(**(given | (services or {}))),
+        supervisor,
+        router,
+        clients,
+        config,
+        epoch=EPOCH,
+        access=access,
     )
-    listeners = await open_listeners("127.0.0.1", 0)
+    listeners = await open_listeners(["127.0.0.1"], 0)
     port = listeners[0].socket.getsockname()[1]
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -144,7 +158,7 @@ async def open_stream_server(
         for broker in scripted.values():
             await broker.running.wait()
         yield StreamServer(
-            f"ws://127.0.0.1:{port}/", port, scripted, clients, router, metrics, supervisor, app
+            f"ws://127.0.0.1:{port}/", port, scripted, clients, router, metrics, supervisor, app, access
         )
         clients.close_all()
         stop.set()
@@ -211,7 +225,7 @@ async def http_get(port: int, target: str, method: str = "GET", **headers: str) 
     with trio.fail_after(20):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
-            request = h11.Request(method=method, target=target, headers=[("Host", "test"), *named])
+            request = h11.Request(method=method, target=target, headers=[("Host", "localhost"), *named])
             await stream.send_all(http.send(request) + http.send(h11.EndOfMessage()))
             head, body = None, b""
             while True:

@@ -41,8 +41,8 @@ async def raw_client(port: int) -> AsyncIterator[trio.SocketStream]:
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         key = base64.b64encode(os.urandom(16)).decode()
         await stream.send_all(
-            f"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+            "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
         data = b""
         with trio.fail_after(5):
@@ -139,7 +139,9 @@ async def test_a_refused_connection_that_says_nothing_is_closed(monkeypatch: pyt
             assert await everything(stream) == b""
 
 
-UPGRADE = b"GET /health/live HTTP/1.1\r\nHost: t\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+UPGRADE = (
+    b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+)
 UPGRADE += b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n"
 PRIOR_KNOWLEDGE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
@@ -197,7 +199,7 @@ async def test_an_http2_client_that_takes_nothing_is_cut_and_holds_little(
     )
     http.initiate_connection()
     path = f"/api/ticks?symbol=EURUSD&from={T0}&to={T0 + 9_999}&limit=5000"
-    head = [(":method", "GET"), (":path", path), (":authority", "t"), (":scheme", "http")]
+    head = [(":method", "GET"), (":path", path), (":authority", "localhost"), (":scheme", "http")]
     async with open_stream_server(cleartext_http2=True, services={"store": store}) as server:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             for number in range(16):
@@ -218,7 +220,7 @@ async def test_an_http2_client_that_reads_gets_all_of_a_large_answer() -> None:
     path = f"/api/ticks?symbol=EURUSD&from={T0}&to={T0 + 9_999}&limit=5000"
     async with open_stream_server(cleartext_http2=True, services={"store": store}) as server:
         plain = await http_get(server.port, path)
-        head = [(":method", "GET"), (":path", path), (":authority", "t"), (":scheme", "http")]
+        head = [(":method", "GET"), (":path", path), (":authority", "localhost"), (":scheme", "http")]
         body = b""
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             http.send_headers(1, head, end_stream=True)

@@ -232,7 +232,7 @@ def test_options_win_over_the_file(command: list[CommandContext], tmp_path: Path
 def test_a_host_that_is_none_is_refused(
     command: list[CommandContext], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="--host: expected a name or an address without spaces"):
+    with pytest.raises(ConfigError, match="--host: expected an address or a name without spaces"):
         Overrides(host="two words").apply(Config(data_dir=tmp_path))
     assert cli.main(["run", "--port", "70000", "probe"]) == 2
 

@@ -303,10 +303,10 @@ def test_one_error(errors: Callable[..., list[str]], text: str, message: str) ->
         ("server: 3", "1: server: found 3, expected a mapping"),
         ("[1]", "1: found a list, expected a mapping"),
         ("journal: {max_bytes: 0}", "1: journal.max_bytes: found 0, expected an integer from 1048576 to "),
-        ("server: {host: ''}", '1: server.host: found "", expected a name or an address'),
+        ("server: {host: ''}", '1: server.host: found "", expected an address or a name'),
         (
-            "server: {cors_origins: [example.org]}",
-            "1: server.cors_origins: found a list, expected origins such as",
+            "server: {allowed_origins: [example.org]}",
+            "1: server.allowed_origins: found a list, expected origins such as",
         ),
         (
             "log: {level: verbose}",

@@ -10,6 +10,7 @@ from quart import Request
 from ...model import GapState
 from ...store.store import GapRow
 from .encoding import seconds
+from .guard import current_grant
 from .params import number_up_to, query_of, symbol_of, time_range_us
 from .problem import invalid_parameter
 from .read_context import Reading
@@ -52,7 +53,10 @@ def _state_of(text: str | None) -> GapState | None:
 
 
 def _shown(gaps: Iterable[GapRow]) -> Iterable[dict[str, Any]]:
+    grant = current_grant()
     for gap in gaps:
+        if not grant.may_see(gap.broker, gap.symbol):
+            continue
         first, last = seconds([gap.from_us, gap.to_us])
         yield {
             "broker": gap.broker,

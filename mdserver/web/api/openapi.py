@@ -299,6 +299,19 @@ _PATHS = {
 }
 
 
+_SECURITY = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A client's key, where the config has keys; `mdserver keys new` makes one",
+    }
+}
+_REFUSALS = {str(status): _problem() for status in (401, 403, 429)}
+for _path, _item in _PATHS.items():
+    if not _path.startswith("/health/"):
+        _item["get"]["responses"] |= _REFUSALS
+
+
 def openapi_document() -> dict[str, Any]:
     """Return the document."""
     return {
@@ -310,5 +323,7 @@ def openapi_document() -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": _PATHS,
-        "components": {"schemas": _SCHEMAS},
+        # Without keys in the config none is asked for.
+        "security": [{"key": []}, {}],
+        "components": {"schemas": _SCHEMAS, "securitySchemes": _SECURITY},
     }

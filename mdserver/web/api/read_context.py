@@ -8,12 +8,14 @@ from functools import partial
 import attrs
 import trio
 
+from ...feed.broker_state import BrokerState
 from ...model import US_PER_S
 from ...store.store import SeriesInfo, Store
 from .bucket_choice import Interval
 from .caching import IMMUTABLE, REVALIDATE, DigestMemory, Span, cache_control
 from .dependencies import Dependencies
 from .encoding import seconds
+from .guard import current_grant
 from .problem import Problem
 from .series_choice import configured_series, symbol_unknown
 
@@ -52,6 +54,10 @@ class Reading:
             raise symbol_unknown(symbol, await self.all_series())
         return known
 
+    def seen_brokers(self) -> list[BrokerState]:
+        """Return the states of the brokers that the client may see."""
+        return [one for one in self.services.broker_states() if current_grant().may_see(one.name, None)]
+
     async def all_series(self) -> list[SeriesInfo]:
         """Return all series, those that are configured and hold nothing yet included."""
         return self._with_configured(await self.store.series())
@@ -59,7 +65,11 @@ class Reading:
     def _with_configured(self, stored: Sequence[SeriesInfo], symbol: str | None = None) -> list[SeriesInfo]:
         topics = {series.topic for series in stored}
         empty = configured_series(self.services.sources(), symbol)
-        return [*stored, *(series for series in empty if series.topic not in topics)]
+        known = [*stored, *(series for series in empty if series.topic not in topics)]
+        grant = current_grant()
+        if grant.is_whole:
+            return known
+        return [series for series in known if grant.may_see(series.topic.broker, series.topic.symbol)]
 
     async def gaps(self, series: SeriesInfo, from_s: int, to_s: int) -> Sequence[Interval]:
         """Return the recorded holes of a series within a range, in microseconds."""

@@ -44,7 +44,7 @@ def http_routes(services: Dependencies) -> Blueprint:
 
     @routes.after_app_request
     async def finish(response: Response) -> Response:
-        cross_origin(request, response, services.cors_origins)
+        cross_origin(request, response, services.allowed_origins)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         if request.method == "HEAD":  # Content-Length stays that of the GET
             response.response = response.iterable_body_class([])
@@ -116,7 +116,7 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
     @routes.get("/api/brokers")
     async def brokers() -> Response:
         query_of(request.args.items(multi=True), ())
-        return await json_answer(broker_list(reading.services.broker_states()))
+        return await json_answer(broker_list(reading.seen_brokers()))
 
     @routes.get("/api/openapi.json")
     async def openapi() -> Response:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -57,6 +57,7 @@ MAX_HTTP2_STREAMS = 16
 _log = structlog.get_logger("mdserver.web")
 _log_rarely = RarelyLogged(_log)
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_NO_SUCH_PROTOCOL = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
 class _Refused(Exception):
@@ -231,13 +232,48 @@ class GuardedTCPServer(TCPServer):
         return f"{host}:{port}"
 
 
-async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Bind; a :class:`ConfigError` says why it cannot be done."""
+async def open_listeners(hosts: Sequence[str], port: int) -> list[trio.SocketListener]:
+    """Bind each address, all to one port; ``*`` is every address of this machine, IPv4 and IPv6.
+
+    A port of 0 takes a free one. A :class:`ConfigError` says why it cannot be done.
+    """
+    listeners: list[trio.SocketListener] = []
     try:
-        return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        for host in hosts:
+            for address in await _addresses(host, port):
+                try:
+                    found = await trio.open_tcp_listeners(port, host=address, backlog=BACKLOG)
+                except OSError as error:
+                    # Of a name or of "*" the protocol that this machine lacks is left out, unless none is left.
+                    if listeners and address != host and error.errno in _NO_SUCH_PROTOCOL:
+                        continue
+                    why = (
+                        "is already in use"
+                        if error.errno == errno.EADDRINUSE
+                        else f"cannot be bound: {error}"
+                    )
+                    message = f"server: {host}:{port} {why}; choose another server.port or server.host"
+                    raise ConfigError([message]) from error
+                listeners += found
+                port = port or int(found[0].socket.getsockname()[1])
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    return listeners
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    """Return what to bind for a host: IPv4 first, since it is there everywhere."""
+    if host == "*":
+        return ["0.0.0.0", "::"]  # noqa: S104 - what the operator asked for
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        why = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error}"
-        raise ConfigError([f"server: {host}:{port} {why}; choose another server.port"]) from error
+        raise ConfigError(
+            [f"server: {host}:{port} cannot be bound: {error}; choose another server.host"]
+        ) from error
+    return sorted({str(address[4][0]) for address in found}, key=lambda one: ":" in one)
 
 
 async def _accept_forever(
@@ -298,6 +334,7 @@ async def serve_app(
     config.include_server_header = False
     config.h2_max_concurrent_streams = MAX_HTTP2_STREAMS
     settings = settings or ServerConfig()
+    config.keep_alive_timeout = settings.keep_alive_s
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     state: LifespanState = {}
     lifespan = Lifespan(wrapped, config, state)

@@ -79,6 +79,11 @@ class Clients:
         for session in tuple(self.sessions):
             session.close(CloseCode.RESTART, "server shutdown")
 
+    def renew_grants(self) -> None:
+        """Have every client's rights looked up again, after a change of the keys."""
+        for session in tuple(self.sessions):
+            session.renew_grant()
+
     async def gone(self) -> None:
         """Wait until no client is left."""
         while self.sessions:

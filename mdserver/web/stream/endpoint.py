@@ -17,6 +17,8 @@ from ... import __version__
 from ...log import RarelyLogged
 from ...protocol import answers
 from ...protocol.server_frames import CloseCode
+from ..access.access import Access
+from ..access.handshake import bearer_key, offered_key, subprotocol_to_answer
 from ..server.websocket_connection import (
     forget_handshake,
     nursery_of,
@@ -25,6 +27,7 @@ from ..server.websocket_connection import (
     refusal_of,
 )
 from .clients import Clients
+from .gate import AUTH_WITHIN_S, Gate
 from .session import Session
 from .sink import CLOSE_GRACE_S, open_sink
 
@@ -35,20 +38,25 @@ _log_rarely = RarelyLogged(_log)
 
 
 def stream_endpoint(
-    clients: Clients, make_session: Callable[..., Session], *, epoch: str, buffer_bytes: int
+    clients: Clients, make_session: Callable[..., Session], access: Access, *, epoch: str, buffer_bytes: int
 ) -> Callable[[], Awaitable[None]]:
     """Return the handler of a WebSocket route.
 
     Args:
         clients: The registry that each client joins.
         make_session: Makes the session of a new client from its write side and what starts a task of its own.
+        access: Knows the keys, and what each may do.
         epoch: What names the numbering of records; each client is told it.
         buffer_bytes: Bound on what may wait for one client.
     """
 
     async def stream() -> None:
+        key = bearer_key(websocket.headers.get("Authorization")) or offered_key(
+            websocket.requested_subprotocols
+        )
+        address = str((websocket.scope.get("client") or ["<local>"])[0])
         try:
-            await websocket.accept()
+            await websocket.accept(subprotocol=subprotocol_to_answer(websocket.requested_subprotocols))
         except h11.LocalProtocolError:
             return  # the client sent bytes before the upgrade was done: the server ends the connection
         session: Session | None = None
@@ -67,11 +75,11 @@ def stream_endpoint(
             metrics=clients.metrics,
             on_overflow=overflow,
         )
-        session = make_session(sink, nursery_of(own).start_soon)
+        session = make_session(sink, nursery_of(own).start_soon, gate=Gate(access, address))
         on_violation(own, partial(_break_off, session, clients))
         on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
         try:
-            await _serve(session, clients, epoch, refused=refused)
+            await _serve(session, clients, epoch, key, refused=refused)
         finally:
             sink.mute()
             clients.forget(session)
@@ -86,13 +94,19 @@ def _break_off(session: Session, clients: Clients, code: int, reason: str) -> No
     session.close(code, reason)
 
 
-async def _serve(session: Session, clients: Clients, epoch: str, *, refused: bool) -> None:
+async def _serve(session: Session, clients: Clients, epoch: str, key: str | None, *, refused: bool) -> None:
     session.sink.write(answers.hello(__version__, epoch, time()))
     if refused or not clients.admit(session):
         session.complain(406, "too many connections")
         session.close(CloseCode.TRY_LATER, "too many connections")
+    session.wait_for_key()
     with session.reading:
+        if key is not None and session.gate.has_keys:
+            await session.present_key(key)
         await _read(session)
+    if session.reading.cancelled_caught and session.close_code is None:
+        session.complain(404, f"not authenticated within {AUTH_WITHIN_S:.0f} s")
+        session.close(CloseCode.POLICY, "not authenticated in time")
     # With the client gone the handler is cancelled instead, and nothing of this runs: its answer to the close ends
     # the wait. A socket closed over bytes that still come in would be reset, and the close frame lost with it.
     with trio.move_on_after(CLOSE_GRACE_S):
@@ -108,7 +122,8 @@ async def _read(session: Session) -> None:
         try:
             await session.handle(b"" if raw is None else raw)  # Quart's form of an empty binary message
         except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
-            _log.exception("client request failed", request=repr(raw)[:200])
+            shown = "(hidden: it may hold a key)" if "auth" in str(raw) else repr(raw)[:200]
+            _log.exception("client request failed", request=shown)
             session.complain(500, "internal error", session.request_id)
             session.close(CloseCode.INTERNAL, "internal error")
             return

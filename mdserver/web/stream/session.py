@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from math import inf
 from time import time
 from typing import Literal
 
@@ -34,12 +35,15 @@ from ...protocol.server_frames import CloseCode, text_frame
 from ...stream.live_candles import LiveCandles
 from ...stream.router import Router
 from .candle_topics import CandleTopics
+from .gate import AUTH_WITHIN_S, Gate
 from .sink import BaseSink
 from .subscribers import Subscribers
 
 __all__ = ["Session"]
 
 MAX_BAD_IN_A_ROW = 20
+_WEARING = (400, 401, 429)
+"""Codes of which too many in a row end the connection."""
 SLICE = 500
 """Subscriptions that are worked on before other tasks run: some milliseconds."""
 
@@ -76,8 +80,10 @@ class Session:
         metrics: Metrics,
         max_symbols: int,
         candles: LiveCandles | None = None,
+        gate: Gate,
     ) -> None:
         self.sink = sink
+        self.gate = gate
         self.close_code: int | None = None
         self.close_reason = ""
         self.reading = trio.CancelScope()
@@ -109,12 +115,13 @@ class Session:
             self.request_id = None
             request = parse_request(raw)
             self.request_id = request.id
+            self.gate.admit(request)
             await _HANDLERS[type(request)](self, request)
         except RequestError as error:
             if error.request_id is None:
                 error.request_id = self.request_id
             self.complain(error.code, error.message, error.request_id)
-            self._bad_in_a_row += error.code == 400
+            self._bad_in_a_row += error.code in _WEARING
             if self._bad_in_a_row >= MAX_BAD_IN_A_ROW:
                 self.close(CloseCode.POLICY, f"{MAX_BAD_IN_A_ROW} bad requests in a row")
         else:
@@ -140,6 +147,7 @@ class Session:
     def leave(self) -> None:
         """Take part no more; what the client holds goes by :meth:`release_some`."""
         self._gone = True
+        self.gate.leave()
         self._deferred.clear()
         self._router.set_topics(self.sink, ())
 
@@ -162,6 +170,9 @@ class Session:
 
     async def _subscribe(self, request: Subscribe) -> None:
         self._check_broker(request.broker)
+        self.gate.permit("stream")
+        if request.since:
+            self.gate.permit("history")
         self._check_room(request)
         results: list[Outcome] = []
         for symbol, symbol_fault in request.symbols.items():
@@ -192,14 +203,20 @@ class Session:
     def _check_room(self, request: Subscribe) -> None:
         """Refuse what would exceed the bound; symbols that cannot be served take no room, but are answered too."""
         served = {symbol for symbol, fault in request.symbols.items() if fault is None}
-        if len(request.symbols) > self._max_symbols or len(self._symbols() | served) > self._max_symbols:
-            raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client")
+        most = self.gate.most_symbols(self._max_symbols)
+        if len(request.symbols) > most or len(self._symbols() | served) > most:
+            raise RequestError(405, f"too many symbols: {most} allowed per client")
 
     def _subscribe_one(self, request: Subscribe, symbol: str, kind: str, fault: Fault | None) -> Outcome:
         if fault is not None:
             return self._faulty(request.broker, symbol, kind, fault)
         feed = Feed(symbol, kind, request.interval if kind == "candle" else default_variant(kind))
         candidates = list(self._candidates(feed, request.broker))
+        seen = [broker for broker in candidates if self.gate.may_see(broker.name, symbol)]
+        if not seen and not self.gate.may_see(request.broker, symbol):
+            forbidden = Fault(409, f"this key may not see {symbol} of {request.broker or 'any broker'}")
+            return self._faulty(request.broker, symbol, kind, forbidden)
+        candidates = seen
         if not candidates:
             return self._no_broker(feed, request.broker)
         if kind == "candle" and (why := self._candles.refusal(candidates[0].plugin)):
@@ -328,10 +345,36 @@ class Session:
         self.sink.write(answers.pong(request.id, time()))
 
     async def _auth(self, request: Auth) -> None:
-        # Not 402, which closes: that is for a key that was compared with others.
-        raise RequestError(
-            400, "key: this server has no keys to compare it with, everyone may read; leave `auth` out"
-        )
+        if not self.gate.has_keys:  # not 402, which closes: that is for a key that was compared with others
+            raise RequestError(
+                400, "key: this server has no keys to compare it with, everyone may read; leave `auth` out"
+            )
+        if await self.present_key(request.key, request.id):
+            await self._ack(request.id, "auth", [])
+
+    async def present_key(self, key: str, request_id: RequestId = None) -> bool:
+        """Take the rights of a key; False where that fails: the client is told and closed."""
+        try:
+            await self.gate.present(key)
+        except RequestError as error:
+            self.complain(error.code, error.message, request_id)
+            busy = error.code == 406
+            self.close(CloseCode.TRY_LATER if busy else CloseCode.POLICY, error.message)
+            return False
+        self.reading.deadline = inf
+        return True
+
+    def wait_for_key(self) -> None:
+        """Bound the time in which the client has to bring a key, where it needs one."""
+        if self.gate.grant is None:
+            self.reading.deadline = trio.current_time() + AUTH_WITHIN_S
+
+    def renew_grant(self) -> None:
+        """Take over what the config gives this client now; one that has no rights any more is closed."""
+        if not self.gate.renew():
+            self.complain(402, "the key that this connection began with is not valid any more")
+            self.close(CloseCode.POLICY, "key withdrawn")
+        self.wait_for_key()
 
     # -- helpers -------------------------------------------------------------------------------------
 

@@ -1,0 +1,84 @@
+"""One client at the door: which rights it has, and what it may ask for with them. No I/O."""
+
+from __future__ import annotations
+
+import math
+
+from ...protocol.requests import Auth, Request, RequestError
+from ..access.access import Access, TooManyRequests, WrongKey
+from ..access.grant import Grant, Scope
+
+__all__ = ["AUTH_WITHIN_S", "Gate"]
+
+AUTH_WITHIN_S = 10.0
+"""A client that needs a key and brings none in this time is closed."""
+
+
+class Gate:
+    """The rights of one connection. ``grant`` None: it needs a key and has brought none yet."""
+
+    def __init__(self, access: Access, address: str) -> None:
+        self._access = access
+        self._address = address
+        self.grant: Grant | None = access.anonymous
+        self._entered: Grant | None = None
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether there are keys to compare one with."""
+        return self._access.has_keys
+
+    def admit(self, request: Request) -> None:
+        """Count a request and let it pass. Raises RequestError: 401 without a key, 429 where there are too many."""
+        try:
+            self._access.spend_request(self.grant, self._address)
+        except TooManyRequests as error:
+            raise RequestError(429, f"{error}; try again in {math.ceil(error.wait_s)} s") from None
+        if self.grant is None and not isinstance(request, Auth):
+            self._access.count("no_key")
+            raise RequestError(401, 'not authenticated: send {"action": "auth", "key": …} first')
+
+    async def present(self, key: str) -> None:
+        """Take the rights of a key. Raises RequestError: 402 for a wrong one, 406 where it has too many connections."""
+        try:
+            grant = await self._access.check(key, self._address)
+        except WrongKey:
+            raise RequestError(402, "authentication failed: this key is not valid") from None
+        except TooManyRequests as error:
+            wait_s = math.ceil(error.wait_s)
+            raise RequestError(402, f"authentication failed: {error}; try again in {wait_s} s") from None
+        if self._entered is None or self._entered.id != grant.id:
+            if not self._access.enter(grant):
+                raise RequestError(406, "too many connections of this key")
+            self.leave()
+            self._entered = grant
+        self.grant = grant
+
+    def leave(self) -> None:
+        """Give the key's connection back."""
+        if self._entered is not None:
+            self._access.leave(self._entered)
+            self._entered = None
+
+    def renew(self) -> bool:
+        """Take over what the config gives now; False where the rights that there were are gone."""
+        if self.grant is None:
+            self.grant = self._access.anonymous
+            return True
+        self.grant = self._access.current(self.grant)
+        return self.grant is not None
+
+    def permit(self, scope: Scope) -> None:
+        """Raise RequestError 409 unless the client may do this."""
+        if self.grant is None or scope not in self.grant.scopes:
+            self._access.count("not_permitted")
+            raise RequestError(409, f"not permitted: this key has no scope {scope}")
+
+    def may_see(self, broker: str | None, symbol: str) -> bool:
+        """Tell whether the client may see a broker's records of a symbol; None: of any broker."""
+        return self.grant is not None and self.grant.may_see(broker, symbol)
+
+    def most_symbols(self, bound: int) -> int:
+        """Return how many symbols the client may subscribe: at most ``bound``."""
+        own = None if self.grant is None else self.grant.max_symbols
+        return bound if own is None else min(bound, own)

@@ -1,0 +1,304 @@
+"""Keys, limits, hosts and origins, over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio_websocket import ConnectionClosed, connect_websocket_url
+
+from mdserver.config import AuthConfig, KeyEntry
+from mdserver.keys import new_key
+from mdserver.model import Tick
+from mdserver.web.stream import gate
+
+from .conftest import Client, StreamServer, http_get, open_client, open_stream_server
+
+KEY, HASH = new_key()
+OTHER_KEY, OTHER_HASH = new_key()
+BEARER = f"Bearer {KEY}"
+
+
+def keys(**rights: Any) -> AuthConfig:
+    return AuthConfig(keys=(KeyEntry("desk", HASH, **rights),))
+
+
+@asynccontextmanager
+async def client_with(server: StreamServer, subprotocols: tuple = (), **headers: str) -> AsyncIterator[Any]:
+    async with trio.open_nursery() as nursery:
+        named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        with trio.fail_after(5):
+            connection = await connect_websocket_url(
+                nursery, server.url, extra_headers=named, subprotocols=list(subprotocols)
+            )
+        client = Client(connection)
+        assert (await client.get())["type"] == "status"
+        yield client
+        with trio.move_on_after(1):
+            await connection.aclose()
+        await trio.aclose_forcefully(connection._stream)
+        nursery.cancel_scope.cancel()
+
+
+async def closed_with(client: Client) -> int:
+    with trio.fail_after(5):
+        while not client.connection.closed:
+            with contextlib.suppress(ConnectionClosed):
+                await client.connection.get_message()
+    return int(client.connection.closed.code)
+
+
+async def test_http_asks_for_the_key() -> None:
+    async with open_stream_server(auth=keys()) as server:
+        for path in ("/api/metadata", "/api/brokers", "/metrics", "/nowhere"):
+            refused = await http_get(server.port, path)
+            assert (refused.status, refused.json()["code"]) == (401, "unauthorized"), path
+            assert refused.headers["www-authenticate"].startswith("Bearer")
+        for path in ("/health/live", "/health/ready", "/", "/api/openapi.json"):
+            assert (await http_get(server.port, path)).status == 200, path
+        for path in ("/api/brokers", "/metrics"):
+            assert (await http_get(server.port, path, Authorization=BEARER)).status == 200
+        assert (await http_get(server.port, "/api/brokers", Authorization=f"bearer   {KEY}")).status == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer",  "Basic eDp5", KEY, f"Bearer {KEY} x", f"Bearer {KEY[:-1]}", f"Bearer {OTHER_KEY}",
+        "Bearer " + "x" * 8_000, "Bearer \xff\xfe", f"Bearer,{KEY}", f"Bearer {KEY.upper()}", f"Bearer {KEY}=",
+    ],
+)  # fmt: skip
+async def test_every_odd_form_of_a_key_is_401(header: str) -> None:
+    async with open_stream_server(auth=keys()) as server:
+        answer = await http_get(server.port, "/api/brokers", Authorization=header.encode("latin-1"))  # type: ignore[arg-type]
+        assert (answer.status, answer.json()["code"]) == (401, "unauthorized")
+
+
+async def test_a_stream_without_a_key_is_told_401_and_goes_on_with_one() -> None:
+    async with open_stream_server(auth=keys()) as server, open_client(server.url) as client:
+        assert (await client.subscribe("EURUSD", id=7)) == {
+            "type": "error", "id": 7, "code": 401,
+            "message": 'not authenticated: send {"action": "auth", "key": …} first',
+        }  # fmt: skip
+        assert (await client.ask({"action": "auth", "key": KEY, "id": 8}))["action"] == "auth"
+        assert (await client.subscribe("EURUSD"))["results"][0]["status"] in ("active", "pending")
+
+
+@pytest.mark.parametrize("key", ["x" * 40, "", OTHER_KEY, "x" * 60_000, KEY + "\n", "\u0000é"])
+async def test_a_wrong_key_is_402_and_closes_with_1008(key: str) -> None:
+    async with open_stream_server(auth=keys()) as server, open_client(server.url) as client:
+        assert (await client.ask({"action": "auth", "key": key}))["code"] == 402
+        assert await closed_with(client) == 1008
+        assert server.value("access_refused_total", reason="wrong_key") == 1
+
+
+async def test_a_key_of_a_megabyte_is_too_long_a_message() -> None:
+    async with open_stream_server(auth=keys()) as server, open_client(server.url) as client:
+        await client.send({"action": "auth", "key": "x" * 1_000_000})
+        assert await closed_with(client) == 1009
+
+
+async def test_the_key_comes_with_the_handshake() -> None:
+    async with open_stream_server(auth=keys()) as server:
+        async with client_with(server, Authorization=BEARER) as client:
+            assert (await client.ask({"action": "ping"}))["type"] == "pong"
+        offered = (f"mdserver.key.{KEY}",)
+        async with client_with(server, offered) as client:
+            assert client.connection.subprotocol == offered[0]  # browsers want one of theirs
+            assert (await client.ask({"action": "ping"}))["type"] == "pong"
+        async with client_with(server, ("mdserver", *offered)) as client:
+            assert client.connection.subprotocol == "mdserver"
+            assert (await client.ask({"action": "ping"}))["type"] == "pong"
+        async with client_with(server, Authorization="Bearer wrong") as client:
+            assert (await client.get())["code"] == 402
+            assert await closed_with(client) == 1008
+
+
+async def test_whoever_brings_no_key_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdserver.web.stream.session.AUTH_WITHIN_S", 0.05)
+    assert gate.AUTH_WITHIN_S == 10
+    async with open_stream_server(auth=keys()) as server, open_client(server.url) as client:
+        assert (await client.get())["code"] == 404
+        assert await closed_with(client) == 1008
+
+
+async def test_what_a_key_may_see_and_do() -> None:
+    rights = keys(scopes=("stream",), brokers=("one",), symbols=("EURUSD",), max_symbols=1)
+    async with open_stream_server(("one", "two"), auth=rights) as server:
+        async with client_with(server, Authorization=BEARER) as client:
+            answer = await client.subscribe("EURUSD")
+            assert {result["broker"] for result in answer["results"]} == {"one"}
+            if answer["results"][0]["status"] == "pending":
+                assert (await client.get())["results"][0]["status"] == "active"
+            refused = [
+                (await client.subscribe("EURUSD", broker="two"))["results"][0],
+                (await client.subscribe("USDJPY", broker="one"))
+            ]  # fmt: skip
+            assert refused[0]["code"] == 409
+            assert refused[1]["code"] == 405
+            assert (await client.subscribe("EURUSD", since=1.0))["code"] == 409
+        for path, status in (("/api/candles?symbol=EURUSD&from=1&to=2", 403), ("/api/brokers", 200)):
+            answered = await http_get(server.port, path, Authorization=BEARER)
+            assert answered.status == status
+        assert [one["broker"] for one in answered.json()["brokers"]] == ["one"]
+
+
+async def test_http_keeps_to_the_symbols_and_brokers_of_a_key() -> None:
+    async with open_stream_server(auth=keys(brokers=("one",), symbols=("EURUSD",))) as server:
+        for query in (
+            "symbol=USDJPY",
+            "symbol=usd/jpy",
+            "symbol=EURUSD&broker=two",
+            "symbol=EURUSD&symbol=USDJPY",
+        ):
+            answer = await http_get(server.port, f"/api/candles?from=1&to=2&{query}", Authorization=BEARER)
+            assert (answer.status, answer.json()["code"]) == (403, "forbidden"), query
+        path = await http_get(server.port, "/api/candles/USDJPY/1h?from=1&to=2", Authorization=BEARER)
+        assert path.status == 403
+
+
+async def test_connections_of_a_key_are_bounded() -> None:
+    async with open_stream_server(auth=keys(max_connections=1)) as server:
+        async with client_with(server, Authorization=BEARER):
+            async with client_with(server, Authorization=BEARER) as second:
+                assert (await second.get())["code"] == 406
+                assert await closed_with(second) == 1013
+        with trio.fail_after(5):
+            while server.clients.sessions:
+                await trio.sleep(0.01)
+        async with client_with(server, Authorization=BEARER) as again:
+            assert (await again.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_wrong_keys_slow_their_address_down_but_not_a_key_that_is_known() -> None:
+    async with open_stream_server(auth=keys()) as server:
+        assert (await http_get(server.port, "/api/brokers", Authorization=BEARER)).status == 200
+        answers = [
+            await http_get(server.port, "/api/brokers", Authorization="Bearer wrong") for _ in range(12)
+        ]
+        assert [answer.status for answer in answers] == [401] * 10 + [429] * 2
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+        assert (await http_get(server.port, "/api/brokers", Authorization=BEARER)).status == 200
+        assert server.value("access_refused_total", reason="slowed") == 2
+
+
+async def test_a_thousand_wrong_keys_hold_nobody_up() -> None:
+    async with open_stream_server(auth=keys()) as server, client_with(server, Authorization=BEARER) as client:
+        await client.subscribe("EURUSD", broker="one")
+        longest = 0.0
+        async with trio.open_nursery() as nursery:
+
+            async def guess() -> None:
+                for number in range(100):
+                    answer = await http_get(server.port, "/api/brokers", Authorization=f"Bearer {number}")
+                    assert answer.status in (401, 429)
+
+            for _ in range(5):
+                nursery.start_soon(guess)
+            for number in range(20):
+                began = trio.current_time()
+                server.brokers["one"].publish(Tick("EURUSD", 1_700_000_000_000_000 + number, 1.0, 1.1))
+                while (await client.get())["type"] != "tick":
+                    pass
+                longest = max(longest, trio.current_time() - began)
+        assert longest < 1.0
+
+
+async def test_requests_are_limited_by_address_and_by_key() -> None:
+    async with open_stream_server(auth=keys(requests_per_minute=5), requests_per_minute=3) as server:
+        with_key = [await http_get(server.port, "/api/brokers", Authorization=BEARER) for _ in range(6)]
+        assert [answer.status for answer in with_key] == [200] * 5 + [429]
+        assert with_key[-1].json()["code"] == "rate_limited"
+        assert int(with_key[-1].headers["retry-after"]) >= 1
+        pages = [await http_get(server.port, "/") for _ in range(4)]
+        assert [page.status for page in pages] == [200] * 3 + [429]
+        assert (await http_get(server.port, "/health/live")).status == 200
+
+
+async def test_a_stream_that_asks_too_often_is_told_429_and_closed_if_it_goes_on() -> None:
+    async with open_stream_server(requests_per_minute=3) as server, open_client(server.url) as client:
+        codes = [(await client.ask({"action": "ping"})).get("code") for _ in range(3)]
+        assert codes == [None, None, 429]  # the handshake was one
+        for _ in range(19):
+            await client.send({"action": "ping"})
+        assert await closed_with(client) == 1008
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "127.0.0.1:8080"}, 200),
+        ({"Host": "[::1]:8080"}, 200),
+        ({"Host": "LOCALHOST."}, 200),
+        ({"Host": "data.example"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": "localhost@evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[evil]:80"}, 403),
+        ({"Origin": "http://localhost"}, 200),
+        ({"Origin": "http://localhost:80"}, 200),
+        ({"Origin": "https://charts.example"}, 200),
+        ({"Origin": "http://localhost:3000"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+    ],
+)  # fmt: skip
+async def test_only_our_names_and_allowed_pages(headers: dict[str, str], status: int) -> None:
+    async with open_stream_server(
+        allowed_origins=("https://charts.example",), allowed_hosts=("data.example",)
+    ) as server:
+        lines = {"Host": "localhost", "Connection": "close", **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        first = await _raw(server.port, f"GET /api/brokers HTTP/1.1\r\n{head}\r\n")
+        assert int(first.split()[1]) == status
+        upgrade = (
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        )
+        head = head.replace("Connection: close\r\n", upgrade)
+        first = await _raw(server.port, f"GET / HTTP/1.1\r\n{head}\r\n")
+        assert int(first.split()[1]) == (101 if status == 200 else 403)
+        assert (await http_get(server.port, "/health/live", Origin="https://evil.example")).status == 200
+
+
+async def _raw(port: int, request: str) -> str:
+    with trio.fail_after(5):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(request.encode())
+            return (await stream.receive_some(4096)).decode("latin-1")
+
+
+async def test_a_header_does_not_pretend_another_address() -> None:
+    async with open_stream_server(requests_per_minute=1) as server:
+        first = await http_get(
+            server.port, "/api/brokers", Remote_Addr="10.0.0.1", X_Forwarded_For="10.0.0.1"
+        )
+        second = await http_get(
+            server.port, "/api/brokers", Remote_Addr="10.0.0.2", X_Forwarded_For="10.0.0.2"
+        )
+        assert (first.status, second.status) == (200, 429)
+
+
+async def test_a_reload_takes_keys_over_and_closes_whose_key_is_gone() -> None:
+    async with open_stream_server(auth=keys()) as server, client_with(server, Authorization=BEARER) as client:
+        server.take(auth=AuthConfig(keys=(KeyEntry("desk", HASH), KeyEntry("other", OTHER_HASH))))
+        assert (await client.ask({"action": "ping"}))["type"] == "pong"
+        other = f"Bearer {OTHER_KEY}"
+        assert (await http_get(server.port, "/api/brokers", Authorization=other)).status == 200
+        server.take(auth=AuthConfig(keys=(KeyEntry("other", OTHER_HASH),)))
+        assert (await client.get())["code"] == 402
+        assert await closed_with(client) == 1008
+        assert (await http_get(server.port, "/api/brokers", Authorization=BEARER)).status == 401
+
+
+def test_no_key_is_shown_by_the_objects_that_hold_it() -> None:
+    assert HASH.rpartition(":")[2] not in repr(keys())
+    assert json.dumps(KEY) not in repr(keys())
