@@ -2,7 +2,7 @@
 
 from ..backoff import Backoff
 from .http import AnswerTooLarge, HttpAnswer, HttpClient, fetch, open_http
-from .http_errors import RETRY_STATUSES, HttpRefused, is_web_page, status_error
+from .http_errors import RETRY_STATUSES, HttpRefused, HttpUnavailable, is_web_page, status_error
 from .http_stream import HttpStream, open_http_stream
 from .websocket import WebSocket, WebSocketClosed, open_websocket
 
@@ -14,6 +14,7 @@ __all__ = [
     "HttpClient",
     "HttpRefused",
     "HttpStream",
+    "HttpUnavailable",
     "WebSocket",
     "WebSocketClosed",
     "fetch",

@@ -17,7 +17,15 @@ import httpx2
 
 from ..errors import MdserverError, Rejected, Unavailable
 
-__all__ = ["RETRY_STATUSES", "HttpRefused", "is_web_page", "mapped_errors", "page_error", "status_error"]
+__all__ = [
+    "RETRY_STATUSES",
+    "HttpRefused",
+    "HttpUnavailable",
+    "is_web_page",
+    "mapped_errors",
+    "page_error",
+    "status_error",
+]
 
 RETRY_STATUSES: frozenset[int] = frozenset({408, 418, 425, 429})
 """4xx statuses after which trying again later may help; every 5xx is one too."""
@@ -36,6 +44,14 @@ class HttpRefused(Rejected):
         self.body = body
 
 
+class HttpUnavailable(Unavailable):
+    """The server answered with a ``status`` after which trying again later may help."""
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.status = status
+
+
 def status_error(
     where: str,
     status: int,
@@ -45,7 +61,7 @@ def status_error(
 ) -> MdserverError:
     """Return the error for an HTTP status that is not the wanted one.
 
-    5xx and ``retry_statuses`` give Unavailable with the server's Retry-After; the rest gives HttpRefused.
+    5xx and ``retry_statuses`` give HttpUnavailable with the server's Retry-After; the rest gives HttpRefused.
     ``headers`` has lower-case names or ignores case. The message quotes the start of ``body``.
     """
     message = f"{where}: HTTP {status}"
@@ -56,7 +72,8 @@ def status_error(
     elif body.strip():
         message += f": {_quoted(body)}"
     if status >= 500 or status in retry_statuses:
-        return Unavailable(message, retry_after_s=_retry_after_s(headers.get("retry-after")))
+        retry_after_s = _retry_after_s(headers.get("retry-after"))
+        return HttpUnavailable(message, status=status, retry_after_s=retry_after_s)
     return HttpRefused(message, status=status, body=body)
 
 

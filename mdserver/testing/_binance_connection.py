@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-import socket
-import struct
+import math
+import random
 import time
 from collections import deque
-from collections.abc import Callable
+from typing import Any
 
 import attrs
 import msgspec
 import trio
-import wsproto
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
 
-from ._binance_control import StreamState
+from ._binance_control import Answer, StreamState
+from .fake_client import FakeClient
+from .http_exchange import HttpAnswer
 
-__all__ = ["BinanceRules", "FakeConnection"]
+__all__ = ["BinanceRules", "FakeConnection", "Refusal", "in_microseconds", "rest_in_microseconds"]
 
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+Refusal = tuple[int, dict[str, str], str]
+"""HTTP status, extra headers and body."""
+
+_TIMES = ("E", "T", "time", "serverTime", "closeTime", "openTime", "O", "C")
+_KLINE_TIMES = (0, 6)
 
 
 @attrs.define
 class BinanceRules:
     """How the venue behaves; a test may change it at any time. Defaults are the real venue's.
 
-    ``refuse``: HTTP status, extra headers and body with which every new connection is turned down.
+    ``pace_s``: pause between two happenings in each made-up market that somebody follows; infinite: only the test makes
+    some. ``skew_s``: how far the venue's clock is ahead of ours.
+    ``refuse``: HTTP status, extra headers and body with which every new connection is turned down; ``rest_refuse``
+    the same for requests. ``rest_delay_s`` delays each answer of REST, ``depth_delay_s`` those with an order book,
+    which is made before the delay, as the real one's is: 1 to 1.5 s were seen.
     ``malformed``: well-formed stream names that are to be treated as malformed: nested error, then close.
-    ``answer_requests``: False leaves every control message without a reply.
+    ``answer_requests``: False leaves every control message without a reply; ``ack_delay_s``: each reply comes up to so
+    much later, so that replies come in any order, and data before them.
     ``answer_pings``: False leaves the client's pings unanswered.
+    ``weight_per_minute``: what requests may weigh; beyond it 429, and after ``warnings`` of these 418.
+    ``without``: paths of REST that the venue does not have, as the hosts for market data alone lack historicalTrades.
     """
 
+    pace_s: float = 0.1
+    skew_s: float = 0.0
     ping_interval_s: float = 20.0
     pong_timeout_s: float = 60.0
     lifetime_s: float = 24 * 3600.0
@@ -39,174 +52,174 @@ class BinanceRules:
     max_messages_per_s: int = 5
     max_connects: int = 300
     connects_window_s: float = 300.0
-    refuse: tuple[int, dict[str, str], str] | None = None
+    refuse: Refusal | None = None
     malformed: frozenset[str] = frozenset()
     answer_requests: bool = True
+    ack_delay_s: float = 0.0
     answer_pings: bool = True
     rest_delay_s: float = 0.0
-    rest_refuse: tuple[int, dict[str, str], str] | None = None
+    depth_delay_s: float = 0.0
+    rest_refuse: Refusal | None = None
+    weight_per_minute: int = 6000
+    warnings: int = 5
+    without: frozenset[str] = frozenset()
 
 
 class FakeConnection:
-    """A connected client. ``received`` holds its text messages, ``closed_by`` why the venue ended it."""
+    """A connected client. ``received`` holds its text messages, ``closed_by`` why the venue ended it.
+
+    What is sent is queued for the client in order; nothing here waits for it. ``client`` has further faults:
+    ``go_dark()``, ``reset_in_frame()``, ``bytes_per_s``.
+    """
 
     def __init__(
-        self,
-        stream: trio.SocketStream,
-        protocol: wsproto.WSConnection,
-        rules: BinanceRules,
-        state: StreamState,
-        changed: Callable[[], None],
-        *,
-        microseconds: bool,
+        self, client: FakeClient, rules: BinanceRules, state: StreamState, *, microseconds: bool
     ) -> None:
-        self.received: list[str] = []
-        self.pongs: list[bytes] = []
-        self.closed_by: tuple[int, str] | None = None
-        self.client_close: tuple[int, str] | None = None
-        self._stream = stream
-        self._protocol = protocol
+        self.client = client
         self._rules = rules
         self._state = state
-        self._changed = changed
         self._microseconds = microseconds
-        self._lock = trio.Lock()
         self._arrivals: deque[float] = deque()
         self._ping: tuple[bytes, float] | None = None
-        self._scope = trio.CancelScope()
+        self._late: trio.Nursery | None = None
+        client.on_frame = self._count_frame
 
     @property
     def streams(self) -> frozenset[str]:
         """The streams that it is subscribed to."""
         return frozenset(self._state.streams)
 
-    async def accept(self) -> None:
-        """Complete the WebSocket handshake."""
-        async with self._lock:
-            await self._stream.send_all(self._protocol.send(AcceptConnection()))
+    @property
+    def received(self) -> list[str]:
+        """Its text messages so far."""
+        return self.client.received
+
+    @property
+    def pongs(self) -> list[bytes]:
+        """Payloads of its pongs."""
+        return self.client.pongs
+
+    @property
+    def closed_by(self) -> tuple[int, str] | None:
+        """Code and reason of the venue's close frame."""
+        return self.client.closed_by
+
+    @property
+    def client_close(self) -> tuple[int, str] | None:
+        """Code and reason of the client's close frame."""
+        return self.client.client_close
 
     async def serve(self) -> None:
         """Run until either side ends the connection."""
-        try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._ping_forever)
-                    nursery.start_soon(self._end_of_life)
-                    await self._read()
-                    nursery.cancel_scope.cancel()
-        except* _GONE:
-            pass  # the client went away: what a venue sees every second
+        async with trio.open_nursery() as nursery:
+            self._late = nursery
+            nursery.start_soon(self._ping_forever)
+            nursery.start_soon(self._end_of_life)
+            await self.client.serve(self._greet, self._take)
+            nursery.cancel_scope.cancel()
+
+    async def _greet(self, _client: FakeClient) -> None:
+        """Say nothing, as the venue does."""
 
     async def send_data(self, stream: str, data: bytes) -> None:
         """Send a payload of a stream in this connection's mode, subscribed or not."""
         if self._microseconds:
-            data = _in_microseconds(data)
+            data = in_microseconds(data)
         name = stream.encode()
         await self.send_text(b'{"stream":"%s","data":%s}' % (name, data) if self._state.combined else data)
 
     async def send_text(self, text: bytes | str) -> None:
         """Send any text message."""
-        event = TextMessage(data=text if isinstance(text, str) else text.decode())
-        await self._send_event(event)
+        self.client.send(text)
+        await trio.lowlevel.checkpoint()
 
     async def send_raw(self, data: bytes) -> None:
         """Put bytes on the wire as they are: half a frame, garbage, frames made by the test."""
-        try:
-            async with self._lock:
-                await self._stream.send_all(data)
-        except _GONE:
-            self._scope.cancel()
+        self.client.send_raw(data)
+        await trio.lowlevel.checkpoint()
 
     async def send_ping(self, payload: bytes | None = None) -> bytes:
         """Send a ping as the venue does, the ms epoch in 13 bytes; return its payload."""
         payload = str(time.time_ns() // 1_000_000).encode() if payload is None else payload
         self._ping = (payload, trio.current_time())
-        await self._send_event(Ping(payload=payload))
+        self.client.ping(payload)
+        await trio.lowlevel.checkpoint()
         return payload
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send a close frame and hang up without waiting for the client's."""
-        self.closed_by = (code, reason)
-        await self._send_event(CloseConnection(code=code, reason=reason))
-        self._scope.cancel()
+        """Send a close frame and hang up once it is sent."""
+        self.client.close(code, reason)
+        await trio.lowlevel.checkpoint()
 
     def reset(self) -> None:
         """Cut the TCP connection with a reset."""
-        # Linger of 0 s makes the kernel send RST on close.
-        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._stream.socket.close()
-        self._scope.cancel()
+        self.client.reset()
 
-    async def _send_event(self, event: wsproto.events.Event) -> None:
-        try:
-            async with self._lock:
-                await self._stream.send_all(self._protocol.send(event))
-        except (*_GONE, wsproto.utilities.LocalProtocolError):
-            self._scope.cancel()  # gone, or closing already: the reader sees the rest
-
-    async def _read(self) -> None:
-        while True:
-            data = await self._stream.receive_some()
-            if not data:
-                return
-            self._protocol.receive_data(bytes(data))
-            for event in self._protocol.events():
-                if isinstance(event, CloseConnection):
-                    self.client_close = (event.code, event.reason or "")
-                    await self._send_event(event.response())
-                    return
-                if isinstance(event, Message | Ping | Pong):
-                    await self._take(event)
-                self._changed()
-
-    async def _take(self, event: Message | Ping | Pong) -> None:  # type: ignore[type-arg]
+    def _count_frame(self) -> None:
+        """Close on too many messages within a second; pings and pongs count."""
         now = trio.current_time()
+        self.client.answers_pings = self._rules.answer_pings
         self._arrivals.append(now)
         while self._arrivals[0] <= now - 1.0:
             self._arrivals.popleft()
         if len(self._arrivals) > self._rules.max_messages_per_s:
-            await self.close(1008, "Too many requests")
-        elif isinstance(event, Ping):
-            if self._rules.answer_pings:
-                await self._send_event(event.response())
-        elif isinstance(event, Pong):
-            self.pongs.append(bytes(event.payload))
-            if self._ping is not None and self._ping[0] == event.payload:
-                self._ping = None
-        elif isinstance(event, BytesMessage):
-            await self.close(1003, "binary")
-        elif isinstance(event, TextMessage):
-            await self._control(event.data)
+            self.client.close(1008, "Too many requests")
 
-    async def _control(self, text: str) -> None:
-        self.received.append(text)
-        if not self._rules.answer_requests:
+    async def _take(self, _client: FakeClient, text: str) -> None:
+        if not self._rules.answer_requests or self.closed_by is not None:
             return
         self._state.max_streams, self._state.malformed = self._rules.max_streams, self._rules.malformed
         answer = self._state.answer(text)
-        await self.send_text(answer.text)
+        if self._rules.ack_delay_s and self._late is not None:
+            self._late.start_soon(self._answer_late, answer)
+        else:
+            self._answer(answer)
+
+    async def _answer_late(self, answer: Answer) -> None:
+        await trio.sleep(random.uniform(0.0, self._rules.ack_delay_s))  # noqa: S311 - guards nothing
+        self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
+        self.client.send(answer.text)
         if answer.close is not None:
-            await self.close(*answer.close)
+            self.client.close(*answer.close)
 
     async def _ping_forever(self) -> None:
         while True:
             await trio.sleep(self._rules.ping_interval_s)
-            if self._ping is None:
+            if self._ping is None or self._ping[0] in self.pongs:
                 await self.send_ping()
             elif trio.current_time() - self._ping[1] >= self._rules.pong_timeout_s:
                 await self.close(1008, "Pong timeout")
 
     async def _end_of_life(self) -> None:
-        await trio.sleep(self._rules.lifetime_s)
-        await self.close(*self._rules.lifetime_close)
+        if self._rules.lifetime_s < math.inf:
+            await trio.sleep(self._rules.lifetime_s)
+            await self.close(*self._rules.lifetime_close)
 
 
-def _in_microseconds(data: bytes) -> bytes:
-    """Return a payload with its millisecond times turned into microseconds."""
-    payload = msgspec.json.decode(data)
-    if isinstance(payload, dict):
-        for part, names in ((payload, ("E", "T")), (payload.get("k"), ("t", "T"))):
-            for name in names:
-                if isinstance(part, dict) and isinstance(part.get(name), int):
-                    part[name] *= 1000
-    return msgspec.json.encode(payload)
+def in_microseconds(data: bytes) -> bytes:
+    """Return JSON of the venue with its times in microseconds in place of milliseconds."""
+    return msgspec.json.encode(_scaled(msgspec.json.decode(data)))
+
+
+def rest_in_microseconds(answer: HttpAnswer) -> HttpAnswer:
+    """Return an answer of REST with its times in microseconds."""
+    return attrs.evolve(answer, content=_scaled(msgspec.to_builtins(answer.content)))
+
+
+def _scaled(value: Any) -> Any:
+    if isinstance(value, dict):
+        times = _TIMES if value.get("e") != "kline" else ("E",)
+        scaled = {
+            key: one * 1000 if key in times and isinstance(one, int) else _scaled(one)
+            for key, one in value.items()
+        }
+        if isinstance(value.get("k"), dict):
+            scaled["k"] = {key: one * 1000 if key in ("t", "T") else one for key, one in value["k"].items()}
+        return scaled
+    if isinstance(value, list):
+        if len(value) == 12 and isinstance(value[0], int):  # a candle
+            return [one * 1000 if at in _KLINE_TIMES else one for at, one in enumerate(value)]
+        return [_scaled(one) for one in value]
+    return value

@@ -1,32 +1,52 @@
-"""A fake Binance over real sockets: spot streams, control messages, limits, closes, and exchangeInfo.
+"""A fake Binance over real sockets: spot streams, control messages, limits, closes, and REST, with made-up markets.
 
 It does what is known of the real one, also where that is unpleasant: a misspelt stream or an unknown symbol
 is accepted and stays silent, the sixth message within a second costs the connection, a malformed stream name
-gets an error and then a close. Raw (``/ws``) and combined (``/stream``) endpoints and REST share one port::
+gets an error and then a close, a snapshot of a book is older than the stream by the time it is there. Raw (``/ws``) and
+combined (``/stream``) endpoints and REST share one port::
 
     async with open_fake_binance() as venue:
-        ...  # connect a client to venue.url
-        await venue.wait_subscribed("btcusdt@bookTicker")
-        await venue.push("btcusdt@bookTicker", {"u": 1, "s": "BTCUSDT", "b": "1", "B": "1", "a": "2", "A": "1"})
+        ...  # connect a client to venue.url and venue.rest_url
+        await venue.wait_subscribed("btcusdt@depth@100ms")
+        venue.lose_depth_update("BTCUSDT")   # from here on changes are missing
+
+Without a script all is well, and something happens in each market that somebody follows ten times a second.
+``rules.pace_s = math.inf`` stops that, so that a test can let things happen itself, by :meth:`FakeBinance.step`,
+:meth:`FakeBinance.trade` or :meth:`FakeBinance.push`; so does setting ``instruments``. A script plays faults by the
+clock: ``open_fake_binance(script=[(5.0, FakeBinance.reset_in_frame), (9.0, FakeBinance.garbage)])``.
 """
 
 from __future__ import annotations
 
+import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from urllib.parse import parse_qs, urlsplit
+from inspect import isawaitable
+from urllib.parse import unquote
 
 import h11
 import msgspec
 import trio
 import wsproto
 
-from ._binance_connection import BinanceRules, FakeConnection
+from . import _binance_rest, _binance_texts
+from ._binance_connection import BinanceRules, FakeConnection, Refusal, rest_in_microseconds
 from ._binance_control import StreamState, is_well_formed
+from ._binance_market import INSTRUMENTS, FakeMarket, MarketTrade
+from .fake_client import FakeClient
+from .http_exchange import GONE, HttpAnswer, HttpRequest, read_request, send_answer
 from .recorded import Frame
+from .websocket_venue import Script
 
-__all__ = ["BinanceRules", "FakeBinance", "FakeConnection", "open_fake_binance"]
+__all__ = ["BinanceRules", "FakeBinance", "FakeConnection", "FakeMarket", "MarketTrade", "open_fake_binance"]
+
+_PARTIAL = (5, 10, 20)
+_SPEEDS = ("", "@100ms")
+_OTHER_DIGITS = 2
+_OTHER_PRICE = 10_000
+_MINUTE_S = 60.0
 
 
 class _Combined(msgspec.Struct):
@@ -36,26 +56,160 @@ class _Combined(msgspec.Struct):
 class FakeBinance:
     """The venue. ``rules`` may be changed at any time; ``connections`` are the open ones, oldest first.
 
-    ``instruments``: rows of exchangeInfo as ``symbol: (status, base, quote)``; ``exchange_info`` replaces the
-    whole answer. ``attempts`` counts connection attempts, ``past`` holds connections that ended.
+    ``markets`` are the made-up ones, by symbol. ``exchange_info`` replaces that whole answer. ``attempts`` counts
+    connection attempts, ``past`` holds connections that ended, ``requests`` those of REST.
     """
 
-    def __init__(self, rules: BinanceRules | None = None) -> None:
+    def __init__(self, rules: BinanceRules | None = None, *, seed: int = 1) -> None:
         self.rules = rules or BinanceRules()
         self.url = ""
         self.rest_url = ""
         self.connections: list[FakeConnection] = []
         self.past: list[FakeConnection] = []
+        self.requests: list[HttpRequest] = []
         self.attempts = 0
-        self.instruments: dict[str, tuple[str, str, str]] = {}
         self.exchange_info: bytes | None = None
+        self.used_weight = 0
+        self._rng = random.Random(seed)  # noqa: S311 - made-up prices
+        self.markets = {
+            symbol: FakeMarket(symbol, digits, price, self.now_ms(), self._rng)
+            for symbol, (_, _, digits, price) in INSTRUMENTS.items()
+        }
+        self._moving = set(self.markets)
+        self._instruments = {
+            symbol: ("TRADING", base, quote) for symbol, (base, quote, _, _) in INSTRUMENTS.items()
+        }
+        self._lost: set[str] = set()
         self._attempt_times: deque[float] = deque()
+        self._weights: deque[tuple[float, int]] = deque()
+        self._warned = 0
         self._changed = trio.Event()
+
+    @property
+    def instruments(self) -> dict[str, tuple[str, str, str]]:
+        """Rows of exchangeInfo as ``symbol: (status, base, quote)``. Set anew, they have no life of their own."""
+        return self._instruments
+
+    @instruments.setter
+    def instruments(self, rows: dict[str, tuple[str, str, str]]) -> None:
+        self._instruments = rows
+        self.markets = {symbol: market for symbol, market in self.markets.items() if symbol in rows}
+        self._moving = set()
 
     @property
     def streams(self) -> frozenset[str]:
         """Every stream that someone is subscribed to."""
         return frozenset(name for connection in self.connections for name in connection.streams)
+
+    def now_ms(self) -> int:
+        """Return the time by the venue's clock."""
+        return time.time_ns() // 1_000_000 + int(self.rules.skew_s * 1000)
+
+    # -- what a test lets happen ---------------------------------------------------------------------
+
+    def market(self, symbol: str) -> FakeMarket:
+        """Return the market of an instrument, made up now if there was none."""
+        if symbol not in self.markets:
+            digits, price = INSTRUMENTS.get(symbol, ("", "", _OTHER_DIGITS, _OTHER_PRICE))[2:]
+            self.markets[symbol] = FakeMarket(symbol, digits, price, self.now_ms(), self._rng)
+        return self.markets[symbol]
+
+    async def step(self, symbol: str) -> None:
+        """Let something happen in a market, and tell those who subscribed."""
+        market = self.market(symbol)
+        before = market.best()
+        executions = market.step(self.now_ms())
+        await self.tell_book(symbol, quoted=market.best() != before)
+        await self._tell_trades(market, executions)
+
+    async def trade(self, symbol: str, count: int = 1, *, skip_ids: int = 0) -> list[MarketTrade]:
+        """Let one order be filled in so many pieces, after ``skip_ids`` trades and aggregates that are never told."""
+        market = self.market(symbol)
+        market.next_trade += skip_ids
+        market.next_aggregate += skip_ids
+        price = market.best()[0][0]
+        executions = market.execute([(price, 100_000)] * count, self.now_ms(), buyer_is_maker=True)
+        await self._tell_trades(market, executions)
+        return executions
+
+    def lose_depth_update(self, symbol: str) -> None:
+        """Leave out the next message of changes of a book, for everybody."""
+        self._lost.add(symbol)
+
+    async def tell_book(self, symbol: str, *, quoted: bool = True) -> None:
+        """Tell what changed in a book since the last time; ``quoted``: the best prices did too."""
+        market, name = self.market(symbol), symbol.lower()
+        if market.told == market.update:
+            return
+        changes = market.take_changes()
+        if symbol in self._lost:
+            self._lost.discard(symbol)
+        else:
+            update = _binance_texts.depth_update(market, changes, self.now_ms())
+            for speed in _SPEEDS:
+                await self.push(f"{name}@depth{speed}", update)
+        streams = self.streams
+        for count in _PARTIAL:
+            for speed in _SPEEDS:
+                stream = f"{name}@depth{count}{speed}"
+                if stream in streams:
+                    await self.push(stream, _binance_texts.partial_depth(market, count))
+        if quoted:
+            await self.push(f"{name}@bookTicker", _binance_texts.book_ticker(market))
+
+    async def _tell_trades(self, market: FakeMarket, executions: list[MarketTrade]) -> None:
+        if not executions:
+            return
+        name, now_ms, streams = market.symbol.lower(), self.now_ms(), self.streams
+        for one in executions:
+            await self.push(f"{name}@trade", _binance_texts.trade(market, one, now_ms))
+        for group in _binance_texts.aggregates(executions):
+            await self.push(f"{name}@aggTrade", _binance_texts.agg_trade(market, group, now_ms))
+        for interval, length_ms in _binance_texts.INTERVALS.items():
+            stream = f"{name}@kline_{interval}"
+            if stream in streams:
+                open_ms, trades = _binance_texts.candles(market, length_ms).popitem()
+                payload = _binance_texts.kline(market, interval, open_ms, trades, now_ms, closed=False)
+                await self.push(stream, payload)
+        if f"{name}@ticker" in streams:
+            await self.push(f"{name}@ticker", _binance_texts.ticker(market, now_ms))
+
+    # -- faults of all connections ---------------------------------------------------------------------
+
+    def garbage(self) -> None:
+        """Send each client a message that is no JSON."""
+        for connection in self.connections:
+            connection.client.send('{"this is": not JSON')
+
+    def disconnect(self, code: int = 1001, reason: str = "going away") -> None:
+        """Close each connection with a close frame."""
+        for connection in self.connections:
+            connection.client.close(code, reason)
+
+    def hang_up(self) -> None:
+        """End each connection without a close frame."""
+        for connection in self.connections:
+            connection.client.hang_up()
+
+    def reset(self) -> None:
+        """Cut each connection by a TCP reset."""
+        for connection in self.connections:
+            connection.reset()
+
+    def reset_in_frame(self) -> None:
+        """Send each client half a message and cut its connection by a TCP reset."""
+        for connection in self.connections:
+            connection.client.reset_in_frame()
+
+    def go_dark(self) -> None:
+        """Leave each connection half open: it stays, and nothing comes of it any more, not even pongs."""
+        for connection in self.connections:
+            connection.client.go_dark()
+
+    def slow(self, bytes_per_s: float | None = 1000.0) -> None:
+        """Serve each client at this pace from now on, late but complete; None: as fast as it reads."""
+        for connection in self.connections:
+            connection.client.bytes_per_s = bytes_per_s
 
     async def push(self, stream: str, payload: object) -> int:
         """Send a payload (``bytes``: as it is, else encoded as JSON) to all subscribers; return how many."""
@@ -95,47 +249,72 @@ class FakeBinance:
         """Wait until someone is subscribed to each of the streams."""
         await self.wait_until(lambda: self.streams.issuperset(streams))
 
+    # -- serving ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Let the made-up markets live."""
+        next_at = trio.current_time() + self.rules.pace_s
+        while True:
+            await trio.sleep(min(0.02, self.rules.pace_s))
+            now = trio.current_time()
+            next_at = min(next_at, now + self.rules.pace_s)  # the pace may have changed meanwhile
+            if now >= next_at:
+                next_at = now + self.rules.pace_s
+                followed = {name.partition("@")[0] for name in self.streams}
+                for symbol in [one for one in self._moving if one.lower() in followed]:
+                    await self.step(symbol)
+
     async def serve_stream(self, stream: trio.SocketStream) -> None:
         """Serve one TCP connection from its first byte to its end."""
         async with stream:
+            http = h11.Connection(our_role=h11.SERVER)
             try:
-                request, http = await _read_request(stream)
-                await self._route(stream, request, http)
-            except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
+                while (request := await read_request(stream, http)) is not None:
+                    answer = await self._answer(request)
+                    if answer is None:
+                        await self._upgrade(stream, request)
+                        return
+                    if not await send_answer(stream, http, answer):
+                        return
+            except (*GONE, h11.RemoteProtocolError, wsproto.utilities.RemoteProtocolError):
                 return  # a client that leaves or talks nonsense is none of the test's concern
 
-    async def _route(self, stream: trio.SocketStream, request: h11.Request, http: h11.Connection) -> None:
-        parts = urlsplit(request.target.decode())
-        if parts.path.startswith("/api/"):
-            await self._rest(stream, http, parts.path)
-            return
-        refusal = self._refusal(parts.path)
+    async def _answer(self, request: HttpRequest) -> HttpAnswer | None:
+        """Return the answer to a request, None to make it a WebSocket."""
+        if request.path.startswith("/api/"):
+            self.requests.append(request)
+            self._tell()
+            return await self._rest(request)
+        refusal = self._refusal(request.path)
         if refusal is not None:
-            await _respond(stream, http, *refusal)
-            return
-        query = parse_qs(parts.query)
-        combined = parts.path.startswith("/stream")
-        names = (query.get("streams", [""])[0] if combined else parts.path.removeprefix("/ws")).split("/")
+            return _refused(refusal)
+        return None if request.is_upgrade else HttpAnswer(400, "expected a WebSocket")
+
+    async def _upgrade(self, stream: trio.SocketStream, request: HttpRequest) -> None:
+        combined = request.path.startswith("/stream")
+        path = unquote(request.path.removeprefix("/ws"))
+        names = (request.query.get("streams", "") if combined else path).split("/")
         state = StreamState(dict.fromkeys(name for name in names if is_well_formed(name)), combined)
         protocol = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
-        protocol.initiate_upgrade_connection(list(request.headers), request.target.decode())
+        fields = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()
+        ]
+        protocol.initiate_upgrade_connection(fields, request.target)
         list(protocol.events())
-        micro = query.get("timeUnit", [""])[0].upper() == "MICROSECOND"
-        await self._serve(FakeConnection(stream, protocol, self.rules, state, self._tell, microseconds=micro))
-
-    async def _serve(self, connection: FakeConnection) -> None:
-        # Listed before the client can know that it is connected; accept() lets nothing overtake it.
+        client = FakeClient(stream, protocol, request.target, self._tell)
+        micro = request.query.get("timeUnit", "").upper() == "MICROSECOND"
+        connection = FakeConnection(client, self.rules, state, microseconds=micro)
+        # Listed before the client can know that it is connected: its queue lets nothing overtake the handshake.
         self.connections.append(connection)
+        self._tell()
         try:
-            await connection.accept()
-            self._tell()
             await connection.serve()
         finally:
             self.connections.remove(connection)
             self.past.append(connection)
             self._tell()
 
-    def _refusal(self, path: str) -> tuple[int, dict[str, str], str] | None:
+    def _refusal(self, path: str) -> Refusal | None:
         now = trio.current_time()
         self.attempts += 1
         self._tell()
@@ -150,23 +329,53 @@ class FakeBinance:
             return 404, {}, "not found"
         return None
 
-    async def _rest(self, stream: trio.SocketStream, http: h11.Connection, path: str) -> None:
+    async def _rest(self, request: HttpRequest) -> HttpAnswer:
         await trio.sleep(self.rules.rest_delay_s)
         if self.rules.rest_refuse is not None:
-            await _respond(stream, http, *self.rules.rest_refuse)
-        elif path == "/api/v3/exchangeInfo":
-            await _respond(stream, http, 200, {"Content-Type": "application/json"}, self._exchange_info())
-        else:
-            await _respond(stream, http, 404, {}, '{"code":-1,"msg":"not faked"}')
+            return _refused(self.rules.rest_refuse)
+        refusal = self._weigh(_binance_rest.weight(request.path, request.query))
+        headers = {"X-MBX-USED-WEIGHT-1M": str(self.used_weight)}
+        if refusal is not None:
+            return HttpAnswer(refusal[0], refusal[2], refusal[1] | headers)
+        if request.path in self.rules.without:
+            return HttpAnswer(404, "not found", headers)
+        if request.path == "/api/v3/exchangeInfo" and self.exchange_info is not None:
+            return HttpAnswer(200, self.exchange_info, {"Content-Type": "application/json"} | headers)
+        if (symbol := request.query.get("symbol", "")) in self._instruments:
+            self.market(symbol)
+        rows = {
+            symbol: _binance_rest.Row(*row, INSTRUMENTS.get(symbol, ("", "", _OTHER_DIGITS, 0))[2])
+            for symbol, row in self._instruments.items()
+        }
+        limits = {"REQUEST_WEIGHT": self.rules.weight_per_minute, "RAW_REQUESTS": 61_000}
+        answer = _binance_rest.answer(request.path, request.query, rows, self.markets, limits, self.now_ms())
+        if request.path == "/api/v3/depth":
+            await trio.sleep(self.rules.depth_delay_s)
+        if request.headers.get("x-mbx-time-unit", "").upper() == "MICROSECOND":
+            answer = rest_in_microseconds(answer)
+        return HttpAnswer(answer.status, answer.content, answer.headers | headers)
 
-    def _exchange_info(self) -> bytes:
-        if self.exchange_info is not None:
-            return self.exchange_info
-        rows = [
-            {"symbol": symbol, "status": status, "baseAsset": base, "quoteAsset": quote}
-            for symbol, (status, base, quote) in self.instruments.items()
-        ]
-        return msgspec.json.encode({"timezone": "UTC", "rateLimits": [], "symbols": rows})
+    def _weigh(self, weight: int) -> Refusal | None:
+        """Count a request; return how it is turned down if it is one too many."""
+        now = trio.current_time()
+        while self._weights and self._weights[0][0] <= now - _MINUTE_S:
+            self._weights.popleft()
+        if not self._weights:
+            self._warned = 0
+        self._weights.append((now, weight))
+        self.used_weight = sum(weight for _, weight in self._weights)
+        if self.used_weight <= self.rules.weight_per_minute:
+            return None
+        self._warned += 1
+        left_s = int(self._weights[0][0] + _MINUTE_S - now) + 1
+        error = '{"code":-1003,"msg":"Too much request weight used; current limit is %d request weight per 1 MINUTE."}'
+        if self._warned > self.rules.warnings:
+            return (
+                418,
+                {"Retry-After": "120"},
+                '{"code":-1003,"msg":"Way too much request weight used; IP banned."}',
+            )
+        return 429, {"Retry-After": str(left_s)}, error % self.rules.weight_per_minute
 
     def _tell(self) -> None:
         self._changed.set()
@@ -174,13 +383,17 @@ class FakeBinance:
 
 
 @asynccontextmanager
-async def open_fake_binance(rules: BinanceRules | None = None) -> AsyncIterator[FakeBinance]:
-    """Run a fake venue on a free local port for the length of the block."""
-    venue = FakeBinance(rules)
+async def open_fake_binance(
+    rules: BinanceRules | None = None, *, script: Script = (), seed: int = 1
+) -> AsyncIterator[FakeBinance]:
+    """Run a fake venue on a free local port for the length of the block, and do to it what ``script`` says."""
+    venue = FakeBinance(rules, seed=seed)
     async with trio.open_nursery() as nursery:
         listeners: list[trio.SocketListener] = await nursery.start(_listen, venue)
         host, port = listeners[0].socket.getsockname()[:2]
         venue.url, venue.rest_url = f"ws://{host}:{port}", f"http://{host}:{port}"
+        nursery.start_soon(venue.run)
+        nursery.start_soon(_play, venue, tuple(script))
         yield venue
         nursery.cancel_scope.cancel()
 
@@ -189,22 +402,15 @@ async def _listen(venue: FakeBinance, *, task_status: trio.TaskStatus[list[trio.
     await trio.serve_tcp(venue.serve_stream, 0, host="127.0.0.1", task_status=task_status)
 
 
-async def _read_request(stream: trio.SocketStream) -> tuple[h11.Request, h11.Connection]:
-    http = h11.Connection(our_role=h11.SERVER)
-    while True:
-        event = http.next_event()
-        if isinstance(event, h11.Request):
-            return event, http
-        if event is h11.NEED_DATA:
-            http.receive_data(bytes(await stream.receive_some()))
-        else:
-            raise trio.ClosedResourceError("the client left")
+async def _play(venue: FakeBinance, script: Script) -> None:
+    start = trio.current_time()
+    for at_s, act in sorted(script, key=lambda step: step[0]):
+        await trio.sleep_until(start + at_s)
+        done = act(venue)
+        if isawaitable(done):
+            await done
 
 
-async def _respond(
-    stream: trio.SocketStream, http: h11.Connection, status: int, headers: dict[str, str], body: str | bytes
-) -> None:
-    data = body.encode() if isinstance(body, str) else body
-    fields = [*headers.items(), ("Content-Length", str(len(data))), ("Connection", "close")]
-    parts = (h11.Response(status_code=status, headers=fields), h11.Data(data=data), h11.EndOfMessage())
-    await stream.send_all(b"".join(http.send(part) or b"" for part in parts))
+def _refused(refusal: Refusal) -> HttpAnswer:
+    status, headers, body = refusal
+    return HttpAnswer(status, body, headers)

@@ -37,7 +37,8 @@ class FakeClient:
     ``received``: its messages so far. ``topics``: what it is subscribed to, for the venue to keep. ``pongs``:
     payloads. ``client_close``: code and reason of its close frame; ``closed_by``: those of the venue's.
     ``active_at``: trio's time of its last message, or of its connection. ``answers_pings``: whether its pings are
-    answered. ``bytes_per_s``: the pace at which it is served, None for as fast as it reads.
+    answered. ``on_frame`` is called at each message, ping and pong of the client, before anything is done about it.
+    ``bytes_per_s``: the pace at which it is served, None for as fast as it reads.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class FakeClient:
         self.client_close: tuple[int, str] | None = None
         self.closed_by: tuple[int, str] | None = None
         self.answers_pings = True
+        self.on_frame: Callable[[], None] = lambda: None
         self.bytes_per_s: float | None = None
         self.active_at = trio.current_time()
         self._stream = stream
@@ -140,13 +142,17 @@ class FakeClient:
                 if isinstance(event, TextMessage | BytesMessage):
                     parts.append(_text(event))
                     if event.message_finished:
+                        self.on_frame()
                         text, parts = "".join(parts), []
                         self.active_at = trio.current_time()
                         self.received.append(text)
                         await on_message(self, text)
-                elif isinstance(event, Ping) and self.answers_pings:
-                    self._queue_event(event.response())
+                elif isinstance(event, Ping):
+                    self.on_frame()
+                    if self.answers_pings:
+                        self._queue_event(event.response())
                 elif isinstance(event, Pong):
+                    self.on_frame()
                     self.pongs.append(bytes(event.payload))
                 elif isinstance(event, CloseConnection) and self.client_close is None:
                     self.client_close = (event.code, event.reason or "")

@@ -1,4 +1,4 @@
-"""Binance spot market data: best bid/ask as ticks, executions as trades."""
+"""Binance spot market data: best bid/ask as ticks, executions as trades, order books."""
 
 from mdserver.plugin import BrokerPlugin
 
@@ -9,9 +9,9 @@ __all__ = ["BinanceBroker", "BinanceConfig", "plugin"]
 
 plugin = BrokerPlugin(
     name="binance",
-    summary="Binance spot: best bid/ask and trades over WebSocket, no account needed",
+    summary="Binance spot: best bid/ask, trades and order books over WebSocket, no account needed",
     config=BinanceConfig,
     factory=BinanceBroker,
-    types=("tick", "trade"),
+    types=("tick", "trade", "orderbook"),
     candles_from="trade",
 )

@@ -1,51 +1,47 @@
-"""A session with Binance: one connection after the other, handed over without a gap where possible."""
+"""The broker: sessions one after the other, and trades of the past."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
-import attrs
 import trio
 
-from mdserver.errors import MdserverError, Unavailable, leaves
-from mdserver.net import WebSocketClosed, open_websocket
+from mdserver.errors import Rejected
+from mdserver.model import Feed, Trade
+from mdserver.net import WebSocketClosed, open_http
 from mdserver.plugin import BrokerHost
 
 from .config import BinanceConfig
-from .link import Link
-from .subscriptions import Ledger
-from .symbols import BINANCE_RETRY_STATUSES, SymbolTable
+from .history import trades_between
+from .lane import Timing, only_ours
+from .limits import ConnectLimit, WeightBudget
+from .rest import HEADERS, Rest
+from .session import Session
+from .subscriptions import MAX_STREAMS, Ledger
 
 __all__ = ["BinanceBroker", "Timing"]
 
 _NORMAL_CLOSES = frozenset({1000, 1001})
-
-
-@attrs.frozen
-class Timing:
-    """Waits of a session, in seconds; tests shorten them.
-
-    ``lifetime_s``: age at which a connection is replaced, before the venue cuts it at 24 h. ``overlap_s``:
-    how long the old connection stays in charge after its replacement is subscribed, so that what it still
-    has in flight is not lost. ``retry_s``: pause before another attempt at a replacement.
-    """
-
-    lifetime_s: float = 23.5 * 3600
-    overlap_s: float = 1.0
-    retry_s: float = 2.0
+_NO_REST = "a whole order book needs the REST API: name it as `rest_url`"
 
 
 class BinanceBroker:
-    """Streams best bid/ask and trades. See :class:`mdserver.plugin.Broker`.
+    """Streams best bid/ask, trades and order books. See :class:`mdserver.plugin.Broker`.
 
-    The 24 h close, should it come before our own replacement, ends a session normally.
+    The 24 h close, should it come before our own replacement, ends a session normally. ``max_streams``: streams on
+    one connection.
     """
 
-    def __init__(self, config: BinanceConfig, timing: Timing | None = None) -> None:
+    def __init__(
+        self, config: BinanceConfig, timing: Timing | None = None, *, max_streams: int = MAX_STREAMS
+    ) -> None:
         self._config = config
         self._timing = timing or Timing()
-        self._ledger = Ledger()
+        self._max_streams = max_streams
+        self._ledger = Ledger(no_full_books="" if config.rest_base else _NO_REST)
+        self._budget = WeightBudget()
+        self._connects = ConnectLimit(self._timing.connects, self._timing.connects_s)
 
     async def run(
         self, host: BrokerHost, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -55,7 +51,7 @@ class BinanceBroker:
         try:
             await self._session(host, task_status)
         except BaseExceptionGroup as group:
-            error = _only_ours(group)
+            error = only_ours(group)
             if error is None:
                 raise
         else:
@@ -65,92 +61,38 @@ class BinanceBroker:
             return
         raise error
 
-    async def _session(self, host: BrokerHost, task_status: trio.TaskStatus[None]) -> None:
-        async with trio.open_nursery() as nursery:
-            table = SymbolTable(self._config.rest_url, host) if self._config.rest_url else None
-            if table is not None:
-                await table.load_if_possible()
-                nursery.start_soon(table.keep_fresh)
-            connect = functools.partial(self._connect, host, table)
-            link: Link = await nursery.start(connect, False)
-            task_status.started()
-            while True:
-                await link.retiring.wait()
-                link = await self._replace(nursery, connect, link, host)
+    async def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncIterator[list[Trade]]:
+        """Yield the trades of a feed between two times, both included, oldest first, in batches.
 
-    async def _connect(
-        self,
-        host: BrokerHost,
-        table: SymbolTable | None,
-        shadow: bool,
-        *,
-        task_status: trio.TaskStatus[Link],
-    ) -> None:
-        """Open a connection, hand out its link and serve it to its end."""
-        async with open_websocket(
-            f"{self._config.url.rstrip('/')}/stream",
-            silence_s=self._config.silence_s,
-            retry_statuses=BINANCE_RETRY_STATUSES,
-        ) as websocket:
-            link = Link(
-                websocket,
-                host,
-                self._ledger,
-                self._config.trades,
-                lambda: table.names if table is not None else None,
-                lifetime_s=self._timing.lifetime_s,
-                shadow=shadow,
-            )
-            task_status.started(link)
-            await link.run()
-
-    async def _replace(
-        self, nursery: trio.Nursery, connect: functools.partial[Any], old: Link, host: BrokerHost
-    ) -> Link:
-        """Return a link that took over from ``old``: every record once, in order, as far as ``old`` lived.
-
-        Both receive for a while; only ``old`` delivers, and what the new one holds back is cut where ``old``
-        stopped. While ``old`` lives, failed attempts are repeated; afterwards they end the session.
+        Single trades or aggregates, as the feed has them live, with the venue's times and ids, each once. Stays below
+        half of the weight that the venue allows in a minute. Raises Unavailable, Rejected (no trades, no such symbol,
+        no REST API) or BadMessage; what was yielded before stays true.
         """
-        old.note_ids()
-        while True:
-            try:
-                new: Link = await nursery.start(connect, True)
-            except Unavailable as error:
-                if old.ended.is_set():
-                    raise
-                failure: Unavailable | None = error
-            else:
-                await _first_of(new.settled, new.ended, old.ended)
-                with trio.move_on_after(self._timing.overlap_s):
-                    await _first_of(new.ended, old.ended)
-                if old.ended.is_set() or not new.ended.is_set():
-                    if old.ended_at < new.settled_at:
-                        host.gap("disconnected")  # nobody listened in between
-                    new.take_over(old.dismiss())
-                    if new.failure is not None:
-                        raise new.failure
-                    return new
-                failure = new.failure
-            host.log.warning("no replacement connection yet", error=str(failure))
-            with trio.move_on_after(self._timing.retry_s):
-                await old.ended.wait()
+        base = self._config.rest_base
+        if feed.type != "trade":
+            raise Rejected(f"Binance has no history of {feed.type} records")
+        if base is None:
+            raise Rejected("the history of trades needs the REST API: name it as `rest_url`")
+        async with open_http(headers=HEADERS, max_connections=1) as http:
+            rest = Rest(base, http, self._budget)
+            async for batch in trades_between(rest, feed.symbol, self._config.trades, from_us, to_us):
+                yield batch
 
-
-async def _first_of(*events: trio.Event) -> None:
-    """Return when any of the events is set."""
-
-    async def wait(event: trio.Event) -> None:
-        await event.wait()
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for event in events:
-            nursery.start_soon(wait, event)
-
-
-def _only_ours(group: BaseExceptionGroup[BaseException]) -> MdserverError | None:
-    """Return the first error in ``group`` if all of them are ours, so that nothing else gets lost."""
-    errors = list(leaves(group))
-    ours = [error for error in errors if isinstance(error, MdserverError)]
-    return ours[0] if len(ours) == len(errors) else None
+    async def _session(self, host: BrokerHost, task_status: trio.TaskStatus[None]) -> None:
+        base = self._config.rest_base
+        async with AsyncExitStack() as stack:
+            rest: Rest | None = None
+            if base is not None:
+                http = await stack.enter_async_context(open_http(headers=HEADERS))
+                rest = Rest(base, http, self._budget)
+            session = Session(
+                host,
+                self._config,
+                self._timing,
+                rest=rest,
+                ledger=self._ledger,
+                budget=self._budget,
+                connects=self._connects,
+                max_streams=self._max_streams,
+            )
+            await session.run(task_status)

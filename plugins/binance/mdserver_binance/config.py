@@ -33,8 +33,17 @@ def _websocket_url(_instance: object, attribute: attrs.Attribute[Any], value: ob
 
 
 def _http_url(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
+    if value not in (None, "auto"):
         _check_url(attribute.name, value, ("https", "http"))
+
+
+_REST = {
+    "stream.binance.com": "https://api.binance.com",
+    "data-stream.binance.vision": "https://data-api.binance.vision",
+    "stream.binance.us": "https://api.binance.us",
+    "stream.testnet.binance.vision": "https://testnet.binance.vision",
+}
+"""The REST API that belongs to each host of streams."""
 
 
 @attrs.frozen
@@ -43,18 +52,26 @@ class BinanceConfig:
 
     ``url``: base address of the streams. ``wss://data-stream.binance.vision`` has the same market data for
     places where the main one is refused, ``wss://stream.binance.us:9443`` is the US exchange.
-    ``rest_url``: base address of the REST API (``https://api.binance.com``); where it is given, symbols are
-    checked against the exchange's own list, so an unknown one is refused; without it, it is silent.
+    ``rest_url``: base address of the REST API: the exchange's list of symbols, whole order books and trades that were
+    missed come from there. ``auto`` takes the one that belongs to ``url``, none where that is no host of Binance's;
+    null: none. Without the list a symbol counts as served once its first record has come.
     ``trades``: one record for each execution (``trade``), or one for each order that took several executions
     at one price (``aggTrade``: fewer messages).
     ``silence_s``: with nothing received for so long, pings of ours unanswered, the connection is given up.
     """
 
     url: str = attrs.field(default="wss://stream.binance.com:9443", validator=_websocket_url)
-    rest_url: str | None = attrs.field(default=None, validator=_http_url)
+    rest_url: str | None = attrs.field(default="auto", validator=_http_url)
     trades: Literal["trade", "aggTrade"] = attrs.field(
         default="trade", validator=attrs.validators.in_(("trade", "aggTrade"))
     )
     silence_s: float = attrs.field(
         default=60.0, validator=(attrs.validators.ge(1.0), attrs.validators.le(3600.0))
     )
+
+    @property
+    def rest_base(self) -> str | None:
+        """The base address of the REST API without a slash at its end; None where there is none."""
+        if self.rest_url != "auto":
+            return None if self.rest_url is None else self.rest_url.rstrip("/")
+        return _REST.get((urlsplit(self.url).hostname or "").lower())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -13,25 +14,24 @@ from mdserver.testing.conformance import BrokerCase
 
 from . import plugin
 from .broker import BinanceBroker, Timing
+from .codec import stream_name
 from .config import BinanceConfig
 
 __all__ = ["BinanceCase", "case"]
 
-_STREAMS = {"tick": "bookTicker", "trade": "trade"}
-
 
 class BinanceCase(BrokerCase[FakeBinance]):
-    """Ticks and trades of two symbols; symbols are checked against the exchange's list."""
+    """Ticks, trades and books of two symbols; symbols are checked against the exchange's list."""
 
     plugin = plugin
     symbols = ("BTCUSDT", "ETHUSDT")
 
     def __init__(self) -> None:
-        self._sent: Counter[str] = Counter()
+        self._sent: Counter[Feed] = Counter()
 
     def open_venue(self) -> AbstractAsyncContextManager[FakeBinance]:
         """Open one that allows as many requests and connections as the suite needs."""
-        return _open_venue(BinanceRules(max_messages_per_s=1000, max_connects=10_000))
+        return _open_venue(BinanceRules(max_messages_per_s=1000, max_connects=10_000, pace_s=math.inf))
 
     def settings(self, venue: FakeBinance) -> Mapping[str, object]:
         """Return the addresses and a short patience."""
@@ -39,7 +39,7 @@ class BinanceCase(BrokerCase[FakeBinance]):
 
     def make_broker(self, config: BinanceConfig) -> BinanceBroker:
         """Return one that changes connections quickly."""
-        return BinanceBroker(config, Timing(overlap_s=0.1, retry_s=0.05))
+        return BinanceBroker(config, Timing(overlap_s=0.1, retry_s=0.05, connects=10_000))
 
     def served(self, venue: FakeBinance) -> Collection[str]:
         """Return the symbols of the streams."""
@@ -47,8 +47,8 @@ class BinanceCase(BrokerCase[FakeBinance]):
 
     async def send(self, venue: FakeBinance, feed: Feed) -> float:
         """Push a quote or an execution, a cent higher each time."""
-        self._sent[feed.symbol] += 1
-        number = self._sent[feed.symbol]
+        self._sent[feed] += 1
+        number = self._sent[feed]
         price = f"{30_000 + number / 100:.8f}"
         now_ms = time.time_ns() // 1_000_000
         payload: dict[str, object] = {
@@ -70,7 +70,9 @@ class BinanceCase(BrokerCase[FakeBinance]):
                 "T": now_ms,
             }
             payload |= {"m": False, "M": True}
-        await venue.push(f"{feed.symbol.lower()}@{_STREAMS[feed.type]}", payload)
+        elif feed.type == "orderbook":
+            payload = {"lastUpdateId": number, "bids": [[price, "1.5"]], "asks": [["40000.00", "2"]]}
+        await venue.push(stream_name(feed, "trade"), payload)
         return float(price)
 
     async def cut(self, venue: FakeBinance) -> None:

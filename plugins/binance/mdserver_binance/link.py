@@ -6,18 +6,24 @@ import math
 from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
+from typing import TypeAlias
 
+import attrs
 import trio
 
 from mdserver.errors import BadMessage, Unavailable, leaves
-from mdserver.model import Feed, Record, Tick, Trade
+from mdserver.model import Feed, OrderBook, Record, Tick, Trade
 from mdserver.net import WebSocket
 from mdserver.plugin import BrokerHost
 
-from .codec import Decoder, Event, Ignored, Reply, ServerShutdown, TradeStream
+from .codec import Decoder, DepthUpdate, Event, Ignored, Reply, ServerShutdown, TradeStream
+from .intake import Intake
+from .shares import Share
 from .subscriptions import Ledger, Subscriptions
 
-__all__ = ["Link"]
+__all__ = ["Common", "Link"]
+
+Data: TypeAlias = Tick | Trade | OrderBook | DepthUpdate
 
 _REQUEST_GAP_S = 1 / 3
 """Pause between requests. The venue closes on the sixth message within a second, pings and pongs included;
@@ -32,6 +38,17 @@ _LAG_S = 30.0
 """How far a new connection may lag behind the one that it replaced: for so long it is checked for repeats."""
 
 
+@attrs.frozen
+class Common:
+    """What all connections of a session share. ``symbols`` returns those that the venue has, None if unknown."""
+
+    host: BrokerHost
+    ledger: Ledger
+    intake: Intake
+    trades: TradeStream
+    symbols: Callable[[], frozenset[str] | None]
+
+
 class Link:
     """A connection's life: ``shadow`` first if it is to replace another, in charge, ``retiring``, ``ended``.
 
@@ -43,10 +60,8 @@ class Link:
     def __init__(
         self,
         websocket: WebSocket,
-        host: BrokerHost,
-        ledger: Ledger,
-        trades: TradeStream,
-        symbols: Callable[[], frozenset[str] | None],
+        share: Share,
+        common: Common,
         *,
         lifetime_s: float,
         shadow: bool,
@@ -59,19 +74,28 @@ class Link:
         self.ended_at = math.inf
         self.scope = trio.CancelScope()
         self._websocket = websocket
-        self._host = host
-        self._symbols = symbols
-        self._subscriptions = Subscriptions(ledger, trades)
-        self._decoder = Decoder(trades)
+        self._share = share
+        self._host = common.host
+        self._intake = common.intake
+        self._ledger = common.ledger
+        self._symbols = common.symbols
+        self._subscriptions = Subscriptions(common.ledger, common.trades)
+        self._decoder = Decoder(common.trades)
+        self._decoder.symbols = self._subscriptions.symbols
         self._lifetime_s = lifetime_s
         self._answered = trio.Event()
         self._next_request_at = trio.current_time()
-        self._held: list[tuple[int, Record, int]] | None = [] if shadow else None
+        self._held: list[tuple[int, Data, int]] | None = [] if shadow else None
         self._marks: dict[Feed, int] | None = None
         self._delivered: dict[Feed, int] = {}
         self._lag_ends = 0.0
         self._refused_at = -math.inf
         self._dismissed = False
+
+    @property
+    def active(self) -> frozenset[Feed]:
+        """The feeds that the venue said it sends here."""
+        return self._subscriptions.active
 
     async def run(self) -> None:
         """Serve until dismissed, or raise Unavailable when the connection ends.
@@ -116,7 +140,10 @@ class Link:
         held, self._held = self._held or [], None
         self._delivered, self._lag_ends = dict(marks), trio.current_time() + _LAG_S
         for received_us, read in groupby(held, key=itemgetter(2)):
-            batch = [record for id_, record, _ in read if self._is_due(id_, record, received_us)]
+            batch: list[Record] = []
+            for id_, data, _ in read:
+                if self._is_due(id_, data, received_us):
+                    batch = self._take(id_, data, batch, received_us)
             if batch:
                 self._host.publish(batch, received_us=received_us)
 
@@ -135,9 +162,10 @@ class Link:
                 except BadMessage as error:
                     host.discard(error)
                     continue
-                if isinstance(event, Tick | Trade):
-                    if not changing or self._is_due(self._decoder.venue_id, event, received_us):
-                        batch.append(event)
+                if isinstance(event, Data):
+                    id_ = self._decoder.venue_id
+                    if not changing or self._is_due(id_, event, received_us):
+                        batch = self._take(id_, event, batch, received_us)
                 else:
                     self._handle(event)
             if self._dismissed:
@@ -147,12 +175,23 @@ class Link:
             else:
                 host.alive()
 
-    def _is_due(self, id_: int, record: Record, received_us: int) -> bool:
-        """Tell, around a change of connections, whether this one has to deliver a record now; keep account of it."""
+    def _take(self, id_: int, data: Data, batch: list[Record], received_us: int) -> list[Record]:
+        """Add to the batch what comes of a message, and return the batch: another one behind a hole."""
+        if isinstance(data, Trade):
+            return self._intake.trade(id_, data, batch, received_us)
+        if isinstance(data, DepthUpdate):
+            return self._intake.depth(data, batch, received_us)
+        batch.append(data)
+        return batch
+
+    def _is_due(self, id_: int, data: Data, received_us: int) -> bool:
+        """Tell, around a change of connections, whether this one has to deliver data now; keep account of them."""
         if self._held is not None:
-            self._held.append((id_, record, received_us))
+            self._held.append((id_, data, received_us))
             return False
-        feed = _feed(record)
+        if isinstance(data, DepthUpdate):
+            return True  # its book knows by its numbers
+        feed = _feed(data)
         if id_ <= self._delivered.get(feed, -1):
             return False
         self._delivered.pop(feed, None)
@@ -162,15 +201,17 @@ class Link:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Reply):
-            confirmed = self._subscriptions.answered(event)
-            if confirmed is None:
+            before = self._subscriptions.active
+            accepted = self._subscriptions.answered(event)
+            if accepted is None:
                 self._host.ignored("reply")
                 return
+            self._intake.left(before - self._subscriptions.active)
+            self._intake.accepted(accepted)
             if event.error is not None:
                 self._refused_at = trio.current_time()
                 self._host.log.warning("request refused", error=event.error)
-            if confirmed:
-                self._host.confirm(confirmed)
+            self._confirm()
             self._answered.set()
         elif isinstance(event, ServerShutdown):
             self._host.log.info("the venue will shut this connection down; opening another")
@@ -180,18 +221,19 @@ class Link:
 
     async def _subscribe(self) -> None:
         """Keep what is subscribed equal to what is wanted."""
-        demand = self._host.demand
+        share = self._share
         while True:
-            wanted = demand.current()
-            self._plan(wanted)
+            changed = share.next_change()
+            self._plan(share.feeds)
+            self._confirm()
             if not self._subscriptions.due:
                 if not self.settled.is_set():
                     self.settled_at = trio.current_time()
                     self.settled.set()
-                await demand.wait_changed(wanted)
+                await changed.wait()
                 continue
             await trio.sleep_until(self._next_request_at)
-            self._plan(demand.current())  # what changed during the pause goes into the same request
+            self._plan(share.feeds)  # what changed during the pause goes into the same request
             request = self._subscriptions.next_request()
             if request is not None:
                 await self._ask(request)
@@ -212,11 +254,18 @@ class Link:
         for reason, feeds in reasons.items():
             self._host.refuse(feeds, reason)
 
+    def _confirm(self) -> None:
+        confirmed = self._ledger.confirm(self._subscriptions.active, self._symbols())
+        if confirmed:
+            self._host.confirm(confirmed)
+
     async def _grow_old(self) -> None:
         await trio.sleep(self._lifetime_s)
         self._host.log.info("connection near the venue's 24 h limit; opening another")
         self.retiring.set()
 
 
-def _feed(record: Record) -> Feed:
-    return Feed(record.symbol, "tick" if isinstance(record, Tick) else "trade")
+def _feed(data: Tick | Trade | OrderBook) -> Feed:
+    if isinstance(data, OrderBook):
+        return Feed(data.symbol, "orderbook", data.depth)
+    return Feed(data.symbol, "tick" if isinstance(data, Tick) else "trade")

@@ -13,7 +13,7 @@ import attrs
 
 from mdserver.model import Feed
 
-from .codec import Reply, TradeStream, encode_request, stream_name
+from .codec import BOOKS, Reply, TradeStream, encode_request, stream_name
 
 __all__ = ["MAX_STREAMS", "Ledger", "Subscriptions"]
 
@@ -32,7 +32,11 @@ class Ledger:
     The venue refuses a request as a whole, without naming the stream that it dislikes, and may close the
     connection after it. Members of a refused request go into ever smaller ones until the culprit stands
     alone.
+
+    ``no_full_books``: why there are no whole order books, if so.
     """
+
+    no_full_books: str = ""
 
     refused: dict[Feed, str] = attrs.Factory(dict)
     batch_bound: dict[Feed, int] = attrs.Factory(dict)
@@ -60,12 +64,21 @@ class Ledger:
             self.refused.update(dict.fromkeys(feeds, reason))
         self.batch_bound.update(dict.fromkeys(feeds, math.isqrt(len(feeds))))
 
-    def confirm(self, feeds: frozenset[Feed]) -> frozenset[Feed]:
-        """Take the venue's acceptance; return the feeds of which the host does not know yet."""
-        fresh = feeds - self.confirmed
-        self.confirmed |= feeds
+    def accept(self, feeds: frozenset[Feed]) -> None:
+        """Take the venue's acceptance, which is no proof that there is such a symbol."""
         for feed in feeds:
             self.batch_bound.pop(feed, None)
+
+    def confirm(self, accepted: frozenset[Feed], symbols: frozenset[str] | None) -> frozenset[Feed]:
+        """Return the accepted feeds that are known to exist and of which the host was not told.
+
+        As long as there is no list of symbols nothing is known: the venue accepts any name that is well formed, and is
+        silent. A record says as much as the list, but the host sees that itself.
+        """
+        if symbols is None:
+            return frozenset()
+        fresh = frozenset(feed for feed in accepted - self.confirmed if feed.symbol in symbols)
+        self.confirmed |= fresh
         return fresh
 
 
@@ -80,11 +93,12 @@ class Subscriptions:
     """The streams of one connection.
 
     :meth:`plan`, then send :meth:`next_request` and hand its reply to :meth:`answered`; repeat while
-    :attr:`due`.
+    :attr:`due`. ``symbols``: the symbol of each stream asked for, by the part of its name before the ``@``.
     """
 
     def __init__(self, ledger: Ledger, trades: TradeStream, *, limit: int = MAX_STREAMS) -> None:
         self.active: frozenset[Feed] = frozenset()
+        self.symbols: dict[str, str] = {}
         self._ledger = ledger
         self._trades: TradeStream = trades
         self._limit = limit
@@ -108,7 +122,7 @@ class Subscriptions:
         ledger.forget_unwanted(wanted)
         reasons = dict(ledger.refused)
         for feed in wanted - reasons.keys():
-            if reason := _unusable(feed.symbol, symbols):
+            if reason := _unusable(feed, symbols) or self._unavailable(feed):
                 reasons[feed] = reason
         self._surplus = sorted(self.active - wanted)
         missing = sorted(wanted - self.active - reasons.keys())
@@ -121,6 +135,9 @@ class Subscriptions:
         ledger.told = reasons
         ledger.confirmed -= reasons.keys()
         return fresh
+
+    def _unavailable(self, feed: Feed) -> str | None:
+        return self._ledger.no_full_books if feed.variant == "full" else None
 
     def next_request(self) -> bytes | None:
         """Return the next request's text, None when all is as planned. Makes room before it takes more."""
@@ -137,10 +154,13 @@ class Subscriptions:
         self._last_id += 1
         self._in_flight = _Request(self._last_id, frozenset(feeds), subscribe=not self._surplus)
         names = [stream_name(feed, self._trades) for feed in feeds]
+        self.symbols.update(
+            (name.partition("@")[0], feed.symbol) for name, feed in zip(names, feeds, strict=True)
+        )
         return encode_request("UNSUBSCRIBE" if self._surplus else "SUBSCRIBE", names, self._last_id)
 
     def answered(self, reply: Reply) -> frozenset[Feed] | None:
-        """Take a reply; return the feeds to confirm, or None if the reply belongs to no request of ours."""
+        """Take a reply; return the feeds that it accepts, or None if it belongs to no request of ours."""
         request = self._in_flight
         if request is None or reply.id not in (None, request.id):
             return None
@@ -153,11 +173,19 @@ class Subscriptions:
             self._ledger.blame(request.feeds, f"refused by Binance: {reply.error}")
             return frozenset()
         self.active |= request.feeds
-        return self._ledger.confirm(request.feeds)
+        self._ledger.accept(request.feeds)
+        return request.feeds
 
 
-def _unusable(symbol: str, symbols: frozenset[str] | None) -> str | None:
-    """Say why a symbol cannot be asked for. Names may be outside ASCII, but hold no separators."""
+def _unusable(feed: Feed, symbols: frozenset[str] | None) -> str | None:
+    """Say why a feed cannot be asked for. Names may be outside ASCII, but hold no separators."""
+    symbol, kind, variant = feed
+    if kind not in ("tick", "trade", "orderbook"):
+        return f"no {kind} records come from Binance"
+    if kind == "orderbook" and variant not in BOOKS:
+        return f"order book {variant!r}: Binance has {' or '.join(BOOKS)}"
+    if kind != "orderbook" and variant:
+        return f"no {kind} {variant} comes from Binance"
     if not symbol or not all(letter.isalnum() or letter in _PUNCTUATION for letter in symbol):
         return "not the form of a Binance symbol"
     if symbols is not None and symbol not in symbols:

@@ -1,22 +1,23 @@
-"""The venue's list of instruments, fetched where a REST address is configured."""
+"""The venue's list of instruments, fetched beside the stream: prices never wait for it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import trio
 
 from mdserver.errors import BadMessage, Rejected, Unavailable
-from mdserver.net import RETRY_STATUSES, fetch
+from mdserver.net import Backoff
 from mdserver.plugin import BrokerHost
 
 from .codec import decode_exchange_info
+from .limits import WeightBudget
+from .rest import Rest
 
-__all__ = ["BINANCE_RETRY_STATUSES", "SymbolTable"]
-
-BINANCE_RETRY_STATUSES = RETRY_STATUSES | {403}
-"""403 is the venue's web application firewall: a pause after too many requests, not a verdict."""
+__all__ = ["SymbolTable"]
 
 _REFRESH_S = 3600.0
-_RETRY_S = 60.0
+_WEIGHT = 20
 
 
 class SymbolTable:
@@ -26,40 +27,52 @@ class SymbolTable:
     beginning. The venue allows subscriptions to what is paused.
     """
 
-    def __init__(self, rest_url: str, host: BrokerHost) -> None:
+    def __init__(
+        self, rest: Rest, host: BrokerHost, budget: WeightBudget, changed: Callable[[], None]
+    ) -> None:
         self.names: frozenset[str] | None = None
-        self._url = f"{rest_url.rstrip('/')}/api/v3/exchangeInfo"
+        self._rest = rest
         self._host = host
+        self._budget = budget
+        self._changed = changed
 
     async def load(self) -> None:
         """Fetch the list and hand it to the host. Raises Unavailable, Rejected or BadMessage."""
-        body = await fetch(self._url, retry_statuses=BINANCE_RETRY_STATUSES)
+        body = await self._rest.get("/api/v3/exchangeInfo", {}, weight=_WEIGHT)
         # A list of 3,000 instruments is 10 MB and more of JSON: too long to hold up the loop.
-        listed = await trio.to_thread.run_sync(decode_exchange_info, body)
+        info = await trio.to_thread.run_sync(decode_exchange_info, body)
+        if info.weight_per_minute is not None:
+            self._budget.limit = info.weight_per_minute
         before = self.names or frozenset()
         table = [
-            instrument for instrument, trading in listed.items() if trading or instrument.symbol in before
+            instrument
+            for instrument, trading in info.instruments.items()
+            if trading or instrument.symbol in before
         ]
         self.names = frozenset(instrument.symbol for instrument in table)
         self._host.instruments(table)
+        self._changed()
 
-    async def load_if_possible(self) -> None:
-        """Fetch the list; on a passing trouble say so and leave things as they were.
+    async def run(self, *, must: bool) -> None:
+        """Keep the list fresh, until cancelled: fetch it now and every hour, sooner while there is none.
 
-        Prices matter more than the check of symbols, so a REST API that is down stops nothing. Raises
-        Rejected for an answer that no retry changes: the configured address is wrong, or serves no one here.
+        A REST API that is down is said and stops nothing. Raises Rejected where ``must``, for a first answer that no
+        retry changes: then the configured address is wrong, or serves no one here.
         """
-        try:
-            await self.load()
-        except (Unavailable, BadMessage) as error:
-            self._host.log.warning("instrument list unavailable, symbols go unchecked", error=str(error))
-
-    async def keep_fresh(self) -> None:
-        """Fetch the list every hour, sooner while there is none; runs until cancelled."""
+        backoff = Backoff(2.0, 60.0)
         while True:
-            await trio.sleep(_RETRY_S if self.names is None else _REFRESH_S)
+            asked_s: float | None = None
             try:
-                await self.load_if_possible()
-            except Rejected as error:
-                # It worked before, or prices flow without it: not worth the stream.
-                self._host.log.warning("instrument list refused", error=str(error))
+                await self.load()
+            except (Unavailable, BadMessage, Rejected) as error:
+                if isinstance(error, Rejected) and must and self.names is None:
+                    raise
+                asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
+                self._host.log.warning(
+                    "list of instruments unavailable",
+                    symbols_checked=self.names is not None,
+                    error=str(error),
+                )
+            else:
+                backoff.reset()
+            await trio.sleep(_REFRESH_S if self.names is not None else backoff.next_s(asked_s))

@@ -2,13 +2,14 @@
 
 import functools
 import inspect
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from mdserver.testing.binance import FakeBinance, open_fake_binance
+from mdserver.testing.binance import BinanceRules, FakeBinance, open_fake_binance
 from mdserver.testing.host import FakeHost
 from mdserver_binance import BinanceBroker, BinanceConfig
 from mdserver_binance.broker import Timing
@@ -36,7 +37,10 @@ def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[No
 
 @pytest.fixture
 async def venue() -> AsyncIterator[FakeBinance]:
-    async with open_fake_binance() as venue:
+    """A venue in which only the test lets things happen; it lists ``S0`` to ``S1099`` too."""
+    async with open_fake_binance(BinanceRules(pace_s=math.inf)) as venue:
+        numbered = {f"S{number}": ("TRADING", f"S{number}", "X") for number in range(1100)}
+        venue.instruments = venue.instruments | numbered
         yield venue
 
 
@@ -44,8 +48,11 @@ async def venue() -> AsyncIterator[FakeBinance]:
 def start(venue: FakeBinance, nursery: trio.Nursery) -> Callable[..., Awaitable[BinanceBroker]]:
     """Start a session that the test does not expect to end; return the broker."""
 
-    async def start(host: FakeHost, timing: Timing = FAST, **settings: object) -> BinanceBroker:
-        broker = BinanceBroker(BinanceConfig(url=venue.url, **settings), timing)  # type: ignore[arg-type]
+    async def start(
+        host: FakeHost, timing: Timing = FAST, *, max_streams: int = 1024, **settings: object
+    ) -> BinanceBroker:
+        config = BinanceConfig(**({"url": venue.url, "rest_url": venue.rest_url} | settings))  # type: ignore[arg-type]
+        broker = BinanceBroker(config, timing, max_streams=max_streams)
         await nursery.start(functools.partial(broker.run, host))
         return broker
 

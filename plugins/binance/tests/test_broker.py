@@ -4,12 +4,13 @@ import functools
 import json
 from collections.abc import Awaitable, Callable
 
+import attrs
 import pytest
 import trio
 
 from mdserver.errors import Rejected, Unavailable
-from mdserver.model import Feed, Tick, Trade
-from mdserver.testing.binance import FakeBinance
+from mdserver.model import Feed, OrderBook, Tick, Trade
+from mdserver.testing.binance import FakeBinance, FakeConnection
 from mdserver.testing.host import FakeHost
 from mdserver_binance import BinanceBroker, BinanceConfig
 from mdserver_binance.broker import Timing
@@ -18,6 +19,7 @@ Start = Callable[..., Awaitable[BinanceBroker]]
 
 BTC = Feed("BTCUSDT", "tick")
 BTC_TRADES = Feed("BTCUSDT", "trade")
+BTC_BOOK, BTC_FULL = Feed("BTCUSDT", "orderbook", "25"), Feed("BTCUSDT", "orderbook", "full")
 ETH = Feed("ETHUSDT", "tick")
 QUICK = Timing(lifetime_s=3600.0, overlap_s=0.1, retry_s=0.05)
 
@@ -101,14 +103,97 @@ async def test_a_storm_of_changes_stays_below_the_venues_limit(venue: FakeBinanc
     assert len(venue.connections[0].received) <= 10
 
 
-async def test_beyond_the_cap_is_refused_with_the_reason(venue: FakeBinance, start: Start) -> None:
-    feeds = [Feed(f"S{n:04}", "tick") for n in range(1030)]
+async def test_beyond_the_cap_of_a_connection_there_is_another(venue: FakeBinance, start: Start) -> None:
+    feeds = [Feed(f"S{n}", "tick") for n in range(1030)]
     host = FakeHost(feeds)
     await start(host)
-    await host.wait_confirmed(feeds[:1024])
-    assert host.refused.keys() == set(feeds[1024:])
-    assert "allows 1,024 streams" in host.refused[feeds[-1]]
-    assert len(venue.streams) == 1024
+    await host.wait_confirmed(feeds)
+    assert not host.refused
+    assert sorted(len(connection.streams) for connection in venue.connections) == [6, 1024]
+    assert not venue.past
+    host.demand.set(feeds[-3:])
+    await venue.wait_until(lambda: len(venue.streams) == 3)
+    assert not venue.past or len(venue.connections) == 1
+
+
+async def several(venue: FakeBinance, start: Start) -> FakeHost:
+    """A session of three connections with two streams each."""
+    host = FakeHost([Feed(f"S{n}", "tick") for n in range(6)])
+    await start(host, max_streams=2)
+    await host.wait_confirmed(host.demand.current())
+    assert [len(connection.streams) for connection in venue.connections] == [2, 2, 2]
+    return host
+
+
+def carrier(venue: FakeBinance, symbol: str) -> FakeConnection:
+    return next(c for c in venue.connections if f"{symbol.lower()}@bookTicker" in c.streams)
+
+
+async def test_one_of_several_connections_is_lost_and_the_others_go_on(
+    venue: FakeBinance, start: Start
+) -> None:
+    host = await several(venue, start)
+    old = carrier(venue, "S2")
+    mates = {Feed(name.partition("@")[0].upper(), "tick") for name in old.streams}
+    old.reset()
+    await venue.wait_until(lambda: old in venue.past and len(venue.streams) == 6)
+    assert list(zip(host.gaps, host.gap_feeds, strict=True)) == [("disconnected", frozenset(mates))]
+    for n in range(6):
+        await venue.push(f"s{n}@bookTicker", ticker(n, f"S{n}"))
+    await host.wait_records(6)
+    assert len(venue.past) == 1
+
+
+async def test_each_of_several_connections_is_replaced_by_itself(venue: FakeBinance, start: Start) -> None:
+    host = await several(venue, start)
+    old = carrier(venue, "S4")
+    others = [connection for connection in venue.connections if connection is not old]
+    await venue.announce_shutdown([old])
+    number = 0
+    while old in venue.connections:
+        number += 1
+        for name in ("S0", "S4"):
+            await venue.push(f"{name.lower()}@bookTicker", ticker(number, name))
+        await trio.sleep(0.002)
+    await host.wait_records(2 * number)
+    for name in ("S0", "S4"):
+        ticks = [r.bid for r in host.records if isinstance(r, Tick) and r.symbol == name]
+        assert ticks == [n + 0.5 for n in range(1, number + 1)]
+    assert not host.gaps
+    assert all(connection in venue.connections for connection in others)
+
+
+async def test_a_connection_without_streams_is_closed(venue: FakeBinance, start: Start) -> None:
+    host = await several(venue, start)
+    first = carrier(venue, "S0")
+    host.demand.set([Feed("S0", "tick"), Feed("S1", "tick")])
+    await venue.wait_until(lambda: venue.connections == [first])
+    host.demand.set([Feed(f"S{n}", "tick") for n in range(6)])
+    await venue.wait_until(lambda: len(venue.streams) == 6)
+
+
+async def test_all_of_several_connections_lost_ends_the_session(
+    venue: FakeBinance, nursery: trio.Nursery
+) -> None:
+    host = FakeHost([Feed(f"S{n}", "tick") for n in range(4)])
+
+    async def lose_all() -> None:
+        await host.wait_confirmed(host.demand.current())
+        venue.rules.refuse = (503, {}, "busy")
+        venue.reset()
+
+    nursery.start_soon(lose_all)
+    broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url), QUICK, max_streams=2)
+    with pytest.raises(Unavailable):
+        await broker.run(host)
+
+
+async def test_connections_wait_for_the_venues_limit(venue: FakeBinance, start: Start) -> None:
+    venue.rules.max_connects, venue.rules.connects_window_s = 2, 1.0
+    host = FakeHost([Feed(f"S{n}", "tick") for n in range(6)])
+    await start(host, attrs.evolve(QUICK, connects=2, connects_s=1.0), max_streams=2)
+    await host.wait_confirmed(host.demand.current())
+    assert venue.attempts == 3
     assert not venue.past
 
 
@@ -297,7 +382,8 @@ async def test_an_old_connection_is_replaced_before_the_venue_cuts_it(
 
 
 async def run(venue: FakeBinance, host: FakeHost, **settings: object) -> None:
-    config = BinanceConfig(**({"url": venue.url} | settings))  # type: ignore[arg-type]
+    addresses = {"url": venue.url, "rest_url": venue.rest_url}
+    config = BinanceConfig(**(addresses | settings))  # type: ignore[arg-type]
     await BinanceBroker(config, QUICK).run(host)
 
 
@@ -307,11 +393,20 @@ async def test_the_daily_close_ends_a_session_normally(venue: FakeBinance) -> No
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(451, Rejected), (403, Unavailable), (429, Unavailable), (503, Unavailable)]
+    ("status", "error", "told"),
+    [
+        (451, Rejected, "does not serve this place.*data-stream.binance.vision"),
+        (403, Unavailable, "firewall blocks this address"),
+        (429, Unavailable, "too many requests.*pause asked for: 9 s"),
+        (418, Unavailable, "banned for a while.*pause asked for: 9 s"),
+        (503, Unavailable, ""),
+    ],
 )
-async def test_refused_connections(venue: FakeBinance, status: int, error: type[Exception]) -> None:
+async def test_refused_connections(
+    venue: FakeBinance, status: int, error: type[Exception], told: str
+) -> None:
     venue.rules.refuse = (status, {"Retry-After": "9"}, '{"msg":"restricted location"}')
-    with pytest.raises(error, match=f"HTTP {status}.*restricted location") as caught:
+    with pytest.raises(error, match=f"HTTP {status}.*restricted location.*{told}") as caught:
         await run(venue, FakeHost())
     if isinstance(caught.value, Unavailable):
         assert caught.value.retry_after_s == 9
@@ -362,6 +457,7 @@ async def test_symbols_are_checked_where_the_list_is_known(venue: FakeBinance, s
     host = FakeHost([BTC, ETH])
     await start(host, rest_url=venue.rest_url)
     await host.wait_confirmed([BTC])
+    await host.wait_until(lambda: bool(host.refused))
     assert host.refused == {ETH: "not traded on Binance now"}
     assert host.table is not None
     assert [instrument.symbol for instrument in host.table] == ["BTCUSDT"]
@@ -435,22 +531,111 @@ async def test_a_loss_long_after_a_refusal_ends_the_session(
             await run(venue, host)
 
 
-@pytest.mark.parametrize("status", [429, 403, 500])
+@pytest.mark.parametrize("status", [429, 418, 403, 500])
 async def test_prices_flow_though_the_list_is_unavailable(
     venue: FakeBinance, start: Start, status: int
 ) -> None:
     venue.rules.rest_refuse = (status, {}, "busy")
-    host = FakeHost([BTC])
-    await start(host, rest_url=venue.rest_url)
-    await host.wait_confirmed([BTC])
-    assert host.table is None
+    await prices_flow(venue, start, FakeHost([BTC]))
 
 
 async def test_prices_flow_though_the_list_is_nonsense(venue: FakeBinance, start: Start) -> None:
     venue.exchange_info = b"<html>"
-    host = FakeHost([BTC])
-    await start(host, rest_url=venue.rest_url)
+    await prices_flow(venue, start, FakeHost([BTC]))
+
+
+async def test_prices_do_not_wait_for_a_list_that_is_slow(venue: FakeBinance, start: Start) -> None:
+    venue.rules.rest_delay_s = 30.0
+    before = trio.current_time()
+    await prices_flow(venue, start, FakeHost([BTC]))
+    assert trio.current_time() - before < 5
+
+
+async def prices_flow(venue: FakeBinance, start: Start, host: FakeHost) -> None:
+    await start(host)
+    await venue.wait_subscribed("btcusdt@bookTicker")
+    await push_tickers(venue, range(1))
+    await host.wait_records(1)
+    assert host.table is None
+    assert not host.confirmed
+
+
+async def test_the_venues_ack_proves_nothing(venue: FakeBinance, start: Start) -> None:
+    """It accepts any name that is well formed, so without the list a feed is served once it has a record."""
+    gone = Feed("NOSUCH", "tick")
+    venue.rules.rest_delay_s = 0.5
+    host = FakeHost([BTC, gone])
+    await start(host)
+    await venue.wait_subscribed("btcusdt@bookTicker", "nosuch@bookTicker")
+    await venue.connections[0].send_ping()
+    await venue.wait_until(lambda: bool(venue.connections[0].pongs))  # the ack has come before the ping
+    assert not host.confirmed
     await host.wait_confirmed([BTC])
+    await host.wait_until(lambda: bool(host.refused))
+    assert host.refused == {gone: "not traded on Binance now"}
+    await venue.wait_until(lambda: venue.streams == {"btcusdt@bookTicker"})
+
+
+async def test_without_rest_nothing_is_confirmed(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC, BTC_FULL])
+    await start(host, rest_url=None)
+    await venue.wait_subscribed("btcusdt@bookTicker")
+    await push_tickers(venue, range(1))
+    await host.wait_records(1)
+    assert not host.confirmed
+    assert not venue.requests
+    assert host.refused == {BTC_FULL: "a whole order book needs the REST API: name it as `rest_url`"}
+
+
+async def test_an_address_of_the_operators_own_has_no_list_by_itself(
+    venue: FakeBinance, start: Start
+) -> None:
+    await start(FakeHost([BTC]), rest_url="auto")
+    await venue.wait_subscribed("btcusdt@bookTicker")
+    assert not venue.requests
+
+
+NEW = "币安人生USDT"
+
+
+async def test_a_symbol_outside_ascii_on_every_entrance(venue: FakeBinance, start: Start) -> None:
+    feeds = [
+        Feed(NEW, "tick"),
+        Feed(NEW, "trade"),
+        Feed(NEW, "orderbook", "25"),
+        Feed(NEW, "orderbook", "full"),
+    ]
+    host = FakeHost(feeds)
+    broker = await start(host)
+    await host.wait_confirmed(feeds)
+    for _ in range(20):
+        await venue.step(NEW)
+    (made,) = await venue.trade(NEW)
+    await host.wait_until(
+        lambda: any(isinstance(r, Trade) and r.trade_id == str(made.number) for r in host.records)
+    )
+    await host.wait_until(
+        lambda: (
+            {(type(r), getattr(r, "depth", "")) for r in host.records}
+            == {(Tick, ""), (Trade, ""), (OrderBook, "25"), (OrderBook, "full")}
+        )
+    )
+    assert {record.symbol for record in host.records} == {NEW}
+    past = [
+        batch async for batch in broker.backfill(feeds[1], made.time_ms * 1000, made.time_ms * 1000 + 1000)
+    ]
+    assert str(made.number) in {trade.trade_id for batch in past for trade in batch}
+
+
+async def test_times_are_asked_for_in_microseconds(venue: FakeBinance, start: Start) -> None:
+    host = FakeHost([BTC_TRADES])
+    await start(host)
+    await host.wait_confirmed([BTC_TRADES])
+    assert venue.connections[0].client.target == "/stream?timeUnit=MICROSECOND"
+    text = json.dumps({"stream": "btcusdt@trade", "data": trade(1) | {"T": 1672515782136789}})
+    await venue.connections[0].send_text(text)
+    (record,) = await host.wait_records(1)
+    assert record.time_us == 1672515782136789
 
 
 async def test_a_wrong_rest_address_is_said(venue: FakeBinance) -> None:
@@ -461,7 +646,7 @@ async def test_a_wrong_rest_address_is_said(venue: FakeBinance) -> None:
 async def test_a_session_ends_at_once_when_cancelled(venue: FakeBinance) -> None:
     host = FakeHost([BTC])
     async with trio.open_nursery() as nursery:
-        broker = BinanceBroker(BinanceConfig(url=venue.url), QUICK)
+        broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url), QUICK)
         await nursery.start(functools.partial(broker.run, host))
         await host.wait_confirmed([BTC])
         before = trio.current_time()
@@ -472,7 +657,7 @@ async def test_a_session_ends_at_once_when_cancelled(venue: FakeBinance) -> None
 
 
 async def test_sessions_one_after_the_other_tell_the_host_again(venue: FakeBinance) -> None:
-    broker = BinanceBroker(BinanceConfig(url=venue.url), QUICK)
+    broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url), QUICK)
     for _ in range(2):
         host = FakeHost([BTC, Feed("B@D", "tick")])
         async with trio.open_nursery() as nursery:

@@ -122,7 +122,7 @@ def test_server_shutdown_of_both_shapes() -> None:
 @pytest.mark.parametrize(
     ("raw", "kind"),
     [
-        (frame("x@depth@100ms", {"e": "depthUpdate"}), "depthUpdate"),
+        (frame("x@depth@1000ms", {"e": "depthUpdate"}), "depthUpdate"),
         (frame("x@depth20", {"lastUpdateId": 1, "bids": [], "asks": []}), "depth20"),
         (frame("!miniTicker@arr", [{"e": "24hrMiniTicker"}]), "arr"),
         (frame("x@trade", {"e": "blockTrade"}), "blockTrade"),
@@ -205,10 +205,13 @@ def test_requests() -> None:
 def test_exchange_info_tells_what_trades() -> None:
     row = {"symbol": "ETHBTC", "status": "TRADING", "baseAsset": "ETH", "quoteAsset": "BTC", "filters": []}
     body = json.dumps({"timezone": "UTC", "symbols": [row, row | {"symbol": "OLD", "status": "BREAK"}]})
-    assert decode_exchange_info(body.encode()) == {
-        Instrument("ETHBTC", "ETHBTC", "ETH", "BTC"): True,
-        Instrument("OLD", "OLD", "ETH", "BTC"): False,
-    }
+    assert decode_exchange_info(body.encode()) == (
+        {
+            Instrument("ETHBTC", "ETHBTC", "ETH", "BTC"): True,
+            Instrument("OLD", "OLD", "ETH", "BTC"): False,
+        },
+        None,
+    )
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"symbols":[{}]}', b"\xff", b'{"x":' + b"[" * 100_000])

@@ -6,7 +6,8 @@ from mdserver_binance import BinanceConfig, plugin
 def test_defaults_name_the_public_venue() -> None:
     config = BinanceConfig()
     assert config.url == "wss://stream.binance.com:9443"
-    assert config.rest_url is None
+    assert config.rest_url == "auto"
+    assert config.rest_base == "https://api.binance.com"
     assert plugin.config is BinanceConfig
 
 
@@ -46,3 +47,22 @@ def test_rest_url_is_checked_too() -> None:
 def test_bad_settings(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         BinanceConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "rest_url", "base"),
+    [
+        ("wss://stream.binance.com", "auto", "https://api.binance.com"),
+        ("wss://data-stream.binance.vision:443", "auto", "https://data-api.binance.vision"),
+        ("wss://stream.binance.us:9443", "auto", "https://api.binance.us"),
+        ("wss://Stream.Testnet.Binance.Vision", "auto", "https://testnet.binance.vision"),
+        ("ws://127.0.0.1:9", "auto", None),
+        ("wss://stream.binance.com.example.org", "auto", None),
+        ("wss://stream.binance.com", None, None),
+        ("ws://127.0.0.1:9", "http://127.0.0.1:8/", "http://127.0.0.1:8"),
+    ],
+)
+def test_the_rest_address_that_belongs_to_the_stream(
+    url: str, rest_url: str | None, base: str | None
+) -> None:
+    assert BinanceConfig(url=url, rest_url=rest_url).rest_base == base

@@ -75,8 +75,9 @@ async def test_every_tick_and_trade_arrives_in_order(
     rows = expected(frames)
     assert (sum(r[0] == "tick" for r in rows), sum(r[0] == "trade" for r in rows)) == FILES[name]
     feeds = {Feed(str(r[1]), "tick" if r[0] == "tick" else "trade") for r in rows}
+    venue.instruments = {feed.symbol: ("TRADING", "", "") for feed in feeds}
     host = FakeHost(feeds)
-    broker = BinanceBroker(BinanceConfig(url=venue.url, trades="aggTrade"))
+    broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url, trades="aggTrade"))
     with trio.fail_after(20):
         await nursery.start(functools.partial(broker.run, host))
         await host.wait_confirmed(feeds)
@@ -92,7 +93,7 @@ async def test_streams_not_asked_for_are_ignored_not_faults(
 ) -> None:
     frames = load(folder, name)
     host = FakeHost(expected_faults=["unwanted"])
-    broker = BinanceBroker(BinanceConfig(url=venue.url, trades="aggTrade"))
+    broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url, trades="aggTrade"))
     with trio.fail_after(20):
         await nursery.start(functools.partial(broker.run, host))
         for frame in frames:
@@ -110,7 +111,7 @@ async def test_the_recorded_instrument_list(folder: Path, venue: FakeBinance, nu
         pytest.skip(f"{path.name} is not among the recorded data")
     body = read_cryptofeed_http(path)["https://api.binance.com/api/v3/exchangeInfo"].encode()
     rows = [r for r in json.loads(body)["symbols"] if r["status"] == "TRADING"]
-    decoded = decode_exchange_info(body)
+    decoded = decode_exchange_info(body).instruments
     assert [i.symbol for i, trading in decoded.items() if trading] == [r["symbol"] for r in rows]
     venue.exchange_info = body
     good, gone = Feed("NKNUSDT", "tick"), Feed("NOSUCH", "tick")

@@ -1,0 +1,33 @@
+"""What an HTTP status of Binance means and what helps, in one plain sentence each. No I/O."""
+
+from __future__ import annotations
+
+from mdserver.errors import MdserverError, Rejected, Unavailable
+from mdserver.net import RETRY_STATUSES, HttpRefused, HttpUnavailable
+
+__all__ = ["BINANCE_RETRY_STATUSES", "explained"]
+
+BINANCE_RETRY_STATUSES = RETRY_STATUSES | {403}
+"""403 is the venue's web application firewall: a pause after too many requests, not a verdict."""
+
+_HELP = {
+    451: "Binance does not serve this place; `url: wss://data-stream.binance.vision` has the same market data,"
+    " `wss://stream.binance.us:9443` is the exchange of the USA",
+    403: "Binance's firewall blocks this address or what lies before it (a VPN, a proxy, a data centre), mostly for a"
+    " while after too many requests; it is tried again",
+    429: "too many requests or connections from this address; asking again before the pause is over leads to a ban",
+    418: "this address is banned for a while because requests went on after a warning; nothing helps but waiting",
+}
+
+
+def explained(error: MdserverError) -> MdserverError:
+    """Return an error whose message says what the venue's HTTP status means; others as they are."""
+    if isinstance(error, HttpUnavailable) and error.status in _HELP:
+        pause = "" if error.retry_after_s is None else f" (pause asked for: {error.retry_after_s:g} s)"
+        text = f"{error}. {_HELP[error.status]}{pause}"
+        return HttpUnavailable(text, status=error.status, retry_after_s=error.retry_after_s)
+    if isinstance(error, HttpRefused) and error.status in _HELP:
+        return HttpRefused(f"{error}. {_HELP[error.status]}", status=error.status, body=error.body)
+    if not isinstance(error, Rejected | Unavailable):
+        raise TypeError(f"{error!r}: expected Rejected or Unavailable")
+    return error
