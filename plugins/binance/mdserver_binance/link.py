@@ -24,6 +24,7 @@ from .subscriptions import Ledger, Subscriptions
 __all__ = ["Common", "Link"]
 
 Data: TypeAlias = Tick | Trade | OrderBook | DepthUpdate
+_DATA = (Trade, Tick, OrderBook, DepthUpdate)
 
 _REQUEST_GAP_S = 1 / 3
 """Pause between requests. The venue closes on the sixth message within a second, pings and pongs included;
@@ -162,7 +163,9 @@ class Link:
                 except BadMessage as error:
                     host.discard(error)
                     continue
-                if isinstance(event, Data):
+                if isinstance(event, Tick) and not changing:
+                    batch.append(event)  # of all messages most
+                elif isinstance(event, _DATA):
                     id_ = self._decoder.venue_id
                     if not changing or self._is_due(id_, event, received_us):
                         batch = self._take(id_, event, batch, received_us)
