@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -12,7 +12,18 @@ from ..model import RecordType, Topic
 from .requests import RequestId
 from .server_frames import text_frame
 
-__all__ = ["PROTOCOL_VERSION", "Outcome", "ack", "ack_pieces", "error", "hello", "notice", "pong", "status"]
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Outcome",
+    "ack",
+    "ack_pieces",
+    "error",
+    "heartbeat",
+    "hello",
+    "notice",
+    "pong",
+    "status",
+]
 
 PROTOCOL_VERSION = 1
 
@@ -69,6 +80,12 @@ class _Status(Struct, frozen=True, tag_field="type", tag="status"):
     broker: str
     state: str
     message: str
+
+
+class _Heartbeat(Struct, frozen=True, tag_field="type", tag="heartbeat"):
+    n: int
+    time: float
+    seqs: list[tuple[str, str, RecordType, int]]
 
 
 class _Notice(Struct, frozen=True, tag_field="type", tag="status"):
@@ -130,6 +147,12 @@ def pong(request_id: RequestId, time_s: float) -> bytes:
 def error(request_id: RequestId, code: int, message: str) -> bytes:
     """Frame an error."""
     return text_frame(_encode(_Error(_id(request_id), code, message)))
+
+
+def heartbeat(number: int, time_s: float, seqs: Mapping[Topic, int]) -> bytes:
+    """Frame a client's heartbeat; ``seqs``: the last number of each of its topics that changed since the one before."""
+    rows = [(*topic[:3], seq) for topic, seq in seqs.items()]
+    return text_frame(_encode(_Heartbeat(number, time_s, rows)))
 
 
 def notice(state: str, message: str) -> bytes:

@@ -10,9 +10,11 @@ from ..model import Published
 from ..record_wire import Received, seconds
 from .server_frames import text_frame, text_payload
 
-__all__ = ["encode_record", "frame_record", "with_conflated"]
+__all__ = ["as_snapshot", "encode_record", "frame_record", "with_conflated"]
 
 _encode = Encoder().encode
+
+_SNAPSHOT = b'"snapshot":true}'
 
 
 def encode_record(published: Published, *, received: bool = False) -> bytes:
@@ -27,6 +29,12 @@ def encode_record(published: Published, *, received: bool = False) -> bytes:
 def frame_record(published: Published, *, received: bool = False) -> bytes:
     """Return a record as one WebSocket text frame."""
     return text_frame(encode_record(published, received=received))
+
+
+def as_snapshot(published: Published, *, received: bool = False) -> bytes:
+    """Return a record as one WebSocket text frame that says that it is the last one and not a new one."""
+    text = encode_record(published, received=received)
+    return text_frame(text if text.endswith(_SNAPSHOT) else text[:-1] + b"," + _SNAPSHOT)
 
 
 def with_conflated(frame: bytes, skipped: int) -> bytes:

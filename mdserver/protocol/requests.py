@@ -13,6 +13,7 @@ from ..model import TIMEFRAMES
 from ..symbols import canonical
 
 __all__ = [
+    "HEARTBEAT",
     "Auth",
     "Fault",
     "ListSubscriptions",
@@ -30,6 +31,9 @@ RequestId: TypeAlias = str | int | None
 
 
 DEFAULT_INTERVAL = "1m"
+
+HEARTBEAT = "heartbeat"
+"""A type of its own: it comes by the clock and belongs to no symbol."""
 
 
 class Fault(NamedTuple):
@@ -56,6 +60,7 @@ class Subscribe(Struct, frozen=True):
     since: bool
     received: bool = False
     interval: str = DEFAULT_INTERVAL
+    snapshot: bool = False
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -153,22 +158,23 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
         )
     match action:
         case "subscribe":
-            symbols = _symbols(message)
-            if not symbols:
+            types = _types(message) or {"tick": None}
+            symbols = _symbols(message) if "symbols" in message or set(types) != {HEARTBEAT} else {}
+            if not symbols and set(types) != {HEARTBEAT}:
                 raise RequestError(400, "symbols: expected at least one symbol, got an empty list")
-            if message.get("snapshot", False) is not False:
-                raise RequestError(400, "snapshot: not offered for ticks and trades")
+            snapshot = _flag(message, "snapshot")
             since = message.get("since")
             if since is not None and (isinstance(since, bool) or not isinstance(since, int | float | dict)):
                 raise RequestError(400, f'since: expected Unix seconds or {{"seq": n}}, got {_kind(since)}')
-            received = message.get("received", False)
-            if not isinstance(received, bool):
-                raise RequestError(400, f"received: expected true or false, got {_kind(received)}")
-            types = _types(message) or {"tick": None}
+            received = _flag(message, "received")
+            if snapshot and since is not None:
+                raise RequestError(
+                    400, "snapshot: not together with since, which brings the records themselves"
+                )
             _check_placed(message, types)
             interval = _interval(message) or DEFAULT_INTERVAL
             return Subscribe(
-                request_id, symbols, types, _broker(message), since is not None, received, interval
+                request_id, symbols, types, _broker(message), since is not None, received, interval, snapshot
             )
         case "unsubscribe":
             symbols = _symbols(message) if "symbols" in message else {}
@@ -210,10 +216,11 @@ def _types(message: dict[str, Any]) -> Selection:
     for item in items:
         if not isinstance(item, str):
             out[_show(item)] = Fault(400, f"types: expected strings, found {_kind(item)}")
-        elif item in BY_NAME:
+        elif item in BY_NAME or item == HEARTBEAT:
             out[item] = None
         else:
-            out[item[:_SHOWN]] = Fault(408, f"unknown type {_show(item)}; there are {', '.join(BY_NAME)}")
+            known = ", ".join((*BY_NAME, HEARTBEAT))
+            out[item[:_SHOWN]] = Fault(408, f"unknown type {_show(item)}; there are {known}")
     return out
 
 
@@ -230,6 +237,13 @@ def _broker(message: dict[str, Any]) -> str | None:
     if broker is not None and not isinstance(broker, str):
         raise RequestError(400, f"broker: expected a string, got {_kind(broker)}")
     return broker
+
+
+def _flag(message: dict[str, Any], field: str) -> bool:
+    value = message.get(field, False)
+    if not isinstance(value, bool):
+        raise RequestError(400, f"{field}: expected true or false, got {_kind(value)}")
+    return value
 
 
 def _interval(message: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 import trio
 
 from ..metrics import Metrics
-from ..model import Published, Topic
+from ..model import Gap, Published, Topic
 from ..protocol.record_frames import frame_record
 
 __all__ = ["Router", "Sink"]
@@ -130,6 +130,7 @@ class Router:
         self._collected: list[Published] = []
         self._wake = trio.Event()
         self._delivered = metrics.delivered.labels()
+        self._last: dict[Topic, Published] = {}
 
     def topics_of(self, sink: Sink) -> frozenset[Topic]:
         """Return what a client is subscribed to."""
@@ -176,11 +177,23 @@ class Router:
 
     def publish(self, batch: Sequence[Published]) -> None:
         """Hand a batch to its subscribers, at once or at the end of the window."""
+        last = self._last
+        for published in batch:
+            if type(published.record) is not Gap:
+                last[published.topic] = published
         if not self._window_s:
             self._deliver(batch)
             return
         self._collected.extend(batch)
         self._wake.set()
+
+    def last(self, topic: Topic) -> Published | None:
+        """Return the newest record of a topic that was published since the start, or None."""
+        return self._last.get(topic)
+
+    def last_seqs(self) -> dict[Topic, int]:
+        """Return the number of the newest record of each topic; topics whose records have none are left out."""
+        return {topic: published.seq for topic, published in self._last.items() if published.seq}
 
     def flush(self) -> None:
         """Deliver what the window has collected."""

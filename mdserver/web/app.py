@@ -15,6 +15,7 @@ from .api.routes import http_routes
 from .server.websocket_connection import StreamingQuartTrio
 from .stream.clients import Clients
 from .stream.endpoint import stream_endpoint
+from .stream.heartbeats import Heartbeats
 from .stream.session import Session
 
 __all__ = ["make_app"]
@@ -51,6 +52,7 @@ def make_app(
         max_symbols=config.max_symbols,
         candles=candles,
     )
+    clients.heartbeats = Heartbeats(router)
     if candles is not None:
         candles.listeners.append(clients.on_candles_state)
     endpoint = stream_endpoint(

@@ -61,6 +61,10 @@ class CandleTopics:
         self._candles.release(topic, venue.type)
         return venue
 
+    def makes(self, topic: Topic) -> bool:
+        """Whether the server makes these candles itself."""
+        return topic in self._from
+
     def made_from(self, venue: Topic) -> Iterator[Topic]:
         """Yield what the client may hold because of a venue's feed: the feed itself and candles."""
         yield venue

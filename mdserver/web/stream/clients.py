@@ -11,6 +11,7 @@ from ...feed.supervised_broker import SupervisedBroker
 from ...metrics import Metrics
 from ...protocol import answers
 from ...protocol.server_frames import CloseCode
+from .heartbeats import Heartbeats
 from .session import Session
 from .subscribers import Subscribers
 
@@ -28,6 +29,7 @@ class Clients:
     def __init__(self, max_clients: int, metrics: Metrics) -> None:
         self.sessions: dict[Session, None] = {}
         self.subscribers = Subscribers()
+        self.heartbeats: Heartbeats | None = None
         self.closing = False
         self._emptied = trio.Event()
         self._leaving: deque[Session] = deque()
@@ -106,6 +108,8 @@ class Clients:
         while True:
             with trio.move_on_after(_CHECK_S):
                 await self._let_go_forever()
+            if self.heartbeats is not None:
+                self.heartbeats.beat(self.sessions)
             now = trio.current_time()
             for session in tuple(self.sessions):
                 _check(session, now)

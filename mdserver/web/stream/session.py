@@ -19,7 +19,7 @@ from ...metrics import Metrics
 from ...model import Feed, Published, Topic
 from ...protocol import answers
 from ...protocol.answers import Outcome
-from ...protocol.record_frames import frame_record
+from ...protocol.record_frames import as_snapshot, frame_record
 from ...protocol.requests import (
     Auth,
     Fault,
@@ -36,6 +36,7 @@ from ...stream.live_candles import LiveCandles
 from ...stream.router import Router
 from .candle_topics import CandleTopics
 from .gate import AUTH_WITHIN_S, Gate
+from .heartbeats import HEARTBEAT
 from .sink import BaseSink
 from .subscribers import Subscribers
 
@@ -96,6 +97,8 @@ class Session:
         self._max_symbols = max_symbols
         self._topics: dict[Topic, _Hold] = {}
         self._candles = CandleTopics(candles)
+        self.beats: int | None = None
+        """How many heartbeats the client has had; None: it wants none."""
         self._bad_in_a_row = 0
         self._spawn = spawn
         self._turn = trio.Lock()
@@ -161,6 +164,10 @@ class Session:
         """Send the client whole frames."""
         self.sink.write(frames)
 
+    def holds(self) -> Mapping[Topic, object]:
+        """Return the topics that the client holds."""
+        return self._topics
+
     @property
     def holds_candles(self) -> bool:
         """Whether the client has subscribed to candles that the server makes."""
@@ -177,15 +184,38 @@ class Session:
         results: list[Outcome] = []
         for symbol, symbol_fault in request.symbols.items():
             for kind, type_fault in request.types.items():
+                if kind == HEARTBEAT.type:
+                    continue
                 results.append(self._subscribe_one(request, symbol, kind, symbol_fault or type_fault))
                 await _let_others_run(len(results))
+        if HEARTBEAT.type in request.types:
+            self.beats = self.beats or 0
+            results.append(Outcome(*HEARTBEAT[:3], "active"))
+        if request.snapshot:
+            self._tell_last(results, received=request.received)
         self._update_router()
         await self._ack(request.id, "subscribe", results)
         self._tell_holes(results)
         for published in self._candles.new_forming():
-            self.sink.write(frame_record(published, received=request.received))
+            frame = as_snapshot if request.snapshot else frame_record
+            self.sink.write(frame(published, received=request.received))
         if request.since:
             self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
+
+    def _tell_last(self, results: Sequence[Outcome], *, received: bool) -> None:
+        """Send the last record of each topic; called right before these go to the router, so that none lies between."""
+        self._router.flush()
+        frames = []
+        for result in results:
+            if result.broker is None or result.status == "error" or result.type == HEARTBEAT.type:
+                continue
+            variant = result.interval or default_variant(result.type)
+            topic = Topic(result.broker, result.symbol, result.type, variant)
+            last = None if self._candles.makes(topic) else self._router.last(topic)
+            if last is not None:
+                frames.append(as_snapshot(last, received=received))
+        if frames:
+            self.sink.write(b"".join(frames))
 
     def _tell_holes(self, results: Sequence[Outcome]) -> None:
         """Tell of the holes that topics are in now: nothing has come yet behind their last record."""
@@ -262,7 +292,7 @@ class Session:
             if any(change.status == "refused" for change in changes):
                 self._update_router()
             for request_id, outcomes in answers_.items():
-                self.sink.write(answers.ack(request_id, "subscribe", outcomes, self._topics))
+                self.sink.write(answers.ack(request_id, "subscribe", outcomes, self._listed()))
             return
         idle = not self._deferred and not self._turn.locked()
         self._deferred.extend((broker, change) for change in changes)
@@ -327,8 +357,13 @@ class Session:
             self._let_go(topic)
             await _let_others_run(number)
         self._update_router()
+        beating = self.beats is not None
+        if not request.symbols and (not request.types or HEARTBEAT.type in request.types):
+            self.beats = None
         found = {topic.symbol for topic in gone}
         results = [_outcome(topic, "removed") for topic in gone]
+        if beating and self.beats is None:
+            results.append(Outcome(*HEARTBEAT[:3], "removed"))
         for symbol, symbol_fault in (request.symbols or {"*": None}).items():
             for kind, type_fault in (request.types or {"tick": None}).items():
                 fault = symbol_fault or type_fault
@@ -426,16 +461,19 @@ class Session:
         """Whether any topic that the client still holds comes from a venue's feed."""
         return any(topic in self._topics for topic in self._candles.made_from(source))
 
+    def _listed(self) -> tuple[Topic, ...]:
+        return (*self._topics, HEARTBEAT) if self.beats is not None else tuple(self._topics)
+
     def _update_router(self) -> None:
         received = [topic for topic, hold in self._topics.items() if hold.received]
         self._router.set_topics(self.sink, self._topics, received)
 
     async def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
         if len(results) + len(self._topics) <= SLICE:
-            self.sink.write(answers.ack(request_id, action, results, self._topics))
+            self.sink.write(answers.ack(request_id, action, results, self._listed()))
             return
         pieces = []
-        for piece in answers.ack_pieces(request_id, action, results, tuple(self._topics)):
+        for piece in answers.ack_pieces(request_id, action, results, self._listed()):
             pieces.append(piece)
             await trio.lowlevel.checkpoint()
         self.sink.write(text_frame(b"".join(pieces)))

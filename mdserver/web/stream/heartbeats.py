@@ -1,0 +1,56 @@
+"""Once a second, for clients that asked: how far their topics are, so that a quiet client can tell what it missed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from time import time
+from typing import Protocol
+
+from ...model import Topic
+from ...protocol import answers
+from ...stream.router import Router
+
+__all__ = ["HEARTBEAT", "Beating", "Heartbeats"]
+
+HEARTBEAT = Topic("*", "*", "heartbeat")
+"""How the subscription to heartbeats is listed."""
+
+
+class Beating(Protocol):
+    """A client, as its heartbeats see it."""
+
+    beats: int | None
+    """How many heartbeats it has had; None: it wants none."""
+
+    def tell(self, frames: bytes) -> None:
+        """Send the client whole frames."""
+        ...
+
+    def holds(self) -> Mapping[Topic, object]:
+        """Return the topics that the client holds."""
+        ...
+
+
+class Heartbeats:
+    """What changed from one second to the next is found once for all clients."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._seqs: dict[Topic, int] = {}
+
+    def beat(self, clients: Iterable[Beating]) -> None:
+        """Send each client that wants it a heartbeat, behind all records that were published before."""
+        wanting = [client for client in clients if client.beats is not None]
+        if not wanting:
+            self._seqs.clear()
+            return
+        self._router.flush()
+        before, self._seqs = self._seqs, self._router.last_seqs()
+        changed = {topic: seq for topic, seq in self._seqs.items() if before.get(topic) != seq}
+        now_s = time()
+        for client in wanting:
+            held = client.holds()
+            fewer, more = (held, changed) if len(held) < len(changed) else (changed, held)
+            theirs = {topic: changed[topic] for topic in fewer if topic in more}
+            client.beats = (client.beats or 0) + 1
+            client.tell(answers.heartbeat(client.beats, now_s, theirs))
