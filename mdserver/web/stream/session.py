@@ -16,7 +16,7 @@ from ...feed.demand import FeedChange
 from ...feed.supervised_broker import SupervisedBroker
 from ...kinds import default_variant
 from ...metrics import Metrics
-from ...model import Feed, Published, Topic
+from ...model import Feed, Topic
 from ...protocol import answers
 from ...protocol.answers import Outcome
 from ...protocol.record_frames import as_snapshot, frame_record
@@ -35,6 +35,7 @@ from ...protocol.server_frames import CloseCode, text_frame
 from ...stream.live_candles import LiveCandles
 from ...stream.router import Router
 from .candle_topics import CandleTopics
+from .first_frames import hole_frames, last_frames
 from .gate import AUTH_WITHIN_S, Gate
 from .heartbeats import HEARTBEAT
 from .sink import BaseSink
@@ -192,43 +193,17 @@ class Session:
             self.beats = self.beats or 0
             results.append(Outcome(*HEARTBEAT[:3], "active"))
         if request.snapshot:
-            self._tell_last(results, received=request.received)
+            last = last_frames(results, self._router, self._candles, received=request.received)
+            if last:
+                self.sink.write(last)
         self._update_router()
         await self._ack(request.id, "subscribe", results)
-        self._tell_holes(results)
-        for published in self._candles.new_forming():
-            frame = as_snapshot if request.snapshot else frame_record
-            self.sink.write(frame(published, received=request.received))
+        frame = as_snapshot if request.snapshot else frame_record
+        forming = [frame(one, received=request.received) for one in self._candles.new_forming()]
+        if frames := b"".join([hole_frames(results, self._brokers), *forming]):
+            self.sink.write(frames)
         if request.since:
             self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
-
-    def _tell_last(self, results: Sequence[Outcome], *, received: bool) -> None:
-        """Send the last record of each topic; called right before these go to the router, so that none lies between."""
-        self._router.flush()
-        frames = []
-        for result in results:
-            if result.broker is None or result.status == "error" or result.type == HEARTBEAT.type:
-                continue
-            variant = result.interval or default_variant(result.type)
-            topic = Topic(result.broker, result.symbol, result.type, variant)
-            last = None if self._candles.makes(topic) else self._router.last(topic)
-            if last is not None:
-                frames.append(as_snapshot(last, received=received))
-        if frames:
-            self.sink.write(b"".join(frames))
-
-    def _tell_holes(self, results: Sequence[Outcome]) -> None:
-        """Tell of the holes that topics are in now: nothing has come yet behind their last record."""
-        frames = []
-        for result in results:
-            broker = self._brokers.get(result.broker or "")
-            if broker is None or result.status == "error":
-                continue
-            hole = broker.host.hole(Feed(result.symbol, result.type))
-            if hole is not None:
-                frames.append(frame_record(Published(hole.topic, 0, hole)))
-        if frames:
-            self.sink.write(b"".join(frames))
 
     def _check_room(self, request: Subscribe) -> None:
         """Refuse what would exceed the bound; symbols that cannot be served take no room, but are answered too."""
