@@ -1,1 +1,1 @@
-"""Everything that is stored. Nothing outside this package knows SQL."""
+"""The storage layer. Nothing outside this package knows SQL."""

@@ -1,5 +1,5 @@
-"""The table ``candles``: the one way to put computed candles into it. Stored candles folded in SQL are put by
-:mod:`.recompute_candles`."""
+"""The table ``candles``: the one way to write computed candles into it. Candles that SQL folds from stored ones are
+written by :mod:`.recompute_candles`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .pg_binary import Float8Array, Int4Array, Int8Array, TimeArray, to_postgres
 __all__ = ["REPLACE", "How", "delete_candles", "put_candles"]
 
 How: TypeAlias = Literal["replace", "merge"]
-"""What becomes of a candle that is there: the new one stands in its place, or is the part that came after it."""
+"""What happens to a stored candle: the new one replaces it, or is merged into it as the part that came after it."""
 
 REPLACE: LiteralString = """on conflict (series_id, timeframe, time) do update set
     open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
@@ -42,9 +42,9 @@ _DELETE: LiteralString = """delete from candles using unnest(%s, %s) as gone(tim
 def put_candles(
     conn: psycopg.Connection[Any], series_id: int | Ints, levels: dict[int, Candles], how: How
 ) -> None:
-    """Put the candles of each timeframe (in seconds) into the table, in one statement.
+    """Write the candles of each timeframe (in seconds) into the table, in one statement.
 
-    ``series_id``: the series of all, or the ids at the places that ``Candles.series`` holds. Blocking.
+    ``series_id`` is the series of all candles, or the list of ids that ``Candles.series`` indexes. Blocking.
     """
     candles = Candles._make(np.concatenate(column) for column in zip(*levels.values(), strict=True))
     if not len(candles.time):

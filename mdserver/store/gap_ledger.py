@@ -1,4 +1,4 @@
-"""The table ``gaps``: intervals in which records of a series may be missing, and what became of them."""
+"""The table ``gaps``: intervals in which records of a series may be missing, and the state of each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WRITE = """insert into gaps (series_id, from_time, to_time, cause, size, state)
             timestamptz 'epoch' + %s * interval '1 microsecond', %s, %s, %s)
     on conflict do nothing"""
 
-_MOVED = "update series set hist_v = hist_v + 1 where id = any(%s)"
+_BUMP_HISTORY = "update series set hist_v = hist_v + 1 where id = any(%s)"
 
 _READ: LiteralString = """select g.id, g.series_id, s.broker, s.symbol, s.type,
         (extract(epoch from g.from_time) * 1000000)::bigint, (extract(epoch from g.to_time) * 1000000)::bigint,
@@ -52,9 +52,9 @@ _MARK = "update gaps set state = %s where id = %s returning series_id"
 
 
 def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, Gap]]) -> None:
-    """Add gaps, each with the id of its series; one that is there already stays as it is.
+    """Add gaps, each with the id of its series; a gap that is already stored is left unchanged.
 
-    Candles may come from another source where a series has a gap, so its history counts as changed. Blocking; runs
+    Where a series has a gap, another source may answer for it, so its history counts as changed. Blocking; runs
     inside the caller's transaction.
     """
     if not gaps:
@@ -67,7 +67,7 @@ def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, Gap]]) -
                 for series_id, gap in gaps
             ],
         )
-    conn.execute(_MOVED, [sorted({series_id for series_id, _ in gaps})])
+    conn.execute(_BUMP_HISTORY, [sorted({series_id for series_id, _ in gaps})])
 
 
 def read_gaps(
@@ -96,9 +96,9 @@ def read_gaps(
 
 
 def mark_gap(conn: psycopg.Connection[Any], gap_id: int, state: GapState) -> bool:
-    """Set what became of a gap; False if there is none of this id. Runs inside the caller's transaction. Blocking."""
+    """Set the state of a gap; return False if no gap has this id. Runs inside the caller's transaction. Blocking."""
     row = conn.execute(_MARK, [state, gap_id]).fetchone()
     if row is None:
         return False
-    conn.execute(_MOVED, [[row[0]]])
+    conn.execute(_BUMP_HISTORY, [[row[0]]])
     return True

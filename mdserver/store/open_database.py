@@ -1,7 +1,7 @@
-"""Open the database: connect with patience, bring the tables up to date, keep a pool.
+"""Open the database: retry the first connection, bring the tables up to date, keep a pool.
 
-Every way to a database leads through :class:`Opening`: the daemon's, which may go on without it for a while, that of
-the commands, and that of :func:`open_configured`, where the database may be the embedded one.
+Everybody opens it through :class:`Opening`: the daemon, which may start without its database, the commands, and
+:func:`open_configured`, where the database may be the embedded one.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .tables.partitions import ensure_ahead
 __all__ = ["Opening", "configured_url", "open_configured", "open_database", "prepare_database"]
 
 OLDEST_SERVER = 140_000
-"""PostgreSQL 14, as libpq counts."""
+"""PostgreSQL 14, in libpq's numbering."""
 
 
 class Opening:
-    """A database on its way: until :meth:`connect` has returned, ``database`` refuses as one that is away."""
+    """A database being opened. Until :meth:`connect` has returned, ``database`` refuses all work as unavailable."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Opening:
     ) -> Opened:
         """Connect, bring the tables up to date, open the pool; return what was found and done.
 
-        ``accept`` may raise to refuse the database before the pool is open. Raises as :func:`open_database`; it may
-        be called again after :class:`StoreUnavailable`.
+        ``accept`` may raise to refuse the database before the pool opens. Raises as :func:`open_database` does; after
+        :class:`StoreUnavailable` it may be called again.
         """
         where = self.database.where
         connection = await connect_patiently(self._url, where, retry_for_s, self._log)
@@ -73,7 +73,7 @@ class Opening:
         finally:
             connection.close()  # sends one byte and waits for nothing
         accept(opened)
-        # Its warnings, one per attempt, say what our own errors say once.
+        # The pool warns at every attempt about what our own errors report once.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         self.database.opened = opened
         self._pool.open()
@@ -86,7 +86,7 @@ class Opening:
             engine=opened.engine,
         )
         if self._session.pooled:
-            self._log.info("a pooler stands before the database: no session is relied on", database=where)
+            self._log.info("connected through a transaction pooler: no session state is used", database=where)
         return opened
 
 
@@ -100,12 +100,12 @@ async def prepare_database(
     pool_size: int = 8,
     statement_timeout_s: float = 30.0,
 ) -> AsyncIterator[Opening]:
-    """Prepare to open a database, and close it at the end of the block. Nothing is connected yet.
+    """Prepare to open a database, without connecting yet; close it at the end of the block.
 
     ``statement_timeout_s`` bounds each statement of a unit of work, not the migrations. Raises :class:`ConfigError`
     for a malformed URL.
     """
-    where = describe(url)  # first: it refuses a malformed URL without quoting it
+    where = describe(url)  # before anything else parses the URL: its errors never quote a password
     session = Session(statement_timeout_s, pooler)
     pool: ConnectionPool[Connection] = ConnectionPool(
         url,
@@ -124,7 +124,7 @@ async def prepare_database(
         yield opening
     finally:
         with trio.CancelScope(shield=True):
-            # bounded by its own timeout of 5 s
+            # pool.close has a timeout of 5 s of its own
             await trio.to_thread.run_sync(pool.close)
 
 
@@ -141,9 +141,9 @@ async def open_database(
 ) -> AsyncIterator[Database]:
     """Connect, bring the tables up to date (``migrate``) and keep a pool of at most ``pool_size`` connections.
 
-    The first connection is tried for ``retry_for_s`` seconds. What was found and done is in ``Database.opened``.
+    The first connection is retried for ``retry_for_s`` seconds. ``Database.opened`` tells what was found and done.
 
-    Raises :class:`StoreUnavailable` if the database stays away, :class:`Rejected` if it refuses us (password,
+    Raises :class:`StoreUnavailable` if the database stays unreachable, :class:`Rejected` if it refuses us (password,
     unknown database, PostgreSQL before 14, a schema that is not ours) and :class:`ConfigError` for a malformed URL.
     """
     async with prepare_database(
@@ -168,8 +168,8 @@ async def configured_url(
 ) -> AsyncIterator[str]:
     """Yield the URL of the configured database; the embedded one runs until the end of the block.
 
-    ``embedded``: ``own`` is the daemon's way. ``shared`` is that of a command, which uses the PostgreSQL of a daemon
-    where one runs. Raises as :func:`open_embedded` and :func:`attach_embedded`.
+    ``embedded``: the daemon passes ``own``. A command passes ``shared`` and uses the PostgreSQL of a running daemon
+    if there is one. Raises as :func:`open_embedded` and :func:`attach_embedded` do.
     """
     if settings.url != "embedded":
         yield settings.url
@@ -190,7 +190,7 @@ async def open_configured(
 ) -> AsyncIterator[Database]:
     """Open the configured database for a command, which may run beside the daemon.
 
-    ``migrate`` None is as configured. Raises as :func:`configured_url` and :func:`open_database`.
+    ``migrate`` None means as configured. Raises as :func:`configured_url` and :func:`open_database` do.
     """
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(configured_url(settings, data_dir, embedded="shared", log=log))
@@ -213,18 +213,19 @@ def _set_up(conn: Connection, session: Session, apply: bool, log: structlog.stdl
     session.configure(conn)
     with conn.transaction():
         session.begin(conn)
+        # a migration may rewrite a large table, and waits here while another server migrates
         conn.execute("set local statement_timeout = 0")
         names = migrate(conn) if apply else pending(conn)
     if names and not apply:
         raise Rejected(
-            f"the database lacks migrations {', '.join(names)}: run mdserver run migrate, or set migrate: true"
+            f"the database lacks migrations {', '.join(names)}: run `mdserver run migrate`, or set migrate: true"
         )
     with conn.transaction():
         session.begin(conn)
         engine = applied_engine(conn)
         if engine is None:
             raise Rejected(
-                "the table schema_migrations does not say how ticks are stored: it is not mdserver's"
+                "the table schema_migrations does not record how ticks are stored: it is not mdserver's"
             )
         if note := engine_note(conn, engine):
             log.warning(note)
@@ -232,15 +233,18 @@ def _set_up(conn: Connection, session: Session, apply: bool, log: structlog.stdl
         with conn.transaction():
             session.begin(conn)
             ensure_ahead(conn)
-    except psycopg.Error as error:  # housekeeping tries again; until they are missed nothing is lost
+    except psycopg.Error as error:  # no reason to refuse the start: a write makes the partition that it needs
         if conn.closed:
             raise
-        log.warning("partitions could not be made ahead", error=error_text(error))
+        log.warning(
+            "partitions for the coming month could not be created; housekeeping tries again within the hour",
+            error=error_text(error),
+        )
     return Opened(engine, version, tuple(names), _identity(conn), _epoch(conn, session))
 
 
 def _identity(conn: Connection) -> str | None:
-    """Return what tells this database from every other; None where the server does not give it out."""
+    """Return what distinguishes this database from every other; None where the server does not reveal it."""
     try:
         with conn.transaction():
             row = conn.execute(
@@ -257,8 +261,8 @@ def _epoch(conn: Connection, session: Session) -> str:
         row = conn.execute("select epoch from numbering").fetchone()
     if row is None:
         raise Rejected(
-            "the table numbering is empty: it has the one row that says what sequence numbers mean; restore it from a "
-            "backup, or insert another epoch, and no client can resume from numbers of the past"
+            "the table numbering is empty; it must hold one row, the epoch of the sequence numbers. Restore it from a "
+            "backup; if you insert a new epoch instead, no client can resume from numbers of before"
         )
     return str(row[0])
 

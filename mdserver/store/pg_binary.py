@@ -1,6 +1,7 @@
 """numpy columns in PostgreSQL's binary formats: array parameters and COPY rows (pure).
 
-The layouts are those of ``array_send`` and of ``COPY … (FORMAT binary)``: big-endian, each value behind its length.
+The layouts are those of ``array_send`` and of ``COPY … (FORMAT binary)``: big-endian, each value preceded by its
+length.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ __all__ = [
 ]
 
 Column: TypeAlias = "NDArray[Any] | None"
-"""A column of fixed-size values, or None where each is NULL."""
+"""A column of fixed-size values, or None if all are NULL."""
 
 COPY_START = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
-"""2000-01-01 in microseconds since 1970: where a timestamptz counts from."""
+"""2000-01-01 in microseconds since 1970: the epoch of a timestamptz."""
 
 
 def to_postgres_us(time_us: ArrayLike) -> Ints:
@@ -85,7 +86,7 @@ class Float8Array(_BinaryArray):
 
 
 class TimeArray(_BinaryArray):
-    """A ``timestamptz[]``; made from :func:`to_postgres_us`."""
+    """A ``timestamptz[]``; takes what :func:`to_postgres_us` returns."""
 
     element_oid, array_oid, element = 1184, 1185, ">i8"
 
@@ -108,8 +109,8 @@ for _kind in (Int4Array, Int8Array, Float8Array, TimeArray):
 def copy_rows(columns: Sequence[Column], count: int) -> bytes:
     """Return ``count`` rows of COPY data, without :data:`COPY_START` and :data:`COPY_END`.
 
-    All rows have the same NULLs and, per column, the same length in bytes; rows of different
-    shapes go into one COPY as one block after the other.
+    All rows must have the same columns NULL and, per column, the same length in bytes. Rows of different shapes go
+    into one COPY as one block after another.
     """
     rows = np.empty(count, list(_row_fields(columns)))
     rows["fields"] = len(columns)

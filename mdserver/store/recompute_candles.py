@@ -1,8 +1,8 @@
-"""Candles recomputed in SQL, from stored rows: where merging would be wrong.
+"""Recompute candles in SQL from stored rows, where merging would be wrong.
 
-A record older than what its series already holds may change what opened or closed a candle, so the minutes that
-it touches are computed again from the ticks and the coarser candles from the finer ones. The arithmetic is that of
-:mod:`mdserver.candles`, bit for bit: the same float operations, sizes split into whole and 1e-8 parts.
+A record older than what its series already holds may change the open or the close of a candle. So the minutes that
+it touches are recomputed from the stored rows, and the coarser candles from the finer ones. The arithmetic is that
+of :mod:`mdserver.candles`, bit for bit: the same float operations, sizes split into whole and 1e-8 parts.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ _COARSER = f"""insert into candles (series_id, timeframe, time, open, high, low,
 
 
 def recompute(conn: psycopg.Connection[Any], table: str, series_id: Ints, time_us: Ints) -> None:
-    """Recompute, in every timeframe, the candles that rows of these series at these times belong to.
+    """Recompute the candles, in every timeframe, that rows of these series at these times belong to.
 
-    Candles whose rows retention has dropped stay as they are: a row that comes there later is not the whole story.
+    Candles whose rows retention has dropped stay as they are: a row that arrives late is only a part of theirs.
     """
     finest = min(TIMEFRAMES.values())
     conn.execute(_MINUTES[table], _buckets(series_id, time_us, finest), prepare=True)
@@ -92,7 +92,7 @@ def recompute(conn: psycopg.Connection[Any], table: str, series_id: Ints, time_u
 
 
 def recompute_coarser(conn: psycopg.Connection[Any], series_id: Ints, time_us: Ints, finer: int) -> None:
-    """Recompute the candles at these times in every timeframe above ``finer`` seconds, each from the one below it."""
+    """Recompute the candles at these times in every timeframe above ``finer`` seconds, each from the next finer one."""
     for timeframe_s in sorted(seconds for seconds in TIMEFRAMES.values() if seconds > finer):
         ids, opens = _buckets(series_id, time_us, timeframe_s)
         conn.execute(

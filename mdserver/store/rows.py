@@ -1,4 +1,4 @@
-"""Batches of records as columns: for COPY and for candles, as their kind's row says. No database here."""
+"""Turn batches of records into columns for COPY and for candles, as their kind's row in KINDS defines. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Table: TypeAlias = Literal["ticks", "trades"]
 """The tables that candles are made from."""
 
 MAX_TIME_US = 7_258_118_400_000_000
-"""2200-01-01: no record's true time; PostgreSQL could hold it, a partition per month could not."""
+"""2200-01-01: no record has a time so late. PostgreSQL could hold it, but each such month would cost a partition."""
 
 MAX_NAME_BYTES = 4 * MAX_LENGTH
 """The longest broker, symbol, type or variant, in bytes of UTF-8."""
@@ -35,8 +35,8 @@ _Chosen: TypeAlias = NDArray[np.intp]
 class Rows:
     """Rows of one kind, in the order of their arrival.
 
-    ``place`` is each one's place in the list of series. ``prices`` are the same rows for candles, sorted; their
-    ``series`` is the place as well. None: of this kind there are no candles.
+    ``place`` is the index of each row's series in the list of series. ``prices`` are the same rows for candles,
+    sorted; their ``series`` is that index as well. ``prices`` is None for kinds without candles.
     """
 
     stored: StoredAs
@@ -53,8 +53,8 @@ class Rows:
 def storage_fault(published: Published) -> str | None:
     """Return why a record cannot be stored, or None.
 
-    The check at the door is stricter about prices; this one keeps a record that slipped through it from
-    stopping all others behind it.
+    The check of published records (:mod:`mdserver.record_check`) is stricter about prices. This one makes sure that a
+    record which slipped through it does not block all records behind it.
     """
     record = published.record
     if not 0 <= record.time_us < MAX_TIME_US:
@@ -73,24 +73,24 @@ def storage_fault(published: Published) -> str | None:
             if not 0 <= value <= MAX_SIZE:
                 return f"{column.name} {value} is not between 0 and {MAX_SIZE:g}"
         elif column.form == "text" and not is_text(value, MAX_ID_BYTES):
-            return f"{column.name} is no text of at most {MAX_ID_BYTES} bytes without NUL: {value[:20]!r}"
+            return f"{column.name} is not a text of at most {MAX_ID_BYTES} bytes without NUL: {value[:20]!r}"
     return None
 
 
 def topic_fault(topic: Topic) -> str | None:
-    """Return why a topic cannot have a series, or None: an index takes no text of thousands of characters."""
+    """Return why a topic cannot have a series, or None. An index of PostgreSQL takes no text of thousands of bytes."""
     for text in topic:
         if not is_text(text, MAX_NAME_BYTES):
-            return f"a name is no text of at most {MAX_NAME_BYTES} bytes without NUL: {text[:20]!r}"
+            return f"a name is not a text of at most {MAX_NAME_BYTES} bytes without NUL: {text[:20]!r}"
     return None
 
 
 def rows_of(
     kind: Kind, batch: Sequence[Published], place: Sequence[int], ids: Sequence[int], *, received: bool = True
 ) -> Rows:
-    """Return records of one stored kind as rows; ``ids`` gives the series id at each place.
+    """Return records of one stored kind as rows; ``place`` indexes ``ids``, the list of series ids.
 
-    What is not given (None, an empty text) is NULL; so are times of receipt without ``received``.
+    A value that is not given (None, an empty text) becomes NULL; without ``received`` so do the times of receipt.
     """
     stored = kind.stored
     if stored is None:
@@ -113,7 +113,7 @@ def rows_of(
 
 @attrs.frozen(eq=False)
 class _Values:
-    """A column ready for COPY: ``lengths`` of the texts, or 1 and 0 (NULL); None where no value is NULL."""
+    """A column ready for COPY. ``lengths``: of texts, else 1, or 0 where NULL; None if no value is NULL."""
 
     values: NDArray[Any]
     lengths: Ints | None = None
@@ -140,7 +140,7 @@ def _encode(column: StoredColumn, values: Iterator[Any]) -> _Values:
 
 def _texts(texts: list[bytes]) -> _Values:
     lengths = np.array([len(text) for text in texts], np.int64)
-    # objects: an array of bytes would take the longest text for each row
+    # an array of objects: in a fixed-width one, each row would take as much memory as the longest text
     return _Values(np.array(texts, np.object_), lengths)
 
 
@@ -151,6 +151,8 @@ def _encode_times(times_us: Iterable[int | None]) -> _Values:
 
 def _copy_data(columns: Sequence[_Values], count: int) -> bytes:
     """Return COPY data: one block of rows per shape (which values are NULL, how long texts are)."""
+    # A row's shape is one number with a digit per column, the value's length, in a base that fits the longest:
+    # rows of equal numbers can be laid out as one numpy array.
     shapes = np.zeros(count, np.int64)
     pick: list[Callable[[int], int]] = []
     for column in columns:

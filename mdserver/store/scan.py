@@ -1,4 +1,4 @@
-"""Stored rows of one series in the order of (time, seq), streamed as numpy columns: bounded memory, any length."""
+"""Stream the stored rows of one series, ordered by (time, seq), as numpy columns: memory stays bounded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _POSTGRES_EPOCH_US = -int(to_postgres_us(0))
 
 
 class Block(NamedTuple):
-    """Consecutive rows: when, which, and what they are for candles."""
+    """Consecutive rows: their times, their numbers, and their prices and sizes for candles."""
 
     time_us: Ints
     seq: Ints
@@ -57,9 +57,9 @@ def scan(
     end_us: int,
     price: QuotePrice = "mid",
 ) -> Iterator[Block]:
-    """Yield the rows of a series in ``[first_us, end_us)``, about ``BLOCK_ROWS`` at once. Blocking.
+    """Yield the rows of a series in ``[first_us, end_us)``, about ``BLOCK_ROWS`` at a time. Blocking.
 
-    ``price`` is what ticks count with. The connection is busy until the last one is read.
+    ``price`` says which price of a tick to use. The connection is busy until the last block is read.
     """
     columns = _COLUMNS[table]
     statement = sql.SQL(_COPY).format(
@@ -82,6 +82,7 @@ def scan(
             pieces.append(data)
             size += len(data)
             if size >= BLOCK_ROWS * dtype.itemsize:
+                # psycopg's pieces need not end with a row: the torn last one waits for its rest
                 joined = rest + b"".join(pieces)
                 whole = len(joined) // dtype.itemsize * dtype.itemsize
                 yield _block(table, joined[:whole], dtype, price)
@@ -92,12 +93,12 @@ def scan(
 
 
 def candles_of(block: Block) -> Candles:
-    """Return the 1m candles of the rows; the first and the last may go on in the blocks beside it."""
+    """Return the 1m candles of the rows; the first and the last may continue in the neighbouring blocks."""
     return candles_of_prices(block.prices)
 
 
 def join_minutes(parts: list[Candles]) -> Candles:
-    """Return the 1m candles of consecutive blocks as one."""
+    """Join the 1m candles of consecutive blocks."""
     return merge(parts, MINUTE_S) if len(parts) > 1 else parts[0]
 
 

@@ -1,4 +1,4 @@
-"""The table ``series``: one row per topic that was ever stored, with what is known about its rows."""
+"""The table ``series``: one row per topic that was ever stored, with the counts and bounds of its records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SeriesInfo", "list_series", "lock_series", "read_last_records"]
 
 
 class SeriesInfo(Struct, frozen=True):
-    """A row of ``series``; times in microseconds, None while it holds no rows."""
+    """A row of ``series``; times in microseconds, None while no records are stored."""
 
     id: int
     broker: str
@@ -54,13 +54,13 @@ _CREATE = """insert into series (broker, symbol, type, variant)
 
 
 def list_series(conn: psycopg.Connection[Any], symbol: str | None = None) -> list[SeriesInfo]:
-    """Return the series that hold records, or those of one symbol, in the order of their making."""
+    """Return the series of kinds that are stored, of all symbols or one, in the order of their creation."""
     kept = {kind.name for kind in BY_NAME.values() if kind.stored is not None}
     return [series for series in _list(conn, symbol) if series.type in kept]
 
 
 def read_last_records(conn: psycopg.Connection[Any]) -> dict[Topic, LastRecord]:
-    """Return where each topic stands, also of kinds of which only the numbers are kept."""
+    """Return the last number and time of each topic, also of kinds of which only the numbers are stored."""
     return {one.topic: LastRecord(one.last_seq, one.latest_us or 0) for one in _list(conn, None)}
 
 
@@ -70,9 +70,10 @@ def _list(conn: psycopg.Connection[Any], symbol: str | None) -> list[SeriesInfo]
 
 
 def lock_series(conn: psycopg.Connection[Any], topics: Collection[Topic]) -> dict[Topic, SeriesInfo]:
-    """Return the series of the topics, making those that are missing, locked until the transaction ends.
+    """Return the series of the topics, locked until the transaction ends; create those that are missing.
 
-    The lock keeps other writers out (an import of the same series), not readers; so what is read here stays true.
+    The lock keeps out other writers of the same series, such as an import, but no readers. So what is read here stays
+    true until the end of the transaction.
     """
     known = _lock(conn, topics)
     missing = [topic for topic in topics if topic not in known]

@@ -1,4 +1,4 @@
-"""Everything that is stored, behind one class; nothing outside this package knows SQL."""
+"""The storage layer behind one class; nothing outside this package knows SQL."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
 from .live.write_batch import SetAside, Written, write
-from .query import bid_ask_candles as sides
-from .query import read_candles as read
+from .query import bid_ask_candles, read_candles
 from .query.read_candles import CandleColumns
 from .query.read_records import RecordPage, RowPosition, read_records
 from .series import SeriesInfo, list_series, read_last_records
@@ -43,10 +42,10 @@ T = TypeVar("T")
 
 
 class Store:
-    """What the rest of the server sees of storage.
+    """The storage layer as the rest of the server sees it.
 
-    Each method is one transaction and one hop to a worker thread; all raise
-    :class:`~mdserver.errors.StoreUnavailable` while the database is away, and can be cancelled.
+    Each method is one transaction in a worker thread. All raise :class:`~mdserver.errors.StoreUnavailable` while the
+    database is unavailable, and all can be cancelled.
     """
 
     def __init__(self, database: Database, *, store_received: bool = True) -> None:
@@ -54,16 +53,16 @@ class Store:
         self._store_received = store_received
 
     async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
-        """Return what is stored: a row per broker, symbol and record type; of one symbol if given."""
+        """Return what is stored, a row per broker, symbol and record type: of all symbols, or of one."""
         return await self._read(lambda conn: list_series(conn, symbol))
 
     async def last_records(self) -> dict[Topic, LastRecord]:
-        """Return where each topic stands, also of kinds of which only the numbers are stored."""
+        """Return the last number and time of each topic, also of kinds of which only the numbers are stored."""
         return await self._read(read_last_records)
 
     async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
         """Return the candles whose opens are in ``[from_s, to_s]``, ascending, the forming one included."""
-        return await self._read(lambda conn: read.candles(conn, series_id, timeframe_s, from_s, to_s))
+        return await self._read(lambda conn: read_candles.candles(conn, series_id, timeframe_s, from_s, to_s))
 
     async def candles_at(self, keys: Sequence[CandleKey]) -> dict[CandleKey, StoredCandle]:
         """Return those of these candles that exist, of any series and timeframe."""
@@ -72,17 +71,19 @@ class Store:
     async def side_candles(
         self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice
     ) -> CandleColumns:
-        """Return the bid or ask candles whose opens are in ``[from_s, to_s]``: computed from the stored ticks.
+        """Return the bid or ask candles whose opens are in ``[from_s, to_s]``, computed from the stored ticks.
 
-        See :func:`sides.side_candles`; ask :meth:`count_ticks` first how many those are.
+        See :func:`.bid_ask_candles.side_candles`; :meth:`count_ticks` returns beforehand how many ticks that reads.
         """
         return await self._read(
-            lambda conn: sides.side_candles(conn, series_id, timeframe_s, from_s, to_s, side)
+            lambda conn: bid_ask_candles.side_candles(conn, series_id, timeframe_s, from_s, to_s, side)
         )
 
     async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
         """Return how many stored ticks make the candles whose opens are in ``[from_s, to_s]``."""
-        return await self._read(lambda conn: sides.count_ticks(conn, series_id, timeframe_s, from_s, to_s))
+        return await self._read(
+            lambda conn: bid_ask_candles.count_ticks(conn, series_id, timeframe_s, from_s, to_s)
+        )
 
     async def records(
         self,
@@ -94,9 +95,9 @@ class Store:
         after: RowPosition | None = None,
         limit: int,
     ) -> RecordPage:
-        """Return the first ``limit`` records in ``[from_us, to_us]`` that come behind ``after``.
+        """Return the first ``limit`` records in ``[from_us, to_us]`` that come after the position ``after``.
 
-        ``type_`` is the series' own. Raises KeyError for a kind that does not exist, ValueError for one without table.
+        ``type_`` is the type of the series. Raises KeyError for an unknown type, ValueError for one without a table.
         """
         stored = BY_NAME[type_].stored
         if stored is None:
@@ -131,17 +132,17 @@ class Store:
         )
 
     async def mark_gap(self, gap_id: int, state: GapState) -> bool:
-        """Set what became of a gap, such as filled from a history; False if there is none of this id."""
+        """Set the state of a gap, such as filled from a history; return False if no gap has this id."""
         return await self._change(lambda conn: mark_gap(conn, gap_id, state))
 
     async def write(self, batch: Sequence[Published], set_aside: SetAside = lambda rejected: None) -> Written:
-        """Store a batch in one transaction; what is stored already is skipped, by ``seq``.
+        """Store a batch in one transaction; records whose ``seq`` is stored already are skipped.
 
-        A record that PostgreSQL refuses for what it holds never keeps others: the batch is halved until the culprit
-        is alone, and it comes back in ``rejected``. ``set_aside`` gets it first, in a worker thread, before any later
-        record is stored: what it raises (OSError) is raised, and nothing behind is stored. After that, after
-        :class:`~mdserver.errors.StoreUnavailable` or a cancellation the batch may or may not be stored: write it
-        again.
+        A record whose content PostgreSQL refuses never blocks the others: the batch is halved until the culprit is
+        alone, and it is returned in ``rejected``. Before any later record is stored, ``set_aside`` is called with it
+        in a worker thread; if that raises (OSError), so does this method, and no later record is stored. After that
+        error, after :class:`~mdserver.errors.StoreUnavailable` or a cancellation the batch may be stored in part or
+        whole: write it again.
         """
         try:
             return await self._change(
@@ -152,6 +153,8 @@ class Store:
                 rejected = [(batch[0], str(error))]
                 await trio.to_thread.run_sync(set_aside, rejected)
                 return Written(rejected=rejected)
+        # In order, never side by side: a later half that is stored first would raise ``last_seq``, and the earlier
+        # half would be skipped as stored already.
         middle = len(batch) // 2
         first = await self.write(batch[:middle], set_aside)
         second = await self.write(batch[middle:], set_aside)
@@ -162,7 +165,7 @@ class Store:
         )
 
     async def try_write(self, batch: Sequence[Published]) -> None:
-        """Write a batch and take that back: to find out whether it can be stored. Raises as :meth:`write`."""
+        """Write a batch and roll it back, to find out whether it can be stored. Raises as :meth:`write` does."""
 
         def work(conn: psycopg.Connection[Any]) -> None:
             with conn.transaction(force_rollback=True):
@@ -174,31 +177,31 @@ class Store:
             raise StoreUnavailable(str(error)) from error
 
     async def open_series(self, source: str, symbol: str) -> SeriesInfo:
-        """Return the series that a source's ticks are imported into, made if there is none; Rejected if it is live."""
+        """Return the series for a source's imported ticks, created if missing. Raises Rejected if it is a live one."""
         return await self._database.run(lambda conn: open_series(conn, source, symbol))
 
     async def settled_hours(self, series_id: int, first_us: int, last_us: int) -> dict[int, bool]:
-        """Return the hours in ``[first_us, last_us]`` that were imported for good, and whether each is empty."""
+        """Return the hours in ``[first_us, last_us]`` whose import is final, and whether each is empty."""
         return await self._database.run(lambda conn: read_settled(conn, series_id, first_us, last_us))
 
     async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:
-        """Return whether each hour that ``[first_us, last_us]`` touches was imported for good: no import changes it."""
+        """Return whether the import of each hour that ``[first_us, last_us]`` touches is final."""
         return await self._read(lambda conn: is_settled(conn, series_id, first_us, last_us))
 
     async def load_hours(self, series: SeriesInfo, hours: Sequence[FetchedHour]) -> list[HourResult]:
         """Store whole hours of ticks in one transaction, with candles and ledger; see :mod:`.history.load_hours`.
 
-        After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done: do it again, that is safe.
+        After :class:`~mdserver.errors.StoreUnavailable` it may or may not be done; repeating it is safe.
         """
         engine = self._database.engine
         return await self._change(lambda conn: load_hours(conn, series, engine, hours))
 
     async def _read(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Read what a client waits for."""
+        """Read for a waiting client."""
         return await self._database.run(work, within_s=READ_S)
 
     async def _change(self, work: Callable[[psycopg.Connection[Any]], T], *, live: bool = False) -> T:
-        """Store rows; where a partition is gone that was there, the next try makes it again."""
+        """Store rows. If a known partition has been dropped, raise, and create it at the next try."""
         try:
             return await self._database.run(work, live=live)
         except PartitionGone:

@@ -285,7 +285,7 @@ async def test_a_signal_while_it_waits_for_a_database_ends_the_start(folder: Pat
 async def test_a_signal_while_the_first_start_makes_the_database_ends_it(folder: Path) -> None:
     config = write_config(folder, first_start=True)
     async with open_daemon(config, wait_ready=False) as daemon:
-        await daemon.wait_log("preparing PostgreSQL")
+        await daemon.wait_log("creating the database folder")
         assert await daemon.stop(signal.SIGTERM) == 0
         assert not daemon.base
     assert not list(folder.glob("data/postgres/cluster/postmaster.pid"))

@@ -143,7 +143,7 @@ async def test_first_start_and_second(reachable_path: Path, choice: str) -> None
             assert os.getsid(pid) == pid  # Ctrl-C at the terminal does not reach it
             query(url, "create table kept as select 1 as x")
     assert [line["event"] for line in logs] == [
-        "preparing PostgreSQL (first start, about 2 s)",
+        "creating the database folder (first start, about 2 s)",
         "PostgreSQL is ready",
         "PostgreSQL has stopped",
     ]
@@ -155,7 +155,7 @@ async def test_first_start_and_second(reachable_path: Path, choice: str) -> None
 
 
 @users
-async def test_kill_9_of_the_daemon_leaves_a_server_that_is_adopted(
+async def test_kill_9_of_the_daemon_leaves_a_server_that_is_taken_over(
     user_folder: tuple[Path, list[str]], choice: str, start_child: Any
 ) -> None:
     folder, uid = user_folder
@@ -210,7 +210,7 @@ async def test_a_busy_process_of_a_killed_server_does_not_block_the_start(
         await trio.to_thread.run_sync(wait_gone, first["pid"])
         with capture_logs() as logs:
             assert await run_once(prepared_path, "select 1") == (1,)
-        assert logs[0]["event"] == "ended processes of a PostgreSQL server that was killed"
+        assert logs[0]["event"] == "killed processes that a killed PostgreSQL server had left behind"
         assert conn.info.backend_pid in logs[0]["pids"]
 
 
@@ -234,13 +234,13 @@ async def test_an_error_in_the_context_comes_through_bare(prepared_path: Path) -
             raise LookupError("mine")
 
 
-async def test_an_adopted_server_is_stopped_at_the_end(prepared_path: Path, start_child: Any) -> None:
+async def test_a_server_taken_over_is_stopped_at_the_end(prepared_path: Path, start_child: Any) -> None:
     child, first = await trio.to_thread.run_sync(start_child, prepared_path, "auto")
     child.kill()
     child.wait()
     with capture_logs() as logs:
         assert await run_once(prepared_path, "select 1") == (1,)
-    assert "adopted it" in [line["event"] for line in logs]
+    assert "took over the PostgreSQL of an earlier run" in [line["event"] for line in logs]
     await trio.to_thread.run_sync(wait_gone, first["pid"])
     assert not is_postmaster(prepare_place(prepared_path), first["pid"])
 
@@ -308,8 +308,8 @@ async def test_a_left_server_that_cannot_be_reached_is_replaced(
     with capture_logs() as logs:
         assert await run_once(prepared_path, "select x from kept") == (1,)
     assert [line["event"] for line in logs][:4] == [
-        "found a PostgreSQL that an earlier run left behind",
-        "it does not answer",
+        "found a PostgreSQL that an earlier run left running",
+        "the PostgreSQL of an earlier run does not answer; it is stopped and started anew",
         "PostgreSQL has stopped",
         "PostgreSQL is ready",
     ]
@@ -535,4 +535,4 @@ async def test_other_processes_of_its_account_do_not_get_in(reachable_path: Path
     with capture_logs() as logs:
         assert await run_once(reachable_path, "select x from kept") == (1,)
     assert rules.read_text() == own
-    assert any("changed by hand" in line["event"] for line in logs)
+    assert any("pg_hba.conf was edited" in line["event"] for line in logs)

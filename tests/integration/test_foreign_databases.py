@@ -30,7 +30,7 @@ TAKEN = {
     """create foreign data wrapper w; create server s foreign data wrapper w;
        create foreign table series (id int) server s""": "the foreign table series",
     "create table ticks (id int); create view market_ticks as select 1 as id": "the view market_ticks, the table ticks",
-    "create table schema_migrations (version text)": "schema_migrations .* another program's",
+    "create table schema_migrations (version text)": "schema_migrations .* belongs to another program",
 }
 
 

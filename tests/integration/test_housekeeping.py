@@ -104,12 +104,12 @@ async def test_a_frozen_database_is_known_without_a_reader(
     async with open_embedded(reachable_path, log=log) as url:
         async with open_database(url, retry_for_s=0, log=log) as database:
             signs = SignsOfLife(database)
-            await signs.ask()
+            await signs.check()
             assert signs.away is None
             with frozen(reachable_path):
-                await signs.ask()
+                await signs.check()
                 assert signs.away is not None
                 assert "no answer within 0.3 s" in signs.away
             with trio.fail_after(15):
                 while signs.away is not None:
-                    await signs.ask()
+                    await signs.check()

@@ -107,7 +107,7 @@ async def test_prices_that_cannot_be_true_are_failed(importer: Importer, feed: F
             one["cause"],
         )
         assert re.search(
-            r"15h_ticks\.bi5: the bid 11\d\.\d+ is off by more than a factor of 50 from the one that is stored, "
+            r"15h_ticks\.bi5: the bid 11\d\.\d+ differs by more than a factor of 50 from the one that is stored, "
             r"1\.1\d+ at 2024-03-11T14:\d\d:\d\dZ$",
             other["cause"],
         )

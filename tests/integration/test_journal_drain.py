@@ -386,7 +386,7 @@ async def test_what_cannot_be_stored_is_set_aside(database: Database, tmp_path: 
     assert (told["seq"], told["topic"]) == (2, list(TOPIC))
     assert "time_us -5" in told["cause"]
     assert value(metrics, "records_rejected_total", broker="mock", reason="unstorable") == 1
-    assert [log["event"] for log in logs] == ["records that the database cannot hold are set aside"]
+    assert [log["event"] for log in logs] == ["records that the database refuses are set aside in a file"]
 
 
 async def test_a_fault_of_ours_ends_the_writer(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ async def _work_through_a_pooler(url: str) -> None:
                 nursery.start_soon(read)
         assert refused == []
         for of_a_session in (drop_secondary, recreate):
-            with pytest.raises(Rejected, match="the pooler before the database does not give"):
+            with pytest.raises(Rejected, match="which the pooler does not provide"):
                 await of_a_session(database)
         assert [report.findings for report in await check(database)] == [[]]
         kept = await drop_old(database, 30, now=datetime(2024, 6, 1, tzinfo=UTC))

@@ -214,7 +214,7 @@ async def test_a_partition_that_was_dropped_is_made_again(store: Store, database
     for seq in (1, 2):  # it is known once it was found
         await store.write([tick(seq, START_US)])
     await database.run(lambda conn: conn.execute("drop table ticks_y2024m03"))
-    with pytest.raises(StoreUnavailable, match="a partition is gone"):
+    with pytest.raises(StoreUnavailable, match="a partition was dropped"):
         await store.write([tick(3, START_US + 1)])
     written = await store.write([tick(3, START_US + 1)])
     assert (written.rows, written.rejected) == (1, [])

@@ -41,4 +41,4 @@ def test_a_quote_that_is_crossed_fails_its_hour_whatever_plugin_decoded_it() -> 
     "start", [EARLIEST_US - HOUR_US, NOW + 25 * HOUR_US, START // 1_000 // HOUR_US * HOUR_US]
 )
 def test_hours_that_no_record_can_be_of(start: int) -> None:
-    assert "no record can be of" in str(hour_fault(ticks(start), start, NOW))
+    assert "no record can have the time" in str(hour_fault(ticks(start), start, NOW))

@@ -1,1 +1,1 @@
-"""Connections to PostgreSQL, and units of work in worker threads."""
+"""Connections to PostgreSQL, and transactions in worker threads."""

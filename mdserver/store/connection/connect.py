@@ -1,4 +1,4 @@
-"""Making a connection: what may be said of a URL, patience at the start, the settings of a session."""
+"""Connect to PostgreSQL: the part of a URL that may be logged, retries at the start, our connection parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONNECT_S = 10
 """How long one attempt to connect may take."""
 
 ATTEMPT_S = 2 * CONNECT_S
-"""How long one attempt may take with the first question to the server, which may have frozen."""
+"""How long one attempt may take including the first query: the server may have frozen."""
 
 BACKOFF_S = (0.25, 5.0)
 """The first and the longest pause between attempts to connect at the start."""
@@ -39,8 +39,8 @@ KEEPALIVE = {
     "tcp_user_timeout": 20_000,
 }
 
-# libpq gives no SQLSTATE of a refused login, and servers translate the text. Where it is not understood, nothing but
-# the shortcut is lost: the server is tried again until the time is up, and the error ends with its words.
+# libpq reports no SQLSTATE for a refused login, and servers translate the text. Where none of these matches, only the
+# shortcut is lost: we retry until the time is up, and our error quotes the server's text.
 _FINAL = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|is not permitted to log in"
     r"|(?:role|user|database) \"[^\"]*\" does not exist|permission denied for database"
@@ -54,7 +54,7 @@ _BAD_URL = (
 
 
 def describe(url: str) -> str:
-    """Return ``user@host:port/name`` of a URL or conninfo: what may be logged. Raises :class:`ConfigError`."""
+    """Return ``user@host:port/name`` of a URL or conninfo, which is safe to log. Raises :class:`ConfigError`."""
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -66,7 +66,7 @@ def describe(url: str) -> str:
     keys = ("user", "host", "port", "dbname")
     user, host, port, name = (str(given.get(key) or defaults[key]) for key in keys)
     if not re.fullmatch(r"[\d,]*", port) or "@" in host + name:
-        # a "#", "/" or "@" in the password has moved a part of it here
+        # an unencoded "#", "/" or "@" in the password has put a part of the password into these fields
         raise ConfigError([_BAD_URL])
     return f"{user}@{host or 'localhost'}:{port}/{name or user}"
 
@@ -74,7 +74,7 @@ def describe(url: str) -> str:
 async def connect_patiently(
     url: str, where: str, retry_for_s: float, log: structlog.stdlib.BoundLogger
 ) -> Connection:
-    """Return a first connection, trying again with growing pauses while nobody answers or nothing can be written."""
+    """Return the first connection; retry with growing pauses while nobody answers or the server takes no writes."""
     deadline = trio.current_time() + retry_for_s
     backoff = Backoff(*BACKOFF_S)
     while True:
@@ -96,18 +96,18 @@ async def connect_patiently(
 
 @define(eq=False)
 class _Attempt:
-    """One attempt to connect, left to its thread if cancelled: a silent host must not hold up the shutdown."""
+    """One attempt to connect. If cancelled, its thread is abandoned: a silent host must not delay the shutdown."""
 
     url: str
     _lock: threading.Lock = field(factory=threading.Lock)
-    _left: bool = False
+    _abandoned: bool = False
 
     async def connect(self) -> Connection:
         try:
             return await trio.to_thread.run_sync(self._connect, abandon_on_cancel=True)
         except trio.Cancelled:
             with self._lock:
-                self._left = True
+                self._abandoned = True
             raise
 
     def _connect(self) -> Connection:
@@ -118,23 +118,23 @@ class _Attempt:
             connection.close()
             raise
         with self._lock:
-            if self._left:
+            if self._abandoned:  # nobody will take it
                 connection.close()
         return connection
 
 
 def connection_parameters(url: str) -> dict[str, Any]:
-    """Return our parameters of a connection: those that the URL does not set itself, and its encoding."""
+    """Return our parameters of a connection: those that the URL does not set itself, and the encoding."""
     given = conninfo_to_dict(url)
     ours: dict[str, Any] = {"application_name": "mdserver", "connect_timeout": CONNECT_S, **KEEPALIVE}
     if "," in str(given.get("host") or given.get("hostaddr") or ""):
-        ours["target_session_attrs"] = "read-write"  # of several servers the one that takes writes
-    # texts come and go as UTF-8, also where the database has no encoding (SQL_ASCII)
+        ours["target_session_attrs"] = "read-write"  # among several hosts, choose the one that takes writes
+    # exchange texts as UTF-8, also where the database has no encoding (SQL_ASCII)
     return {name: value for name, value in ours.items() if name not in given} | {"client_encoding": "UTF8"}
 
 
 def _check_writable(conn: Connection) -> None:
-    """Raise psycopg.OperationalError where nothing can be written; after a fail-over or a repair it may be."""
+    """Raise psycopg.OperationalError if the server takes no writes. That may change (fail-over), so it is retried."""
     conn.autocommit = True
     row = conn.execute("select current_setting('transaction_read_only'), pg_is_in_recovery()").fetchone()
     conn.autocommit = False

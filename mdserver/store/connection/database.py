@@ -1,7 +1,7 @@
-"""A pool of connections, each unit of work in one worker thread.
+"""A pool of connections; each unit of work is one transaction in one worker thread.
 
-psycopg's own async is for asyncio only; synchronous connections in threads cost one hop (0.2 ms) per unit of work.
-A password never gets into an error or a log line.
+psycopg's own async mode is for asyncio only. Synchronous connections in threads cost 0.2 ms per transaction.
+No error and no log line contains a password.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .thread_transaction import ThreadTransaction, cancel_with_task, give_up_wai
 __all__ = ["READ_S", "Database", "Engine", "Opened"]
 
 READ_S = 7.5
-"""How long a read for a client may take, its wait for a turn included. A statement that the server does not end takes
-2 s more to be cut, and proxies mostly wait for 30 s, some for 10."""
+"""How long a read for a client may take, the wait for a connection included. If the server does not end a cancelled
+statement, cutting its connection takes 2 s more. Most proxies time out after 30 s, some after 10."""
 
 T = TypeVar("T")
 
 Engine: TypeAlias = Literal["plain", "timescaledb"]
-"""How ``ticks`` and ``trades`` are kept: monthly partitions of PostgreSQL, or TimescaleDB's hypertables."""
+"""How ``ticks`` and ``trades`` are stored: in monthly partitions of PostgreSQL or in TimescaleDB's hypertables."""
 
 
 @attrs.frozen
@@ -35,7 +35,8 @@ class Opened:
     """What was found and done when a database was opened.
 
     ``server_version`` is libpq's number (150018), ``applied`` are the migrations that were pending. ``identity``
-    tells this database from every other, as far as the server gives that out. ``epoch`` names the numbering in it.
+    distinguishes this database from every other, None where the server does not reveal it. ``epoch`` names the
+    numbering of its records.
     """
 
     engine: Engine
@@ -46,35 +47,35 @@ class Opened:
 
 
 class Database:
-    """A pool of connections. Until it is ``opened`` it refuses all work, as a database that is away does."""
+    """A pool of connections. Until it is ``opened`` it refuses all work as unavailable."""
 
     def __init__(self, pool: ConnectionPool[Connection], session: Session, *, where: str) -> None:
         self.opened: Opened | None = None
         self.where = where
         self._pool = pool
         self._session = session
-        # live records have a turn and a connection of their own, however many are reading
+        # One connection is reserved for live records, however many clients are reading.
         self._live = trio.CapacityLimiter(1)
         self._others = trio.CapacityLimiter(max(1, pool.max_size - 1))
 
     @property
     def engine(self) -> Engine:
-        """How ticks are kept. Raises :class:`StoreUnavailable` until the database is opened."""
+        """How ticks are stored. Raises :class:`StoreUnavailable` until the database is opened."""
         return self._opened().engine
 
     @property
     def server_version(self) -> int:
-        """libpq's number. Raises :class:`StoreUnavailable` until the database is opened."""
+        """libpq's version number. Raises :class:`StoreUnavailable` until the database is opened."""
         return self._opened().server_version
 
     def _opened(self) -> Opened:
         if self.opened is None:
-            raise StoreUnavailable(f"{self.where} has not been reached since the start")
+            raise StoreUnavailable(f"{self.where} has not been reached since the server started")
         return self.opened
 
     @property
     def pooled(self) -> bool:
-        """Whether a pooler in between gives each transaction another session: none keeps settings or locks."""
+        """Whether a pooler gives each transaction another session, so that no settings or locks outlast it."""
         return self._session.pooled
 
     async def run(
@@ -87,27 +88,26 @@ class Database:
     ) -> T:
         """Run ``work`` in a worker thread, in one transaction: committed if it returns, rolled back if it raises.
 
-        ``live``: it stores live records, one such at a time, and does not queue with the others. ``one_state``: it
-        only reads, and sees one state of the database from its beginning to its end. ``within_s``: give up after so
-        many seconds in all, for what a client waits for.
+        ``live``: it stores live records; such work runs one at a time and does not queue with the others.
+        ``one_state``: it only reads, and all of its statements see the same snapshot of the database. ``within_s``:
+        give up after so many seconds in all, because a client is waiting.
 
-        Errors of psycopg are mapped, see :func:`~.database_errors.mapped`: :class:`StoreUnavailable` where trying
-        again may help (no turn within ``QUEUE_S``, no connection within ``ACQUIRE_S``, a connection that broke, a
-        statement past its time, a deadlock, a right that is missing), :class:`~.database_errors.DataRefused` where
-        the rows are to blame. If the connection broke during the commit, it is not known whether that took place.
-        What ``work`` raises itself comes through.
+        Errors of psycopg are mapped by :func:`~.database_errors.mapped`: to :class:`StoreUnavailable` where a retry
+        may help (no turn within ``QUEUE_S``, no connection within ``ACQUIRE_S``, a broken connection, a statement
+        timeout, a deadlock, a missing privilege), to :class:`~.database_errors.DataRefused` where the rows are to
+        blame. If the connection broke during the commit, it is unknown whether the commit took place. What ``work``
+        raises itself is raised unchanged.
 
-        When cancelled, the running statement is cancelled at the server and the thread is waited for; where the
-        server answers neither within ``CANCEL_S``, the connection is cut. A unit of work that was still waiting is
-        dropped.
+        When cancelled, it cancels the running statement at the server and waits for the thread; if the server does
+        not react within ``CANCEL_S``, it cuts the connection. Work that was still queued is dropped.
         """
         unit = ThreadTransaction(self._pool, work, self._session, self.where, one_state=one_state)
         limiter = self._live if live else self._others
         if within_s is None:
-            return await self._hop(unit, limiter)
+            return await self._run_in_thread(unit, limiter)
         with trio.move_on_after(within_s) as scope:
             try:
-                return await self._hop(unit, limiter)
+                return await self._run_in_thread(unit, limiter)
             except StoreUnavailable as error:
                 if not scope.cancel_called:
                     raise
@@ -115,15 +115,17 @@ class Database:
         raise StoreUnavailable(f"{self.where}: no answer within {within_s:g} s")
 
     async def run_autocommit(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` like :meth:`run`, but each statement is a transaction of its own and may take its time.
+        """Run ``work`` like :meth:`run`, but with each statement in a transaction of its own and without a timeout.
 
-        For what PostgreSQL does not do within a transaction: building an index concurrently.
+        For what PostgreSQL refuses within a transaction, such as building an index concurrently.
         """
         unit = ThreadTransaction(self._pool, work, self._session, self.where, autocommit=True)
-        return await self._hop(unit, self._others)
+        return await self._run_in_thread(unit, self._others)
 
-    async def _hop(self, unit: ThreadTransaction[T], limiter: trio.CapacityLimiter) -> T:
+    async def _run_in_thread(self, unit: ThreadTransaction[T], limiter: trio.CapacityLimiter) -> T:
         self._opened()
+        # The wait for the thread is shielded: a cancelled statement must first be ended at the server and its
+        # connection be back in the pool. Two tasks beside it decide when to stop waiting all the same.
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True) as hop:
                 nursery.start_soon(cancel_with_task, unit, hop)  # noqa: ASYNC111 - ends when the unit has returned
@@ -132,6 +134,6 @@ class Database:
             unit.returned.set()
             nursery.cancel_scope.cancel()
         if hop.cancelled_caught:
-            # given up, which only happens to a cancelled task
+            # only a cancelled task gives up waiting: let the cancellation out here
             await trio.lowlevel.checkpoint_if_cancelled()
         return unit.result()

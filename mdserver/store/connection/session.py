@@ -1,4 +1,4 @@
-"""What each transaction of ours relies on, whatever the role, the database or the operator's files say."""
+"""The session settings that our transactions rely on, whatever the role, the database or postgresql.conf set."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SETTINGS = {
     "standard_conforming_strings": "on",
     "timezone": "UTC",
 }
-"""Times and numbers are read as text here and there, exactly; waits have bounds of our own.
+"""Some times and numbers are read as text and must be exact; our waits have their own bounds.
 
-``default_transaction_read_only`` and ``search_path`` are the operator's: where to store and whether.
+``default_transaction_read_only`` and ``search_path`` stay as the operator set them: whether and where to store.
 """
 
 TRANSACTION_TIMEOUT_SINCE = 170_000
 
-# A pooler answers the client's start itself, with a number that is not the server process's.
-_LOOK = """select pg_backend_pid(), current_setting('search_path'),
+# A pooler answers the client's startup itself, with a process number that is not the server process's.
+_INSPECT = """select pg_backend_pid(), current_setting('search_path'),
     (select quote_ident(n.nspname) from pg_extension e join pg_namespace n on n.oid = e.extnamespace
      where e.extname = 'timescaledb' and not n.nspname = any(current_schemas(true))),
     current_setting('synchronous_commit')"""
@@ -38,9 +38,9 @@ _LOOK = """select pg_backend_pid(), current_setting('search_path'),
 
 @define(eq=False)
 class Session:
-    """Prepares connections, and transactions where a pooler gives each another session.
+    """Sets up connections, and each transaction where a pooler gives it another session.
 
-    ``pooled`` is what was found of the last connection, or what the config says.
+    ``pooled`` is what was found at the last connection, or what the config says.
     """
 
     statement_timeout_s: float
@@ -50,14 +50,14 @@ class Session:
 
     @property
     def statement_timeout(self) -> str:
-        """The bound of a statement as PostgreSQL takes it."""
+        """The statement timeout in PostgreSQL's notation."""
         return f"{round(self.statement_timeout_s * 1000)}ms"
 
     def configure(self, conn: psycopg.Connection[Any]) -> None:
-        """Set up a new connection. By statements: a pooler refuses startup options. Blocking."""
+        """Set up a new connection. By statements, since a pooler refuses startup options. Blocking."""
         conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-        conn.autocommit = True  # an operator may end transactions that are idle between two statements
-        row = conn.execute(_LOOK).fetchone()
+        conn.autocommit = True  # the operator may have a timeout for transactions that are idle in between
+        row = conn.execute(_INSPECT).fetchone()
         if row is None:  # pragma: no cover - a select without "from" has one row
             raise AssertionError("no row")
         pid, path, timescaledb, commit = row
@@ -66,18 +66,22 @@ class Session:
         self._values = {**_SETTINGS, "statement_timeout": self.statement_timeout}
         if conn.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
             self._values["transaction_timeout"] = "0"
-        if commit == "off":  # a segment of the journal goes once its records are on the database's disk
+        if (
+            commit == "off"
+        ):  # the journal deletes a segment after the commit: by then its records must be on disk
             self._values["synchronous_commit"] = "on"
-        if timescaledb is not None:  # its functions, where the extension has a schema of its own
+        if timescaledb is not None:  # the extension's functions are in a schema outside of the search path
             self._values["search_path"] = f"{path}, {timescaledb}" if path else timescaledb
         if self.pooled:
-            conn.prepare_threshold = None
+            conn.prepare_threshold = (
+                None  # the next transaction may get a session without the prepared statement
+            )
         else:
             self._set(conn, local=False)
         conn.autocommit = False
 
     def begin(self, conn: psycopg.Connection[Any]) -> None:
-        """Begin a transaction: its settings, where a pooler may have given it a session of another's."""
+        """Apply the settings at the begin of a transaction, where a pooler may have given it any session."""
         if self.pooled:
             self._set(conn, local=True)
 

@@ -1,4 +1,4 @@
-"""One unit of work on its way through a worker thread: borrow a connection, run in a transaction, cancel."""
+"""One unit of work in a worker thread: borrow a connection, run in a transaction, cancel."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
 ACQUIRE_S = 2.0
-"""How long a unit of work waits for a live connection before the database counts as away."""
+"""How long a unit of work waits for a working connection before the database counts as unavailable."""
 
 QUEUE_S = 10.0
-"""How long a unit of work waits for its turn among others before the database counts as away."""
+"""How long a unit of work waits for its turn before the database counts as unavailable."""
 
 CANCEL_S = 1.0
-"""How long the server may take to answer a cancel request, and again to end the statement, before the connection is
+"""How long the server may take to answer a cancel request, and then to end the statement, before the connection is
 cut: a frozen server does neither."""
 
 
 @define(eq=False)
 class ThreadTransaction(Generic[T]):
-    """One unit of work on its way through a worker thread."""
+    """One unit of work, run as a transaction in a worker thread."""
 
     pool: ConnectionPool[Connection]
     work: Callable[[Connection], T]
@@ -61,7 +61,7 @@ class ThreadTransaction(Generic[T]):
     _error: BaseException | None = None
 
     def run(self) -> None:
-        """Run in the worker thread. Raises nothing: a nursery would wrap it in a group."""
+        """Run in the worker thread. Raise nothing (a nursery would wrap it in a group): :meth:`result` does."""
         with self._lock:
             if self._dropped:
                 return
@@ -77,7 +77,7 @@ class ThreadTransaction(Generic[T]):
             try:
                 raise self._error
             finally:
-                self._error = None  # no cycle of the error with its own traceback
+                self._error = None  # breaks the reference cycle: error, traceback, frame, self
         return self._values[0]
 
     def _run(self) -> T:
@@ -102,7 +102,7 @@ class ThreadTransaction(Generic[T]):
             spoiled = spoils_connection(error)
             broken = connection.closed
             if spoiled or broken:
-                # After a fail-over the others lead to the same wrong server: all are made anew.
+                # After a fail-over the other connections lead to the same wrong server: replace them all.
                 connection.close()
                 self.pool.drain()
             raise mapped(error, self.where, broken=broken) from error
@@ -110,21 +110,21 @@ class ThreadTransaction(Generic[T]):
             self._give_back()
 
     def _borrow(self) -> Connection:
-        """Return a connection that was alive just now.
+        """Return a connection that has just answered.
 
-        The pool's own check sleeps a second after each dead connection. One that died says that the server was
-        restarted, so all idle ones are replaced at once.
+        The pool's own check sleeps a second after each dead connection. But one dead connection means that the server
+        was restarted, so all idle ones are replaced at once.
         """
-        connection = self._take()
+        connection = self._get_connection()
         try:
             self.pool.check_connection(connection)
         except psycopg.Error:
             self.pool.drain()
             self._give_back()
-            connection = self._take()
+            connection = self._get_connection()
         return connection
 
-    def _take(self) -> Connection:
+    def _get_connection(self) -> Connection:
         connection = self.pool.getconn(timeout=ACQUIRE_S)
         with self._lock:
             self._connection = connection
@@ -137,13 +137,13 @@ class ThreadTransaction(Generic[T]):
             self.pool.putconn(connection)
 
     def drop(self) -> bool:
-        """Make sure that the work does not begin; return whether a thread may be busy with it already."""
+        """Keep the work from beginning; return whether a thread may have begun it already."""
         with self._lock:
             self._dropped = True
             return self._begun
 
     def refuse(self, error: Exception) -> bool:
-        """Have the work end with ``error`` if no thread has taken it yet; return whether that was so."""
+        """End the work with ``error`` if no thread has begun it; return whether that was so."""
         with self._lock:
             if self._begun:
                 return False
@@ -161,13 +161,14 @@ class ThreadTransaction(Generic[T]):
         """Cut the connection, so that the thread which waits for a frozen server ends. Blocking for a moment."""
         with self._lock:
             if self._connection is not None and not self._connection.closed:
+                # shut down a duplicate of the descriptor: libpq, in the other thread, still owns and closes its own
                 with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
                     end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def _autocommit(connection: Connection, session: Session) -> Iterator[None]:
-    """Outside of transactions and without a limit of time, until the block ends."""
+    """Leave transactions and the statement timeout off until the block ends."""
     connection.autocommit = True
     if not session.pooled:
         connection.execute("select set_config('statement_timeout', '0', false)")
@@ -183,14 +184,14 @@ def _autocommit(connection: Connection, session: Session) -> Iterator[None]:
 
 
 async def give_up_waiting(unit: ThreadTransaction[Any], hop: trio.CancelScope) -> None:
-    """End a unit of work that got no turn in :data:`QUEUE_S`: while the database is away a queue would only grow."""
+    """End work that got no turn within :data:`QUEUE_S`: while the database is unavailable a queue would only grow."""
     await trio.sleep(QUEUE_S)
     if unit.refuse(StoreUnavailable(f"no turn at {unit.where} within {QUEUE_S:.0f} s")):
         hop.cancel()
 
 
 async def cancel_with_task(unit: ThreadTransaction[Any], hop: trio.CancelScope) -> None:
-    """Sleep until the surrounding task is cancelled, then end its unit of work; ``hop`` shields the wait for it."""
+    """Sleep until the surrounding task is cancelled, then end its work; ``hop`` is the shielded wait for the thread."""
     try:
         await trio.sleep_forever()
     finally:
@@ -201,7 +202,7 @@ async def cancel_with_task(unit: ThreadTransaction[Any], hop: trio.CancelScope) 
 
 
 async def _end(unit: ThreadTransaction[Any]) -> None:
-    """Cancel the statement of a unit of work; where the server does not answer, cut the connection."""
+    """Cancel the running statement; if the server does not react, cut the connection."""
     with trio.move_on_after(2 * CANCEL_S):
         try:
             await trio.to_thread.run_sync(unit.cancel, abandon_on_cancel=True)
@@ -212,5 +213,5 @@ async def _end(unit: ThreadTransaction[Any]) -> None:
         with trio.move_on_after(CANCEL_S):
             try:
                 await trio.to_thread.run_sync(unit.cut, abandon_on_cancel=True)
-            except OSError as error:  # closed by the other side meanwhile, which ends the thread as well
+            except OSError as error:  # the other side has closed it meanwhile, which ends the thread as well
                 structlog.get_logger().debug("cutting a connection failed", error=str(error))

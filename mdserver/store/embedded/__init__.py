@@ -1,1 +1,1 @@
-"""The PostgreSQL that the server brings and runs by itself."""
+"""The embedded database: a PostgreSQL that the server sets up and runs itself."""

@@ -1,7 +1,8 @@
-"""Who may connect to the embedded database: under root, root alone. Blocking.
+"""Who may connect to the embedded database; if the server runs as root, then root alone. Blocking.
 
-The socket's folder lets its account in, and under root that is an account which other programs of the system use as
-well. So there PostgreSQL asks the kernel who connects (``peer``) and takes root for its superuser, nobody else.
+The socket's folder is open to the account that PostgreSQL runs as. For a server started as root that is an account
+which other programs of the system use too. So there PostgreSQL asks the kernel who connects (``peer``) and accepts
+root as its superuser, nobody else.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ MAX_BYTES = 1 << 20
 
 
 def restrict_access(place: Place) -> bool:
-    """Bring ``pg_hba.conf`` in line with who runs the server; False if the operator has changed it: it stays.
+    """Bring ``pg_hba.conf`` in line with who runs the server; return False if the operator has edited it: it stays.
 
-    Run it before the server starts. A data folder of an earlier version is restricted too.
+    Run it before the server starts. Data folders of earlier versions are restricted too.
     """
     wanted, users = _TRUST, ""
     if place.account.is_other:
@@ -44,15 +45,14 @@ def restrict_access(place: Place) -> bool:
         return False
     if wanted == _TRUST and MARK not in found:
         return True
-    _write(
-        place.cluster / "pg_ident.conf", users or f"{MARK}\n"
-    )  # first: a rule without its map lets nobody in
+    # the map before the rule that refers to it: a crash in between must not leave a rule that lets nobody in
+    _write(place.cluster / "pg_ident.conf", users or f"{MARK}\n")
     _write(rules, wanted)
     return True
 
 
 def _is_as_made(rules: str) -> bool:
-    """Tell whether rules are those of ``initdb -A trust``: everybody who gets at the socket is trusted."""
+    """Return whether rules are those of ``initdb -A trust``: everybody who can reach the socket is trusted."""
     lines = [line.split("#")[0].split() for line in rules.splitlines()]
     return all(words[2] == "all" and words[-1] == "trust" for words in lines if len(words) >= 4)
 
@@ -66,7 +66,7 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the contents in place: the file stays the account's. Links are not followed."""
+    """Replace the contents in place, so that the file keeps its owner. Links are not followed."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor, not a path
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

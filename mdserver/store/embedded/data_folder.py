@@ -1,4 +1,4 @@
-"""What lies on disk of the embedded database: folders, logs, ``postmaster.pid``. Blocking, no processes started.
+"""The embedded database on disk: folders, logs, ``postmaster.pid``. Blocking; starts no server.
 
 Below the data folder::
 
@@ -39,16 +39,16 @@ __all__ = [
 ]
 
 PORT = 5432
-"""Only part of the socket's name: nothing listens on TCP."""
+"""Only a part of the socket's name: nothing listens on TCP."""
 
 SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """The longest path of a unix socket, without its final NUL."""
 
 LOG_BYTES = 10_000_000
-"""At a start, a log longer than this is set aside, replacing the one set aside before."""
+"""At a start, a longer log is renamed to ``server.log.old``, replacing the previous one."""
 
 ORPHANS_S = 5.0
-"""How long killed processes may take to be gone."""
+"""How long killed processes may take to disappear."""
 
 _SOCKET_PREFIX = "mdserver-pg-"
 
@@ -77,7 +77,7 @@ class Place:
         return self.folder / "binaries"
 
     def major(self) -> int | None:
-        """Return the major version that made the cluster; None if there is no cluster yet."""
+        """Return the major version that created the cluster; None if there is no cluster yet."""
         try:
             return int((self.cluster / "PG_VERSION").read_text())
         except FileNotFoundError:
@@ -88,7 +88,7 @@ class Place:
             ) from error
 
     def finish_cluster(self, new: Path, settings: str) -> None:
-        """Append ``settings`` to the config of a cluster just made in ``new`` and give it its name, durably."""
+        """Append ``settings`` to the config of the cluster just created in ``new`` and give it its name, durably."""
         descriptor = os.open(
             new / "postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         )
@@ -104,23 +104,23 @@ class Place:
             os.close(parent)
 
     def open_log(self) -> int:
-        """Open the log for appending; return the descriptor. Made by us, so it is not for the account to replace."""
+        """Open the log for appending; return the descriptor. We create it, so the account cannot replace it."""
         with contextlib.suppress(FileNotFoundError):
             if self.log_file.stat().st_size > LOG_BYTES:
                 self.log_file.replace(self.log_file.with_suffix(".log.old"))
         return os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def log_tail(self, *, since: int = 0) -> str:
-        """Return the end of what the log got after byte ``since``."""
+        """Return the end of the log, nothing from before byte ``since``."""
         with self.log_file.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(since if since <= size else 0, size - 1_500))
             return file.read().decode(errors="replace").strip()
 
     def make_socket_folder(self, again: Path | None = None) -> Path:
-        """Return an empty private folder for the socket, a short one elsewhere if our own path is too long.
+        """Return an empty private folder for the socket: a short path elsewhere if our own is too long.
 
-        ``again`` is the folder of a server that ended, to be used once more.
+        ``again`` is the folder of a server that ended, to be reused.
         """
         folder = self.folder / "run" if again is None else again
         if not self.is_own_socket_folder(folder):
@@ -134,12 +134,12 @@ class Place:
         return folder
 
     def remove_socket_folder(self, folder: Path) -> None:
-        """Remove a folder that :meth:`make_socket_folder` made, also one of an earlier process."""
+        """Remove a folder that :meth:`make_socket_folder` made, in this process or an earlier one."""
         if self.is_own_socket_folder(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
     def is_own_socket_folder(self, folder: Path) -> bool:
-        """Say whether :meth:`make_socket_folder` made a folder: no other may be emptied."""
+        """Return whether :meth:`make_socket_folder` made this folder: no other may be emptied."""
         return folder.parent == self.folder or folder.name.startswith(_SOCKET_PREFIX)
 
     def _short_folder(self) -> Path:
@@ -164,9 +164,9 @@ def _fits(folder: Path) -> bool:
 
 
 def prepare_place(data_dir: Path) -> Place:
-    """Make the folders and choose the account. Nothing outside ``data_dir`` is changed.
+    """Make the folders and choose the account. Changes nothing outside of ``data_dir``.
 
-    Raises :class:`ConfigError` where the folder cannot be used, naming the one in the way.
+    Raises :class:`ConfigError` if the folder cannot be used, and names the folder in the way.
     """
     data_dir = data_dir.expanduser().resolve()
     folder = data_dir / "postgres"
@@ -174,7 +174,7 @@ def prepare_place(data_dir: Path) -> Place:
         _make_folders(folder)
         account = choose_account(folder / "cluster")
         if account.is_other:
-            # The account passes through, it cannot list. Of a folder that another user owns this is not ours to say.
+            # The account may pass through, not list. A folder that another user owns keeps its mode.
             for path in (data_dir, folder):
                 if path.stat().st_uid == os.geteuid():
                     path.chmod(path.stat().st_mode & 0o7777 | 0o011)
@@ -185,7 +185,7 @@ def prepare_place(data_dir: Path) -> Place:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make the folder and its parents. As root they must let the account pass, whatever the umask."""
+    """Make the folder and its parents. Made by root, they must let the account pass, whatever the umask."""
     root = os.geteuid() == 0
     for path in reversed([folder, *folder.parents]):
         if not path.exists():
@@ -196,7 +196,7 @@ def _make_folders(folder: Path) -> None:
 
 @frozen
 class PidFile:
-    """What ``postmaster.pid`` says. ``status`` is ``starting``, ``ready``, ``stopping`` … or empty."""
+    """The contents of ``postmaster.pid``. ``status`` is ``starting``, ``ready``, ``stopping`` … or empty."""
 
     pid: int
     socket_folder: Path
@@ -204,7 +204,7 @@ class PidFile:
 
 
 def read_pid_file(place: Place) -> PidFile | None:
-    """Return what the file says; None if there is none, or it is not complete (yet)."""
+    """Return the contents of the file; None if there is none, or if it is not complete (yet)."""
     try:
         lines = place.pid_file.read_text().split("\n")
         # pid, data folder, start time, port, socket folder, listen address, shared memory, status
@@ -216,19 +216,18 @@ def read_pid_file(place: Place) -> PidFile | None:
 
 
 def is_postmaster(place: Place, pid: int) -> bool:
-    """Say whether process ``pid`` is of a PostgreSQL server on this cluster: numbers of processes are used again."""
+    """Return whether process ``pid`` belongs to a PostgreSQL server on this cluster: process numbers are reused."""
     if sys.platform == "linux":
         proc = Path("/proc") / str(pid)
         try:
-            # the server works in its data folder; a zombie's link cannot be read
+            # the server's working directory is its data folder; that of a zombie cannot be read
             command = (proc / "cmdline").read_bytes().split(b"\0")
             if not _is_postgres(command[0]):
                 return False
             try:
                 return (proc / "cwd").readlink() == place.cluster
-            except (
-                PermissionError
-            ):  # another account's, and we are a root without CAP_SYS_PTRACE, as in a container
+            except PermissionError:
+                # a process of another account, while we are a root without CAP_SYS_PTRACE, as in a container
                 return os.fsencode(place.cluster) in command[1:]
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return False
@@ -238,15 +237,15 @@ def is_postmaster(place: Place, pid: int) -> bool:
 
 
 def _is_postgres(program: bytes) -> bool:
-    """Say whether argv[0] is that of a server or of one of its processes, which show what they do there."""
+    """Return whether argv[0] is that of a server, or of one of its processes, which show their activity there."""
     return program.startswith(b"postgres:") or os.path.basename(program) == b"postgres"  # noqa: PTH119 - bytes
 
 
 def end_orphans(place: Place) -> list[int]:
-    """End what a killed server left running, a backend in the middle of a long query; return the process numbers.
+    """Kill the processes that a killed server left behind, such as a backend in a long query; return their numbers.
 
-    With one of them alive PostgreSQL refuses to start. Their server is gone, so nothing of theirs can be saved:
-    recovery sees to it. Only on Linux; elsewhere the next start says in its log what is in the way.
+    PostgreSQL refuses to start while one of them is alive. Their server is gone, so they cannot commit anything, and
+    recovery restores what was committed. Only on Linux; elsewhere PostgreSQL's log reports what prevents its start.
     """
     if sys.platform != "linux":
         return []
@@ -261,11 +260,11 @@ def end_orphans(place: Place) -> list[int]:
 
 
 def disarm_pid_file(place: Place) -> None:
-    """Make a left ``postmaster.pid`` harmless, when no server runs on the cluster.
+    """Make a stale ``postmaster.pid`` harmless. Call it only when no server runs on the cluster.
 
-    PostgreSQL refuses to start if the number in it is a living process, even if that has nothing to do with it.
-    It ignores the number of its own parent, so that is put there: unlike removing the file, this keeps the line
-    by which PostgreSQL finds out whether a process of the last server still uses the shared memory.
+    PostgreSQL refuses to start if the number in the file is that of a living process, even an unrelated one. It
+    ignores the number of its own parent, so we write ours. Unlike removing the file, this keeps the line by which
+    PostgreSQL finds out whether a process of the last server still uses the shared memory.
     """
     try:
         descriptor = os.open(place.pid_file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -274,7 +273,7 @@ def disarm_pid_file(place: Place) -> None:
     with open(descriptor, "r+") as file:  # noqa: PTH123 - a descriptor, not a path
         _, _, rest = file.read().partition("\n")
         if not rest:
-            # written half-way: PostgreSQL would refuse it, and it holds nothing worth keeping
+            # half written: PostgreSQL would refuse it, and it holds nothing worth keeping
             place.pid_file.unlink()
             return
         file.seek(0)

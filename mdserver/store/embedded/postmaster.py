@@ -22,13 +22,13 @@ from .programs import Binaries
 __all__ = ["NAME", "POLL_S", "START_S", "Postmaster", "start_postmaster", "stop_postmaster"]
 
 NAME = "mdserver"
-"""Of the superuser and of the database."""
+"""The name of the superuser and of the database."""
 
 START_S = 300.0
-"""How long a start may take: after a crash the write-ahead log (up to max_wal_size) is replayed first."""
+"""How long a start may take: after a crash PostgreSQL first replays the write-ahead log (up to max_wal_size)."""
 
-SAY_S = 5.0
-"""How often a start that takes long is logged."""
+REPORT_EVERY_S = 5.0
+"""How often a slow start is logged."""
 
 POLL_S = 0.01
 
@@ -38,7 +38,7 @@ FAST_STOP_S = 3.0
 IMMEDIATE_STOP_S = 1.0
 """Immediate shutdown leaves recovery to the next start."""
 
-# Where the operator's environment sets one of these for other databases, an explicit value goes before it.
+# Explicit values for what the operator's environment (PGSSLMODE …) sets for other databases: they take precedence.
 _NEUTRAL = {
     "hostaddr": "",
     "options": "",
@@ -56,7 +56,7 @@ _NEUTRAL = {
 
 @define
 class Postmaster:
-    """A running server; ``process`` is None for one that we adopted, which is not our child."""
+    """A running server; ``process`` is None for one taken over from an earlier run, which is not our child."""
 
     place: Place
     pid: int
@@ -89,7 +89,7 @@ class Postmaster:
         """Return when the server is gone."""
         if self.process is not None:
             await self.process.wait()
-        # an adopted one is not our child: nobody tells us when it ends
+        # one that was taken over is not our child, so its end can only be polled
         while is_postmaster(self.place, self.pid):  # noqa: ASYNC110
             await trio.sleep(POLL_S)
 
@@ -100,15 +100,15 @@ async def start_postmaster(
     log: structlog.stdlib.BoundLogger,
     socket_folder: Path | None = None,
 ) -> Postmaster:
-    """Start the server, its socket in ``socket_folder`` if given, and wait until it takes connections.
+    """Start the server and wait until it accepts connections; ``socket_folder``, if given, is where its socket goes.
 
-    No server may run on the cluster. Raises :class:`StoreUnavailable` with the end of the server's log. When
-    cancelled, the server is stopped again.
+    No server may be running on the cluster. Raises :class:`StoreUnavailable` with the end of the server's log. When
+    cancelled, it stops the server again.
     """
     started = trio.current_time()
     orphans = await trio.to_thread.run_sync(end_orphans, place)
     if orphans:
-        log.warning("ended processes of a PostgreSQL server that was killed", pids=orphans)
+        log.warning("killed processes that a killed PostgreSQL server had left behind", pids=orphans)
     disarm_pid_file(place)
     socket_folder = await trio.to_thread.run_sync(place.make_socket_folder, socket_folder)
     log_descriptor = place.open_log()
@@ -159,8 +159,8 @@ def _command(place: Place, binaries: Binaries, socket_folder: Path) -> list[str 
 async def _wait_ready(
     server: Postmaster, process: trio.Process, log_start: int, log: structlog.stdlib.BoundLogger
 ) -> None:
-    """Return when the server says that it is ready; raises :class:`StoreUnavailable` if it ends or takes too long."""
-    started = said = trio.current_time()
+    """Return when the server is ready. Raises :class:`StoreUnavailable` if it ends or takes too long."""
+    started = reported = trio.current_time()
     while True:
         if process.poll() is not None:
             text = server.place.log_tail(since=log_start)
@@ -174,8 +174,8 @@ async def _wait_ready(
         if now - started > START_S:
             text = server.place.log_tail(since=log_start)
             raise StoreUnavailable(f"PostgreSQL is not ready after {START_S:.0f} s:\n{text}")
-        if now - said > SAY_S:
-            said = now
+        if now - reported > REPORT_EVERY_S:
+            reported = now
             log.info(
                 "PostgreSQL is still starting", seconds=round(now - started), log=str(server.place.log_file)
             )
@@ -183,7 +183,7 @@ async def _wait_ready(
 
 
 async def stop_postmaster(server: Postmaster, log: structlog.stdlib.BoundLogger) -> None:
-    """Stop the server: politely, then not; shielded, with a deadline. Does nothing if it is gone already."""
+    """Stop the server: a fast shutdown, then an immediate one; shielded, with a deadline. It may be gone already."""
     started = trio.current_time()
     stopped = False
     for number, seconds in ((signal.SIGINT, FAST_STOP_S), (signal.SIGQUIT, IMMEDIATE_STOP_S)):
@@ -193,7 +193,7 @@ async def stop_postmaster(server: Postmaster, log: structlog.stdlib.BoundLogger)
         stopped = not scope.cancelled_caught
         if stopped:
             break
-        log.warning("PostgreSQL does not stop", pid=server.pid, signal=number.name, waited_s=seconds)
+        log.warning("PostgreSQL does not stop in time", pid=server.pid, signal=number.name, waited_s=seconds)
     if stopped:
         server.place.remove_socket_folder(server.socket_folder)
         log.info("PostgreSQL has stopped", seconds=round(trio.current_time() - started, 3))

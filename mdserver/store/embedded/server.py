@@ -1,7 +1,7 @@
-"""A PostgreSQL of our own below the data folder: prepared at the first start, reached by a unix socket only.
+"""Run a PostgreSQL of our own below the data folder: set up at the first start, reached by a unix socket only.
 
-The server is an ordinary child process in a session of its own, so that Ctrl-C at the terminal reaches the daemon
-alone and the daemon can still write. One that a killed daemon left behind is adopted, or stopped and started anew.
+The server is a child process in a session of its own: Ctrl-C at the terminal reaches the daemon alone, which can then
+still write. A PostgreSQL that a killed daemon left running is taken over, or stopped and started anew.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .programs import Binaries, Choice, choose_binaries
 __all__ = ["attach_embedded", "open_embedded"]
 
 RESTART_S = (0.5, 30.0)
-"""The first and the longest pause before a database that ended by itself is started again."""
+"""The first and the longest pause before a PostgreSQL that ended by itself is started again."""
 
 ATTACH_POLL_S = 0.2
-"""How often a server that another process starts is looked at."""
+"""How often a server that another process is starting is polled."""
 
 
 SETTINGS = f"""
@@ -40,7 +40,7 @@ max_connections = 50
 shared_buffers = 256MB
 max_wal_size = 2GB
 checkpoint_timeout = 15min
-# without the log that replicas and pg_basebackup need, what is loaded into a new table is written once, not twice
+# no log for replicas and pg_basebackup: rows loaded into a new table are then written once, not twice
 wal_level = minimal
 max_wal_senders = 0
 jit = off
@@ -58,17 +58,17 @@ cluster_name = '{NAME}'
 async def open_embedded(
     data_dir: Path, *, binaries: Choice = "auto", log: structlog.stdlib.BoundLogger
 ) -> AsyncIterator[str]:
-    """Run a PostgreSQL in ``data_dir/postgres`` for as long as the context is open; yield its conninfo.
+    """Run a PostgreSQL in ``data_dir/postgres`` until the end of the block; yield its conninfo.
 
-    As root the server runs as the account ``postgres``, else ``nobody``. At the end it is stopped, within
-    ``FAST_STOP_S + IMMEDIATE_STOP_S``, also when cancelled.
+    If we are root, it runs as the account ``postgres``, else ``nobody``. At the end it is stopped, also when
+    cancelled, within ``FAST_STOP_S + IMMEDIATE_STOP_S``.
 
-    Raises :class:`ConfigError` for what the operator must change (no PostgreSQL, a folder that cannot be used, a
-    cluster of another version), :class:`DataFolderInUse`, and :class:`StoreUnavailable` if it does not start.
+    Raises :class:`ConfigError` for what the operator must change (no PostgreSQL, an unusable folder, a cluster of
+    another version), :class:`DataFolderInUse`, and :class:`StoreUnavailable` if it does not start.
     """
     place = await trio.to_thread.run_sync(prepare_place, data_dir)
     with lock_data_folder(place.folder):
-        server = await _adopt(place, log)
+        server = await _take_over(place, log)
         if server is None:
             server = await start_postmaster(place, await _prepare(place, binaries, log), log)
         running = [server]
@@ -77,7 +77,7 @@ async def open_embedded(
             try:
                 conninfo = await trio.to_thread.run_sync(_ensure_database, server)
             except psycopg.Error as error:
-                raise StoreUnavailable(f"PostgreSQL has started but does not serve: {error}") from error
+                raise StoreUnavailable(f"PostgreSQL has started but cannot be used: {error}") from error
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep_running, running, binaries, log)
                 try:
@@ -95,11 +95,11 @@ async def open_embedded(
 async def attach_embedded(
     data_dir: Path, *, binaries: Choice = "auto", log: structlog.stdlib.BoundLogger
 ) -> AsyncIterator[str]:
-    """Yield the conninfo of the PostgreSQL in ``data_dir/postgres``: of the daemon's if that runs, else of our own.
+    """Yield the conninfo of the PostgreSQL in ``data_dir/postgres``: the running daemon's, else one that we start.
 
-    A command can so work beside the daemon. The daemon's server is neither stopped nor waited for at the end; when
-    the daemon stops it, connections break. Raises as :func:`open_embedded`, and :class:`StoreUnavailable` where
-    the daemon's server does not get ready within ``START_S``.
+    So a command can work beside the daemon. It does not stop the daemon's server at the end; when the daemon stops
+    it, connections break. Raises as :func:`open_embedded` does, and :class:`StoreUnavailable` if the daemon's server
+    is not ready within ``START_S``.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -110,7 +110,7 @@ async def attach_embedded(
 
 
 async def _running_conninfo(data_dir: Path, log: structlog.stdlib.BoundLogger) -> str:
-    """Return how to reach a server that another process of ours runs, once it is ready."""
+    """Return the conninfo of a server that another mdserver process runs, once it is ready."""
     place = await trio.to_thread.run_sync(prepare_place, data_dir)
     with trio.move_on_after(START_S):
         while True:
@@ -120,7 +120,7 @@ async def _running_conninfo(data_dir: Path, log: structlog.stdlib.BoundLogger) -
                 try:
                     conninfo = await trio.to_thread.run_sync(_ensure_database, server)
                 except psycopg.Error as error:
-                    log.debug("the running PostgreSQL does not serve yet", error=str(error))
+                    log.debug("the running PostgreSQL does not answer yet", error=str(error))
                 else:
                     log.info("using the PostgreSQL of the running server", pid=found.pid)
                     return conninfo
@@ -131,14 +131,14 @@ async def _running_conninfo(data_dir: Path, log: structlog.stdlib.BoundLogger) -
 
 
 async def _keep_running(running: list[Postmaster], choice: Choice, log: structlog.stdlib.BoundLogger) -> None:
-    """Start the server again whenever it ends by itself (out of memory, killed); ``running`` holds the one that runs.
+    """Restart the server whenever it ends by itself (out of memory, killed). Never returns.
 
-    The socket stays where it is, so connections come back by themselves. Never returns.
+    ``running`` holds the current one. The socket keeps its path, so the pool reconnects by itself.
     """
     while True:
         server = running[0]
         await server.wait()
-        log.error("PostgreSQL has ended by itself, starting it again", pid=server.pid)
+        log.error("PostgreSQL has ended by itself; it is started again", pid=server.pid)
         backoff = Backoff(*RESTART_S)
         while running[0] is server:
             pause_s = backoff.next_s()
@@ -151,7 +151,7 @@ async def _keep_running(running: list[Postmaster], choice: Choice, log: structlo
 
 
 async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogger) -> Binaries:
-    """Choose the binaries and make the cluster if there is none."""
+    """Choose the binaries and create the cluster if there is none."""
 
     def choose() -> Binaries:
         return choose_binaries(
@@ -161,12 +161,14 @@ async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogg
     found = await trio.to_thread.run_sync(choose)
     if place.major() is None:
         log.info(
-            "preparing PostgreSQL (first start, about 2 s)", version=found.text, folder=str(place.cluster)
+            "creating the database folder (first start, about 2 s)",
+            version=found.text,
+            folder=str(place.cluster),
         )
         await _init_cluster(place, found)
     if not await trio.to_thread.run_sync(restrict_access, place) and place.account.is_other:
         log.info(
-            "pg_hba.conf was changed by hand and stays so: processes of the database's account may get in",
+            "pg_hba.conf was edited and is left as it is: other processes of the database's account may connect",
             file=str(place.cluster / "pg_hba.conf"),
             account=str(place.account),
         )
@@ -174,7 +176,7 @@ async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogg
 
 
 async def _init_cluster(place: Place, binaries: Binaries) -> None:
-    """Make the cluster in a sibling and rename it, so that a cluster with this name is always whole."""
+    """Create the cluster in a sibling folder and rename it, so that a cluster with this name is always complete."""
     for stale in place.folder.glob("cluster.new-*"):
         await trio.to_thread.run_sync(shutil.rmtree, stale)
     new = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=place.folder))
@@ -194,19 +196,19 @@ async def _init_cluster(place: Place, binaries: Binaries) -> None:
     await trio.to_thread.run_sync(place.finish_cluster, new, SETTINGS)
 
 
-async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> Postmaster | None:
-    """Take over a server that runs on our cluster, or stop it if it does not answer; None if there is none now."""
+async def _take_over(place: Place, log: structlog.stdlib.BoundLogger) -> Postmaster | None:
+    """Take over a server that runs on our cluster, or stop it if it does not answer; return None if none runs now."""
     found = read_pid_file(place)
     if found is None or not is_postmaster(place, found.pid):
         return None
     if not place.is_own_socket_folder(found.socket_folder):
-        # Started by hand, for a dump perhaps: not ours to stop, and its socket may lie among others'.
+        # The operator started it by hand, perhaps for a dump: do not stop it, its socket folder may hold other files.
         raise DataFolderInUse(
             f"a PostgreSQL that was not started by mdserver runs on {place.cluster} (process {found.pid}, socket in "
             f"{found.socket_folder}): stop it first, with pg_ctl stop"
         )
     server = Postmaster(place, found.pid, found.socket_folder)
-    log.info("found a PostgreSQL that an earlier run left behind", pid=found.pid, status=found.status)
+    log.info("found a PostgreSQL that an earlier run left running", pid=found.pid, status=found.status)
     with trio.move_on_after(START_S):
         while found.status == "starting" and is_postmaster(place, server.pid):
             await trio.sleep(POLL_S)
@@ -215,26 +217,30 @@ async def _adopt(place: Place, log: structlog.stdlib.BoundLogger) -> Postmaster 
         try:
             await trio.to_thread.run_sync(_ensure_database, server)
         except psycopg.Error as error:
-            log.warning("it does not answer", pid=server.pid, error=str(error))
+            log.warning(
+                "the PostgreSQL of an earlier run does not answer; it is stopped and started anew",
+                pid=server.pid,
+                error=str(error),
+            )
         else:
-            log.info("adopted it", pid=server.pid, psql=server.psql)
+            log.info("took over the PostgreSQL of an earlier run", pid=server.pid, psql=server.psql)
             return server
     await stop_postmaster(server, log)
     if is_postmaster(place, server.pid):
         raise StoreUnavailable(
-            f"a PostgreSQL that an earlier run left behind (process {server.pid}) neither answers nor stops: end it "
+            f"a PostgreSQL that an earlier run left running (process {server.pid}) neither answers nor stops: end it "
             f"and start again; its log is {place.log_file}"
         )
     return None
 
 
 def _ensure_database(server: Postmaster) -> str:
-    """Make our database if there is none; return its conninfo. Blocking. Raises psycopg.Error."""
+    """Create our database if there is none; return its conninfo. Blocking. Raises psycopg.Error."""
     with psycopg.connect(server.conninfo("postgres"), autocommit=True) as conn:
         folder = conn.execute("show data_directory").fetchone()
         if folder is None or Path(folder[0]).resolve() != server.place.cluster:
             raise psycopg.OperationalError(
-                f"the server on {server.socket_folder} has another folder: {folder}"
+                f"the server on {server.socket_folder} has the data folder {folder}, expected {server.place.cluster}"
             )
         if conn.execute("select from pg_database where datname = %s", [NAME]).fetchone() is None:
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(NAME)))

@@ -1,1 +1,1 @@
-"""Whole hours of imported ticks into the tables, with their candles and their ledger."""
+"""Load whole hours of imported ticks into the tables, with their candles and their ledger."""

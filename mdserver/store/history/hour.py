@@ -1,4 +1,4 @@
-"""Hours of ticks on their way into the database: what came, what became of it, checks and minutes. Pure."""
+"""Hours of ticks to import: what was fetched, what became of it, checks, 1m candles. Pure."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from ...record_check import MAX_JUMP, time_fault
 __all__ = ["BidAt", "FetchedHour", "HourResult", "Status", "hour_fault", "minutes_of", "price_leap"]
 
 MAX_SPAN = 5.0
-"""Highest ask to lowest bid that are believed of one hour: a factor. Nothing that is halted on its way goes so far."""
+"""The largest plausible factor between the lowest bid and the highest ask of one hour: exchanges halt trading before.
+"""
 
 MAX_AGE_US = 7 * 24 * HOUR_US
-"""A last price that is older says nothing about the next one: it outlasts weekends and holidays."""
+"""A last price that is older proves nothing about the next one. Long enough for weekends and holidays."""
 
 Status: TypeAlias = Literal["added", "replaced", "unchanged", "empty", "denied", "failed"]
 
 
 class FetchedHour(Struct, frozen=True):
-    """What a source answered for an hour; ``decode`` gives its ticks or raises BadMessage.
+    """What a source answered for an hour; ``decode`` returns its ticks or raises BadMessage.
 
-    ``missing``: the source denies to have the hour. ``accepted``: it does, and the operator takes that for an hour
-    without ticks. ``failed``: it could not be fetched, see ``cause``. The other fields are those of the ledger.
+    ``missing``: the source reports that it has no such hour. ``accepted``: the same, and the operator accepts it as
+    an hour without ticks. ``failed``: the fetch failed, see ``cause``. The other fields are those of the ledger.
     """
 
     hour_us: int
@@ -43,7 +44,7 @@ class FetchedHour(Struct, frozen=True):
 
 
 class HourResult(Struct, frozen=True):
-    """What became of an hour; ``row_count`` ticks are stored of it now."""
+    """What was done with an hour; ``row_count`` ticks of it are stored now."""
 
     hour_us: int
     status: Status
@@ -75,7 +76,7 @@ def minutes_of(ticks: TickColumns) -> Candles:
 
 
 def hour_fault(ticks: TickColumns, hour_us: int, now_us: int) -> str | None:
-    """Return why ticks cannot be stored as this hour, whoever decoded them, or None.
+    """Return why ticks cannot be stored as this hour, or None. A plugin may have decoded them.
 
     The rules are those of live records: see :mod:`mdserver.record_check`.
     """
@@ -88,7 +89,7 @@ def hour_fault(ticks: TickColumns, hour_us: int, now_us: int) -> str | None:
         return "a tick is outside of its hour, or not in the order of time"
     if (fault := time_fault(hour_us, now_us)) is not None:
         when = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=hour_us)
-        return f"no record can be of {when:%Y-%m-%dT%H:%M:%SZ} ({fault})"
+        return f"no record can have the time {when:%Y-%m-%dT%H:%M:%SZ} ({fault})"
     for name in ("bid", "ask"):
         price = getattr(ticks, name)
         if not ((price > 0) & (price < 1e300)).all():
@@ -107,15 +108,15 @@ def hour_fault(ticks: TickColumns, hour_us: int, now_us: int) -> str | None:
 
 
 def price_leap(first: BidAt, last: BidAt) -> str | None:
-    """Return why an hour that begins with ``first`` cannot be what follows ``last``, or None.
+    """Return why an hour that begins with ``first`` cannot follow ``last``, or None.
 
-    The factor is that of live records: shares are split by up to 50, and scales are mostly off by 100 or more.
+    The factor is that of live records: shares are split by up to 50, and a wrong scale is mostly off by 100 or more.
     """
     recent = first.time_us - last.time_us <= MAX_AGE_US
     if not recent or last.bid / MAX_JUMP <= first.bid <= last.bid * MAX_JUMP:
         return None
     when = datetime.fromtimestamp(last.time_us // US_PER_S, UTC)
     return (
-        f"the bid {first.bid:.15g} is off by more than a factor of {MAX_JUMP:g} from the one that is stored, "
+        f"the bid {first.bid:.15g} differs by more than a factor of {MAX_JUMP:g} from the one that is stored, "
         f"{last.bid:.15g} at {when:%Y-%m-%dT%H:%M:%SZ}"
     )

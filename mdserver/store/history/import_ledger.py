@@ -1,4 +1,4 @@
-"""The table ``import_ledger``: what became of each hour of a series that was imported."""
+"""The table ``import_ledger``: the outcome of each hour of a series that was imported."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..pg_binary import TimeArray, to_postgres_us
 __all__ = ["LedgerHour", "Outcome", "is_settled", "read_hours", "read_settled", "write_hours"]
 
 Outcome: TypeAlias = Literal["ok", "empty", "denied", "failed"]
-"""``ok``: the ticks are stored; ``empty``: the source says that there are none; ``denied``: it says that there is no
-such hour, which proves nothing; ``failed``: see the cause."""
+"""``ok``: the ticks are stored; ``empty``: the source reports an hour without ticks; ``denied``: it reports that it has
+no such hour, which proves nothing; ``failed``: see the cause."""
 
 
 class LedgerHour(Struct, frozen=True):
     """One row. ``checksum`` is of the file as fetched, "" where there was none; ``origin`` is its address.
 
-    ``settled`` is False where the source may still change the hour: it is asked again by the next import.
+    ``settled`` is False where the source may still change the hour: the next import asks again.
     """
 
     hour_us: int
@@ -60,7 +60,7 @@ _WRITE = """insert into import_ledger as known
 def read_hours(
     conn: psycopg.Connection[Any], series_id: int, hours_us: Sequence[int]
 ) -> dict[int, LedgerHour]:
-    """Return what is known of these hours, by their starts."""
+    """Return the rows of these hours, by their starts."""
     with conn.cursor(row_factory=args_row(LedgerHour)) as cursor:
         rows = cursor.execute(_READ, (series_id, _times(hours_us))).fetchall()
     return {row.hour_us: row for row in rows}
@@ -69,12 +69,12 @@ def read_hours(
 def read_settled(
     conn: psycopg.Connection[Any], series_id: int, first_us: int, last_us: int
 ) -> dict[int, bool]:
-    """Return the hours in ``[first_us, last_us]`` that need not be asked again, and whether each is empty."""
+    """Return the hours in ``[first_us, last_us]`` that need no other import, and whether each is empty."""
     return dict(conn.execute(_READ_SETTLED, (series_id, *_bounds(conn, first_us, last_us))).fetchall())
 
 
 def is_settled(conn: psycopg.Connection[Any], series_id: int, first_us: int, last_us: int) -> bool:
-    """Return whether no hour that ``[first_us, last_us]`` touches need be asked again: a hole is a False."""
+    """Return whether all hours that ``[first_us, last_us]`` touches are settled; False if one was never imported."""
     first = first_us - first_us % HOUR_US
     hours = (last_us - first) // HOUR_US + 1
     row = conn.execute(_COUNT_SETTLED, (series_id, *_bounds(conn, first, last_us))).fetchone()
@@ -82,7 +82,7 @@ def is_settled(conn: psycopg.Connection[Any], series_id: int, first_us: int, las
 
 
 def write_hours(conn: psycopg.Connection[Any], series_id: int, hours: Sequence[LedgerHour]) -> None:
-    """Add or replace rows; the attempts of those that were there are counted up."""
+    """Add or replace rows; count one attempt more for those that exist."""
     if not hours:
         return
     texts = [[getattr(hour, name) for hour in hours] for name in ("checksum", "service", "origin", "cause")]

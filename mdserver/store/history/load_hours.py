@@ -1,14 +1,14 @@
-"""Whole hours of ticks into the database: rows, candles, ledger and metadata in one transaction.
+"""Load whole hours of ticks into the database: rows, candles, ledger and metadata in one transaction.
 
-Nothing here holds more than a few decoded hours: the next ones are made ready in a thread while one is copied, and
-only their minutes are kept for the candles.
+Only a few decoded hours are in memory at a time: a thread decodes the next ones while one is copied, and only their
+1m candles are kept.
 
-Of a month that nobody has stored anything of, the rows go into a table of its own first, which becomes the month's
-partition at the end: building the key over all rows is cheaper than adding each of them to it.
+Rows of a month without partition are loaded into a new table, which is then attached: building the key over all rows
+is cheaper than adding each row to it.
 
-Candles up to one hour lie within the hour that was imported, so they are computed from its ticks alone. The coarser
-ones are folded in SQL from the stored hours of their bucket, whoever stored those and when: hence every order of
-imports ends in the same table.
+Candles up to one hour lie within the imported hour, so they are computed from its ticks alone. Coarser ones are folded
+in SQL from the stored 1h candles of their bucket, whoever stored those and when. So every order of imports ends in the
+same table.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from .tick_copy import TickCopy, copy_data
 __all__ = ["load_hours", "open_series"]
 
 READY_AHEAD = 4
-"""Hours that are ready before they are copied."""
+"""How many hours are decoded ahead of the one that is copied."""
 
 HOUR_S = TIMEFRAMES["1h"]
 _DAY_US = 24 * HOUR_US
 _MINUTE_S = TIMEFRAMES["1m"]
 _WITHIN_HOUR = tuple(seconds for seconds in TIMEFRAMES.values() if seconds <= HOUR_S)
 
-_NOT_KNOWN = "the source knows nothing of this hour, nor of any other hour of this symbol so far"
+_UNKNOWN_SYMBOL = "the source has neither this hour nor any other hour of this symbol so far"
 
 
 # "order by" makes the planner walk the key, also while a new partition has no statistics
@@ -72,7 +72,8 @@ _FIRST_BID = """select (extract(epoch from time) * 1000000)::bigint, bid from ti
     where series_id = %s and time >= (%s::timestamptz[])[1] and time < (%s::timestamptz[])[1] + interval '1 hour'
     order by time, seq limit 1"""
 
-# With literals: of parameters TimescaleDB makes no filter, and decompresses all that the series has in the chunk.
+# Literals, not parameters: from parameters TimescaleDB derives no filter and decompresses all rows of the series in the
+# chunk.
 _DELETE_HOUR: LiteralString = """delete from ticks
     where series_id = {series} and time >= {first} and time < {end}"""
 
@@ -90,9 +91,9 @@ _COUNT_REVISED = """update series set row_count = row_count + %s, hist_v = hist_
 
 
 def open_series(conn: psycopg.Connection[Any], source: str, symbol: str) -> SeriesInfo:
-    """Return the series for a source's ticks of a symbol, made if there is none.
+    """Return the series for a source's ticks of a symbol, created if missing.
 
-    Raises Rejected where live records are stored under this name: replacing an hour would remove them.
+    Raises Rejected if live records are stored under this name: replacing an hour would remove them.
     """
     topic = Topic(source, symbol, "tick")
     series = lock_series(conn, {topic})[topic]
@@ -105,7 +106,7 @@ def open_series(conn: psycopg.Connection[Any], source: str, symbol: str) -> Seri
 
 
 class _Ready(Struct, frozen=True):
-    """An hour as it is copied, and what the rest of its load needs of it."""
+    """A decoded hour: its rows as COPY data, and what else its load needs."""
 
     count: int
     first: BidAt
@@ -115,7 +116,7 @@ class _Ready(Struct, frozen=True):
 
 
 def _make_ready(series_id: int, hour: FetchedHour) -> _Ready | None:
-    """Decode an hour; None if it has no ticks. Raises BadMessage."""
+    """Decode an hour; return None if it has no ticks. Raises BadMessage."""
     ticks = hour.decode()
     if problem := hour_fault(ticks, hour.hour_us, time_ns() // 1_000):
         raise BadMessage(f"{hour.origin}: {problem}")
@@ -134,8 +135,8 @@ def load_hours(
 ) -> list[HourResult]:
     """Bring the database up to date with these hours; runs inside the caller's transaction.
 
-    Hours whose checksum the ledger knows are not decoded. An hour that does not decode
-    is recorded as failed, unless a good one is stored: that stays. Blocking.
+    Hours whose checksum the ledger has are not decoded. An hour that cannot be decoded is recorded as failed, unless
+    a good one is stored: that stays. Blocking.
     """
     hours = sorted(hours, key=lambda hour: hour.hour_us)
     if not hours:
@@ -144,7 +145,7 @@ def load_hours(
     load.begin(hours)
     with load.copy, ThreadPoolExecutor(1, "decode") as decoder:
         for hour, ready in _ready_ahead(decoder, series.id, hours, load.is_unchanged):
-            load.take(hour, ready)
+            load.add_hour(hour, ready)
         load.copy.close()
     load.finish()
     return load.results
@@ -152,7 +153,7 @@ def load_hours(
 
 @attrs.define(eq=False)
 class _Load:
-    """One transaction on its way."""
+    """The state of one load, which is one transaction."""
 
     conn: psycopg.Connection[Any]
     series: SeriesInfo
@@ -164,9 +165,9 @@ class _Load:
     symbol_known: bool = False
     new_months: list[datetime] = attrs.Factory(list)
     before: dict[int, BidAt] = attrs.Factory(dict)
-    """What is stored of the week before those hours that do not follow one of ours."""
+    """The last stored bid of the week before each hour that does not follow another one of this load."""
     last: BidAt | None = None
-    """The price that the next hour must be in keeping with."""
+    """The price that the next hour is compared with."""
     entries: list[LedgerHour] = attrs.Factory(list)
     minutes: list[Candles] = attrs.Factory(list)
     removed: list[int] = attrs.Factory(list)
@@ -183,14 +184,14 @@ class _Load:
 
     def begin(self, hours: Sequence[FetchedHour]) -> None:
         starts = [hour.hour_us for hour in hours]
-        if (
-            self.engine == "timescaledb"
-        ):  # its default would refuse to replace more than 100,000 compressed ticks
+        if self.engine == "timescaledb":
+            # its default would refuse to replace more than 100,000 compressed ticks
             self.conn.execute(
                 "select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)"
             )
+        # Before any write of this transaction: only then can it tell which partitions are committed.
         self.new_months = create_partitions(self.conn, "ticks", starts)
-        # Whoever imports the same days waits here, then finds in the ledger what we did.
+        # Another import of the same days waits here, then finds our hours in the ledger.
         days = sorted({start // _DAY_US for start in starts})
         self.conn.execute(
             "select pg_advisory_xact_lock(%s, day) from unnest(%s) as day", (self.series.id, days)
@@ -206,15 +207,16 @@ class _Load:
         bids = self.conn.execute(_LAST_BIDS, (_times(begins), self.series.id)).fetchall()
         self.before = {hour_us: BidAt(time_us, bid) for hour_us, time_us, bid in bids}
 
-    def take(self, hour: FetchedHour, coming: Future[_Ready | None] | None) -> None:
-        """Handle one hour, in the order of time; ``coming`` are its ticks, unless it is unchanged or has none."""
+    def add_hour(self, hour: FetchedHour, coming: Future[_Ready | None] | None) -> None:
+        """Load one hour; call it in the order of time. ``coming``: its ticks, None if unchanged or without ticks."""
         before = self.before.get(hour.hour_us)
         if before and (self.last is None or self.last.time_us // HOUR_US < before.time_us // HOUR_US):
             self.last = before
         if hour.kind == "failed":
             self._failed(hour, hour.cause)
         elif hour.kind in ("missing", "accepted") and not (hour.settled and self.symbol_known):
-            self._failed(hour, hour.cause or _NOT_KNOWN)
+            # not "denied": a misspelt symbol, or one that the source never had, answers for every hour like this
+            self._failed(hour, hour.cause or _UNKNOWN_SYMBOL)
         elif hour.kind == "missing" or (hour.kind == "accepted" and hour.hour_us in self.stored):
             self._not_imported(hour, "denied", hour.cause)
         elif self.is_unchanged(hour):
@@ -231,14 +233,14 @@ class _Load:
         write_hours(self.conn, self.series.id, self.entries)
         if self.added_rows or self.removed_rows:
             self._update_series()
-        # last, since until the commit no other transaction can attach a partition
+        # last, because no other transaction can attach a partition until this one ends
         for month in self.new_months:
             attach_partition(self.conn, "ticks", month)
 
     # -- what an hour may be ---------------------------------------------------------------------------
 
     def is_unchanged(self, hour: FetchedHour) -> bool:
-        """Tell whether the ledger and the table have this hour as it was fetched."""
+        """Return whether the ledger and the table have this hour as it was fetched."""
         known = self.known.get(hour.hour_us)
         if known is None or known.outcome in ("denied", "failed"):
             return False
@@ -256,7 +258,7 @@ class _Load:
         self._not_imported(hour, "failed", cause)
 
     def _not_imported(self, hour: FetchedHour, outcome: Literal["denied", "failed"], cause: str) -> None:
-        """Note why there is nothing new; what is stored of the hour stays, and so does what the ledger says of it."""
+        """Record why nothing was imported. Stored ticks of the hour stay, and so does their entry in the ledger."""
         known = self.known.get(hour.hour_us)
         if known is None or known.outcome in ("denied", "failed"):
             self.entries.append(
@@ -295,18 +297,19 @@ class _Load:
         self.results.append(HourResult(hour.hour_us, status, count))
 
     def _wrong_scale(self, first: BidAt, hour_us: int) -> str | None:
-        """Compare with the price before, or with what it would replace: no revision moves a price so far."""
+        """Compare with the price before, or with the price that it would replace: no revision changes it so much."""
         if hour_us not in self.stored:
             return None if self.last is None else price_leap(first, self.last)
         self.copy.close()
         row = self.conn.execute(_FIRST_BID, (self.series.id, _times([hour_us]), _times([hour_us]))).fetchone()
         problem = None if row is None else price_leap(first, BidAt(*row))
         return (
-            problem and f"{problem}; to store it all the same, take back what is stored: mdserver run delete"
+            problem
+            and f"{problem}; to store it all the same, first delete what is stored: mdserver run delete"
         )
 
     def _remove(self, hour_us: int) -> bool:
-        """Delete what is stored of an hour; return whether there was something."""
+        """Delete the stored ticks of an hour; return whether there were any."""
         if hour_us not in self.stored:
             return False
         self.copy.close()
@@ -355,12 +358,12 @@ class _Load:
         delete_candles(self.conn, self.series.id, *np.array(buckets, np.int64).T)
 
     def _update_series(self) -> None:
-        """Count what changed. Only here is the series locked, so that two loads of it run side by side."""
+        """Update the counts and bounds of the series. Only here is it locked, so two loads of it can run at once."""
         net = self.added_rows - self.removed_rows
         if not self.removed_rows:
             self.conn.execute(_ADD, (net, _times([self.first_us]), _times([self.last_us]), self.series.id))
             return
-        # The lock comes first: the ends must be read after the commit of whoever held it.
+        # Lock first, in a statement of its own: the bounds must be read after the commit of the previous holder.
         self.conn.execute("select from series where id = %s for no key update", [self.series.id])
         self.conn.execute(_COUNT_REVISED, (net, self.series.id))
 
@@ -371,7 +374,7 @@ def _ready_ahead(
     hours: Iterable[FetchedHour],
     is_unchanged: Callable[[FetchedHour], bool],
 ) -> Iterator[tuple[FetchedHour, Future[_Ready | None] | None]]:
-    """Yield the hours with their ticks on the way; those that need no decoding with None."""
+    """Yield the hours, each with the future of its ticks, or with None if it needs no decoding."""
     ahead: deque[tuple[FetchedHour, Future[_Ready | None] | None]] = deque()
     for hour in hours:
         wanted = hour.kind == "data" and not is_unchanged(hour)

@@ -1,4 +1,4 @@
-"""A COPY of ticks, hour after hour, in the order of time."""
+"""COPY ticks into the database, hour after hour, in the order of time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["TickCopy", "copy_data"]
 
 
 class TickCopy:
-    """A COPY into the table, or into the month's partition, which spares the server the search for it.
+    """A COPY into the table, or straight into the month's partition, which saves the server the routing of each row.
 
     Other statements may run on the connection after :meth:`close`; the next hour begins another COPY. If
-    ``compressing``, so does an hour that does not follow the last one: a compressed batch never spans an hour that
-    may get rows later, which would make it overlap with theirs.
+    ``compressing``, so does an hour that does not follow the last one: a compressed batch must never span an hour
+    whose rows come later, since their batch would overlap with it.
     """
 
     def __init__(self, conn: psycopg.Connection[Any], engine: Engine, *, compressing: bool = False) -> None:
@@ -63,7 +63,7 @@ class TickCopy:
         self._copy.write(rows)
 
     def close(self) -> None:
-        """End the COPY that is under way, if any; raises what the server has against its rows."""
+        """End the running COPY, if any. Raises psycopg's error if the server refuses its rows."""
         if self._copy is not None:
             self._copy.write(COPY_END)
             self._copy = None
@@ -80,9 +80,10 @@ class TickCopy:
 
 
 def copy_data(ticks: TickColumns, series_id: int) -> bytes:
-    """Return an hour's rows in their order, whichever sizes are not given; ``seq`` is the position, from 1."""
+    """Return an hour's rows as COPY data, in order; missing sizes are NULL, ``seq`` is the position from 1."""
     count = len(ticks.time_us)
     time, seq = to_postgres_us(ticks.time_us), np.arange(1, count + 1)
+    # rows with different NULLs differ in length, so each shape is encoded as one block and then put back in order
     shapes = np.isnan(ticks.bid_size) + 2 * np.isnan(ticks.ask_size)
     owner = np.full(count, series_id, np.int32)
     blocks = []
@@ -99,7 +100,7 @@ def copy_data(ticks: TickColumns, series_id: int) -> bytes:
 
 
 def _in_order(blocks: Sequence[tuple[Ints, bytes]], count: int) -> bytes:
-    """Put rows of several lengths, given by their places, into the order of these."""
+    """Interleave blocks of rows of different lengths, so that each row gets to its place."""
     lengths = np.empty(count, np.int64)
     for rows, data in blocks:
         lengths[rows] = len(data) // len(rows)

@@ -1,1 +1,1 @@
-"""From the journal into the tables, with their candles."""
+"""Store live records: from the journal into the tables, with their candles."""

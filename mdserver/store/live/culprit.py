@@ -1,4 +1,4 @@
-"""Finding the one record that keeps a batch from being stored, whatever the database says about it."""
+"""Find the one record that keeps a batch from being stored, whatever error the database reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...model import Published, Topic
 __all__ = ["CONFIRMED", "find_culprit"]
 
 CONFIRMED = 3
-"""How often the record must fail alone, with another of its kind going through after it each time."""
+"""How often the suspect must fail alone, while another record of its kind is accepted right after it."""
 
 
 TryWrite: TypeAlias = Callable[[Sequence[Published]], Awaitable[None]]
@@ -20,13 +20,13 @@ TryWrite: TypeAlias = Callable[[Sequence[Published]], Awaitable[None]]
 async def find_culprit(
     records: Sequence[Published], try_write: TryWrite, others: Sequence[Published]
 ) -> tuple[int, str] | None:
-    """Return the place of the first record that the database refuses alone, and why; None if it is not the record.
+    """Return the place of the first record that the database refuses by itself, and why; None if no record is to blame.
 
-    ``try_write`` writes records and takes that back; it raises :class:`StoreUnavailable`. A database that is away, or
-    refuses all of a kind (a right is missing, a disk is full), has no culprit: one is found only where another record
-    of the same kind, of ``others``, goes through. Costs about log2(n) tries.
+    ``try_write`` writes records and rolls back; it raises :class:`StoreUnavailable`. There is no culprit where the
+    database is unavailable or refuses a whole kind (a missing privilege, a full disk): a record is to blame only if
+    another one of its kind, from ``others``, is accepted. Costs about log2(n) tries.
     """
-    good, bad = 0, len(records)  # the first `good` records go through, the first `bad` do not
+    good, bad = 0, len(records)  # the first `good` records are accepted, the first `bad` are not
     if await _fault(records, try_write) is None:
         return None
     while bad - good > 1:
@@ -50,7 +50,7 @@ def _key(record: Published) -> tuple[Topic, int]:
 
 
 async def _one_goes_through(others: Sequence[Published], try_write: TryWrite) -> bool:
-    """Try the first, the last and one between: there may be another culprit among them."""
+    """Try the first, the last and a middle one: there may be another culprit among them."""
     for place in sorted({0, len(others) // 2, len(others) - 1} & set(range(len(others)))):
         if await _fault([others[place]], try_write) is None:
             return True

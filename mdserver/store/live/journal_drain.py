@@ -1,4 +1,4 @@
-"""From the journal into the database: the one path of live storing, of catching up and of recovery after a crash."""
+"""Move records from the journal into the database: the one path for live storing, catching up and crash recovery."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from .write_batch import SetAside, Written
 __all__ = ["REJECTED_FILE", "JournalDrain", "StoreForWriting"]
 
 CATCH_UP_ROWS = 50_000
-"""The largest transaction, while there is a backlog: some 0.2 s and 30 MB."""
+"""The largest transaction while there is a backlog: some 0.2 s and 30 MB."""
 
 CATCH_UP_BYTES = 16 << 20
-"""What is read of the journal at once, besides one batch: bounds the memory whatever the records are like."""
+"""How much of the journal is read at once, besides one batch: bounds the memory, however large the records are."""
 
-LOOK_EVERY = 5
-"""After so many tries of a batch that failed, a single record is looked for that may be to blame."""
+SEARCH_EVERY = 5
+"""After so many failed tries of a batch, search it for a single record that may be to blame."""
 
 OTHERS = 1_000
-"""Records behind a batch among which one of the same kind is looked for."""
+"""How many records after a batch may serve as the proof that others of the same kind are accepted."""
 
 BACKOFF_S = (0.1, 5.0)
-"""The first and the longest pause between tries while the database is away."""
+"""The first and the longest pause between tries while the database is unavailable."""
 
 SLOW_S = 10.0
-"""From here on a write without an answer counts as a database that is away, though it may still answer."""
+"""After this time a write without an answer is reported as an unavailable database, though it may still be answered."""
 
 WRITE_S = 90.0
-"""A write without an answer is given up and tried again after this time: a server may hang and still hold the
-connection. Above the time of the largest transaction's statements."""
+"""After this time a write without an answer is given up and repeated: a server may hang and keep the connection.
+Longer than the statements of the largest transaction take."""
 
 REJECTED_FILE = "rejected.jsonl"
-"""In the journal's folder: records that the database cannot hold, each with its cause, one JSON object a line."""
+"""In the journal's folder: records that the database cannot store, each with its cause, one JSON object per line."""
 
 
 class StoreForWriting(Protocol):
-    """The half of :class:`~mdserver.store.store.Store` that is used here."""
+    """The part of :class:`~mdserver.store.store.Store` that is used here."""
 
     async def write(self, batch: Sequence[Published], set_aside: SetAside) -> Written: ...
 
@@ -58,12 +58,12 @@ class StoreForWriting(Protocol):
 
 
 class JournalDrain:
-    """Stores what is journalled, in order and each record once.
+    """Stores journalled records, in order and each one once.
 
-    A record waits for at most ``flush_s`` seconds, less if ``flush_rows`` have come together. While the database
-    is away the journal grows, and the same batch is tried again for ever with pauses of at most 5 s. Cancelling is
-    safe at any moment: what was not committed stays in the journal. ``on_stored`` is told of what was committed before
-    the journal lets go of it.
+    A record waits for at most ``flush_s`` seconds, or until ``flush_rows`` records are pending. While the database is
+    unavailable the journal grows, and the same batch is retried for ever with pauses of at most 5 s. Cancelling is
+    safe at any moment: what was not committed stays in the journal. ``on_stored`` is called with what was committed
+    before the journal deletes it.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class JournalDrain:
 
     @property
     def away(self) -> str | None:
-        """Why nothing can be stored just now, or None."""
+        """Why nothing can be stored at present, or None."""
         if self._away is None and self._write_began is not None:
             waited = trio.current_time() - self._write_began
             if waited > SLOW_S:
@@ -120,38 +120,38 @@ class JournalDrain:
             self._finished.set()
 
     async def drain(self) -> None:
-        """Make :meth:`run` store everything that is journalled, and end; return when it has.
+        """Have :meth:`run` store all journalled records and end; return when it has.
 
-        Bound it with a cancel scope. While the database is away it returns after one more try:
-        the rest waits in the journal for the next start.
+        Bound it with a cancel scope. While the database is unavailable it returns after one more try: the rest waits
+        in the journal for the next start.
         """
         self._stopping.set()
         self._journal.wake()
         await self._finished.wait()
 
     async def _flush(self) -> None:
-        """Store everything that is pending; give up only when stopping and the database is away."""
+        """Store everything that is pending; give up only if stopping while the database is unavailable."""
         while self._journal.pending_bytes:
             limit = max(self._flush_rows, CATCH_UP_ROWS)
             records, position = await trio.to_thread.run_sync(self._journal.read, limit, CATCH_UP_BYTES)
             if records and not await self._store_batch(records):
                 break
             self._on_stored(records)
+            # Only after the database's commit: a crash in between stores the batch a second time, and ``seq`` skips it.
             await trio.to_thread.run_sync(self._journal.commit, position)
             if len(records) < self._flush_rows and not self._stopping.is_set():
-                break  # what came meanwhile waits for company
+                break  # records that came meanwhile wait for the next flush
         if not self._journal.pending_bytes:
             self._oldest_us = None
 
     async def _store_batch(self, records: list[Published]) -> bool:
-        """Write a batch, trying again until it is stored; False if stopped while the database is away."""
+        """Write a batch, retrying until it is stored; return False if stopped while the database is unavailable."""
         away_since = math.nan
         backoff = Backoff(*BACKOFF_S)
         failed = 0
         seen = self._journal.appended
-        self._oldest_us = records[
-            0
-        ].record.time_us  # the first that came; looking at all would hold up the loop
+        # the first that arrived stands for the oldest: to search all records would block the loop
+        self._oldest_us = records[0].record.time_us
         while True:
             started = trio.current_time()
             try:
@@ -163,10 +163,10 @@ class JournalDrain:
                 failed += 1
                 if self._stopping.is_set():
                     return False
-                if failed % LOOK_EVERY == 0:
+                if failed % SEARCH_EVERY == 0:
                     rest = await self._without_culprit(records)
                     if len(rest) < len(records):
-                        records, failed = rest, LOOK_EVERY - 1  # there may be another
+                        records, failed = rest, SEARCH_EVERY - 1  # search again at once: there may be another
                         if not records:
                             return True
                         continue
@@ -176,32 +176,32 @@ class JournalDrain:
             if self._away is not None:
                 self._away = None
                 self._log.info(
-                    "the database is back: storing what waited",
+                    "the database is available again: storing the records that waited",
                     away_s=round(trio.current_time() - away_since, 1),
                     records=len(records) + self._journal.appended - seen,
                 )
             self._metrics.flush_seconds.observe(trio.current_time() - started)
-            self._account(written)
+            self._count(written)
             self._aside.clear()
             return True
 
     def _note_away(self, error: StoreUnavailable | OSError) -> None:
         if isinstance(error, OSError):
             self._rarely.error(
-                "records that the database cannot hold cannot be set aside either: all wait in the journal",
+                "records that the database refuses cannot be set aside either: all records wait in the journal",
                 file=str(self._journal.folder / REJECTED_FILE),
                 error=str(error),
             )
             self._away = f"{REJECTED_FILE} cannot be written: {error}"
         else:
             if self._away is None:
-                self._log.error("the database is away: records wait in the journal", error=str(error))
+                self._log.error("the database is unavailable: records wait in the journal", error=str(error))
             self._away = str(error)
         cause = "unavailable" if isinstance(error, StoreUnavailable) else "set_aside"
         self._metrics.store_retries.labels(cause).inc()
 
     async def _without_culprit(self, records: list[Published]) -> list[Published]:
-        """Set aside the record that alone keeps the others from being stored, if there is one."""
+        """Return the batch without the one record that blocks it, which is set aside; or the batch if there is none."""
         with trio.move_on_after(WRITE_S):
             more, _ = await trio.to_thread.run_sync(self._journal.read, len(records) + OTHERS, CATCH_UP_BYTES)
             found = await find_culprit(records, self._store.try_write, others=[*records, *more])
@@ -214,12 +214,12 @@ class JournalDrain:
             except OSError as error:
                 self._note_away(error)
                 return records
-            self._account(Written(rejected=rejected))
+            self._count(Written(rejected=rejected))
             return records[:place] + records[place + 1 :]
         return records
 
     async def _write(self, records: list[Published]) -> Written:
-        """Write once, within a bound. Raises OSError where a record cannot be set aside."""
+        """Write once, within ``WRITE_S``. Raises OSError if a record cannot be set aside."""
         self._write_began = trio.current_time()
         try:
             with trio.move_on_after(WRITE_S):
@@ -231,12 +231,12 @@ class JournalDrain:
     def _report_skipped(self, count: int) -> None:
         self._metrics.skipped.inc(count)
         self._rarely.warning(
-            "records were stored already: expected after a crash or a lost connection, else another server writes "
-            "the same brokers to this database, and one of the two loses its records",
+            "records were stored already and are skipped: this is normal after a crash or a lost connection; otherwise "
+            "another server stores the same brokers in this database, and one of the two loses records",
             records=count,
         )
 
-    def _account(self, written: Written) -> None:
+    def _count(self, written: Written) -> None:
         if written.skipped:
             self._report_skipped(written.skipped)
         for kind, rows in written.stored.items():
@@ -246,7 +246,7 @@ class JournalDrain:
         for published, _cause in written.rejected:
             self._metrics.rejected.labels(published.topic.broker, "unstorable").inc()
         self._log.error(
-            "records that the database cannot hold are set aside",
+            "records that the database refuses are set aside in a file",
             records=len(written.rejected),
             file=str(self._journal.folder / REJECTED_FILE),
             cause=written.rejected[0][1],
@@ -256,7 +256,7 @@ class JournalDrain:
         return 0.0 if self._oldest_us is None else max(0.0, time() - self._oldest_us / US_PER_S)
 
     def _set_aside(self, rejected: Sequence[tuple[Published, str]]) -> None:
-        """Append records to :data:`REJECTED_FILE`, durably, once each while a batch is tried. Blocking."""
+        """Append records to :data:`REJECTED_FILE`, durably; each once however often a batch is retried. Blocking."""
         fresh = [(one, cause) for one, cause in rejected if (one.topic, one.seq) not in self._aside]
         lines = [
             msgspec.json.encode({"cause": cause, "seq": one.seq, "topic": one.topic, "record": one.record})

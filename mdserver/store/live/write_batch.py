@@ -1,8 +1,8 @@
-"""One batch of records into the database: rows, candles of every timeframe and metadata in one transaction.
+"""Write one batch of records to the database: rows, candles of every timeframe and metadata in one transaction.
 
-Exactly once: a record whose ``seq`` is not above its series' ``last_seq`` is there already and is skipped.
-The series are read, locked, in each transaction: nothing about them is remembered between two, so a write after
-an unclear commit (the connection broke before the answer) finds out by itself what the last one achieved.
+Each record is stored exactly once: one whose ``seq`` is not above the ``last_seq`` of its series is stored already and
+is skipped. Every transaction reads the series under a lock and remembers nothing for the next one. So a write after an
+unclear commit (the connection broke before the answer) finds out by itself what the last one achieved.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["SetAside", "Written", "write"]
 
 
 class Written(Struct):
-    """What a write did: rows added by kind, records skipped as stored before, those that cannot be stored and why."""
+    """What a write did: rows added by kind, records skipped as stored already, records refused and why."""
 
     stored: Counter[RecordType] = field(default_factory=Counter)
     skipped: int = 0
@@ -48,7 +48,7 @@ _MINUTE_US = TIMEFRAMES["1m"] * US_PER_S
 _DAY_US = TIMEFRAMES["1d"] * US_PER_S
 
 _COPY: LiteralString = "copy {table} ({columns}) from stdin (format binary)"
-_COPIED = ("time", "seq", "series_id", "received")  # and the kind's own columns behind them
+_COPIED = ("time", "seq", "series_id", "received")  # followed by the kind's own columns
 
 _UPDATE_SERIES = """update series set
         last_seq = greatest(series.last_seq, new.last_seq), row_count = series.row_count + new.row_count,
@@ -62,7 +62,7 @@ _UPDATE_SERIES = """update series set
 
 @attrs.frozen(eq=False)
 class _State:
-    """The locked series, one array element each; the position of a series in them is its *place*."""
+    """The locked series, one array element each; the index of a series in the arrays is its *place*."""
 
     series: list[SeriesInfo]
     ids: Ints
@@ -101,7 +101,7 @@ class _Fresh:
 
 
 SetAside: TypeAlias = Callable[[Sequence[tuple[Published, str]]], None]
-"""Keeps records that cannot be stored, each with its cause, before the numbering moves past them. Blocking."""
+"""Saves records that cannot be stored, each with its cause, before ``last_seq`` passes them. Blocking."""
 
 
 def write(
@@ -111,13 +111,13 @@ def write(
     received: bool = True,
     set_aside: SetAside = lambda rejected: None,
 ) -> Written:
-    """Store a batch; runs inside the caller's transaction. Records of a topic come with rising ``seq``.
+    """Store a batch; runs inside the caller's transaction. Records of a topic must have rising ``seq``.
 
     Of a kind that is not stored only the numbers are kept. ``received``: store when each record was received.
-    ``set_aside`` gets the records that cannot be stored; what it raises ends the transaction.
+    ``set_aside`` is called with the records that cannot be stored; if it raises, the transaction ends.
 
-    Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that
-    PostgreSQL does not take though it passed :func:`~mdserver.store.rows.storage_fault`.
+    Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that PostgreSQL refuses
+    though it passed :func:`~mdserver.store.rows.storage_fault`.
     """
     batch, gaps = _part_gaps(batch)
     unnamed = {
@@ -133,7 +133,9 @@ def write(
     written = Written()
     picked = _pick_fresh(batch, faults, state, written)
     if written.rejected:
-        set_aside(written.rejected)
+        set_aside(
+            written.rejected
+        )  # before the commit moves ``last_seq`` past them: else a crash would lose them
     ids = [one.id for one in state.series]
     for type_, fresh in picked.items():
         kind = KINDS[type_]
@@ -147,17 +149,17 @@ def write(
 
 
 def _part_gaps(batch: Sequence[Published]) -> tuple[list[Published], list[Published]]:
-    """Return the records and the gaps of a batch."""
+    """Return the records of a batch, and its gaps."""
     gaps = [published for published in batch if type(published.record) is Gap]
-    return [published for published in batch if type(published.record) is not Gap] if gaps else list(
-        batch
-    ), gaps
+    if not gaps:
+        return list(batch), gaps
+    return [published for published in batch if type(published.record) is not Gap], gaps
 
 
 def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record | Gap]) -> None:
-    """Make the partitions of the months that occur, not of those between: one odd time costs one partition.
+    """Create the partitions of the months that occur, not of those in between: one odd time costs one partition.
 
-    This comes before anything else in the transaction, as ensure_partitions wants it.
+    Must come before anything else in the transaction: see :func:`ensure_partitions`.
     """
     days: dict[type, set[int]] = {}
     for record in records:
@@ -173,7 +175,7 @@ def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record | Gap
 def _pick_fresh(
     batch: Sequence[Published], faults: Mapping[int, str], state: _State, written: Written
 ) -> dict[type, _Fresh]:
-    """Sort out what is new, by kind; moves ``state.last_seq`` on and counts the rest in ``written``."""
+    """Return the new records by kind; advance ``state.last_seq``, and count the other records in ``written``."""
     picked: dict[type, _Fresh] = {}
     places = {one.topic: place for place, one in enumerate(state.series)}
     last_seq: list[int] = state.last_seq.tolist()
@@ -199,18 +201,20 @@ def _pick_fresh(
 
 
 def _add_rows(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> int:
-    """Add rows and bring their candles up to date; returns how many were new."""
+    """Add rows and bring their candles up to date; return how many rows were new."""
     place = rows.place
     np.minimum.at(state.first_us, place, rows.time_us)
     np.maximum.at(state.last_us, place, rows.time_us)
     try:
-        with conn.transaction():  # a savepoint: what follows a violation is still one transaction
+        with conn.transaction():  # a savepoint: a violation must not end the surrounding transaction
             _copy(conn, rows)
     except psycopg.errors.UniqueViolation:
+        # Some rows are stored although ``last_seq`` is below them: a merge would count them twice, so recompute.
         added = _add_missing(conn, rows, state)
         late = np.ones(len(place), np.bool_)
     else:
         added = np.bincount(place, minlength=len(state.ids))
+        # Rows in order extend the candles by a merge; only those older than what is stored need a recomputation.
         late = rows.time_us < state.latest_us[place]
         if rows.prices is not None:
             in_order = rows.prices.time_us >= state.latest_us[rows.prices.series]
@@ -237,7 +241,7 @@ def _copy(conn: psycopg.Connection[Any], rows: Rows, into: str = "") -> None:
 
 
 def _add_missing(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> Ints:
-    """Add those rows whose key is not taken; returns how many at each place."""
+    """Add the rows whose key is not stored yet; return how many at each place."""
     table = rows.stored.table
     names = {"incoming": sql.Identifier(f"incoming_{table}"), "table": sql.Identifier(table)}
     conn.execute(sql.SQL("create temporary table {incoming} (like {table}) on commit drop").format(**names))
@@ -254,7 +258,7 @@ def _add_missing(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> In
 
 
 def _merge(conn: psycopg.Connection[Any], prices: Prices, ids: Ints) -> None:
-    """Merge rows that are no older than anything stored into the candles of all timeframes."""
+    """Merge rows into the candles of all timeframes; none of them may be older than what is stored."""
     if not len(prices.series):
         return
     put_candles(conn, ids, all_timeframes(candles_of_prices(prices)), "merge")

@@ -1,1 +1,1 @@
-"""What the HTTP interface reads."""
+"""Queries of the HTTP interface."""

@@ -1,7 +1,7 @@
-"""Bid and ask candles: not kept, but computed from the ticks when they are asked for.
+"""Bid and ask candles: not stored, but computed from the ticks on request.
 
-The arithmetic is that of the mid candles (:mod:`mdserver.candles`). Where old ticks were dropped there is nothing to
-compute from: a bucket that opens before that time is left out, for part of its ticks would make a wrong candle.
+The arithmetic is that of the mid candles (:mod:`mdserver.candles`). A bucket that opens before the time up to which
+retention has dropped ticks is left out: the rest of its ticks would make a wrong candle.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEPT_FROM = """select ceil(extract(epoch from dropped_before))::bigint from ret
 def count_ticks(
     conn: psycopg.Connection[Any], series_id: int, timeframe_s: int, from_s: int, to_s: int
 ) -> int:
-    """Return how many ticks :func:`side_candles` would read: the mid candles know, so none is read. Blocking."""
+    """Return how many ticks :func:`side_candles` would read, from the counts of the mid candles. Blocking."""
     parameters = (series_id, timeframe_s, utc_time(from_s), utc_time(to_s))
     row = conn.execute(_COUNT, parameters).fetchone()
     return 0 if row is None else int(row[0])
@@ -42,9 +42,9 @@ def side_candles(
     to_s: int,
     side: QuotePrice,
 ) -> CandleColumns:
-    """Return the candles of one side of a series' ticks, opens in ``[from_s, to_s]``, multiples of ``timeframe_s``.
+    """Return the candles of one side of a series' ticks whose opens are in ``[from_s, to_s]``.
 
-    Blocking. Memory is bounded by a block of ticks and the candles themselves.
+    Both bounds are multiples of ``timeframe_s``. Blocking. Memory is bounded by a block of ticks and the candles.
     """
     kept = conn.execute(_KEPT_FROM).fetchone()
     first_s = from_s if kept is None else max(from_s, -(-kept[0] // timeframe_s) * timeframe_s)
@@ -59,7 +59,7 @@ def side_candles(
 
 
 def _columns(table: Candles) -> CandleColumns:
-    # dividing ints rounds once, as PostgreSQL does from numeric to double
+    # one division of ints rounds once, like PostgreSQL's conversion from numeric to double
     volume = [
         (whole * FRACTIONS + fraction) / FRACTIONS
         for whole, fraction in zip(table.whole.tolist(), table.fraction.tolist(), strict=True)

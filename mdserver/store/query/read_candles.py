@@ -1,7 +1,6 @@
-"""Candles as columns: one array per column, built by PostgreSQL and sent in binary.
+"""Read candles as columns: PostgreSQL builds one array per column and sends it in binary.
 
-That is the cheapest way out: no object per row on either side. Pages of ticks:
-:mod:`mdserver.store.query.read_records`.
+That is the cheapest way: no object per row on either side. Pages of ticks: :mod:`mdserver.store.query.read_records`.
 """
 
 from __future__ import annotations
@@ -67,5 +66,5 @@ _LAST_S = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 
 
 def utc_time(time_s: int) -> datetime:
-    """Return a time as PostgreSQL takes it; nothing is stored beyond what datetime holds."""
+    """Return a time as datetime, clipped to its range: nothing is stored outside of it."""
     return _EPOCH + timedelta(seconds=max(0, min(time_s, _LAST_S)))

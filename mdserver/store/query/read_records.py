@@ -1,6 +1,6 @@
-"""Reading records of any stored kind, a page at a time, by columns.
+"""Read records of any stored kind, a page at a time, by columns.
 
-A page starts behind a position (time, seq): the primary key finds it at once, however deep the page lies.
+A page starts after a position (time, seq): the primary key finds it at once, however far into the series it is.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ...kinds import StoredAs, StoredColumn
 __all__ = ["RecordPage", "RowPosition", "read_records"]
 
 RowPosition: TypeAlias = tuple[int, int]
-"""A place within a series: (time in microseconds, seq)."""
+"""A position within a series: (time in microseconds, seq)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEFORE_ALL: RowPosition = (-1, 0)
 
-# One row of arrays in binary is the cheapest way out. The rows are put in order before they are aggregated.
+# One row of arrays in binary is the cheapest result. The rows are sorted before they are aggregated.
 _PAGE: LiteralString = """
 select {columns} from (
     select {fields} from {table}
@@ -38,8 +38,8 @@ _US: LiteralString = "(extract(epoch from {column}) * 1000000)::bigint as {name}
 class RecordPage(msgspec.Struct, frozen=True):
     """Records by column, all of one length, ascending by (time, seq).
 
-    ``columns`` are those of the kind's row in :mod:`mdserver.kinds`, by name. ``received_us`` is None where no socket
-    brought the record, or where it is not stored.
+    ``columns`` are those of the kind's row in :mod:`mdserver.kinds`, by name. ``received_us`` is None for records that
+    were imported, not received, and where times of receipt are not stored.
     """
 
     time_us: list[int]
@@ -58,7 +58,7 @@ def read_records(
     after: RowPosition | None = None,
     limit: int,
 ) -> RecordPage:
-    """Return the first ``limit`` records in [from_us, to_us] that come behind ``after``. Blocking."""
+    """Return the first ``limit`` records in [from_us, to_us] that come after the position ``after``. Blocking."""
     names = [column.name for column in stored.columns]
     time_us, seq, received_us, *columns = _columns(
         conn, _page(stored), series_id, from_us, to_us, after, limit
@@ -102,7 +102,7 @@ def _columns(
     limit: int,
 ) -> list[list[Any]]:
     after_us, after_seq = _BEFORE_ALL if after is None else after
-    # the planner uses the key for "between"; the row comparison alone would start at the series' first row
+    # the planner uses the key for "between"; with the row comparison alone it would start at the series' first row
     first_us = max(from_us, after_us)
     values = {
         "series": series_id,

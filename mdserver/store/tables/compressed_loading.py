@@ -1,15 +1,14 @@
-"""TimescaleDB's direct-compress COPY: imported ticks are compressed as they arrive, not kept as rows until later.
+"""TimescaleDB's direct-compress COPY: imported ticks are compressed on arrival instead of later.
 
-TimescaleDB does that only where no unique key guards the rows; with one it falls back to the slow path. So it is a
-mode of the table that an operator chooses: a plain index of the same columns stands in for the primary key of ticks,
-and that index is what says that the mode is on.
+TimescaleDB does so only if the table has no unique key; with one it silently falls back to the slow path. So this is a
+mode of the table that an operator switches on: a plain index on the same columns then replaces the primary key of
+ticks. The presence of that index is the record that the mode is on.
 
-What stores a row once is not the key: an import looks into the ledger and at the stored rows, under a lock for each
+Even without the key no row is stored twice: an import checks the ledger and the stored rows, under a lock for each
 day; a live record is compared with ``last_seq`` under the lock of its series (see :mod:`..live.write_batch`).
 
-Readers trust that the compressed batches of a series do not overlap, else they get rows in the wrong order. So
-whoever copies brings rows in order, and begins a new COPY where others may come between: see
-:mod:`..history.tick_copy`.
+TimescaleDB reads rows in the wrong order if the compressed batches of a series overlap. So whoever copies must sort
+the rows, and begin a new COPY where other rows may come in between: see :mod:`..history.tick_copy`.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from ..connection.database import Database, Engine
 __all__ = ["INDEX", "DirectCompress", "begin", "is_on", "status", "switch_off", "switch_on"]
 
 INDEX = "ticks_direct_compress"
-"""The plain index that stands in for the primary key of ticks."""
+"""The plain index that replaces the primary key of ticks."""
 
 LOCK_WAIT = "10s"
-"""How long switching waits for whoever uses the table; they wait behind it."""
+"""How long switching waits for a lock on the table; everybody else queues behind it meanwhile."""
 
 _ENABLE = "timescaledb.enable_direct_compress_copy"
 
 _SETTINGS = [_ENABLE, f"{_ENABLE}_client_sorted"]
-"""The second one spares the server a sort, and readers too: chunks are not marked as out of order."""
+"""The second one saves a sort, on writing and on reading: chunks are not marked as unordered."""
 
 _IS_ON = "select to_regclass(%s) is not null"
 
-# In an order of the operator's, rows by time would be out of order.
+# If the operator has configured another order, our rows, sorted by time, would be unordered.
 _OUR_ORDER = """exists (select from timescaledb_information.hypertable_compression_settings
     where hypertable = 'ticks'::regclass and segmentby = 'series_id' and replace(orderby, '"', '') = 'time,seq')"""
 
@@ -58,7 +57,7 @@ _CHUNKS = """select count(*), count(*) filter (where is_compressed) from timesca
 
 
 class DirectCompress(Struct, frozen=True):
-    """Whether the mode is on; ``problem`` says why imports do not, or would not, compress."""
+    """Whether the mode is on; ``problem`` is why imports do not, or would not, compress."""
 
     on: bool
     problem: str | None
@@ -67,20 +66,20 @@ class DirectCompress(Struct, frozen=True):
 
 
 def begin(conn: psycopg.Connection[Any], engine: Engine) -> bool:
-    """Make the COPYs of this transaction compress if the mode is on; return whether it is."""
+    """Have the COPYs of this transaction compress if the mode is on; return whether it is."""
     if engine != "timescaledb":
         return False
     return bool(conn.execute(_BEGIN, [_SETTINGS, INDEX]).fetchall())
 
 
 def is_on(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether a plain index stands in for the key of ticks."""
+    """Return whether a plain index replaces the primary key of ticks."""
     row = conn.execute(_IS_ON, [INDEX]).fetchone()
     return row is not None and bool(row[0])
 
 
 async def status(database: Database) -> DirectCompress:
-    """Return how it stands; changes nothing."""
+    """Return the present state; change nothing."""
 
     def work(conn: psycopg.Connection[Any]) -> DirectCompress:
         problem = _problem(conn, database.engine)
@@ -91,10 +90,10 @@ async def status(database: Database) -> DirectCompress:
 
 
 async def switch_on(database: Database) -> bool:
-    """Put a plain index in the place of the primary key of ticks; False if that was done before.
+    """Replace the primary key of ticks by a plain index; return False if the mode was on already.
 
-    Raises :class:`Rejected` where imports would not compress all the same, :class:`StoreUnavailable` if the table
-    is in use for longer than ``LOCK_WAIT``. Nothing is changed then.
+    Raises :class:`Rejected` if imports would not compress all the same, and :class:`StoreUnavailable` if the table is
+    in use for longer than ``LOCK_WAIT``; nothing is changed then.
     """
 
     def work(conn: psycopg.Connection[Any]) -> bool:
@@ -105,7 +104,7 @@ async def switch_on(database: Database) -> bool:
             return False
         key = conn.execute(_KEY).fetchone()
         if key is None:
-            raise Rejected("the table ticks has lost its primary key: mdserver run cleanup makes it again")
+            raise Rejected("the table ticks has lost its primary key; `mdserver run cleanup` restores it")
         conn.execute(sql.SQL("alter table ticks drop constraint {}").format(_name(key[0])))
         conn.execute(sql.SQL("create index {} on ticks (series_id, time, seq)").format(_name(INDEX)))
         conn.execute(
@@ -119,10 +118,10 @@ async def switch_on(database: Database) -> bool:
 
 
 async def switch_off(database: Database) -> bool:
-    """Make the primary key of ticks again, in the place of the plain index; False if the mode was off.
+    """Restore the primary key of ticks in place of the plain index; return False if the mode was off.
 
-    Compressed chunks stay as they are. Raises :class:`Rejected` if rows have the same key, :class:`StoreUnavailable`
-    like :func:`switch_on`. Nothing is changed then.
+    Compressed chunks stay as they are. Raises :class:`Rejected` if two rows have the same key, and
+    :class:`StoreUnavailable` as :func:`switch_on` does; nothing is changed then.
     """
 
     def work(conn: psycopg.Connection[Any]) -> bool:
@@ -135,8 +134,8 @@ async def switch_off(database: Database) -> bool:
                 conn.execute("alter table ticks add primary key (series_id, time, seq)")
             except psycopg.errors.UniqueViolation as error:
                 raise Rejected(
-                    "rows of ticks have the key of another, so it cannot be made again: mdserver run check finds "
-                    "them, mdserver run cleanup removes them"
+                    "the primary key cannot be restored, because some rows of ticks have the same key: "
+                    "`mdserver run check` lists them, `mdserver run cleanup` removes them"
                 ) from error
         return True
 
@@ -144,15 +143,16 @@ async def switch_off(database: Database) -> bool:
 
 
 def _problem(conn: psycopg.Connection[Any], engine: Engine) -> str | None:
-    """Return why TimescaleDB does not compress what is copied, whatever the key."""
+    """Return why TimescaleDB would not compress a COPY even without the key, or None."""
     if engine != "timescaledb":
-        return "direct compress is TimescaleDB's: this database keeps ticks in tables of plain PostgreSQL"
+        return "direct compress needs TimescaleDB: this database stores ticks in tables of plain PostgreSQL"
     if not conn.execute("select from pg_settings where name = %s", [_ENABLE]).fetchall():
         row = conn.execute("select extversion from pg_extension where extname = 'timescaledb'").fetchone()
         return f"TimescaleDB {row[0] if row else ''} has no direct compress: it came with 2.21"
     if not conn.execute(f"select where {_OUR_ORDER}").fetchall():
         return (
-            "ticks are not compressed by series_id in the order of time, seq: set compress_orderby as it was"
+            "ticks are not compressed by series_id and ordered by time, seq: restore that setting of "
+            "compress_segmentby and compress_orderby"
         )
     if found := [name for (name,) in conn.execute(_IN_THE_WAY).fetchall()]:
         return f"TimescaleDB compresses no COPY into a table with {', '.join(found)}"
@@ -166,7 +166,7 @@ def _lock(conn: psycopg.Connection[Any]) -> None:
         conn.execute("lock table ticks in access exclusive mode")
     except psycopg.errors.LockNotAvailable as error:
         raise StoreUnavailable(
-            f"the table ticks is in use, for more than {LOCK_WAIT}: nothing was changed; try again"
+            f"the table ticks was in use for more than {LOCK_WAIT}: nothing was changed; try again"
         ) from error
 
 

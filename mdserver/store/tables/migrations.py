@@ -1,8 +1,8 @@
-"""Numbered SQL files, applied once each, in one transaction, by one server at a time.
+"""Apply numbered SQL files, each once, in one transaction, by one server at a time.
 
-A file is named ``NNNN_name.sql`` (every engine), ``NNNN_name.plain.sql`` or ``NNNN_name.timescaledb.sql``. What
-was applied is kept with its SHA-256 in the table ``schema_migrations``, so an edited file or a database that is
-newer than the code is noticed before anything is written.
+A file is named ``NNNN_name.sql`` (every engine), ``NNNN_name.plain.sql`` or ``NNNN_name.timescaledb.sql``. The table
+``schema_migrations`` records the applied files with their SHA-256. So an edited file, or a database that is newer than
+the code, is noticed before anything is written.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..connection.database import Engine
 __all__ = ["APACHE", "Migration", "applied_engine", "engine_note", "load_migrations", "migrate", "pending"]
 
 TIMESCALEDB_MINIMUM = (2, 18, 1)
-"""The oldest version that this storage layer is made for; with an older one the plain tables are used."""
+"""The oldest supported version; with an older one plain tables are used."""
 
 ENGINES: tuple[Engine, ...] = ("plain", "timescaledb")
 
 LOCK_KEY = 0x6D64736572766572
-"""Advisory lock of a migrating server: "mdserver" in ASCII."""
+"""The advisory lock of a migrating server: "mdserver" in ASCII."""
 
 APACHE = "apache"
-"""The ``timescaledb.license`` of builds, and of servers of some providers, that have no compression."""
+"""The ``timescaledb.license`` of builds without compression, which some providers run."""
 
 _EXTENSION = """select extversion, current_setting('timescaledb.license', true) from pg_extension
     where extname = 'timescaledb'"""
@@ -70,7 +70,7 @@ create table if not exists schema_migrations (
 
 @frozen
 class Migration:
-    """One file: ``engine`` is None where it is for every engine."""
+    """One file; ``engine`` is None if it is for every engine."""
 
     number: int
     name: str
@@ -85,7 +85,7 @@ class Migration:
 def load_migrations(engine: Engine) -> list[Migration]:
     """Read the files for one engine, in order of their numbers.
 
-    Raises ValueError if a file is misnamed or a number is missing or taken twice: a mistake in this package.
+    Raises ValueError if a file is misnamed or a number is missing or used twice: a mistake in this package.
     """
     found: list[Migration] = []
     for file in _folder().iterdir():
@@ -95,7 +95,7 @@ def load_migrations(engine: Engine) -> list[Migration]:
         if match is None:
             raise ValueError(f"migration {file.name}: expected NNNN_name[.plain|.timescaledb].sql")
         if match["engine"] in (None, engine):
-            # a checkout with CRLF line ends must hash like any other
+            # a checkout with CRLF line ends must have the same hash
             text = file.read_bytes().decode().replace("\r\n", "\n")
             own: Engine | None = None if match["engine"] is None else engine
             found.append(Migration(int(match["number"]), file.name, own, text))
@@ -107,7 +107,7 @@ def load_migrations(engine: Engine) -> list[Migration]:
 
 
 def _folder() -> Traversable:
-    """Return the folder of the files: in the installed package, else the checkout's own beside the package."""
+    """Return the folder of the files: in the installed package, else beside the package, in a checkout."""
     package = resources.files("mdserver")
     installed = package / "sql"
     return installed if installed.is_dir() else Path(str(package)).parent / "sql"
@@ -116,14 +116,14 @@ def _folder() -> Traversable:
 def migrate(conn: psycopg.Connection[Any]) -> list[str]:
     """Bring the database up to date; return the names of the files applied now.
 
-    One transaction: all pending files or none. Servers that start at once wait for each other. Blocking.
+    One transaction: all pending files or none. Servers that start at the same time wait for each other. Blocking.
 
-    Raises :class:`Rejected` for an edited file, a database newer than the code or missing privileges, and
-    psycopg's errors as they are for anything else.
+    Raises :class:`Rejected` for an edited file, a database newer than the code, a name in use or missing privileges;
+    other errors of psycopg are raised unchanged.
     """
     with conn.transaction():
         conn.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
-        # a plain query first: "if not exists" still needs the right to create
+        # a query first: "create table if not exists" needs the privilege to create even where the table exists
         done = _applied(conn)
         try:
             if done is None:
@@ -151,7 +151,7 @@ def _apply(
             with conn.transaction():
                 return _apply(conn, "timescaledb", done)
         except psycopg.errors.FeatureNotSupported:
-            pass  # the Apache edition: a hypertable without compression has nothing over partitions
+            pass  # the Apache edition: without compression a hypertable has no advantage over partitions
     names = []
     for migration in _check(load_migrations(engine or "plain"), done):
         conn.execute(migration.text.encode())
@@ -164,19 +164,19 @@ def _apply(
 
 
 def pending(conn: psycopg.Connection[Any]) -> list[str]:
-    """Return the names of the files that :func:`migrate` would apply; raises like it. Changes nothing."""
+    """Return the names of the files that :func:`migrate` would apply; change nothing. Raises as it does."""
     done = _applied(conn) or {}
     engine = _recorded_engine(done) or "plain"
     return [migration.name for migration in _check(load_migrations(engine), done)]
 
 
 def applied_engine(conn: psycopg.Connection[Any]) -> Engine | None:
-    """Return the engine that the tables were made for, None before the first migration."""
+    """Return the engine that the tables were created for, None before the first migration."""
     return _recorded_engine(_applied(conn) or {})
 
 
 def _applied(conn: psycopg.Connection[Any]) -> dict[int, tuple[str, str]] | None:
-    """What the database says it has, by number; None if it was never migrated."""
+    """Return the recorded migrations by number; None if the database was never migrated."""
     row = conn.execute("select to_regclass('schema_migrations')").fetchone()
     if row is None or row[0] is None:
         return None
@@ -184,13 +184,13 @@ def _applied(conn: psycopg.Connection[Any]) -> dict[int, tuple[str, str]] | None
         rows = conn.execute("select number, name, sha256 from schema_migrations").fetchall()
     except psycopg.errors.UndefinedColumn as error:
         raise Rejected(
-            f"the table schema_migrations of database {conn.info.dbname} is another program's: {_WAY_OUT}"
+            f"the table schema_migrations of database {conn.info.dbname} belongs to another program: {_WAY_OUT}"
         ) from error
     return {number: (name, sha256) for number, name, sha256 in rows}
 
 
 def _check_names(conn: psycopg.Connection[Any]) -> None:
-    """Raise :class:`Rejected` if a first migration would find a name of ours taken, or no schema to create in."""
+    """Raise :class:`Rejected` if a name that we need is in use, or if there is no schema to create tables in."""
     row = conn.execute("select current_schema(), current_setting('search_path')").fetchone()
     if row is None or row[0] is None:
         raise Rejected(
@@ -203,13 +203,15 @@ def _check_names(conn: psycopg.Connection[Any]) -> None:
     if taken := conn.execute(_TAKEN, [sorted(ours)]).fetchall():
         found = ", ".join(f"the {_KINDS.get(kind, 'relation')} {name}" for kind, name in taken)
         raise Rejected(
-            f"schema {row[0]} of database {conn.info.dbname} has {found} already, which mdserver did not make and "
+            f"schema {row[0]} of database {conn.info.dbname} already has {found}, which mdserver did not create and "
             f"whose name it needs: {_WAY_OUT}"
         )
 
 
 def _recorded_engine(done: dict[int, tuple[str, str]]) -> Engine | None:
-    """The engine is fixed by the first migration: tables of one engine do not become the other's by themselves."""
+    """Return the engine that the first migration chose. It never changes: no migration turns one's tables into the
+    other's.
+    """
     for name, _ in done.values():
         match = _FILE.fullmatch(name)
         if match is not None and match["engine"] is not None:
@@ -218,7 +220,7 @@ def _recorded_engine(done: dict[int, tuple[str, str]]) -> Engine | None:
 
 
 def _check(known: list[Migration], done: dict[int, tuple[str, str]]) -> list[Migration]:
-    """Return what is to be applied; raises :class:`Rejected` if the past is not what the files say."""
+    """Return the files to apply. Raises :class:`Rejected` if the applied ones differ from the files."""
     newer = sorted(done.keys() - {migration.number for migration in known})
     if newer:
         raise Rejected(
@@ -237,29 +239,31 @@ def _check(known: list[Migration], done: dict[int, tuple[str, str]]) -> list[Mig
 
 
 def engine_note(conn: psycopg.Connection[Any], engine: Engine) -> str | None:
-    """Return what an operator who has TimescaleDB should know of how it is used, or None."""
+    """Return why TimescaleDB, though installed, is not used or not used in full; None if it is."""
     row = conn.execute(_EXTENSION).fetchone()
     if row is None:
         return None
     version, license_ = row
     if engine == "timescaledb":
-        return None if license_ != APACHE else "TimescaleDB has the apache license now: nothing is compressed"
+        if license_ != APACHE:
+            return None
+        return "TimescaleDB now runs under the apache license, which has no compression: new ticks stay uncompressed"
     if _version(version) < TIMESCALEDB_MINIMUM:
         least = ".".join(str(part) for part in TIMESCALEDB_MINIMUM)
         why = f"is older than {least}"
     else:
-        why = "cannot compress (Apache edition), or was installed after the tables were made"
-    return f"TimescaleDB {version} {why}: ticks are kept in monthly partitions of PostgreSQL"
+        why = "cannot compress (Apache edition), or was installed after the tables were created"
+    return f"TimescaleDB {version} {why}: ticks are stored in monthly partitions of PostgreSQL"
 
 
 def _choose_engine(conn: psycopg.Connection[Any]) -> Engine:
-    """TimescaleDB where it is installed, or loaded and ours to install; else plain. Runs within the transaction."""
+    """Choose TimescaleDB if it is installed, or preloaded and ours to install; else plain. Runs in the transaction."""
     row = conn.execute(_EXTENSION).fetchone()
     if row is not None:
         usable = _version(row[0]) >= TIMESCALEDB_MINIMUM and row[1] != APACHE
         return "timescaledb" if usable else "plain"
     row = conn.execute(
-        # The setting exists only where the library was preloaded; without that, "create extension" is a FATAL error.
+        # The setting exists only if the library is preloaded; otherwise "create extension" is a FATAL error.
         """select default_version from pg_available_extensions where name = 'timescaledb'
            and exists (select from pg_settings where name = 'timescaledb.max_background_workers')"""
     ).fetchone()

@@ -1,6 +1,6 @@
-"""Monthly partitions of the plain engine, made before the first row of a month is written.
+"""Monthly partitions of the plain engine, created before the first row of a month is written.
 
-With TimescaleDB every function here does nothing: hypertables make their own chunks.
+With TimescaleDB every function here does nothing: hypertables create their chunks themselves.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = [
 ]
 
 LOCK_CLASS = 0x6D647061
-"""Advisory locks of those who make a partition, one for each: "mdpa" in ASCII, and the hash of its name."""
+"""The advisory locks for creating partitions: "mdpa" in ASCII, with the hash of the partition's name."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _known: set[tuple[str, str]] = set()
-"""(database, partition) seen committed, and (database, table) of tables that are not partitioned. Only grows by
-a few entries a month; adding and removing are atomic, so worker threads need no lock."""
+"""(database, partition) of partitions seen committed, and (database, table) of tables without partitions. Grows by a
+few entries a month; adding and removing are atomic, so worker threads need no lock."""
 
 
 def ensure_partitions(conn: psycopg.Connection[Any], table: str, first_us: int, last_us: int) -> None:
-    """Make the monthly partitions of ``table`` that cover ``[first_us, last_us]`` (microseconds, both inclusive).
+    """Create the monthly partitions of ``table`` that cover ``[first_us, last_us]`` (microseconds, both inclusive).
 
-    Call it first in the transaction that writes the rows: what it makes is committed or rolled back with them.
-    Costs nothing for months that this process has seen, one query otherwise. Blocking; safe in several processes
-    at once (the second waits for the first one's commit). Writers and readers of other months are not blocked.
+    Call it first in the transaction that writes the rows: the partitions are committed or rolled back with them.
+    Costs nothing for months that this process has seen, else one query. Blocking; safe in several processes at once
+    (the second waits for the first one's commit). Writers and readers of other months are not blocked.
     """
     for month in _claim(conn, table, _months(first_us, last_us)):
         _create(conn, table, month)
@@ -48,11 +48,11 @@ def ensure_partitions(conn: psycopg.Connection[Any], table: str, first_us: int, 
 
 
 def create_partitions(conn: psycopg.Connection[Any], table: str, times_us: Iterable[int]) -> list[datetime]:
-    """Make the missing partitions for these times as tables by themselves, without indexes; return their months.
+    """Create the missing partitions for these times as tables of their own, without indexes; return their months.
 
-    For bulk loads: a key that is built over the rows costs half of one that grows with each of them. Nobody sees the
-    tables before :func:`add_key` and :func:`attach_partition`, which must follow in this transaction; who wants to
-    write to the same months waits until it ends. Otherwise as :func:`ensure_partitions`.
+    For bulk loads: building the key over all rows costs half of adding each row to it. Nobody sees the tables before
+    :func:`add_key` and :func:`attach_partition`, which must follow in this transaction; whoever wants to write to the
+    same months waits until it ends. Otherwise like :func:`ensure_partitions`.
     """
     months = sorted({_start(_EPOCH + timedelta(microseconds=time_us)) for time_us in times_us})
     created = _claim(conn, table, months)
@@ -62,7 +62,7 @@ def create_partitions(conn: psycopg.Connection[Any], table: str, times_us: Itera
 
 
 def add_key(conn: psycopg.Connection[Any], table: str, month: datetime) -> None:
-    """Build the key of a table of :func:`create_partitions`; UniqueViolation if its rows do not allow it."""
+    """Build the key of a table that :func:`create_partitions` made. Raises UniqueViolation if two rows share a key."""
     conn.execute(
         sql.SQL("alter table {child} add primary key (series_id, time, seq)").format(
             child=sql.Identifier(partition_name(table, month))
@@ -71,9 +71,9 @@ def add_key(conn: psycopg.Connection[Any], table: str, month: datetime) -> None:
 
 
 def attach_partition(conn: psycopg.Connection[Any], table: str, month: datetime) -> None:
-    """Make a table the month's partition: checks its rows, and builds the indexes that it lacks.
+    """Attach a table as the month's partition; PostgreSQL checks its rows and builds the indexes that it lacks.
 
-    Until the transaction ends nobody else can attach one; writing and reading go on.
+    Until the transaction ends nobody else can attach a partition; writing and reading go on.
     """
     conn.execute(
         sql.SQL("alter table {parent} attach partition {child} for values from ({first}) to ({end})").format(
@@ -86,7 +86,7 @@ def attach_partition(conn: psycopg.Connection[Any], table: str, month: datetime)
 
 
 def ensure_ahead(conn: psycopg.Connection[Any]) -> None:
-    """Make this and the next month's partitions of every partitioned table, so that live writing finds them."""
+    """Create this and the next month's partitions of every partitioned table, so that live writes find them."""
     now = datetime.now(UTC)
     next_month = _next(now)
     for table in record_tables():
@@ -94,14 +94,14 @@ def ensure_ahead(conn: psycopg.Connection[Any]) -> None:
 
 
 def forget_partitions(conn: psycopg.Connection[Any], names: Iterable[str]) -> None:
-    """Look again for these partitions when next they are needed: call it before dropping and after the commit."""
+    """Forget that these partitions exist, so that the next write checks. Call it before a drop and after its commit."""
     database = _identity(conn)
     for name in names:
         _known.discard((database, name))
 
 
 def forget_all_partitions() -> None:
-    """Look again for every partition when next it is needed: one turned out to be gone."""
+    """Forget which partitions exist, so that the next writes check: call it when one turned out to be gone."""
     _known.clear()
 
 
@@ -111,7 +111,7 @@ def partition_name(table: str, month: datetime) -> str:
 
 
 def _claim(conn: psycopg.Connection[Any], table: str, months: list[datetime]) -> list[datetime]:
-    """Return the months that have no partition; only this transaction may make them."""
+    """Return the months that have no partition; until it ends, only this transaction may create them."""
     database = _identity(conn)
     if (database, table) in _known:
         return []
@@ -123,17 +123,17 @@ def _claim(conn: psycopg.Connection[Any], table: str, months: list[datetime]) ->
     for month in missing:  # ascending, so that two transactions cannot wait for each other
         name = partition_name(table, month)
         conn.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [LOCK_CLASS, name])
-    # look again: another process may have made them while we waited for the lock
+    # check again: another process may have created them while we waited for the lock
     return _absent(conn, database, table, missing)
 
 
 def _absent(
     conn: psycopg.Connection[Any], database: str, table: str, months: list[datetime]
 ) -> list[datetime]:
-    """Return the months whose partition is not there, remembering those that certainly are.
+    """Return the months without a partition, and remember the partitions that certainly exist.
 
-    A transaction that has no id yet has written nothing, so all it sees is committed. Otherwise the partition may
-    be this transaction's own, gone if it is rolled back, and is not remembered.
+    A transaction that has no id yet has written nothing, so all that it sees is committed. Otherwise a partition may
+    be this transaction's own, which a rollback would remove, and is not remembered.
     """
     names = [partition_name(table, month) for month in months]
     row = conn.execute(
@@ -155,7 +155,7 @@ def _absent(
 
 
 def _create(conn: psycopg.Connection[Any], table: str, month: datetime) -> None:
-    """Make a partition's table, to be attached: "create … partition of" would lock every reader of the table out."""
+    """Create a partition's table, to be attached: "create … partition of" would lock out every reader of the parent."""
     conn.execute(
         sql.SQL("create table {child} (like {parent} including all excluding indexes)").format(
             child=sql.Identifier(partition_name(table, month)), parent=sql.Identifier(table)
@@ -192,6 +192,6 @@ def _to_us(time: datetime) -> int:
 
 
 def _identity(conn: psycopg.Connection[Any]) -> str:
-    """Tell databases apart within this process, without asking the server."""
+    """Return what distinguishes this database within this process, without a query."""
     info = conn.info
     return f"{info.host}:{info.port}/{info.dbname}"

@@ -1,9 +1,9 @@
-"""Recreating the indexes that :mod:`.indexes` dropped, without keeping writers out.
+"""Recreate the indexes that :mod:`.secondary_indexes` dropped, without locking writers out.
 
-``create index concurrently`` does not work on a partitioned table, so its index is made empty and invalid, each
-partition's part concurrently, and attached: with the last one the whole becomes valid. TimescaleDB has no
-concurrent build for hypertables: writers wait there (what they would write waits in the journal), readers do not.
-Each step looks at what is there, so that a run goes on where an earlier one was stopped.
+``create index concurrently`` does not work on a partitioned table. So the parent's index is created empty and invalid;
+then each partition's index is built concurrently and attached, and with the last one the parent's becomes valid.
+TimescaleDB has no concurrent build for hypertables: there writers wait (live records wait in the journal), readers do
+not. Each step checks what exists already, so that a run continues where an earlier one was stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .secondary_indexes import (
 __all__ = ["Recreated", "Report", "recreate"]
 
 LOCK_KEY = 0x6D64696E64657865
-"""Advisory lock of whoever recreates indexes: "mdindexe" in ASCII."""
+"""The advisory lock for recreating indexes: "mdindexe" in ASCII."""
 
 _VALID = """select x.indisvalid from pg_class c join pg_namespace n on n.oid = c.relnamespace
     join pg_index x on x.indexrelid = c.oid where n.nspname = %s and c.relname = %s"""
@@ -45,7 +45,7 @@ _PARTITIONS = """select n.nspname, c.relname, c.relkind = 'p' from pg_inherits i
 
 
 class Recreated(Struct, frozen=True):
-    """One index that is there again; ``lost`` says why it cannot be. ``before_bytes`` is its size when dropped."""
+    """One recreated index; ``lost`` is why it could not be, else None. ``before_bytes`` is its size when dropped."""
 
     table: str
     name: str
@@ -56,7 +56,7 @@ class Recreated(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What was recreated, and how long the ANALYZE after it took."""
+    """What was recreated, and how long the ANALYZE afterwards took."""
 
     indexes: list[Recreated]
     analyze_s: float
@@ -65,10 +65,11 @@ class Report(Struct, frozen=True):
 async def recreate(
     database: Database, *, announce: Callable[[DroppedIndex], None] = lambda index: None
 ) -> Report:
-    """Make all recorded indexes again, then ANALYZE; writers go on meanwhile, but not with TimescaleDB.
+    """Recreate all recorded indexes, then ANALYZE. Writers are not blocked, except with TimescaleDB.
 
-    ``announce`` is called in a worker thread before each. If it is cancelled or fails, what is not finished stays
-    recorded and the next call goes on. Raises :class:`Rejected` if another one is at it, or behind a pooler.
+    ``announce`` is called in a worker thread before each index. If this is cancelled or fails, unfinished indexes stay
+    recorded and the next call continues. Raises :class:`Rejected` if another command recreates indexes at the same
+    time, or behind a pooler.
     """
 
     def work(conn: psycopg.Connection[Any]) -> Report:
@@ -110,7 +111,8 @@ def _recreate(conn: psycopg.Connection[Any], engine: Engine, index: DroppedIndex
         size = next((i.size_bytes for i in secondary(conn, engine) if i.valid and _same(i, index)), -1)
         if size < 0:
             raise Rejected(
-                f"index {index.name} is still invalid: a partition came or went meanwhile; run it again"
+                f"index {index.name} is still invalid, because a partition was added or dropped meanwhile; run the "
+                "command again"
             )
     conn.execute(
         "delete from dropped_indexes where schema_name = %s and table_name = %s and index_name = %s",
@@ -129,9 +131,9 @@ def _build(conn: psycopg.Connection[Any], engine: Engine, index: DroppedIndex) -
 
 
 def _build_one(conn: psycopg.Connection[Any], schema: str, table: str, name: str, body: str) -> None:
-    """Make the index of one table concurrently, unless it is there and valid."""
+    """Build the index of one table concurrently, unless a valid one exists."""
     valid = _valid(conn, schema, name)
-    if valid is False:  # what an interrupted build leaves behind
+    if valid is False:  # left behind by an interrupted build
         conn.execute(sql.SQL("drop index concurrently {}").format(sql.Identifier(schema, name)))
     if not valid:
         statement = sql.SQL("create index concurrently {} on {} {}")
@@ -156,14 +158,14 @@ def _build_partitioned(conn: psycopg.Connection[Any], index: DroppedIndex) -> No
 
 
 def _build_hypertable(conn: psycopg.Connection[Any], index: DroppedIndex) -> None:
-    if _valid(conn, index.schema, index.name) is None:  # in one transaction, so never there by half
+    if _valid(conn, index.schema, index.name) is None:  # built in one transaction, so never half there
         statement = sql.SQL("create index {} on {} {}")
         table = sql.Identifier(index.schema, index.table)
         conn.execute(statement.format(sql.Identifier(index.name), table, _raw(index.body)))
 
 
 def _valid(conn: psycopg.Connection[Any], schema: str, name: str) -> bool | None:
-    """Return whether an index is valid, None if there is none."""
+    """Return whether an index is valid, None if it does not exist."""
     row = conn.execute(_VALID, [schema, name]).fetchone()
     return None if row is None else bool(row[0])
 
@@ -180,7 +182,7 @@ def _analyze(conn: psycopg.Connection[Any]) -> float:
 
 
 def _raw(body: str) -> sql.SQL:
-    """A definition as PostgreSQL itself printed it."""
+    """Return a definition, printed by PostgreSQL itself, as SQL."""
     return sql.SQL(body.replace("{", "{{").replace("}", "}}"))
 
 

@@ -1,8 +1,8 @@
 """The secondary indexes of ticks and trades: dropped before a large import, recreated after it.
 
-mdserver makes none itself; these are the operator's. What is dropped is recorded in ``dropped_indexes`` in the same
-transaction, so whatever happens afterwards :func:`recreate` brings it back. The primary key is never touched, and
-neither is any unique index, nor one behind a constraint: those keep wrong rows out while they are missing.
+mdserver itself creates none; they are the operator's. A dropped index is recorded in ``dropped_indexes`` in the same
+transaction, so :func:`~.recreate_indexes.recreate` restores it whatever happens in between. Primary keys, unique
+indexes and those of constraints are never dropped: without them wrong rows could get in.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ __all__ = [
 TABLES: tuple[LiteralString, ...] = ("ticks", "trades")
 
 MAX_NAME_BYTES = 63
-"""PostgreSQL's own limit."""
+"""PostgreSQL's limit for identifiers."""
 
 LOCK_WAIT = "10s"
-"""How long dropping waits for whoever uses the tables; they wait behind it."""
+"""How long dropping waits for a lock on the tables; everybody else queues behind it meanwhile."""
 
 
 class SecondaryIndex(Struct, frozen=True):
-    """An index that :func:`drop_secondary` may drop, or keeps because ``kept`` says why.
+    """An index that :func:`drop_secondary` may drop, or must keep: ``kept`` is the reason, else None.
 
     ``size_bytes`` includes its parts on partitions or chunks. ``body`` is its definition from ``USING`` on.
     """
@@ -60,7 +60,7 @@ class SecondaryIndex(Struct, frozen=True):
 
 
 class DroppedIndex(Struct, frozen=True):
-    """A recorded index that is not there; ``size_bytes`` is what it took when it was dropped."""
+    """A recorded index that was dropped; ``size_bytes`` is its size at that time."""
 
     schema: str
     table: str
@@ -73,7 +73,7 @@ class DroppedIndex(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """What there is: ``primary_bytes`` is the size of the primary keys, ``table_bytes`` that of the rows."""
+    """The indexes and their sizes; ``primary_bytes`` is that of the primary keys, ``table_bytes`` that of the rows."""
 
     indexes: list[SecondaryIndex]
     dropped: list[DroppedIndex]
@@ -81,8 +81,8 @@ class Status(Struct, frozen=True):
     table_bytes: int
 
 
-# Partitions of the tables, and TimescaleDB's chunks, by the inheritance that both use. An index is the root of its
-# tree if it is no part of another; those of chunks belong to the hypertable's, without inheritance.
+# The tables with their partitions or TimescaleDB's chunks: both use inheritance. An index is the root of its tree if it
+# is not attached to another one; the indexes of chunks belong to the hypertable's, but without inheritance.
 _TREE = """with recursive tree (root, relation) as (
     select c.oid, c.oid from unnest(%(tables)s::text[]) as name join pg_class c on c.oid = name::regclass
     union all
@@ -94,7 +94,7 @@ _SIZES = """select
     coalesce((select sum(pg_table_size(relation)) from tree), 0)::bigint
     from tree left join pg_index x on x.indrelid = tree.relation"""
 
-# A chunk's index is found by what it is made of: TimescaleDB's catalog has changed between versions, this has not.
+# A chunk's index is recognised by its definition: TimescaleDB's catalog has changed between versions.
 _SECONDARY = """select n.nspname, t.relname, c.relname, c.relkind = 'I',
     (select coalesce(sum(pg_relation_size(part.relid)), 0)::bigint from (
         select relid from pg_partition_tree(c.oid) where c.relkind = 'I'
@@ -135,7 +135,7 @@ _RECORDED = """select schema_name, table_name, index_name, partitioned, size_byt
 
 
 async def status(database: Database) -> Status:
-    """Return what indexes there are and which are recorded as dropped."""
+    """Return which indexes exist and which are recorded as dropped."""
 
     def work(conn: psycopg.Connection[Any]) -> Status:
         row = conn.execute(sql.SQL(_TREE + _SIZES), {"tables": list(TABLES)}).fetchone()
@@ -146,7 +146,7 @@ async def status(database: Database) -> Status:
 
 
 async def drop_secondary(database: Database) -> list[SecondaryIndex]:
-    """Record the secondary indexes of ticks and trades, drop them, and return them: all or none, at once.
+    """Record the secondary indexes of ticks and trades, drop them and return them: all or none, in one transaction.
 
     Raises :class:`StoreUnavailable` if the tables are in use for longer than ``LOCK_WAIT``, :class:`Rejected` where
     a pooler would keep :func:`~.recreate_indexes.recreate` from working.
@@ -156,25 +156,25 @@ async def drop_secondary(database: Database) -> list[SecondaryIndex]:
 
 
 def need_session(database: Database) -> None:
-    """Raise :class:`Rejected` behind a pooler: a lock and settings must last for longer than a transaction."""
+    """Raise :class:`Rejected` behind a pooler: a lock and settings must outlast a transaction."""
     if database.pooled:
         raise Rejected(
-            "indexes are dropped and recreated in a session of its own, which the pooler before the database does not "
-            "give: use the server's own address in database.url for this command"
+            "dropping and recreating indexes needs a database session of its own, which the pooler does not provide: "
+            "use the database server's own address in database.url for this command"
         )
 
 
 def _drop(conn: psycopg.Connection[Any], engine: Engine) -> list[SecondaryIndex]:
     conn.execute("select set_config('lock_timeout', %s, true)", [LOCK_WAIT])
     try:
-        # nobody makes an index between the look and the drop
+        # so that nobody creates an index between the query and the drop
         for table in TABLES:
             conn.execute(
                 sql.SQL("lock table {} in share update exclusive mode").format(sql.Identifier(table))
             )
         found = [index for index in secondary(conn, engine) if index.kept is None]
         recorded = [index.name for index in dropped(conn) if index.partitioned]
-        # parts that an interrupted recreate has built and not attached belong to what is recorded
+        # indexes of partitions that an interrupted recreate built but did not attach belong to a recorded index
         parts = {
             part_name(name, index.table) for name in recorded for index in found if not index.partitioned
         }
@@ -183,13 +183,13 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine) -> list[SecondaryIndex]
             conn.execute(sql.SQL("drop index {}").format(sql.Identifier(index.schema, index.name)))
     except psycopg.errors.LockNotAvailable as error:
         raise StoreUnavailable(
-            f"the tables are in use, for more than {LOCK_WAIT}: no index was dropped; try again"
+            f"the tables were in use for more than {LOCK_WAIT}: no index was dropped; try again"
         ) from error
     return found
 
 
 def secondary(conn: psycopg.Connection[Any], engine: Engine) -> list[SecondaryIndex]:
-    """Return the indexes of ticks and trades beside the primary keys: of the tables, and of single partitions."""
+    """Return the indexes of ticks and trades other than the primary keys: of the tables, and of single partitions."""
     with conn.cursor(row_factory=args_row(SecondaryIndex)) as cursor:
         parameters = {
             "tables": list(TABLES),
@@ -200,13 +200,13 @@ def secondary(conn: psycopg.Connection[Any], engine: Engine) -> list[SecondaryIn
 
 
 def dropped(conn: psycopg.Connection[Any]) -> list[DroppedIndex]:
-    """Return what is recorded and was not recreated yet."""
+    """Return the recorded indexes that were not recreated yet."""
     with conn.cursor(row_factory=args_row(DroppedIndex)) as cursor:
         return cursor.execute(_RECORDED).fetchall()
 
 
 def part_name(index: str, partition: str) -> str:
-    """Return the name of a partition's part of a recreated index: always the same, so a later run finds it."""
+    """Return the name of a partition's index: always the same for a recreated index, so that a later run finds it."""
     name = f"{partition}_{index}"
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name

@@ -1,1 +1,1 @@
-"""Retention, repair and checks."""
+"""Upkeep of the tables: retention, checks, repair."""

@@ -1,4 +1,4 @@
-"""The candles that a series should have, by its rows, beside those that it has."""
+"""Compare the stored candles of a series with those that its rows give."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _STORED: LiteralString = """select (extract(epoch from time))::bigint, open, hig
 
 @attrs.frozen(eq=False)
 class Difference:
-    """What is wrong with the candles of one timeframe.
+    """How the stored candles of one timeframe differ from the rows.
 
-    ``missing`` and ``wrong`` are the candles as they should be, ``extra`` the open times (in seconds) of candles
-    without any row.
+    ``missing`` and ``wrong`` hold the candles as they should be, ``extra`` the open times (in seconds) of stored
+    candles without any row.
     """
 
     timeframe_s: int
@@ -42,22 +42,22 @@ class Difference:
 
     @property
     def count(self) -> int:
-        """How many candles are not as they should be."""
+        """How many candles are missing, wrong or extra."""
         return len(self.missing.time) + len(self.wrong.time) + len(self.extra)
 
     @property
     def first_s(self) -> int:
-        """The open time of the first of them."""
+        """The open time of the first one that is missing, wrong or extra."""
         return int(
             min(column[0] for column in (self.missing.time, self.wrong.time, self.extra) if len(column))
         )
 
 
 def table_of(record_type: str) -> Table:
-    """Return where records of a kind with candles are stored."""
+    """Return the table of a record type that has candles. Raises ValueError for any other."""
     stored = BY_NAME[record_type].stored
     if stored is None or stored.prices is None:
-        raise ValueError(f"{record_type}: there are no candles of this kind")
+        raise ValueError(f"{record_type}: records of this kind have no candles")
     return cast("Table", stored.table)
 
 
@@ -67,18 +67,18 @@ def compare(
     series_id: int,
     first_us: int,
     end_us: int,
-    look: Callable[[Block], None] = lambda block: None,
+    on_block: Callable[[Block], None] = lambda block: None,
 ) -> list[Difference]:
     """Compare the candles whose opens are in ``[first_us, end_us)``, whole days, with the rows; empty if equal.
 
-    ``look`` is called with each block of rows. Runs inside the caller's transaction, which must see one state of
-    the database: hold the series' lock, or read repeatably. Blocking.
+    ``on_block`` is called with each block of rows. Runs inside the caller's transaction, which must see one state of
+    the database: either it holds the lock of the series, or it reads repeatably. Blocking.
     """
     parts = []
     for block in scan(conn, table, series_id, first_us, end_us):
-        look(block)
+        on_block(block)
         parts.append(candles_of(block))
-        if len(parts) > 50:
+        if len(parts) > 50:  # bounds the memory: candles of one minute in several blocks become one
             parts = [join_minutes(parts)]
     levels = all_timeframes(join_minutes(parts)) if parts else dict.fromkeys(TIMEFRAMES.values(), _NONE)
     bounds = TimeArray.of(to_postgres_us([first_us])), TimeArray.of(to_postgres_us([end_us]))
@@ -90,7 +90,7 @@ def compare(
 
 
 def repair(conn: psycopg.Connection[Any], series_id: int, differences: list[Difference]) -> int:
-    """Make the candles what they should be; return how many changed. Runs inside the caller's transaction."""
+    """Correct the candles that differ; return how many changed. Runs inside the caller's transaction."""
     for one in differences:
         if len(one.extra):
             timeframes = np.full(len(one.extra), one.timeframe_s)

@@ -1,7 +1,7 @@
-"""Taking back what a bad feed or a wrong import wrote: rows, candles, ledger and metadata together.
+"""Delete what a bad feed or a wrong import wrote: rows, candles, ledger entries and metadata together.
 
-One transaction a day of data, so that a large range is neither one lock nor one log of changes, and whatever ends it
-the same call goes on. The numbering of live records stays where it is: a number is never given out twice.
+One transaction per day of data, so that a large range neither holds locks for long nor fills the write-ahead log; after
+an interruption the same call continues. ``last_seq`` stays as it is, so that no sequence number is used twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Deletion", "Range", "count_rows", "delete_rows"]
 
 
 class Range(Struct, frozen=True):
-    """What is meant: a broker, one of its symbols or all, whole days ``[first_us, end_us)`` or all."""
+    """What to delete: of a broker one symbol or all, the whole days ``[first_us, end_us)`` or all."""
 
     broker: str
     symbol: str | None = None
@@ -34,7 +34,7 @@ class Range(Struct, frozen=True):
 
 
 class Deletion(Struct):
-    """What there is to delete of a series, or was deleted: rows, candles, hours of the import ledger."""
+    """What would be or was deleted from a series: rows, candles, hours of the import ledger."""
 
     broker: str
     symbol: str
@@ -45,11 +45,12 @@ class Deletion(Struct):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Rows, candles and hours together."""
         return self.rows + self.candles + self.hours
 
 
-# With literals: of parameters TimescaleDB makes no filter, and decompresses all that the series has in the chunk.
+# Literals, not parameters: from parameters TimescaleDB derives no filter and decompresses all rows of the series in the
+# chunk.
 _OF_ROWS: LiteralString = "from {table} where series_id = {series} and time >= {first} and time < {end}"
 _OF_CANDLES: LiteralString = "from candles where series_id = {series} and time >= {first} and time < {end}"
 _OF_HOURS: LiteralString = (
@@ -74,7 +75,7 @@ _NO_LIMIT = "select set_config('timescaledb.max_tuples_decompressed_per_dml_tran
 
 
 async def count_rows(database: Database, what: Range) -> list[Deletion]:
-    """Return what there is to delete, by series; those that have nothing of it are left out."""
+    """Return what there is to delete, by series; series with nothing to delete are left out."""
     counted = []
     for series in await _series(database, what):
 
@@ -93,10 +94,9 @@ async def count_rows(database: Database, what: Range) -> list[Deletion]:
 async def delete_rows(
     database: Database, what: Range, *, advance: Callable[[int], None] = lambda rows: None
 ) -> list[Deletion]:
-    """Delete what is meant and return what that was, by series. ``advance`` is called with the rows of each day.
+    """Delete the range; return what was deleted, by series. ``advance`` is called with the number of rows of each day.
 
-    May be cancelled at any time; what was deleted by then stays so, complete day by complete day. Raises
-    :class:`StoreUnavailable`.
+    It may be cancelled at any time: days are deleted completely or not at all. Raises :class:`StoreUnavailable`.
     """
     done = []
     for series in await _series(database, what):
@@ -129,7 +129,9 @@ async def _series(database: Database, what: Range) -> list[SeriesInfo]:
 def _delete_day(
     conn: psycopg.Connection[Any], engine: Engine, series: SeriesInfo, place_us: int, end_us: int
 ) -> tuple[int | None, Deletion]:
-    """Delete the first day at or after ``place_us`` that has anything; return where the next one may be, or None."""
+    """Delete the first day from ``place_us`` on that holds anything; return where to continue (None: done) and what
+    was deleted.
+    """
     gone = Deletion(series.broker, series.symbol, series.type)
     row = conn.execute(sql.SQL(_NEXT).format(**_names(series, place_us, end_us))).fetchone()
     if row is None or row[0] is None:
@@ -139,7 +141,8 @@ def _delete_day(
     conn.execute("set local statement_timeout = 0")
     if engine == "timescaledb":
         conn.execute(_NO_LIMIT)
-    # first what an import of the day holds, then what each writer of the series does: in the order of an import
+    # The lock of the day's import before the lock of the series, in the order in which an import takes them: else the
+    # two could deadlock.
     conn.execute("select pg_advisory_xact_lock(%s, %s)", [series.id, day_us // DAY_US])
     lock_series(conn, {series.topic})
     names = _names(series, max(day_us, place_us), stop_us)

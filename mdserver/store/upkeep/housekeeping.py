@@ -1,6 +1,6 @@
-"""What the running server does about its tables once an hour: partitions ahead, retention, compression.
+"""Look after the tables once an hour: partitions ahead of time, compression, retention.
 
-None of it is urgent, so nothing that goes wrong here ends the server: it is logged, counted and tried again.
+None of it is urgent, so a failure never ends the server: it is logged, counted and tried again.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Housekeeping:
         self._log = log
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do what is due now and then each hour."""
+        """Do all that is due, now and every hour."""
         task_status.started()
         while True:
             await self.once()
             await trio.sleep(EVERY_S)
 
     async def once(self) -> None:
-        """Do all that is due; a step that fails does not keep the others from their turn."""
+        """Do all that is due; a step that fails does not stop the others."""
         await self._step("partitions", lambda: self._database.run(ensure_ahead))
         await self._step("compression", self._compress)
         await self._step("retention", self._drop_old)
@@ -62,15 +62,18 @@ class Housekeeping:
     async def _drop_old(self) -> None:
         kept = await drop_old(self._database, self._settings.retention_days)
         for dropped in kept.dropped:
-            self._log.info("dropped what is older than database.retention_days", **_about(dropped))
+            self._log.info("dropped a partition older than database.retention_days", **_about(dropped))
         for part in kept.busy:
-            self._log.info("somebody reads what is to be dropped: tried again in an hour", partition=part)
+            self._log.info(
+                "a partition past retention is in use and was not dropped: tried again in an hour",
+                partition=part,
+            )
         for part, why in kept.failed.items():
             self._failed("retention", f"{part}: {why}")
 
     def _failed(self, step: str, error: str) -> None:
         self._metrics.housekeeping_failures.labels(step).inc()
-        self._log.warning("housekeeping failed, tried again in an hour", step=step, error=error)
+        self._log.warning("housekeeping step failed: tried again in an hour", step=step, error=error)
 
 
 def _about(dropped: object) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""Is what is stored whole and true? Looked at series by series, month by month, in one state of the database each.
+"""Check that the stored data are complete and consistent: series by series, each in one snapshot of the database.
 
-Nothing is changed. What is wrong comes back as findings that say what, where, how often, and what to do about it.
+Nothing is changed. Faults are returned as findings: what, where, how often, and what to do about it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Kind: TypeAlias = Literal[
     "ledger",
     "metadata",
 ]
-"""What can be wrong."""
+"""The kinds of faults."""
 
 REMEDY: dict[Kind, str] = {
     "no_primary_key": "mdserver run cleanup",
     "duplicates": "mdserver run cleanup",
     "unsorted": "mdserver run import {days} --replace",
-    "unknown_seq": "find out who else writes into this table",
+    "unknown_seq": "find out which other program writes into this table",
     "candles": "mdserver run refresh",
     "missing_hours": "mdserver run import {days}",
     "denied_hours": "mdserver run import {days}; with --accept-empty where they had no ticks",
@@ -66,7 +66,7 @@ _HAS_LEDGER = "select from import_ledger where series_id = %s limit 1"
 
 
 class Finding(Struct, frozen=True):
-    """What is wrong ``count`` times, for example ``at`` these times; ``month`` is None for a whole series."""
+    """A fault found ``count`` times, for example ``at`` these times; ``month`` is None for a whole series."""
 
     kind: Kind
     month: str | None
@@ -77,8 +77,8 @@ class Finding(Struct, frozen=True):
 
 
 class Month(Struct):
-    """What there is of one month. ``open_hours`` are those in which the market is open and data are expected: from the
-    first row of the series to its last, of an imported series within the days that were imported. ``hours`` have rows.
+    """Counts of one month. ``hours`` have rows. ``open_hours`` are those in which the market is open and data are
+    expected: from the first row of a live series to its last, of an imported series within the imported days.
     """
 
     month: str
@@ -89,11 +89,11 @@ class Month(Struct):
     """Imported and without ticks."""
     missing_hours: int = 0
     late: int = 0
-    """How often rows came after newer ones; no fault."""
+    """How many rows arrived after newer ones; not a fault."""
 
 
 class SeriesReport(Struct):
-    """One series: months with rows or gaps, and what is wrong."""
+    """One series: its months with rows or missing hours, and the findings."""
 
     broker: str
     symbol: str
@@ -110,7 +110,7 @@ async def check(
     *,
     announce: Callable[[SeriesInfo, str], None] = lambda series, month: None,
 ) -> list[SeriesReport]:
-    """Check all series, or those of a symbol. ``announce`` is called in a worker thread before each month."""
+    """Check all series, or those of one symbol. ``announce`` is called in a worker thread before each month."""
     found = await database.run(lambda conn: list_series(conn, symbol))
     reports = []
     for series in found:
@@ -127,7 +127,7 @@ async def check(
 
 @attrs.define(eq=False)
 class _Rows:
-    """What the rows of a month say, gathered block by block."""
+    """What is found in the rows of a month, block by block."""
 
     count: int = 0
     late: int = 0
@@ -139,8 +139,9 @@ class _Rows:
     last_us: int | None = None
     last_key: tuple[int, int] | None = None
 
-    def look(self, block: Block, series: SeriesInfo) -> None:
+    def add_block(self, block: Block, series: SeriesInfo) -> None:
         time_us, seq = block.time_us, block.seq
+        # Neighbours are compared, so the last row of the block before is put in front.
         if self.last_key is not None:
             time_us, seq = np.append(self.last_key[0], time_us), np.append(self.last_key[1], seq)
         same = (time_us[1:] == time_us[:-1]) & (seq[1:] == seq[:-1])
@@ -149,7 +150,7 @@ class _Rows:
         self.unsorted.update((time_us[1:][falls] // HOUR_US * HOUR_US).tolist())
         self.last_key = int(time_us[-1]), int(seq[-1])
         self.late += int((seq[1:] < seq[:-1]).sum())
-        # the first row was counted with the block before
+        # without that row: it was counted with its own block
         self._count(block.time_us, block.seq, series)
 
     def _count(self, time_us: Ints, seq: Ints, series: SeriesInfo) -> None:
@@ -196,7 +197,7 @@ class _Check:
         )
 
     def _expected_span(self) -> tuple[int, int]:
-        """From where to where hours are expected of live records: from the first to the last one."""
+        """Return the span in which hours of live records are expected: from the first record to the last."""
         first_us, last_us = self.series.earliest_us, self.series.latest_us
         if first_us is None or last_us is None:
             return 0, 0
@@ -212,7 +213,7 @@ class _Check:
             self.series.id,
             first_us,
             end_us,
-            lambda block: rows.look(block, self.series),
+            lambda block: rows.add_block(block, self.series),
         )
         self.rows += rows.count
         self.first_us = rows.first_us if self.first_us is None else self.first_us
@@ -238,8 +239,8 @@ class _Check:
     ) -> set[int]:
         """Return the open hours of a month in which there should be data.
 
-        Of an imported series these are the hours between the first and the last one that was asked for of each day:
-        days that nobody imported are no holes.
+        Of an imported series these are the hours from the first to the last that were imported of each day: days that
+        nobody imported are not missing.
         """
         if self.imported and not self.series.last_seq:
             days = [list(hours) for _, hours in groupby(sorted(ledger), lambda hour: hour // _DAY_US)]
@@ -247,7 +248,13 @@ class _Check:
         return set(open_hours(self.market, max(first_us, live[0]), min(end_us, live[1])))
 
     def _rows_findings(self, month: str, rows: _Rows) -> None:
-        self._find("duplicates", month, len(rows.duplicates), "rows with the key of another", rows.duplicates)
+        self._find(
+            "duplicates",
+            month,
+            len(rows.duplicates),
+            "rows with the same key as another row",
+            rows.duplicates,
+        )
         if self.imported and not self.series.last_seq:
             message = "imported hours whose rows are not in the order of the source"
             self._find("unsorted", month, len(rows.unsorted), message, sorted(rows.unsorted))
@@ -259,14 +266,14 @@ class _Check:
         names = {seconds: name for name, seconds in TIMEFRAMES.items()}
         for one in differences:
             message = (
-                f"{names[one.timeframe_s]} candles are not what the rows say: {len(one.missing.time)} missing, "
+                f"{names[one.timeframe_s]} candles differ from the rows: {len(one.missing.time)} missing, "
                 f"{len(one.wrong.time)} wrong, {len(one.extra)} without rows"
             )
             times = np.sort(np.concatenate((one.missing.time, one.wrong.time, one.extra))) * US_PER_S
             self._find("candles", month, one.count, message, times.tolist())
 
     def _ledger(self, month: str, first_us: int, end_us: int, rows: _Rows) -> dict[int, str]:
-        """Compare the ledger with the rows; return what it says of each hour."""
+        """Compare the ledger with the rows; return the outcome of each hour in it."""
         limits = TimeArray.of(to_postgres_us([first_us])), TimeArray.of(to_postgres_us([end_us]))
         known = self.conn.execute(_LEDGER, (self.series.id, *limits)).fetchall()
         disagree = [
@@ -274,22 +281,22 @@ class _Check:
             for hour, outcome, count in known
             if outcome in ("ok", "empty") and rows.hours.get(hour, 0) != count
         ]
-        message = "hours of which the ledger knows another number of rows than there are"
+        message = "hours with another number of rows than the import ledger has"
         self._find("ledger", month, len(disagree), message, disagree)
         failed = [hour for hour, outcome, _ in known if outcome == "failed"]
         self._find("failed_hours", month, len(failed), "hours that could not be imported", failed)
         denied = [hour for hour, outcome, _ in known if outcome == "denied"]
-        message = "hours that the source denies to have though the market was open"
+        message = "hours that the source reports not to have though the market was open"
         self._find("denied_hours", month, len(denied), message, denied)
         if self.imported and not self.series.last_seq:
             unknown = sorted(rows.hours.keys() - {hour for hour, _, _ in known})
             self._find(
-                "ledger", month, len(unknown), "hours with rows that the ledger does not know", unknown
+                "ledger", month, len(unknown), "hours with rows that the import ledger does not have", unknown
             )
         return {hour: outcome for hour, outcome, _ in known}
 
     def _metadata(self) -> None:
-        """Compare the row of the series with what was counted."""
+        """Compare the counts and bounds in ``series`` with the rows."""
         series = self.series
         for what, known, real in (
             ("rows", series.row_count, self.rows),
@@ -297,7 +304,9 @@ class _Check:
             ("latest", _or_none(series.latest_us), _or_none(self.last_us)),
         ):
             if known != real:
-                self._find("metadata", None, 1, f"the series says {what} {known}, the table has {real}")
+                self._find(
+                    "metadata", None, 1, f"{what} is {known} in series, {real} in the table of its rows"
+                )
 
     def _find(
         self, kind: Kind, month: str | None, count: int, message: str, at: list[int] | None = None
@@ -317,7 +326,7 @@ class _Check:
 
 
 def _months(first_us: int, end_us: int) -> Iterator[tuple[int, int]]:
-    """Yield the months of ``[first_us, end_us)``; both are midnights, months are cut by them."""
+    """Yield the months of ``[first_us, end_us)``, which are midnights; the first and last month are clipped to them."""
     edges = np.arange(
         np.datetime64(first_us, "us").astype("M8[M]"), np.datetime64(end_us - 1, "us").astype("M8[M]") + 2
     )

@@ -1,8 +1,7 @@
-"""The primary keys of ticks and trades: whether they are there, and making them again after they were lost.
+"""The primary keys of ticks and trades: check that they exist, and restore them after they were lost.
 
-mdserver cannot write a row twice while they are there. An operator can drop one, and another program can then write
-what is there already; likewise where a plain index stands in for the key of ticks (see
-:mod:`..tables.direct_compress`).
+With them no row can be stored twice. If an operator drops one, another program can store a row again; likewise where a
+plain index replaces the key of ticks (see :mod:`..tables.compressed_loading`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["Cleaned", "clean_up", "tables_without_key"]
 
 TABLES: tuple[Table, ...] = ("ticks", "trades")
 
-# "on only" is what a key half made again looks like: it counts when it is valid.
+# "indisvalid": a key whose restoration was interrupted exists, but is not valid.
 _WITHOUT = """select name from unnest(%s::text[]) with ordinality as given(name, n)
     where not exists (select from pg_index x where x.indrelid = name::regclass and x.indisprimary and x.indisvalid)
     order by n"""
@@ -46,7 +45,7 @@ _SOME = """select from {part} group by series_id, time, seq having count(*) > 1 
 
 
 class Cleaned(Struct):
-    """What a cleanup of one table did: rows removed, whether its key was made again, what that changed in candles."""
+    """What a cleanup of one table did: rows removed, whether its key was rebuilt, series whose candles were rebuilt."""
 
     table: Table
     removed: int = 0
@@ -55,7 +54,7 @@ class Cleaned(Struct):
 
 
 def tables_without_key(conn: psycopg.Connection[Any]) -> list[Table]:
-    """Return which of ticks and trades have lost their primary key, and have no index in its place."""
+    """Return which of ticks and trades have lost their primary key and have no plain index in its place."""
     without = [name for (name,) in conn.execute(_WITHOUT, [list(TABLES)]).fetchall()]
     return [name for name in without if not (name == "ticks" and direct_compress.is_on(conn))]
 
@@ -63,12 +62,12 @@ def tables_without_key(conn: psycopg.Connection[Any]) -> list[Table]:
 async def clean_up(
     database: Database, *, announce: Callable[[str], None] = lambda text: None
 ) -> list[Cleaned]:
-    """Remove rows that have the key of another, make the lost keys again, and ANALYZE.
+    """Remove rows that have the same key as another row, restore lost keys, and ANALYZE.
 
-    Of rows with one key the one that was stored first stays. A table without its key is locked for writers until
-    it has one (they wait, nothing is lost); one with its key cannot hold such rows and is only analyzed. Ticks that
-    have a plain index in its place keep that. Then the candles and counts of the series that had any are rebuilt.
-    One transaction a table: it may be stopped at any time.
+    Of rows with the same key the one that was stored first stays. A table without its key is locked for writers until
+    it has one (they wait, nothing is lost); a table with its key cannot hold duplicates and is only analyzed. If ticks
+    have a plain index instead of their key, they keep it. Then the candles and counts of the affected series are
+    rebuilt. One transaction per table: it may be stopped at any time.
     """
     results = []
     direct = await database.run(direct_compress.is_on)
@@ -105,7 +104,7 @@ def _clean(
     if not rebuild:
         parts = [part for part in parts if conn.execute(sql.SQL(_SOME).format(part=part)).fetchall()]
     for part in parts:
-        if engine == "timescaledb" and part != whole:  # rows in compressed chunks have no place of their own
+        if engine == "timescaledb" and part != whole:  # rows in compressed chunks have no ctid of their own
             conn.execute("select decompress_chunk(%s::regclass, true)", [part.as_string(conn)])
         rows = conn.execute(sql.SQL(_DELETE).format(part=part)).fetchall()
         touched.update(series_id for series_id, _ in rows)

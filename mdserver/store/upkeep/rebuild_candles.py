@@ -1,7 +1,7 @@
-"""Rebuilding candles from rows: a repair, for they are up to date without it.
+"""Rebuild candles from rows. This is a repair: normally they are always up to date.
 
-One transaction a week of data, so that a live writer of the same series waits for a moment at most; only what differs
-is written, so a refresh of a sound database changes nothing, not even an ETag.
+One transaction per week of data, so that a live writer of the same series waits only for a moment. Only what differs is
+written, so the refresh of a sound database changes nothing, not even an ETag.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CORRECT = """update series set row_count = real.n, earliest = real.first, lates
 
 
 class Refreshed(Struct, frozen=True):
-    """What a refresh of one series did: days looked at, candles that were not what the rows say, metadata put right."""
+    """What a refresh of one series did: days compared, candles corrected, whether its counts were corrected."""
 
     broker: str
     symbol: str
@@ -57,7 +57,7 @@ async def refresh(
 ) -> list[Refreshed]:
     """Rebuild the candles of all series, or of one symbol, that open in ``[first_us, end_us)``, whole days.
 
-    Without bounds the counts in ``series`` are put right too. ``announce`` is called before each series.
+    Without bounds the counts in ``series`` are corrected too. ``announce`` is called before each series.
     """
     results = []
     for series in await database.run(lambda conn: list_series(conn, symbol)):
@@ -85,7 +85,7 @@ async def refresh_series(
 
 
 def bounds(conn: psycopg.Connection[Any], series: SeriesInfo) -> tuple[int, int] | None:
-    """Return the first and one behind the last day with rows or candles, without what retention has dropped."""
+    """Return the start of the first day with rows or candles and the end of the last, after what retention dropped."""
     statement = _BOUNDS.format(table=table_of(series.type))
     row = conn.execute(statement.encode(), {"id": series.id}).fetchone()
     if row is None or row[0] is None:
@@ -107,7 +107,7 @@ def _step(conn: psycopg.Connection[Any], series: SeriesInfo, first_us: int, end_
 
 
 def _correct(conn: psycopg.Connection[Any], series: SeriesInfo) -> bool:
-    """Put counts right; the series is locked meanwhile, so they stay so."""
+    """Correct the counts in ``series``. It is locked meanwhile, so that they are still right at the commit."""
     conn.execute("set local statement_timeout = 0")
     lock_series(conn, {series.topic})
     statement = _CORRECT.format(table=table_of(series.type))

@@ -1,8 +1,7 @@
-"""Old rows go, new months come: what the running server does about partitions once in a while.
+"""Drop rows past retention, as whole partitions or chunks, and set TimescaleDB's compression.
 
-Plain PostgreSQL: this and the next month's partitions are made ahead of time, and partitions that are older than
-the retention as a whole are dropped. TimescaleDB makes its chunks itself; they are compressed by a policy of its own
-and dropped here, not by a policy, because the counts in ``series`` change in the same transaction. Candles stay.
+TimescaleDB compresses chunks by a policy of its own. But they are dropped here, not by a policy, because the counts in
+``series`` must change in the same transaction. Candles stay.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from ..tables.partitions import forget_partitions
 __all__ = ["Dropped", "KeptPartitions", "drop_old", "set_compression"]
 
 LOCK_WAIT = "2s"
-"""How long dropping waits for readers; writers wait behind it. Else it is tried again next time."""
+"""How long dropping waits for readers, while writers queue behind it; after that it is tried again next time."""
 
 
 class Dropped(Struct, frozen=True):
-    """A partition or chunk that was older than the retention, and the rows in it."""
+    """A dropped partition or chunk, and the number of its rows."""
 
     table: str
     name: str
@@ -38,8 +37,8 @@ class Dropped(Struct, frozen=True):
 class KeptPartitions(Struct, frozen=True):
     """What one round did.
 
-    ``busy`` names what could not be dropped now because it was read, ``failed`` what the database refuses to drop
-    and why: a view on it, a missing right.
+    ``busy`` names the partitions that were in use and therefore not dropped, ``failed`` those that the database refuses
+    to drop, and why: a view on it, a missing privilege.
     """
 
     dropped: list[Dropped]
@@ -82,11 +81,11 @@ _POLICY = """select (config ->> 'compress_after')::interval from timescaledb_inf
 
 
 async def drop_old(database: Database, retention_days: int, *, now: datetime | None = None) -> KeptPartitions:
-    """Drop partitions that are older than ``retention_days`` as a whole; 0 keeps all.
+    """Drop the partitions whose rows are all older than ``retention_days``; 0 keeps everything.
 
-    Safe at any time and in several processes. Each is dropped in a transaction of its own, together with its share of
-    the counts in ``series``; one that cannot be dropped keeps those behind it, for the retention's time moves past
-    all of them in order. Raises :class:`StoreUnavailable`.
+    Safe at any time and in several processes. Each partition is dropped in a transaction of its own, which also
+    subtracts its rows from the counts in ``series``. If one cannot be dropped, the later ones of its table stay too,
+    because ``dropped_before`` covers everything before it. Raises :class:`StoreUnavailable`.
     """
     kept = KeptPartitions([], [], {})
     if retention_days <= 0:
@@ -107,20 +106,20 @@ async def drop_old(database: Database, retention_days: int, *, now: datetime | N
             kept.failed[part.name] = str(error)
             stuck.add(part.table)
             continue
-        if database.engine == "plain":  # a writer may have seen it after the first time
+        if database.engine == "plain":  # again after the commit: a writer may have remembered it in between
             await database.run(lambda conn, part=part: forget_partitions(conn, [part.name]))  # type: ignore[misc]
         kept.dropped.append(gone)
     return kept
 
 
 async def set_compression(database: Database, after_days: int) -> None:
-    """Bring TimescaleDB's own policies in line with the config; 0 is off. Raises :class:`StoreUnavailable`."""
+    """Set TimescaleDB's compression policies as the config says; 0 is off. Raises :class:`StoreUnavailable`."""
     if database.engine == "timescaledb":
         await database.run(lambda conn: _set_compression(conn, after_days))
 
 
 class _Busy(StoreUnavailable):
-    """Somebody reads what is to be dropped."""
+    """A partition to drop is in use."""
 
 
 def _old(conn: psycopg.Connection[Any], engine: Engine, before: datetime) -> list[_Part]:
@@ -138,7 +137,7 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped
     conn.execute("select set_config('lock_timeout', %s, true)", [LOCK_WAIT])
     name = sql.Identifier(part.schema, part.name)
     try:
-        # writers first: nothing comes into it between counting and dropping
+        # lock writers out first: no row may be added between counting and dropping
         conn.execute(sql.SQL("lock table {} in share row exclusive mode").format(name))
         counts = conn.execute(sql.SQL(_COUNT).format(part=name)).fetchall()
         if engine == "plain":
@@ -149,7 +148,7 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped
                 "select drop_chunks(%s::regclass, older_than => %s)", [part.table, part.end]
             ).fetchall()
     except psycopg.errors.LockNotAvailable as error:
-        raise _Busy(f"{part.name} is in use for more than {LOCK_WAIT}") from error
+        raise _Busy(f"{part.name} was in use for more than {LOCK_WAIT}") from error
     correct = sql.SQL(_CORRECT).format(table=sql.Identifier(part.table))
     conn.execute(correct, [[series for series, _ in counts], [count for _, count in counts]])
     conn.execute(_REMEMBER, [part.table, part.end])
@@ -157,9 +156,8 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped
 
 
 def _set_compression(conn: psycopg.Connection[Any], after_days: int) -> None:
-    """Bring TimescaleDB's own policies in line with the config."""
     license_ = conn.execute("select current_setting('timescaledb.license', true)").fetchone()
-    if license_ == (APACHE,):  # told when the database was opened
+    if license_ == (APACHE,):  # a warning was logged when the database was opened
         return
     for table in record_tables():
         row = conn.execute(_POLICY, [table]).fetchone()

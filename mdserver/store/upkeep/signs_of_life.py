@@ -1,4 +1,4 @@
-"""Whether the database answers, asked every few seconds: also while nobody reads and nothing is stored."""
+"""Check every few seconds whether the database answers, also while nobody reads and nothing is stored."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ WITHIN_S = 3.0
 
 
 class SignsOfLife:
-    """``away`` says why the database does not answer readers, or is None."""
+    """Keeps ``away`` up to date: why the database does not answer readers, or None."""
 
     def __init__(self, database: Database) -> None:
         self.away: str | None = None
         self._database = database
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ask until cancelled."""
+        """Check until cancelled."""
         task_status.started()
         while True:
-            await self.ask()
+            await self.check()
             await trio.sleep(EVERY_S)
 
-    async def ask(self) -> None:
-        """Ask once."""
+    async def check(self) -> None:
+        """Check once."""
         try:
-            await self._database.run(_ask, within_s=WITHIN_S)
+            await self._database.run(_select_one, within_s=WITHIN_S)
         except MdserverError as error:
             self.away = str(error)
         else:
             self.away = None
 
 
-def _ask(conn: Connection) -> None:
+def _select_one(conn: Connection) -> None:
     conn.execute("select 1")
