@@ -1,1 +1,1 @@
-"""The log on disk of what was published and is not yet stored."""
+"""The log on disk of records that are published but not yet stored."""

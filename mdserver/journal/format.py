@@ -1,8 +1,8 @@
-"""How the journal's bytes are laid out: frames in segment files. Pure.
+"""The journal's format: frames in segment files. Pure.
 
-A frame is :data:`MAGIC`, the length of its payload and the payload's CRC-32 (both little-endian, 4 bytes),
-then the payload: one batch as MessagePack. The magic's first byte occurs in no valid MessagePack except inside
-strings and numbers, its last one is the version; it lets a reader find the next frame after damage.
+A frame is :data:`MAGIC`, the length of its payload and the payload's CRC-32 (both little-endian, 4 bytes), then the
+payload: one batch as MessagePack. By the magic a reader finds the next frame after damage: its first byte occurs in
+valid MessagePack only inside strings and numbers. Its last byte is the version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADER_BYTES = _HEADER.size
 
 
 class FrameEncoder:
-    """Encodes batches into one buffer that is used again and again."""
+    """Encodes batches into one buffer, which is reused."""
 
     def __init__(self) -> None:
         self._encoder = msgspec.msgpack.Encoder()
@@ -44,27 +44,27 @@ class FrameEncoder:
 
 
 class FrameDecoder:
-    """Decodes what :class:`FrameEncoder` wrote, in this version or in one before; a kind's tag tells its records.
+    """Decodes what :class:`FrameEncoder` wrote, in this version or an earlier one; the tag of a record names its kind.
 
-    Fields that the version before did not know have their defaults.
+    Fields that an earlier version did not have get their defaults.
     """
 
     def __init__(self) -> None:
-        record: Any = Union[tuple(KINDS)]  # noqa: UP007 - of classes that are known only now
+        record: Any = Union[tuple(KINDS)]  # noqa: UP007 - the classes are known only at run time
         entry: Any = msgspec.defstruct("_Entry", [("record", record)], bases=(Published,), array_like=True)
         self._decode: Callable[[bytes], list[Published]] = msgspec.msgpack.Decoder(list[entry]).decode
 
     def decode(self, payload: bytes) -> list[Published]:
-        """Return a frame's batch. Raises :class:`msgspec.DecodeError` for what we did not write."""
-        # of the plain class again: structs of two classes are never equal
+        """Return a frame's batch. Raises :class:`msgspec.DecodeError` if we did not write it."""
+        # convert back to the plain class: structs of two classes are never equal
         return [Published(one.topic, one.seq, one.record, one.received_us) for one in self._decode(payload)]
 
 
 def frame_end(data: bytes, at: int, limit: int, path: Path, start: int) -> int:
-    """Return where the frame at ``data[at:]`` ends; more than ``len(data)`` if more bytes are needed to tell.
+    """Return where the frame at ``data[at:]`` ends; more than ``len(data)`` if more bytes are needed to check it.
 
-    ``limit`` is how many bytes there are from ``start`` (the offset of ``data`` in the file ``path``) on. Raises
-    :class:`JournalCorrupt` for what is no whole frame of ours.
+    ``start`` is the offset of ``data`` in the file ``path``, ``limit`` the number of bytes from there to the end.
+    Raises :class:`JournalCorrupt` if no complete frame of ours is there.
     """
     if at + HEADER_BYTES > len(data):
         if at + HEADER_BYTES > limit:

@@ -1,19 +1,20 @@
-"""The log on disk of what was published and is not yet stored.
+"""The log on disk of records that are published but not yet stored.
 
-Segments ``NNNNNNNNNNNN.journal`` in one folder, each a run of frames (:mod:`mdserver.journal.format`). The
-event loop appends, one write per batch, before the batch is shown to any client; the writer reads in a worker
-thread from the *committed position*, stores, and commits, whereupon segments wholly behind that position go.
+It consists of segments ``NNNNNNNNNNNN.journal`` in one folder, each a sequence of frames
+(:mod:`mdserver.journal.format`). The event loop appends, one write per batch, before any client sees the batch. The
+journal drain, in a worker thread, reads from the *committed position*, stores, and commits; then segments that lie
+wholly before that position are deleted.
 
-What is promised: a batch whose :meth:`Journal.append` returned survives a ``kill -9`` of the process. A power
-failure or a crash of the kernel may cost what was appended since the last :meth:`Journal.sync`, which
-:meth:`Journal.sync_forever` calls on a timer. The committed position is not kept on disk: after a restart
-everything that is left is read again and the store skips what it has, by ``seq``.
+Guarantee: a batch whose :meth:`Journal.append` returned survives a ``kill -9`` of the process. A power failure or a
+crash of the kernel may lose what was appended since the last :meth:`Journal.sync`, which :meth:`Journal.sync_forever`
+calls on a timer. The committed position is not written to disk: after a restart everything left is read again, and the
+store skips records that it has, by ``seq``.
 
-Damage: the tail that a crash tore off is cut away at the next start. Damage before that loses only the
-frames that it hit: the reader keeps the segment as ``*.corrupt`` for the operator, says where, and goes on at
-the next whole frame.
+Damage: a half-written tail, as a crash leaves it, is cut off at the next start. Damage before the tail loses only the
+frames that it hit: the reader keeps the segment as ``*.corrupt`` for the operator, reports where, and continues at the
+next complete frame.
 
-One process at a time; the owner of the data folder's lock sees to it.
+Only one process at a time may use a journal; the lock on the data folder ensures that.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ __all__ = ["Journal", "JournalPosition", "open_journal"]
 MIB = 1 << 20
 SEGMENT_BYTES = 64 * MIB
 TURNOVER_BYTES = 4 * MIB
-"""A segment of this size is closed as soon as the writer is inside it, so that it can go soon."""
+"""A segment of this size is closed as soon as the drain has reached it, so that it can be deleted soon."""
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class JournalPosition(NamedTuple):
-    """A place between two frames; positions compare in the order of writing."""
+    """A position between two frames; positions compare in the order of writing."""
 
     segment: int
     offset: int
@@ -76,7 +77,7 @@ class Journal:
         self._folder_dirty = True
         self._overfull = False
         self.floor = SeqFloor(folder)
-        """Numbers given out while records could not be appended."""
+        """The sequence numbers used while records could not be appended."""
         self._segments = load_segments(folder, log)
         self._bytes = sum(segment.end for segment in self._segments)
         self._committed = JournalPosition(self._segments[0].number, 0)
@@ -84,10 +85,10 @@ class Journal:
     # -- the event loop's side
 
     def append(self, batch: Sequence[Published]) -> None:
-        """Append a batch with one write; the event loop calls this.
+        """Append a batch with one write. Called by the event loop.
 
-        Raises :class:`JournalFull` at the journal's bound or the disk's, and :class:`OSError` for
-        other faults of the disk; then nothing of the batch was written and later ones can be.
+        Raises :class:`JournalFull` if the journal has reached its bound or the disk is full, and :class:`OSError` for
+        other faults of the disk. Then nothing of the batch was written, and later batches can be.
         """
         frame = self._encoder.encode(batch)
         size = len(frame)
@@ -121,14 +122,14 @@ class Journal:
             self._wake_at = inf
 
     def wake(self) -> None:
-        """Make :meth:`wait_appended` return now; the event loop calls this."""
+        """Have :meth:`wait_appended` return now. Called by the event loop."""
         self._woken.set()
 
     async def sync_forever(self, interval_s: float) -> None:
         """Call :meth:`sync` in a thread every ``interval_s`` seconds, until cancelled.
 
-        A disk that cannot sync is reported once and tried again: what it holds may not outlive a
-        power failure, but streaming need not stop for that.
+        If the disk cannot sync, that is logged once and retried: the latest records may not survive a power failure,
+        but streaming need not stop for that.
         """
         failed = False
         while True:
@@ -139,7 +140,10 @@ class Journal:
                 await trio.to_thread.run_sync(self.sync)
             except OSError as error:
                 if not failed:
-                    self._log.error("the journal cannot be synced to disk", error=str(error))
+                    self._log.error(
+                        "the journal cannot be synced to disk: a power failure now would lose records",
+                        error=str(error),
+                    )
                 failed = True
             else:
                 if failed:
@@ -147,12 +151,12 @@ class Journal:
                 failed = False
 
     def barrier(self) -> Callable[[], bool]:
-        """Mark what has been appended so far; what is returned tells whether all of that is stored."""
+        """Return a function that returns whether everything appended before this call is stored."""
         last = self._segments[-1]
         end = JournalPosition(last.number, last.end)
         return lambda: self._committed >= end or not self.pending_bytes
 
-    # -- the writer's side
+    # -- the drain's side
 
     @property
     def size_bytes(self) -> int:
@@ -161,38 +165,38 @@ class Journal:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes behind the committed position: 0 when everything is stored."""
+        """Bytes after the committed position: 0 when everything is stored."""
         segments, (number, offset) = self._segments, self._committed
-        behind = sum(segment.end for segment in segments if segment.number >= number)
-        return behind - (offset if any(segment.number == number for segment in segments) else 0)
+        total = sum(segment.end for segment in segments if segment.number >= number)
+        return total - (offset if any(segment.number == number for segment in segments) else 0)
 
     def read(self, max_records: int, max_bytes: int = 1 << 62) -> tuple[list[Published], JournalPosition]:
-        """Return records from the committed position on, whole batches until one of the bounds is reached.
+        """Return records from the committed position on, in whole batches until a bound is reached, and their end.
 
-        Also returns the position behind them. Nothing pending: an empty list. Blocking; meant for a worker
-        thread. Memory is bounded by ``max_records``, ``max_bytes`` of the file and one batch.
+        The list is empty if nothing is pending. Blocking; for a worker thread. Memory is bounded by ``max_records``,
+        ``max_bytes`` of the file and one batch.
         """
         return self._read_from(self._committed, max_records, max_bytes)
 
     def commit(self, position: JournalPosition) -> None:
-        """Say that everything before ``position`` is stored; segments wholly behind it are deleted.
+        """Mark everything before ``position`` as stored, and delete the segments that lie wholly before it.
 
-        Blocking (it deletes files); meant for a worker thread.
+        Blocking (it deletes files); for a worker thread.
         """
         with self._lock:
             self._committed = position
             active = self._segments[-1]
             if position.segment == active.number and active.end >= self._turnover_bytes:
                 self._turn_over()
-            done = [segment for segment in self._segments[:-1] if _is_behind(segment, position)]
+            done = [segment for segment in self._segments[:-1] if _lies_before(segment, position)]
             self._segments = tuple(segment for segment in self._segments if segment not in done)
             self._bytes -= sum(segment.end for segment in done)
         delete_segments(done)
 
     def last_records(self) -> dict[Topic, LastRecord]:
-        """Return the last record of each topic that is pending, in one pass over the backlog. Blocking.
+        """Return the last pending record of each topic, in one pass over the backlog. Blocking.
 
-        The numbering of a restarted server goes on from these where they are above the store's own.
+        A restarted server continues numbering from these where they are above the store's own.
         """
         newest: dict[Topic, LastRecord] = {}
         position = self._committed
@@ -203,26 +207,27 @@ class Journal:
             for published in records:
                 topic = published.topic
                 if type(published.record) is Gap:
-                    continue  # it has the number of the record before it, and the time of the one behind
+                    continue  # a gap has the number of the record before it and the time of the record after it
                 if topic not in newest or published.seq > newest[topic].seq:
                     newest[topic] = LastRecord(published.seq, published.record.time_us)
 
     def sync(self) -> None:
-        """Force what was appended onto the disk. Blocking; raises :class:`OSError` if the disk cannot."""
+        """Force everything appended to the disk. Blocking. Raises :class:`OSError` if that fails."""
         self.floor.sync()
         with ExitStack() as stack:
             fds: list[int] = []
 
-            def keep(fd: int) -> None:
+            def add(fd: int) -> None:
                 fds.append(fd)
                 stack.callback(os.close, fd)
 
             with self._lock:
                 dirty = [segment for segment in self._segments if segment.dirty]
                 for segment in dirty:
-                    keep(os.dup(segment.fd))  # a commit may close the originals meanwhile
+                    add(os.dup(segment.fd))  # a commit may close the originals meanwhile
                 if self._folder_dirty:
-                    keep(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+                    add(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+                # Before the fsync: what is appended during it marks its segment as dirty once more.
                 self._folder_dirty = False
                 for segment in dirty:
                     segment.dirty = False
@@ -236,12 +241,12 @@ class Journal:
                 raise
 
     def close(self) -> None:
-        """Sync and close; nothing is left on disk if everything is stored."""
+        """Sync and close; no segment is left on disk if everything is stored."""
         try:
             self.sync()
         finally:
             self.floor.close()
-            done = [segment for segment in self._segments if _is_behind(segment, self._committed)]
+            done = [segment for segment in self._segments if _lies_before(segment, self._committed)]
             for segment in self._segments:
                 if segment not in done:
                     os.close(segment.fd)
@@ -250,12 +255,15 @@ class Journal:
     # -- inside
 
     def _turn_over(self) -> Segment:
-        """Begin another segment and return it; where none can be made, the one there is: only tidiness is lost."""
+        """Begin a new segment and return it. If none can be created, return the last one, which then grows on."""
         try:
             segment = new_segment(self.folder, self._segments[-1].number + 1)
         except OSError as error:
             if not self._overfull:
-                self._log.warning("no new journal segment: the last one grows", error=str(error))
+                self._log.warning(
+                    "a new journal segment cannot be created: records go on into the last one",
+                    error=str(error),
+                )
             self._overfull = True
             return self._segments[-1]
         self._overfull = False
@@ -282,7 +290,7 @@ class Journal:
         return records, position
 
     def _batches(self, segment: Segment, start: int, end: int) -> Iterator[tuple[list[Published], int]]:
-        """Yield batches and the offsets behind them; what is damaged is set aside and skipped."""
+        """Yield batches and the offsets of their ends; damaged parts are reported and skipped."""
         while start < end:
             try:
                 for payload, behind in read_frames(segment.fd, segment.path, start, end):
@@ -290,26 +298,27 @@ class Journal:
                     start = behind
             except JournalCorrupt as error:
                 damage = error
-            except msgspec.DecodeError as error:  # whole, but not ours: another version's
+            except msgspec.DecodeError as error:  # a complete frame that this version did not write
                 damage = JournalCorrupt(segment.path, start, str(error))
             else:
                 return
             start = next_frame_offset(segment.fd, damage.offset + 1, end)
-            self._set_aside(damage, start)
+            self._report_damage(damage, start)
             yield [], start
 
-    def _set_aside(self, damage: JournalCorrupt, behind: int) -> None:
-        # Segments of another life can have had the same number: the inode tells whether this one is kept already.
+    def _report_damage(self, damage: JournalCorrupt, end: int) -> None:
+        """Keep a copy of the damaged segment for the operator, and log what is lost."""
+        # Numbers of segments recur after a restart: the inode distinguishes this file from one kept earlier.
         kept = damage.path.with_suffix(f".{damage.path.stat().st_ino}.corrupt")
         if not kept.exists():
             try:
                 os.link(damage.path, kept)  # costs nothing and outlives the segment
-            except OSError:  # a file system without links
+            except OSError:  # a file system without hard links
                 copyfile(damage.path, kept)
         self._log.error(
-            "the journal is damaged; its records there are lost, the segment is kept",
+            "the journal is damaged: the records in that part are lost, a copy of the segment is kept",
             error=str(damage),
-            bytes_lost=behind - damage.offset,
+            bytes_lost=end - damage.offset,
             kept=str(kept),
         )
 
@@ -322,7 +331,7 @@ def open_journal(
     segment_bytes: int = SEGMENT_BYTES,
     log: structlog.stdlib.BoundLogger | None = None,
 ) -> Iterator[Journal]:
-    """Open the journal in ``folder``, making it where there is none; a torn tail is cut off and logged.
+    """Open the journal in ``folder``, created if missing; a half-written tail is cut off and logged.
 
     ``max_bytes`` bounds its size on disk. Raises :class:`OSError` if the folder cannot be used.
     """
@@ -335,5 +344,5 @@ def open_journal(
         journal.close()
 
 
-def _is_behind(segment: Segment, position: JournalPosition) -> bool:
+def _lies_before(segment: Segment, position: JournalPosition) -> bool:
     return JournalPosition(segment.number, segment.end) <= position

@@ -1,4 +1,4 @@
-"""The files of the journal: one segment each."""
+"""The segment files of the journal."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Segment", "delete_segments", "load_segments", "new_segment"]
 
 _NAME = re.compile(r"[0-9]{12}\.journal")
 _NOT_OURS = frozenset((errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EPERM, errno.ENXIO))
-"""What :func:`~mdserver.private_file.open_private` raises for what is no plain file of this user's."""
+"""The errnos of :func:`~mdserver.private_file.open_private` for anything but a plain file of this user."""
 
 
 class Segment:
-    """An open segment file; ``end`` is where the next frame goes. Bytes behind it do not count."""
+    """An open segment file; ``end`` is where the next frame goes. Bytes after it are ignored."""
 
     __slots__ = ("dirty", "end", "fd", "number", "path")
 
@@ -34,14 +34,14 @@ class Segment:
         self.dirty = create
 
     def write(self, frame: bytearray) -> None:
-        """Write a frame at the end. On :class:`OSError` the end stays, so the next frame overwrites what got there."""
+        """Write a frame at the end. After OSError the end is unchanged: the next frame overwrites the torn one."""
         size = len(frame)
         try:
             written = os.pwrite(self.fd, frame, self.end)
-            while written < size:  # a disk that is filling up: the next write says why, or finishes
+            while written < size:  # the disk may be filling up: the next write raises the reason, or finishes
                 written += os.pwrite(self.fd, frame[written:], self.end + written)
         except OSError:
-            with suppress(OSError):  # what stays is overwritten, or cut off at the next start
+            with suppress(OSError):  # a torn frame that stays is overwritten, or cut off at the next start
                 os.ftruncate(self.fd, self.end)
             raise
         self.end += size
@@ -49,7 +49,7 @@ class Segment:
 
 
 def load_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> tuple[Segment, ...]:
-    """Open the folder's segments, oldest first, or make the first; a torn tail of the newest is cut off and logged."""
+    """Open the folder's segments, oldest first, or create the first. Cut off a torn tail of the newest and log it."""
     segments = _open_segments(folder, log)
     if not segments:
         return (new_segment(folder, 1),)
@@ -58,16 +58,20 @@ def load_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> tuple[Segm
     if end == newest.end:
         return tuple(segments)
     if torn:
-        log.warning("cut off what a crash left half-written", file=str(newest.path), bytes=newest.end - end)
+        log.warning(
+            "cut off a half-written batch at the end of the journal, as a crash leaves it",
+            file=str(newest.path),
+            bytes=newest.end - end,
+        )
         os.ftruncate(newest.fd, end)
         newest.end = end
         return tuple(segments)
-    # Damaged, not torn: nothing is cut from it or appended to it, so that the reader keeps it as it is.
+    # Damaged, not torn: neither cut nor append, so that the reader can keep the whole segment for the operator.
     return (*segments, new_segment(folder, newest.number + 1))
 
 
 def new_segment(folder: Path, number: int) -> Segment:
-    """Make an empty segment with the first free number from ``number`` on."""
+    """Create an empty segment with the first free number from ``number`` on."""
     while True:
         try:
             return Segment(folder, number, create=True)
@@ -76,11 +80,11 @@ def new_segment(folder: Path, number: int) -> Segment:
 
 
 def _open_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> list[Segment]:
-    """Open what are segments by name and kind, oldest first; anything else in the folder is left alone and logged."""
+    """Open the segments, oldest first; any other file in the folder is left alone and logged."""
     segments = []
     for path in sorted(folder.glob("*.journal")):
         if _NAME.fullmatch(path.name) is None:
-            log.warning("a file in the journal's folder is no segment and is left alone", file=str(path))
+            log.warning("a file in the journal's folder is not a segment and is left alone", file=str(path))
             continue
         try:
             segments.append(Segment(folder, int(path.stem), create=False))

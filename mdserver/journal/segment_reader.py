@@ -1,4 +1,4 @@
-"""Frames out of a segment file, a chunk at a time. Blocking."""
+"""Read frames from a segment file, a chunk at a time. Blocking."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from .format import HEADER_BYTES, MAGIC, frame_end
 __all__ = ["next_frame_offset", "read_frames", "whole_frames_end"]
 
 CHUNK_BYTES = 1 << 20
-"""How much is read at once; a larger frame is read whole."""
+"""How much is read at once; a larger frame is read in one piece."""
 
 
 def read_frames(fd: int, path: Path, start: int, end: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each payload in ``[start, end)`` with the offset behind its frame; memory is bounded.
+    """Yield each payload in ``[start, end)`` with the end offset of its frame; memory is bounded.
 
-    Raises :class:`JournalCorrupt` at the first byte that starts no whole frame.
+    Raises :class:`JournalCorrupt` at the first offset where no complete frame starts.
     """
     size = CHUNK_BYTES
     while start < end:
         data = os.pread(fd, min(size, end - start), start)
         at = 0
+        # A frame whose end lies beyond the chunk is read again, at the start of the next and large enough chunk.
         while (behind := frame_end(data, at, end - start, path, start)) <= len(data):
             yield data[at + HEADER_BYTES : behind], start + behind
             at = behind
@@ -36,7 +37,7 @@ def read_frames(fd: int, path: Path, start: int, end: int) -> Iterator[tuple[byt
 
 
 def next_frame_offset(fd: int, start: int, end: int) -> int:
-    """Return the offset of the first whole frame at or behind ``start``, or ``end`` if there is none."""
+    """Return the offset of the first complete frame at or after ``start``, or ``end`` if there is none."""
     while start < end:
         data = os.pread(fd, min(CHUNK_BYTES, end - start), start)
         at = data.find(MAGIC)
@@ -53,9 +54,9 @@ def next_frame_offset(fd: int, start: int, end: int) -> int:
 
 
 def whole_frames_end(fd: int, path: Path, size: int) -> tuple[int, bool]:
-    """Return the offset behind the last whole frame of a file, and whether a torn frame of ours follows.
+    """Return the end offset of the last complete frame of a file, and whether a torn frame of ours follows.
 
-    Torn: it begins as a frame and the file ends before it does, as a crash leaves it. Damage before is skipped.
+    Torn: it begins as a frame and the file ends within it, as a crash leaves it. Earlier damage is skipped.
     """
     start = good = 0
     torn = False

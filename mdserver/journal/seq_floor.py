@@ -1,15 +1,15 @@
-"""Numbers given out without being journalled, on disk: a restarted server must not give them out again.
+"""The floor of the sequence numbers, on disk: a restarted server must not use a number for a second time.
 
-While the journal is at its bound or the disk is full, records go out to clients all the same, each with its ``seq``.
-Where the numbering stands is then written here, some way ahead, so that it is not written with each record.
+While the journal is at its bound or the disk is full, records still go out to clients, each with its ``seq``. Their
+numbers are then recorded here, some way ahead, so that not every record costs a write.
 
-The file has two slots of one size, written in turns: while one is written the other stays whole, so a crash or a power
-failure in the middle costs nothing but the newest numbers. Its blocks are allocated when it is made, while there is
-space, so that a full disk takes the writes. (A file system that never overwrites a block in place, such as btrfs, may
-refuse them all the same; the caller is told by :class:`OSError`.)
+The file has two slots of equal size, written in turn: while one is written the other stays complete, so a crash or a
+power failure in between loses only the newest numbers. Its blocks are allocated when it is created, while there is
+space, so that writes succeed on a full disk. (A file system that never overwrites a block in place, such as btrfs, may
+still refuse them; the caller then gets :class:`OSError`.)
 
 A slot: :data:`MAGIC`, generation (8 bytes), length of the payload and its CRC-32 (4 bytes each, all little-endian),
-then the payload, ``[[topic, seq], …]`` as JSON. The slot of the higher generation counts.
+then the payload, ``[[topic, seq], …]`` as JSON. The slot of the higher generation is valid.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ..private_file import open_private
 __all__ = ["AHEAD", "FILE_NAME", "SeqFloor"]
 
 AHEAD = 10_000
-"""How many numbers of a topic are reserved at once: as far may ``seq`` jump at a restart."""
+"""How many numbers of a topic are reserved at once. At a restart ``seq`` may jump by that much."""
 
 FILE_NAME = "seq_floor"
 OLD_FILE_NAME = "reserved.json"
-"""What versions up to 0.1 wrote; read once, then removed."""
+"""The file of versions up to 0.1; read once, then removed."""
 
 MAGIC = b"mdsf"
 SLOT_BYTES = 64 * 1024
@@ -45,9 +45,9 @@ _decoder = msgspec.json.Decoder(list[tuple[Topic, int]])
 
 
 class SeqFloor:
-    """The highest number of each topic that may have been given out unjournalled; ``seqs`` is what it knows.
+    """Keeps ``seqs``: for each topic the highest number that may have been used without being journalled.
 
-    An entry stays for good: where the store is beyond it, it means nothing any more. Methods block for a small write;
+    An entry is never removed; once the store has a higher number it no longer matters. Methods block for a small write,
     :meth:`sync` for the disk.
 
     Raises :class:`OSError` if the file cannot be read or made, :class:`ConfigError` if it is damaged or not ours.
@@ -69,14 +69,14 @@ class SeqFloor:
             raise
 
     def cover(self, batch: Sequence[Published]) -> None:
-        """Note that these numbers are given out. It survives the process at once, a power failure after a sync.
+        """Record that these numbers are used. That survives the process at once, a power failure after a sync.
 
-        Raises OSError if the disk does not take it; then what was known before stays.
+        Raises OSError if it cannot be written; then the previous state stays.
         """
         self.raise_above({p.topic: p.seq for p in batch})
 
     def raise_above(self, given: Mapping[Topic, int]) -> None:
-        """Put the floor of each topic above a number, some way ahead, where it is not yet. Raises as :meth:`cover`."""
+        """Raise the floor of each topic some way above the given number, unless it is. Raises as :meth:`cover`."""
         beyond = {topic: seq + AHEAD for topic, seq in given.items() if seq > self.seqs.get(topic, 0)}
         if beyond:
             seqs = self.seqs | beyond
@@ -84,7 +84,7 @@ class SeqFloor:
             self.seqs = seqs
 
     def sync(self) -> None:
-        """Force what was written onto the disk. Blocking, for a worker thread; raises OSError."""
+        """Force everything written to the disk. Blocking, for a worker thread. Raises OSError."""
         if self.dirty:
             self.dirty = False
             try:
@@ -113,7 +113,7 @@ class SeqFloor:
         self.dirty = True
 
     def _grow(self, needed: int) -> None:
-        """Write a larger file beside and put it in place of this one."""
+        """Replace the file by a larger one, written under another name first: a crash leaves one of them complete."""
         size = max(2 * self._slot_bytes, 2 * needed)
         new = self._path.with_suffix(".new")
         with suppress(FileNotFoundError):
@@ -135,13 +135,13 @@ class SeqFloor:
     def _allocate(self) -> None:
         size = os.fstat(self._fd).st_size
         if size < 2 * self._slot_bytes:
-            with suppress(OSError):  # the disk is full already: each write tries again
+            with suppress(OSError):  # the disk is full already: each write allocates what it needs, or raises
                 os.posix_fallocate(self._fd, 0, 2 * self._slot_bytes)
                 os.fsync(self._fd)
                 _sync_folder(self._path.parent)
 
     def _load(self) -> None:
-        """Read the newer of the whole slots."""
+        """Read the newer one of the complete slots."""
         size = os.fstat(self._fd).st_size
         self._slot_bytes = max(SLOT_BYTES, size // 2)
         slots = [os.pread(self._fd, self._slot_bytes, n * self._slot_bytes) for n in range(2)]
@@ -171,7 +171,7 @@ class SeqFloor:
 
 
 def _read_slot(slot: bytes) -> tuple[int, dict[Topic, int]] | None:
-    """Return generation and content of a slot; None of one that is empty or torn."""
+    """Return generation and content of a slot; None if it is empty or torn."""
     if len(slot) < _HEADER.size:
         return None
     magic, generation, length, checksum = _HEADER.unpack_from(slot)
