@@ -1,4 +1,4 @@
-"""The command line: ``mdserver run`` is the daemon, ``mdserver run NAME`` a command, the rest tells and checks.
+"""The command line: ``mdserver run`` is the daemon, ``mdserver run NAME`` a command; the others list and check.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config.
 """
@@ -40,7 +40,7 @@ _CONFIG_KEY = "mdserver.config"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code. Known errors are a message, never a traceback."""
+    """Run the command line and return the exit code. A known error prints its message, never a traceback."""
     try:
         result = cli.main(arguments, prog_name="mdserver", standalone_mode=False)
     except click.ClickException as error:
@@ -48,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the end of the line: Python would show a traceback with secrets
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - Python's own traceback would show secrets
         return _report(error)
     return result if isinstance(result, int) else 0
 
 
 def _report(error: BaseException) -> int:
-    """Print known errors, a line each, unknown ones with their traceback, without secrets; return the exit code."""
+    """Print known errors as a line each, unknown ones with their traceback, secrets hidden; return the exit code."""
     known: list[MdserverError] = []
     exit_code: int | None = None
     for leaf in leaves(error):
@@ -63,7 +63,7 @@ def _report(error: BaseException) -> int:
                 known.append(leaf)
             case KeyboardInterrupt():
                 exit_code = EXIT_INTERRUPTED
-            case BrokenPipeError():  # whoever read the output has gone, as head does
+            case BrokenPipeError():  # the reader of our output has ended, such as head
                 close_stdout()
                 exit_code = EXIT_FAILED
             case SystemExit():  # a command's own way to end
@@ -80,7 +80,7 @@ def _report(error: BaseException) -> int:
 
 
 def _keep_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
-    """Remember ``--config`` wherever it stands; the one nearest to the end wins."""
+    """Remember ``--config``, wherever on the line it is given; the last one wins."""
     if value is not None:
         source = context.get_parameter_source(parameter.name or "")
         named_by = "MDSERVER_CONFIG" if source is ParameterSource.ENVIRONMENT else "--config"
@@ -96,12 +96,12 @@ def _config_option(environment: str | None = None) -> click.Option:
         show_envvar=environment is not None,
         expose_value=False,
         callback=_keep_config,
-        help="Read this config file; without it, config.yaml of the current folder if it is there.",
+        help="Read this config file; default: config.yaml in the current folder, if it exists.",
     )
 
 
 class _Group(click.Group):
-    """A group whose help has the first sentence of each command, whole."""
+    """A group whose help shows the whole first sentence of each command."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, self.summary(ctx, name)) for name in self.list_commands(ctx)]
@@ -110,7 +110,7 @@ class _Group(click.Group):
                 formatter.write_dl(rows)
 
     def summary(self, ctx: click.Context, name: str) -> str:
-        """Return what the help says of one command."""
+        """Return the line about a command in the group's help."""
         command = self.get_command(ctx, name)
         text = "" if command is None else command.short_help or command.help or ""
         sentence = " ".join(text.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
@@ -118,7 +118,7 @@ class _Group(click.Group):
 
 
 class _Run(_Group):
-    """``run``: its subcommands are the command plugins, ours like a third party's, each imported when asked for."""
+    """``run``: its subcommands are the command plugins, ours and third parties', each imported only when needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return command_names(_plugin_folders(ctx))
@@ -165,8 +165,8 @@ def cli(context: click.Context) -> None:
 
 
 @cli.group("run", cls=_Run, invoke_without_command=True, params=[_config_option()])
-@click.option("--host", metavar="ADDRESS", help="Listen on this address, whatever the config says.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 takes a free one.")
+@click.option("--host", metavar="ADDRESS", help="Listen on this address instead of that of the config.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 chooses a free one.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -188,7 +188,7 @@ def run_(
     data_dir: Path | None,
     allow_anonymous: bool | None,
 ) -> None:
-    """Run the server; with a NAME, run that command."""
+    """Run the server, or the command NAME."""
     invocation: Invocation = context.obj
     invocation.overrides = Overrides(host, port, data_dir, allow_anonymous)
     invocation.is_command = context.invoked_subcommand is not None
@@ -199,8 +199,8 @@ def run_(
 def _serve(invocation: Invocation) -> None:
     config = invocation.config
     if not any(entry.enabled for entry in config.brokers):
-        invocation.log.warning("no broker is switched on: nothing will be streamed")
-    from .daemon.daemon import serve  # late: only the daemon needs the whole server
+        invocation.log.warning("no broker is enabled in the config: nothing will be streamed")
+    from .daemon.daemon import serve  # imported here, since only the daemon needs the whole server
 
     plugins = invocation.brokers_for_serving
     trio.run(partial(serve, config, plugins, task_status=Banner(config, plugins)))
@@ -210,7 +210,7 @@ def _serve(invocation: Invocation) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def plugins_(context: click.Context, as_json: bool) -> None:
-    """Show what is installed, from where, and what cannot be used."""
+    """List the installed plugins, where each comes from, and why one cannot be used."""
     if context.invoked_subcommand is not None:
         return
     invocation: Invocation = context.obj
@@ -260,7 +260,7 @@ def new(name: str, as_json: bool) -> None:
 
 @cli.group("config", cls=_Group)
 def config_() -> None:
-    """Check a config file, or describe what one may hold."""
+    """Check a config file, or print its schema."""
 
 
 @config_.command("check", params=[_config_option()])
@@ -268,9 +268,9 @@ def config_() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check(context: click.Context, file: Path | None, as_json: bool) -> None:
-    """Check the config FILE: every error at once, exit code 2 if there is one.
+    """Check the config FILE and report all errors at once; the exit code is 2 if there is one.
 
-    A broker or a source whose plugin cannot be loaded is an error here, though the server would start without it.
+    A broker or source whose plugin cannot be loaded is an error here, although the server would start without it.
     """
     if file is not None:
         context.meta[_CONFIG_KEY] = ConfigFile(file, "--config")
@@ -289,7 +289,7 @@ def check(context: click.Context, file: Path | None, as_json: bool) -> None:
         facts = {"ok": True, "problems": [], "file": path, "brokers": names, "data_dir": str(config.data_dir)}
         click.echo(json.dumps(facts))
         return
-    what = "there is no config file; by default" if path is None else f"{path} is good:"
+    what = "no config file; the defaults are:" if path is None else f"{path} is valid:"
     click.echo(f"{what} brokers {', '.join(names) or 'none'}; data in {config.data_dir}")
 
 

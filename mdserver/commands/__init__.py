@@ -1,1 +1,1 @@
-"""The built-in commands of ``mdserver run NAME``; each module has a ``plugin`` as a third party's would."""
+"""The built-in commands of ``mdserver run NAME``; each module defines a ``plugin``, as a third party's would."""

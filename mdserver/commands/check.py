@@ -1,4 +1,4 @@
-"""``mdserver run check``: is what is stored whole and true?"""
+"""``mdserver run check``: check that the stored data are complete and consistent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from ..config import Config
 from ..plugin import CommandContext, CommandPlugin
 from ..store.upkeep.integrity import SeriesReport, check
-from .maintenance import json_option, open_for_maintenance, say, symbol_option, table
+from .maintenance import json_option, open_for_maintenance, print_status, symbol_option, table
 
 __all__ = ["plugin"]
 
-SUMMARY = "Check that what is stored is whole and true"
+SUMMARY = "Check that the stored data are complete and consistent"
 
 
 @click.command("check", short_help=SUMMARY)
@@ -22,9 +22,9 @@ SUMMARY = "Check that what is stored is whole and true"
 @json_option
 @click.pass_obj
 def _command(context: CommandContext, symbol: str | None, as_json: bool) -> None:
-    """Check coverage, duplicates, candles against their ticks, ledger and metadata. Changes nothing.
+    """Check for missing hours and duplicates, and compare candles, import ledger and metadata with the stored rows.
 
-    The exit code is 1 if anything is wrong.
+    It changes nothing. The exit code is 1 if anything is wrong.
     """
     reports = context.run(_check, context.config, symbol)
     wrong = sum(len(report.findings) for report in reports)
@@ -36,7 +36,7 @@ def _command(context: CommandContext, symbol: str | None, as_json: bool) -> None
         if not reports:
             click.echo("nothing is stored" if symbol is None else f"nothing is stored of {symbol}")
         else:
-            click.echo(f"{wrong} findings" if wrong else "nothing is wrong")
+            click.echo(f"{wrong} findings" if wrong else "no faults found")
     if wrong:
         raise click.exceptions.Exit(1)
 
@@ -46,7 +46,9 @@ async def _check(config: Config, symbol: str | None) -> list[SeriesReport]:
         return await check(
             database,
             symbol,
-            announce=lambda series, month: say(f"{series.broker} {series.symbol} {series.type} {month} …"),
+            announce=lambda series, month: print_status(
+                f"checking {series.broker} {series.symbol} {series.type} {month} …"
+            ),
         )
 
 
@@ -64,7 +66,7 @@ def _print(report: SeriesReport) -> None:
         times = f": {', '.join(finding.at)}" if finding.at else ""
         more = ", …" if len(finding.at) < finding.count and finding.at else ""
         click.echo(f"  ! {finding.kind}{where}: {finding.count} × {finding.message}{times}{more}")
-        click.echo(f"    mend it: {finding.remedy}")
+        click.echo(f"    remedy: {finding.remedy}")
     click.echo("")
 
 

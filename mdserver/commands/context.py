@@ -1,4 +1,4 @@
-"""One invocation of ``mdserver``: what a command gets as ``ctx.obj``, and how the server gets its config."""
+"""One invocation of ``mdserver``: the object that a command gets as ``ctx.obj``, and the source of the config."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IN_CURRENT_FOLDER = Path("config.yaml")
 
 @attrs.frozen
 class ConfigFile:
-    """A config file, and who named it: ``--config``, ``MDSERVER_CONFIG`` or ``current folder``."""
+    """A config file, and what named it: ``--config``, ``MDSERVER_CONFIG`` or ``current folder``."""
 
     path: Path
     named_by: Literal["--config", "MDSERVER_CONFIG", "current folder"]
@@ -36,7 +36,7 @@ class ConfigFile:
 
 @attrs.frozen
 class Overrides:
-    """Options of the command line that win over the config file."""
+    """Options of the command line that take precedence over the config file."""
 
     host: str | None = None
     port: int | None = None
@@ -44,7 +44,7 @@ class Overrides:
     allow_anonymous: bool | None = None
 
     def apply(self, config: Config) -> Config:
-        """Return the config with these in place. Raises ConfigError for a host that is none."""
+        """Return the config with these options applied. Raises ConfigError for an invalid host."""
         server = {name: value for name in ("host", "port") if (value := getattr(self, name)) is not None}
         if self.allow_anonymous is not None:
             server["auth"] = attrs.evolve(config.server.auth, allow_anonymous=self.allow_anonymous)
@@ -58,15 +58,15 @@ class Overrides:
 class Invocation:
     """Implements :class:`mdserver.plugin.CommandContext`.
 
-    ``config_file`` is asked when the config is first needed, since ``--config`` may stand after a command's name; it
-    returns None where no file was named. Then ``config.yaml`` of the current folder counts, if it is there.
+    ``config_file`` is called only when the config is first needed, since ``--config`` may come after a command's name.
+    If it returns None, because no file was named, ``config.yaml`` in the current folder is read if it exists.
     """
 
     def __init__(self, config_file: Callable[[], ConfigFile | None] = lambda: None) -> None:
         self._named_file = config_file
         self.overrides = Overrides()
         self.is_command = False
-        """A command's own lines are what its user asked for: of the log only what went wrong stands between them."""
+        """A user of a command wants its own output: of the log only warnings and errors are shown with it."""
         self.log = get_logger("mdserver")
 
     @cached_property
@@ -99,7 +99,7 @@ class Invocation:
 
     @property
     def brokers_for_serving(self) -> dict[str, BrokerPlugin]:
-        """The usable plugins, and for each that cannot be used one that fails with the reason."""
+        """The usable plugins, and for each unusable one a stand-in that fails with the reason."""
         return {problem.name: stand_in(problem) for problem in self.problems} | self.brokers
 
     @property
@@ -125,7 +125,7 @@ class Invocation:
 
     @cached_property
     def config(self) -> Config:
-        """The checked config; from the first use on, logging follows it. Raises ConfigError."""
+        """The checked config; its first use also sets up logging accordingly. Raises ConfigError."""
         config = self.load()
         hide_values(secret_values(config))
         set_up_logging(_for_command(config.log) if self.is_command else config.log)
@@ -134,8 +134,8 @@ class Invocation:
             self.log.info("the config is read from a file", file=str(file.path), named_by=file.named_by)
         else:
             self.log.info(
-                "there is no config file: the defaults apply",
-                database="of DATABASE_URL" if config.database.url != "embedded" else "embedded",
+                "no config file found: the defaults apply",
+                database="from DATABASE_URL" if config.database.url != "embedded" else "embedded",
             )
         for problem in (*self.problems, *self.history_problems):
             self.log.warning(
@@ -149,8 +149,8 @@ class Invocation:
     def load(self, *, strict: bool = False) -> Config:
         """Read and check the config. Raises ConfigError.
 
-        ``strict``: a broker or source whose plugin is installed and cannot be loaded is an error too. The server
-        starts all the same: the others can work.
+        ``strict``: a broker or source whose plugin is installed but cannot be loaded is an error too. The server does
+        not use it: it starts without that plugin.
         """
         file = self.config_file
         config = load_config(
@@ -164,12 +164,12 @@ class Invocation:
         return self.overrides.apply(config)
 
     def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run ``work(*args)`` in trio to its end and return its result; what it raises comes out."""
+        """Run ``work(*args)`` in trio to its end and return its result; what it raises is raised."""
         return trio.run(partial(work, *args))
 
     def progress(self, label: str, total: float | None = None) -> AbstractContextManager[Progress]:
         """See :meth:`mdserver.plugin.CommandContext.progress`."""
-        from .progress import show_progress  # late: rich takes its time
+        from .progress import show_progress  # imported here: rich is slow to import
 
         return show_progress(label, total)
 
@@ -178,7 +178,10 @@ class Invocation:
         self, *, write: bool = False, statement_timeout_s: float = 0.0
     ) -> AsyncIterator[CommandDatabase]:
         """See :meth:`mdserver.plugin.CommandContext.open_database`."""
-        from .database_access import DatabaseAccess, open_configured  # late: the store takes its time
+        from .database_access import (
+            DatabaseAccess,
+            open_configured,
+        )  # imported here: the store is slow to import
 
         config = self.config
         async with open_configured(
@@ -196,7 +199,7 @@ def _classes(
 
 
 def _for_command(log: LogConfig) -> LogConfig:
-    """Return how a command logs: plain lines, and only what went wrong unless more is asked for."""
+    """Return the log settings of a command: plain lines, and only warnings and errors unless configured otherwise."""
     return attrs.evolve(
         log,
         format="text" if log.format == "auto" else log.format,

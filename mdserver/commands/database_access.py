@@ -54,7 +54,7 @@ class DatabaseAccess:
     async def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> int:
         """See :meth:`mdserver.plugin.CommandDatabase.execute`."""
         if not self._write:
-            raise Rejected("the database is open for reading: open_database(write=True) is for writing")
+            raise Rejected("the database was opened for reading: use open_database(write=True) to write")
         return await self._run(lambda conn: conn.execute(statement.encode(), parameters or None).rowcount)
 
     async def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:

@@ -1,4 +1,4 @@
-"""``mdserver run delete``: take back what a bad feed or a wrong import wrote."""
+"""``mdserver run delete``: delete what a bad feed or a wrong import wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .maintenance import json_option, open_for_maintenance, symbol_option, table
 
 __all__ = ["plugin"]
 
-SUMMARY = "Take back what a bad feed or import wrote"
+SUMMARY = "Delete what a bad feed or a wrong import wrote"
 DAY = click.DateTime(["%Y-%m-%d"])
 EXIT_NOT_DONE = 1
 
@@ -28,8 +28,8 @@ EXIT_NOT_DONE = 1
 @symbol_option
 @click.option("--from", "first", type=DAY, metavar="DATE", help="First day, UTC.")
 @click.option("--to", "last", type=DAY, metavar="DATE", help="Last day, UTC, inclusive.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
 @json_option
 @click.pass_obj
 def _command(
@@ -42,10 +42,11 @@ def _command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Delete ticks, trades, their candles and what the import ledger says of them, for good.
+    """Permanently delete ticks and trades with their candles and their entries in the import ledger.
 
-    The metadata follow in the same transactions, one a day of data: if it is interrupted, the same command goes on. A
-    server that runs goes on storing what comes; its numbering stays. Deleted hours can be imported again.
+    Each day of data is one transaction, which also corrects the metadata; after an interruption the same command
+    continues. A running server goes on storing new records, and sequence numbers are not reused. Deleted hours can be
+    imported again.
     """
     if first is not None and last is not None and last < first:
         raise click.UsageError("--to is before --from")
@@ -56,18 +57,21 @@ def _command(
         _print(found, as_json, "would be deleted", what)
         return
     if not yes:
-        _ask(found)
+        _confirm(found)
     with context.progress("deleting", sum(one.rows for one in found)) as progress:
         done = context.run(_delete, context.config, what, progress)
     _print(done, as_json, "deleted", what)
 
 
-def _ask(found: Sequence[Deletion]) -> None:
+def _confirm(found: Sequence[Deletion]) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("nobody can be asked here: --yes deletes without asking, --dry-run shows what")
+        raise click.UsageError(
+            "standard input is not a terminal, so nobody can confirm: --yes deletes without asking, --dry-run only "
+            "prints what would be deleted"
+        )
     click.echo(_table(found), err=True)
     rows = sum(one.rows for one in found)
-    if not click.confirm(f"Delete {rows:,} rows for good?", err=True):
+    if not click.confirm(f"Permanently delete {rows:,} rows?", err=True):
         click.echo("nothing was deleted", err=True)
         raise click.exceptions.Exit(EXIT_NOT_DONE)
 

@@ -10,19 +10,19 @@ import msgspec
 from ..config import Config
 from ..plugin import CommandContext, CommandPlugin
 from ..store.tables.compressed_loading import DirectCompress, status, switch_off, switch_on
-from .maintenance import json_option, open_for_maintenance, say
+from .maintenance import json_option, open_for_maintenance, print_status
 
 __all__ = ["plugin"]
 
-SUMMARY = "Let TimescaleDB compress ticks while they are imported: no primary key, faster imports"
+SUMMARY = "Let TimescaleDB compress ticks during imports: faster, but without a primary key"
 
 
 @click.group("direct-compress", short_help=SUMMARY)
 def _group() -> None:
-    """Let TimescaleDB compress ticks while they are imported, or not.
+    """Switch on or off that TimescaleDB compresses ticks while they are imported.
 
-    TimescaleDB does so only where there is no unique key. While this is on, a plain index stands in for the primary
-    key of ticks: the import ledger and the numbers of live records alone keep a tick from being stored twice.
+    TimescaleDB does so only in a table without a unique key. While this is on, a plain index replaces the primary key
+    of ticks; then only the import ledger and the numbers of live records keep a tick from being stored twice.
     """
 
 
@@ -30,7 +30,7 @@ def _group() -> None:
 @json_option
 @click.pass_obj
 def _status(context: CommandContext, as_json: bool) -> None:
-    """Show whether it is on, or why it cannot be, and how many chunks are compressed."""
+    """Show whether it is on, or why it cannot be on, and how many chunks are compressed."""
 
     async def work(config: Config) -> DirectCompress:
         async with open_for_maintenance(config) as database:
@@ -51,7 +51,7 @@ def _status(context: CommandContext, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def _on(context: CommandContext, as_json: bool) -> None:
-    """Replace the primary key of ticks by a plain index; imports compress from then on."""
+    """Replace the primary key of ticks by a plain index; from then on imports compress."""
 
     async def work(config: Config) -> bool:
         async with open_for_maintenance(config) as database:
@@ -62,8 +62,8 @@ def _on(context: CommandContext, as_json: bool) -> None:
         click.echo(json.dumps({"on": True, "changed": changed}))
     elif changed:
         click.echo(
-            "direct compress is on: ticks have a plain index in the place of their primary key\n"
-            "mdserver run check finds duplicates; mdserver run direct-compress off is the way back"
+            "direct compress is on: ticks have a plain index instead of their primary key\n"
+            "`mdserver run check` finds duplicates; `mdserver run direct-compress off` restores the primary key"
         )
     else:
         click.echo("direct compress was on already")
@@ -73,18 +73,20 @@ def _on(context: CommandContext, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def _off(context: CommandContext, as_json: bool) -> None:
-    """Make the primary key of ticks again; refused if rows have the key of another."""
+    """Restore the primary key of ticks; refused if several rows have the same key."""
 
     async def work(config: Config) -> bool:
         async with open_for_maintenance(config) as database:
-            say("making the primary key of ticks …")
+            print_status("building the primary key of ticks …")
             return await switch_off(database)
 
     changed = context.run(work, context.config)
     if as_json:
         click.echo(json.dumps({"on": False, "changed": changed}))
     elif changed:
-        click.echo("direct compress is off: ticks have their primary key again; what is compressed stays so")
+        click.echo(
+            "direct compress is off: ticks have their primary key again; compressed chunks stay compressed"
+        )
     else:
         click.echo("direct compress was off already")
 

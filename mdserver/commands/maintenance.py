@@ -1,4 +1,4 @@
-"""What the commands that look after the database share: opening it, symbols, dates, tables for people."""
+"""What the commands that maintain the database share: opening it, symbols, dates, output for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from ..store.connection.database import Database
 from ..store.open_database import open_configured
 from ..symbols import canonical
 
-__all__ = ["json_option", "open_for_maintenance", "say", "size", "symbol_option", "table", "to_us"]
+__all__ = [
+    "format_size",
+    "json_option",
+    "open_for_maintenance",
+    "print_status",
+    "symbol_option",
+    "table",
+    "to_us",
+]
 
 DAY_US = TIMEFRAMES["1d"] * US_PER_S
 
@@ -35,25 +43,25 @@ symbol_option = click.option("--symbol", metavar="SYMBOL", callback=_symbol, hel
 
 @asynccontextmanager
 async def open_for_maintenance(config: Config) -> AsyncIterator[Database]:
-    """Open the configured database without a limit on the time of a statement; raises as opening it does."""
+    """Open the configured database without a statement timeout. Raises as ``open_configured`` does."""
     log = get_logger("mdserver")
     async with open_configured(config.database, config.data_dir, statement_timeout_s=0, log=log) as database:
         yield database
 
 
-def say(text: str) -> None:
-    """Tell a person at a terminal what is going on; nobody else."""
+def print_status(text: str) -> None:
+    """Print what is being done, but only to a person at a terminal."""
     if sys.stderr.isatty():
         click.echo(text, err=True)
 
 
 def to_us(day: datetime | None, *, days: int = 0) -> int | None:
-    """Return midnight UTC of a date, or of one some days later, in microseconds."""
+    """Return midnight UTC of a date, ``days`` later, in microseconds; None for None."""
     return None if day is None else round(day.replace(tzinfo=UTC).timestamp()) * US_PER_S + days * DAY_US
 
 
-def size(size_bytes: float) -> str:
-    """Return a size as people read it: ``1.5 GB``."""
+def format_size(size_bytes: float) -> str:
+    """Return a size for people: ``1.5 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size_bytes) < 1000:
             return f"{size_bytes:.3g} {unit}"
@@ -62,7 +70,7 @@ def size(size_bytes: float) -> str:
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return rows as aligned columns under a heading; numbers to the right."""
+    """Return rows as aligned columns under a heading; numbers are aligned to the right."""
     texts = [[str(cell) for cell in row] for row in (heading, *rows)]
     widths = [max(len(row[n]) for row in texts) for n in range(len(heading))]
     right = [all(isinstance(row[n], int | float) for row in rows) and bool(rows) for n in range(len(heading))]

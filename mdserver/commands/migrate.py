@@ -22,7 +22,7 @@ SUMMARY = "Bring the tables of the database up to date"
 def _command(context: CommandContext, as_json: bool) -> None:
     """Bring the tables of the database up to date.
 
-    The daemon does the same at start, unless database.migrate is off. Running it again changes nothing.
+    The server does the same when it starts, unless database.migrate is off. Running it again changes nothing.
     """
     names = context.run(apply_migrations, context.config)
     if as_json:
@@ -34,9 +34,9 @@ def _command(context: CommandContext, as_json: bool) -> None:
 
 
 async def apply_migrations(config: Config) -> list[str]:
-    """Apply what is pending to the configured database and return the names of the files.
+    """Apply pending migrations to the configured database; return the names of their files.
 
-    The embedded database of a running server is reached through that. Raises StoreUnavailable, Rejected.
+    If a running server has the embedded database, this uses that one. Raises StoreUnavailable, Rejected.
     """
     async with open_configured(
         config.database, config.data_dir, migrate=True, statement_timeout_s=0, log=get_logger("mdserver")

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a plain line every few seconds elsewhere; on standard error."""
+"""Show the progress of a command on standard error: a bar on a terminal, else a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Lines:
 def show_progress(
     label: str, total: float | None, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Progress]:
-    """Show how far the block is; see :meth:`mdserver.plugin.CommandContext.progress`."""
+    """Show the progress of the block; see :meth:`mdserver.plugin.CommandContext.progress`."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(label, total, clock)

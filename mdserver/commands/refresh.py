@@ -11,7 +11,7 @@ import msgspec
 from ..config import Config
 from ..plugin import CommandContext, CommandPlugin
 from ..store.upkeep.rebuild_candles import Refreshed, refresh
-from .maintenance import json_option, open_for_maintenance, say, symbol_option, table, to_us
+from .maintenance import json_option, open_for_maintenance, print_status, symbol_option, table, to_us
 
 __all__ = ["plugin"]
 
@@ -28,9 +28,9 @@ DAY = click.DateTime(["%Y-%m-%d"])
 def _command(
     context: CommandContext, symbol: str | None, first: datetime | None, last: datetime | None, as_json: bool
 ) -> None:
-    """Rebuild candles from ticks and trades: a repair, for they are up to date without it.
+    """Rebuild candles from ticks and trades. This is a repair: normally they are always up to date.
 
-    Only what differs is written. Without dates the counts in the metadata are put right too.
+    Only what differs is written. Without dates the counts in the metadata are corrected too.
     """
     if first is not None and last is not None and last < first:
         raise click.UsageError("--to is before --from")
@@ -42,7 +42,7 @@ def _command(
         click.echo("nothing is stored" if symbol is None else f"nothing is stored of {symbol}")
         return
     rows = [
-        (one.broker, one.symbol, one.type, one.days, one.candles, "put right" if one.metadata else "right")
+        (one.broker, one.symbol, one.type, one.days, one.candles, "corrected" if one.metadata else "correct")
         for one in done
     ]
     click.echo(table(("BROKER", "SYMBOL", "TYPE", "DAYS", "CANDLES CHANGED", "METADATA"), rows))
@@ -57,7 +57,7 @@ async def _refresh(
             symbol,
             first_us,
             end_us,
-            announce=lambda series: say(f"{series.broker} {series.symbol} …"),
+            announce=lambda series: print_status(f"comparing {series.broker} {series.symbol} …"),
         )
 
 

@@ -1,4 +1,4 @@
-"""``mdserver run watch``: print what a running server streams, as a client sees it."""
+"""``mdserver run watch``: print the records that a running server streams."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SUMMARY = "Print the live records of a running server"
 @click.command("watch", short_help=SUMMARY)
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
 @click.option("--type", "types", type=click.Choice(tuple(BY_NAME)), multiple=True, help="Default: tick.")
-@click.option("--url", metavar="URL", help="The server's address; default: that of the config.")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many records.")
-@click.option("--json", "as_json", is_flag=True, help="Print records as they come: JSON, one a line.")
+@click.option("--url", metavar="URL", help="The server's address; default: from the config.")
+@click.option("--count", type=click.IntRange(min=1), help="End after this many records.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as received: JSON, one per line.")
 @click.pass_obj
 def _command(
     context: CommandContext,
@@ -34,7 +34,7 @@ def _command(
 ) -> None:
     """Print the live records of a running server, such as: mdserver run watch EURUSD --type trade
 
-    A symbol that the server refuses ends it with exit code 1.
+    If the server refuses a symbol, the command ends with exit code 1.
     """
     try:
         wanted = canonical_all(symbols)
@@ -46,8 +46,8 @@ def _command(
 def _address(context: CommandContext) -> str:
     server = context.config.server
     if server.port == 0:
-        raise ConfigError(["server.port is 0, so the port is not known: give --url"])
-    everywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to look for
+        raise ConfigError(["server.port is 0, so the port is not known: use --url"])
+    everywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be replaced, not bound
     host = everywhere.get(server.hosts[0], server.hosts[0])
     scheme = "ws" if server.tls is None else "wss"
     return f"{scheme}://[{host}]:{server.port}/" if ":" in host else f"{scheme}://{host}:{server.port}/"
@@ -56,10 +56,10 @@ def _address(context: CommandContext) -> str:
 async def watch(
     url: str, symbols: tuple[str, ...], types: tuple[str, ...], count: int | None, as_json: bool
 ) -> None:
-    """Subscribe and print until ``count`` records came; None: until cancelled.
+    """Subscribe and print ``count`` records; None: until cancelled.
 
-    Raises Unavailable if the server cannot be reached or ends the connection, BadMessage for an answer that
-    is not of our protocol, Rejected for what the server refuses, be it one symbol of several.
+    Raises Unavailable if the server cannot be reached or ends the connection, BadMessage for an answer outside of our
+    protocol, Rejected if the server refuses anything, even one symbol of several.
     """
     left = count
     async with open_websocket(url) as websocket:
@@ -68,7 +68,7 @@ async def watch(
             for message in await websocket.receive():
                 record = _decode(url, message)
                 if record.get("type") not in BY_NAME:
-                    _look_for_refusals(record)
+                    _check_refusals(record)
                     continue
                 click.echo(message.decode() if as_json else _line(record))
                 if left is not None:
@@ -83,12 +83,14 @@ def _decode(url: str, message: bytes) -> dict[str, object]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise BadMessage(f"{url}: found a message that is not a JSON object, expected an mdserver")
+        raise BadMessage(
+            f"{url}: found a message that is not a JSON object; expected an mdserver at this address"
+        )
     return found
 
 
-def _look_for_refusals(message: dict[str, object]) -> None:
-    """Raise Rejected for what the server refuses; acknowledgements and status are nobody's concern here."""
+def _check_refusals(message: dict[str, object]) -> None:
+    """Raise Rejected if the server refuses anything; ignore acknowledgements and status messages."""
     results = message.get("results")
     refused = [
         f"error {one.get('code')}: {one.get('message')}"

@@ -155,7 +155,7 @@ def test_it_asks_first(run: Run, url: str, tmp_path: Path, answer: str, code: in
     os.write(master, answer.encode())
     _, shown = process.communicate(timeout=60)
     assert process.returncode == code, shown
-    assert b"Delete 99 rows for good?" in shown
+    assert b"Permanently delete 99 rows?" in shown
     with psycopg.connect(url) as conn:
         assert conn.execute("select count(*) from ticks").fetchone() == (left,)
     for end in (master, slave):

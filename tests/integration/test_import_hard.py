@@ -119,7 +119,7 @@ async def test_a_second_interrupt_ends_at_once(importer: Importer) -> None:
         async with importer.running() as run:
             await until_a_lock_is_awaited(importer.url)
             run.process.send_signal(signal.SIGINT)
-            await run.wait_said("once more to stop at once")
+            await run.wait_said("press Ctrl-C again to stop at once")
             await trio.sleep(0.2)
             assert run.process.returncode is None  # it waits for its transaction, and we hold that up
             assert await run.end(signal.SIGINT) == 130
@@ -148,8 +148,8 @@ async def test_the_server_whose_database_it_uses_stops(folder: Path, feed: FakeD
             assert await run.end() == 1
         holder.close()
     assert "Traceback" not in run.said
-    assert "mdserver: the database stays away: " in run.said
-    assert "the same command goes on from here" in run.said
+    assert "mdserver: the database stays unavailable: " in run.said
+    assert "the same command continues the import" in run.said
     assert "still dropped: by_bid" in run.said
     done = await importer.finish("--manage-indexes")
     assert (done.returncode, flat(done.stdout)["added"]) == (0, len(HOURS)), done.stderr

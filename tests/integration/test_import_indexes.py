@@ -26,7 +26,7 @@ from tests.integration.importing import (
 )
 
 NAMES = ["by_price", "by_time"]
-HINT = "still dropped: by_price, by_time; to make them again: mdserver run indexes recreate"
+HINT = "still dropped: by_price, by_time; `mdserver run indexes recreate` builds them again"
 
 INDEXES = """select c.relname::text, pg_get_indexdef(c.oid), x.indisvalid
     from pg_index x join pg_class c on c.oid = x.indexrelid
@@ -116,7 +116,7 @@ async def test_interrupted_while_it_recreates_them(
             async with importer.running("--manage-indexes") as run:
                 await until_a_lock_is_awaited(importer.url)
                 run.process.send_signal(signal.SIGINT)
-                await run.wait_said("once more to stop at once")
+                await run.wait_said("press Ctrl-C again to stop at once")
                 if not at_once:
                     writer.rollback()
                 assert await run.end(signal.SIGINT if at_once else None) == 130
@@ -144,7 +144,7 @@ async def test_killed_it_is_repaired_by_the_command_for_indexes(
     ]
     with trio.fail_after(DEADLINE_S):
         done = await trio.run_process(command, capture_stdout=True, env=clean_environment())
-    assert b"all indexes are there again" in done.stdout
+    assert b"all indexes are in place again" in done.stdout
     assert_as_before(importer, before)
 
 

@@ -90,14 +90,14 @@ def test_check(run: Run, url: str) -> None:
     assert code == 0
     assert "mock EURUSD tick: 99 rows, market fx" in text
     assert "2024-03" in text
-    assert text.endswith("nothing is wrong\n")
+    assert text.endswith("no faults found\n")
     assert run("check", "--symbol", "eur/usd", "--json")[1]["ok"]
     assert "nothing is stored of GBPUSD" in run("check", "--symbol", "GBPUSD")[1]
     execute(url, "update candles set high = 7 where timeframe = 300")
     code, text = run("check")
     assert code == 1
     assert "! candles in 2024-03: 99 × 5m candles" in text
-    assert "mend it: mdserver run refresh" in text
+    assert "remedy: mdserver run refresh" in text
     code, found = run("check", "--json")
     assert code == 1
     assert not found["ok"]

@@ -106,7 +106,7 @@ plugin = CommandPlugin("writer", "Write", command)
     ("mode", "code_", "says"),
     [
         ("write", 0, "2"),
-        ("read", 1, "the database is open for reading"),
+        ("read", 1, "the database was opened for reading"),
         ("sneak", 1, "cannot execute INSERT in a read-only transaction"),
     ],
 )

@@ -188,7 +188,7 @@ def test_each_command_has_a_whole_sentence_in_the_help(
     output = capsys.readouterr().out
     assert "..." not in output.replace("[ARGS]...", "")
     words = " ".join(output.split())
-    assert "Let TimescaleDB compress ticks while they are imported: no primary key, faster imports." in words
+    assert "Let TimescaleDB compress ticks during imports: faster, but without a primary key." in words
     assert "probe Probe. " in words
     assert "(Cannot be used: cannot be imported)" in words
 

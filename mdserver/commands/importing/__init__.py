@@ -1,6 +1,6 @@
-"""``mdserver run import``: recorded ticks from a source of history into the database.
+"""``mdserver run import``: load recorded ticks from a history source into the database.
 
-``plan`` says what to do, ``pipeline`` does it, ``progress`` and ``summary`` tell, ``command`` has the options.
+``command`` has the options, ``plan`` decides what to do, ``pipeline`` does it, ``progress`` and ``summary`` report it.
 """
 
 from .command import plugin

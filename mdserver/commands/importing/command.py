@@ -1,4 +1,4 @@
-"""``mdserver run import``: options, and what a run consists of."""
+"""``mdserver run import``: its options, and the steps of a run."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ SUMMARY = "Import recorded ticks"
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 MAX_CHUNK_DAYS = 31
-"""A chunk is one transaction, and its files are held in memory."""
+"""A chunk is one transaction, and its files are in memory."""
 
 STATEMENT_S = 3_600.0
-"""Longest COPY of a chunk: slow disks are no reason to give up."""
+"""How long the COPY of a chunk may take: a slow disk is no reason to give up."""
 
 
 @attrs.frozen
 class Options:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     symbols: tuple[str, ...]
     dates: Dates
@@ -61,15 +61,15 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 
 @click.command("import", short_help=SUMMARY)
 @click.option("--symbol", "symbols", multiple=True, required=True, metavar="SYMBOL", help="May be repeated.")
-@click.option("--days", type=click.IntRange(1, 36_500), help="The last whole days, up to yesterday.")
+@click.option("--days", type=click.IntRange(1, 36_500), help="The last N whole days, up to yesterday.")
 @click.option("--from", "first", type=_DATE, metavar="DATE", help="First day, such as 2024-03-01, UTC.")
 @click.option("--to", "last", type=_DATE, metavar="DATE", help="Last day, inclusive; default: yesterday.")
-@click.option("--source", metavar="NAME", help="A source of the config's history; default: the first.")
+@click.option("--source", metavar="NAME", help="A source in the config's history; default: the first.")
 @click.option(
     "--source-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Read files from here, not from the network.",
+    help="Read files from this folder, not from the network.",
 )
 @click.option(
     "--chunk",
@@ -78,12 +78,16 @@ _DATE = click.DateTime(["%Y-%m-%d"])
     metavar="DAYS",
     help="Days in one transaction; default: a calendar month.",
 )
-@click.option("--manage-indexes", is_flag=True, help="Drop secondary indexes first, recreate them after.")
-@click.option("--replace", is_flag=True, help="Fetch all anew; replace the hours that differ.")
 @click.option(
-    "--accept-empty", is_flag=True, help="Take hours that the source denies to have for empty ones."
+    "--manage-indexes", is_flag=True, help="Drop secondary indexes first and recreate them at the end."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--replace", is_flag=True, help="Fetch all hours again and replace those that differ.")
+@click.option(
+    "--accept-empty",
+    is_flag=True,
+    help="Record hours that the source reports not to have as hours without ticks.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def _command(
@@ -99,11 +103,11 @@ def _command(
 ) -> None:
     """Import recorded ticks, such as: mdserver run import --symbol EURUSD --days 7
 
-    What was imported before is skipped, so an import that was interrupted goes on where it was. Exit code 0 if no
-    hour failed or was denied; those that were are tried again next time.
+    Imported hours are skipped, so the same command continues an interrupted import. The exit code is 0 if no hour
+    failed or was denied; failed and denied hours are tried again next time.
 
-    An hour is denied where the source says that there is no such hour (HTTP 404) although the market was open:
-    nothing proves that it had no ticks. With --accept-empty it is taken for empty.
+    An hour is denied if the source reports that it has no such hour (HTTP 404) although the market was open. That does
+    not prove that there were no ticks. With --accept-empty it is recorded as empty.
     """
     options = attrs.evolve(Options(_canonical(symbols), _dates(days, first, last)), **rest)  # type: ignore[arg-type]
     config = context.config
@@ -120,10 +124,10 @@ def _command(
 
 
 async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin, options: Options) -> Summary:
-    """Import what ``options`` ask for from one source of the config and return what became of it.
+    """Import from one source of the config as ``options`` say; return a summary.
 
-    The first SIGINT or SIGTERM stops it when what has been fetched is stored, a second one at once. Raises
-    Rejected for a symbol that the source does not have, StoreUnavailable if the database stays away.
+    After the first SIGINT or SIGTERM it stores what has been fetched and stops; a second one stops it at once. Raises
+    Rejected for a symbol that the source does not have, StoreUnavailable if the database stays unavailable.
     """
     began = time.monotonic()
     log = get_logger("mdserver")
@@ -176,7 +180,7 @@ async def _run_managing_indexes(
 ) -> None:
     """Import without secondary indexes and recreate them, also those that an earlier run left dropped.
 
-    Whatever keeps it from recreating them, the operator is told what is missing.
+    If anything keeps it from recreating them, it prints which are missing.
     """
     notice = importer.progress.notice
     missing = {index.name for index in (await status(database)).dropped}
@@ -194,7 +198,7 @@ async def _run_managing_indexes(
     finally:
         if missing:
             names = ", ".join(sorted(missing))
-            notice(f"still dropped: {names}; to make them again: mdserver run indexes recreate")
+            notice(f"still dropped: {names}; `mdserver run indexes recreate` builds them again")
 
 
 async def _watch_signals(
@@ -209,7 +213,7 @@ async def _watch_signals(
                 everything.cancel()
                 return
             importer.progress.notice(
-                "stopping: what has been fetched is stored first; once more to stop at once"
+                "stopping after what has been fetched is stored; press Ctrl-C again to stop at once"
             )
             importer.stop("interrupted", interrupted=True)
 
@@ -217,7 +221,7 @@ async def _watch_signals(
 async def _plan(
     store: Store, source: HistorySource, name: str, options: Options
 ) -> tuple[list[SymbolPlan], dict[str, SeriesInfo]]:
-    """Plan each symbol; all are checked before the first one is fetched."""
+    """Plan each symbol; all symbols are checked before anything is fetched."""
     instruments = [source.instrument(symbol) for symbol in options.symbols]
     dates, now_us = options.dates, time.time_ns() // 1000
     plans: list[SymbolPlan] = []
@@ -259,21 +263,21 @@ def _dates(days: int | None, first: datetime | None, last: datetime | None) -> D
 
 
 def _entry(config: Config, name: str | None, plugins: Mapping[str, HistoryPlugin]) -> HistoryEntry:
-    """Return the source that is meant. Raises ConfigError, which says what there is."""
+    """Return the source of this name, or the first. Raises ConfigError, which lists the sources."""
     usable = [entry for entry in config.history if entry.plugin in plugins]
     for entry in usable:
         if name in (None, entry.name):
             return entry
     names = (
         ", ".join(entry.name for entry in usable)
-        or "none; install mdserver-dukascopy or name one in the config"
+        or "none; install mdserver-dukascopy or add one to the config"
     )
-    raise ConfigError([f"history: there is no source {name or 'to import from'}; there is: {names}"])
+    raise ConfigError([f"history: there is no source {name or 'to import from'}; available: {names}"])
 
 
 def _dry_lines(summary: Summary) -> list[str]:
     return [
-        f"{plan.symbol}: would fetch {len(plan.wanted):,} hours from {summary.source}; {plan.known:,} are there "
+        f"{plan.symbol}: would fetch {len(plan.wanted):,} hours from {summary.source}; {plan.known:,} already there "
         f"({plan.known_empty:,} empty), {plan.closed:,} closed, {plan.before_start:,} before the start of history, "
         f"{plan.not_over:,} not over"
         for plan in (one.plan for one in summary.symbols.values())

@@ -1,7 +1,7 @@
-"""Fetch, decode, load: all at once, in bounded memory, whatever the range.
+"""Fetch, decode and load at the same time, in bounded memory for any range.
 
-Two chunks are fetched and two are loaded at a time, one waits between: five chunks of files as they came, which are a
-tenth of their ticks in memory. Decoding happens in the loading threads, hour by hour (see
+Two chunks are fetched and two loaded at a time, and one waits in between. So at most five chunks of undecoded files are
+in memory, which take a tenth of the space of their ticks. They are decoded by the loading threads, hour by hour (see
 ``store/history/load_hours.py``).
 """
 
@@ -26,29 +26,29 @@ from .summary import Summary, hour_text
 __all__ = ["Importer"]
 
 FETCHING = 2
-"""Chunks fetched at a time; how many requests that makes at once is the source's to say."""
+"""Chunks fetched at a time; the source decides how many requests it makes at a time."""
 
 LOADING = 2
 """Transactions at a time."""
 
 HOURS_AT_ONCE = 32
-"""Hours that are asked of the source at the same time."""
+"""Hours requested from the source at the same time."""
 
 GIVE_UP_AFTER = 24
-"""Hours in a row that cannot be fetched: the source is away, and the rest would only take long to fail."""
+"""After so many failed hours in a row the source is taken to be unavailable, and the rest is not tried."""
 
 STORE_BACKOFF_S = (0.5, 8.0)
-"""The first and the longest pause between attempts to store a chunk while the database is away."""
+"""The first and the longest pause between attempts to store a chunk while the database is unavailable."""
 
 STORE_GIVE_UP_S = 15.0
-"""After so much waiting for the database the import ends; the same command goes on from there."""
+"""After waiting so long for the database the import ends; the same command continues it."""
 
 
 @attrs.define(eq=False)
 class Importer:
     """One run.
 
-    ``replace``: hours are fetched anew, past the source's cache. ``accept_empty``: denied ones are taken for empty.
+    ``replace``: hours are fetched again, bypassing the source's cache. ``accept_empty``: denied ones count as empty.
     """
 
     store: Store
@@ -65,9 +65,9 @@ class Importer:
     _hours: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(HOURS_AT_ONCE))
 
     async def run(self, chunks: Iterator[Chunk]) -> None:
-        """Import all chunks, or those that are under way when it is stopped.
+        """Import all chunks; if stopped, those that were begun.
 
-        Raises StoreUnavailable if the database stays away; what is stored by then stays stored.
+        Raises StoreUnavailable if the database stays unavailable; what is stored by then stays stored.
         """
         send, receive = trio.open_memory_channel[tuple[Chunk, list[FetchedHour]]](1)
         async with trio.open_nursery() as nursery:
@@ -79,11 +79,12 @@ class Importer:
                     async with trio.open_nursery() as fetching:
                         for _ in range(FETCHING):
                             fetching.start_soon(self._fetch_chunks, chunks, send)
+                # Outside of the scope that stop() cancels: what was fetched of unfinished chunks is stored too.
                 for part in self._parts:
                     await send.send(part)
 
     def stop(self, why: str, *, interrupted: bool = False) -> None:
-        """Fetch nothing more; what has been fetched is stored."""
+        """Stop fetching; what has been fetched is still stored."""
         self.summary.stopped = why
         self.summary.interrupted = interrupted
         self._fetching.cancel()
@@ -91,7 +92,7 @@ class Importer:
     async def _fetch_chunks(
         self, chunks: Iterator[Chunk], send: trio.MemorySendChannel[tuple[Chunk, list[FetchedHour]]]
     ) -> None:
-        for chunk in chunks:  # shared: each chunk goes to one of us
+        for chunk in chunks:  # the iterator is shared, so each chunk goes to one of the tasks
             fetched: list[FetchedHour] = []
             sent = False
             try:
@@ -103,7 +104,7 @@ class Importer:
                     await send.send((chunk, fetched))
                 sent = True
             finally:
-                if fetched and not sent:  # stopped: what has come is stored all the same
+                if fetched and not sent:  # stopped: run() stores the part that was fetched
                     self._parts.append((chunk, fetched))
 
     async def _fetch(self, symbol: str, hour_us: int, fetched: list[FetchedHour]) -> None:
@@ -138,23 +139,27 @@ class Importer:
         backoff, waited_s = Backoff(*STORE_BACKOFF_S), 0.0
         while True:
             try:
-                # again after an unclear commit is safe: the ledger says what is done
+                # repeating it after an unclear commit is safe: the ledger has the hours that are done
                 return await self.store.load_hours(self.series[chunk.symbol], fetched)
             except StoreUnavailable as error:
                 if waited_s >= STORE_GIVE_UP_S:
                     raise StoreUnavailable(
-                        f"the database stays away: {error}; what is stored stays, "
-                        "the same command goes on from here"
+                        f"the database stays unavailable: {error}; what is stored stays, "
+                        "and the same command continues the import"
                     ) from error
                 pause_s = backoff.next_s()
                 waited_s += pause_s
-                self.log.warning("the database is away", error=str(error), again_in_s=round(pause_s, 1))
+                self.log.warning(
+                    "the database is unavailable: the chunk is stored again after a pause",
+                    error=str(error),
+                    again_in_s=round(pause_s, 1),
+                )
                 await trio.sleep(pause_s)
 
 
 def _fetched(raw: RawHour, source: HistorySource, *, accept_empty: bool) -> FetchedHour:
     denied = raw.kind == "missing"
-    cause = f"{raw.origin}: the source denies to have this hour" if denied else ""
+    cause = f"{raw.origin}: the source reports that it has no such hour" if denied else ""
     return FetchedHour(
         raw.hour_us,
         "accepted" if denied and accept_empty else raw.kind,

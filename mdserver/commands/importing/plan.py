@@ -1,4 +1,4 @@
-"""What an import has to do: dates, market hours, the ledger, chunks. Pure."""
+"""Plan an import: dates, market hours, the ledger, chunks. Pure."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Chunk:
 
 @attrs.frozen
 class SymbolPlan:
-    """What is to be done for a symbol; the hours that are not in ``wanted`` are counted by the reason why."""
+    """The hours to import for a symbol (``wanted``), and how many others are left out for which reason."""
 
     symbol: str
     venue_symbol: str
     wanted: tuple[int, ...]
     known: int
-    """Hours that the ledger has for good."""
+    """Hours that are settled in the ledger."""
     known_empty: int
-    """Those of them without ticks."""
+    """How many of those have no ticks."""
     closed: int
     before_start: int
     not_over: int
@@ -61,7 +61,7 @@ class SymbolPlan:
 
 
 def last_days(days: int, now: datetime) -> Dates:
-    """Return the last whole days: the last one is yesterday."""
+    """Return the last whole days, up to yesterday."""
     today = now.astimezone(UTC).date()
     return Dates(today - timedelta(days=days), today - timedelta(days=1))
 
@@ -69,10 +69,10 @@ def last_days(days: int, now: datetime) -> Dates:
 def plan_symbol(
     instrument: HistoryInstrument, dates: Dates, settled: Mapping[int, bool], *, now_us: int, replace: bool
 ) -> SymbolPlan:
-    """Sort the hours of a range.
+    """Sort the hours of a range into those to import and those to leave out.
 
-    ``settled`` are the hours that the ledger has for good, and whether each is empty; with ``replace`` they are
-    asked for again.
+    ``settled`` are the hours that are settled in the ledger, and whether each is empty; with ``replace`` they are
+    imported again.
     """
     hours = range(dates.first_us, dates.end_us, HOUR_US)
     is_open = open_hours(instrument.market, dates.first_us, dates.end_us)
@@ -95,9 +95,9 @@ def plan_symbol(
 
 
 def make_chunks(plans: Sequence[SymbolPlan], dates: Dates, days: int | None) -> Iterator[Chunk]:
-    """Yield the work of all symbols: a calendar month in each chunk, or at most ``days`` whole days.
+    """Yield the hours of all symbols in chunks of a calendar month, or of at most ``days`` whole days.
 
-    No candle is longer than a day, so two chunks never share one, and may be stored at the same time.
+    No candle is longer than a day, so two chunks never share a candle and may be stored at the same time.
     """
 
     def number_of(hour_us: int) -> int:

@@ -1,4 +1,4 @@
-"""How far an import is: a bar on a terminal, a line per chunk elsewhere, both on standard error."""
+"""Show the progress of an import on standard error: a bar on a terminal, else a line per chunk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ImportProgress:
             self._bar.stop()
 
     def start(self, total: int) -> None:
-        """Show it; ``total`` is the number of hours to come."""
+        """Begin to show the progress of ``total`` hours."""
         self._began = self._clock()
         self._total = total
         if self._console.is_terminal and total:
@@ -52,7 +52,7 @@ class ImportProgress:
             self._bar.start()
 
     def advance(self, symbol: str, span: str, hours: int, ticks: int) -> None:
-        """Count a chunk of ``symbol`` that is stored; ``span`` says from when to when it is."""
+        """Count a stored chunk of ``symbol``; ``span`` is its first and last hour, as text."""
         self._hours += hours
         self._ticks += ticks
         spent_s = max(self._clock() - self._began, 1e-9)
@@ -68,7 +68,7 @@ class ImportProgress:
         )
 
     def notice(self, text: str) -> None:
-        """Tell the operator something, above the bar."""
+        """Print a line for the operator, above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:

@@ -1,4 +1,4 @@
-"""What an import did, for people and for programs. Pure."""
+"""The summary of an import, for people and for programs. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .plan import Dates, SymbolPlan
 __all__ = ["Summary", "SymbolSummary", "hour_text"]
 
 SHOWN = 8
-"""Hours, and causes, listed in the text; JSON has all of them."""
+"""How many hours and causes the text lists; JSON has all of them."""
 
 _ADDRESS = re.compile(r"(?:\bhttps?://|(?<![\w.])/)\S+?(?=[:;,]?(?:\s|$))")
 """A URL or a path within a cause."""
@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"(?:\bhttps?://|(?<![\w.])/)\S+?(?=[:;,]?(?:\s|$))")
 
 @attrs.define
 class SymbolSummary:
-    """The hours of one symbol by what became of them; ``ticks`` are those that were written."""
+    """The hours of one symbol by their outcome; ``ticks`` is the number of ticks written."""
 
     plan: SymbolPlan
     counts: Counter[str] = attrs.Factory(Counter)
@@ -59,7 +59,7 @@ class SymbolSummary:
         return len(self.plan.wanted) - self.counts.total()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints of a symbol."""
+        """Return what ``--json`` prints for a symbol."""
         return {
             "symbol": self.plan.symbol,
             "ticks": self.ticks,
@@ -108,11 +108,11 @@ class SymbolSummary:
             yield f"  no ticks although the market was open: {_listed(sorted(self.empty))}"
         if self.denied:
             yield f"  denied by the source: {_listed(sorted(self.denied))}"
-            yield "    they are asked for again next time; --accept-empty takes them for empty"
+            yield "    they are tried again next time; --accept-empty records them as empty"
         yield from self._failed_lines()
 
     def _failed_lines(self) -> Iterator[str]:
-        """Yield the failed hours by cause, each cause once: what differs between them is only the address."""
+        """Yield the failed hours by cause, each cause once: causes that differ only in the address are the same."""
         causes: dict[str, list[HourResult]] = {}
         for result in self._failed_in_order():
             causes.setdefault(_ADDRESS.sub("", result.cause).lstrip(": "), []).append(result)
@@ -135,7 +135,7 @@ class SymbolSummary:
 
 @attrs.define
 class Summary:
-    """One run. ``stopped`` says why it ended before its time, None if it did not."""
+    """One run. ``stopped`` is why it ended early, None if it did not."""
 
     source: str
     dates: Dates
@@ -168,7 +168,7 @@ class Summary:
         rate = f" ({ticks / self.seconds:,.0f} ticks/s)" if ticks and self.seconds else ""
         yield f"{ticks:,} ticks from {self.source} in {self.seconds:.1f} s{rate}"
         if self.stopped is not None:
-            yield f"stopped: {self.stopped}; the same command goes on from here"
+            yield f"stopped: {self.stopped}; the same command continues the import"
         elif not self.ok:
             yield "hours are missing; the same command tries them again"
 
