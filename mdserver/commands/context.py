@@ -71,11 +71,11 @@ class Invocation:
 
     @cached_property
     def plugin_folders(self) -> tuple[Path, ...]:
-        """The folders whose modules are plugins, as the config names them: they are needed to read the rest of it."""
+        """The folders whose modules are plugins. They are read from the config first: its rest depends on them."""
         return self.find_plugin_folders()
 
     def find_plugin_folders(self) -> tuple[Path, ...]:
-        """Return them as far as the config file is known: another may be named after the name of a command."""
+        """Return them from the config file known so far: ``--config`` may still come after the command's name."""
         file = self._find_config_file()
         return () if file is None else read_plugin_folders(file.path, os.environ)
 

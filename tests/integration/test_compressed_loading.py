@@ -296,7 +296,10 @@ async def refused(database: Database, match: str) -> None:
             create trigger watched after insert on ticks for each row execute function nothing()""",
             "the trigger watched",
         ),
-        ("alter table ticks set (timescaledb.compress_orderby = 'time desc')", "compress_segmentby and compress_orderby"),
+        (
+            "alter table ticks set (timescaledb.compress_orderby = 'time desc')",
+            "compress_segmentby and compress_orderby",
+        ),
     ],
 )
 async def test_refused_where_timescaledb_would_not_compress(
