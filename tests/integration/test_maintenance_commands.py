@@ -79,7 +79,7 @@ def test_indexes(run: Run) -> None:
     assert [(one["name"], one["body"]) for one in found["dropped"]] == [("by_bid", "USING btree (bid)")]
     code, text = run("indexes", "recreate")
     assert code == 0
-    assert "made by_bid of ticks" in text
+    assert "built by_bid of ticks" in text
     assert run("indexes", "drop", "--json")[1]["dropped"][0]["name"] == "by_bid"
     assert run("indexes", "recreate", "--json")[1]["indexes"][0]["name"] == "by_bid"
     assert "nothing was dropped" in run("indexes", "recreate")[1]
