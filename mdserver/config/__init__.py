@@ -1,7 +1,7 @@
 """``config.yaml`` -> :class:`Config`: every error at once, each with its file, line and path.
 
-``model`` has the classes, ``source`` reads YAML with line numbers, ``structure`` turns it into classes,
-``schema`` describes it all to editors.
+``sections`` has the classes, ``source`` reads YAML with line numbers, ``structure`` builds the classes from it,
+``schema`` describes them to editors.
 """
 
 from .exposure import check_exposure, is_loopback, is_open

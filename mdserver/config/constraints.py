@@ -1,9 +1,8 @@
-"""What a field of a settings class allows, read from its attrs validators and metadata.
+"""Read from the attrs validators and metadata of a settings class what each field allows.
 
-One reading serves two ends: the words of an error (``expected an integer from 0 to 65535``) and the JSON
-Schema. Plugins need nothing of ours for it: they use ``attrs.validators`` and the metadata keys ``secret``
-(never show the value), ``help`` (one line for the schema) and ``expected`` (what an error says instead of
-the type).
+Both the error messages (``expected an integer from 0 to 65535``) and the JSON Schema are made from it. Plugins need
+nothing of ours: they use ``attrs.validators`` and the metadata keys ``secret`` (never show the value), ``help`` (one
+line for the schema) and ``expected`` (what an error message has in place of the type).
 """
 
 from __future__ import annotations
@@ -20,15 +19,14 @@ __all__ = ["is_secret", "limits", "range_words"]
 
 
 def is_secret(field: attrs.Attribute[Any]) -> bool:
-    """Say whether the field's value must never be shown: metadata ``secret`` decides, else the name."""
+    """Return whether the field's value must never be shown: metadata ``secret`` decides, else the name."""
     return bool(field.metadata.get("secret", is_secret_name(field.name)))
 
 
 def limits(validator: object) -> dict[str, Any]:
-    """Return a validator's limits as JSON Schema keywords; one that is not understood adds none.
+    """Return a validator's limits as JSON Schema keywords; an unknown validator adds none.
 
-    attrs keeps the classes of its validators private but their fields have been the same for years;
-    a test pins each.
+    The classes of attrs' validators are private, but their fields have not changed for years; a test pins each.
     """
     found: dict[str, Any] = {}
     for part in _parts(validator):
@@ -47,10 +45,7 @@ def limits(validator: object) -> dict[str, Any]:
 
 
 def range_words(kind: str, found: dict[str, Any]) -> str:
-    """Return ``kind`` with its limits in words: ``an integer from 0 to 65535``.
-
-    Empty text if there is nothing to say about limits.
-    """
+    """Return ``kind`` with its limits in words: ``an integer from 0 to 65535``; empty text if there are no limits."""
     if "enum" in found:
         return "one of " + ", ".join(map(str, found["enum"]))
     low, high = found.get("minimum"), found.get("maximum")

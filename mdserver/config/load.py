@@ -24,10 +24,10 @@ DEFAULT_SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "BTCUSDT")
 """What the mock broker streams when there is no config file."""
 
 DEFAULT_SOURCE = "dukascopy"
-"""The source of history where the config says nothing of any, if its plugin is installed."""
+"""The history source if the config names none and this plugin is installed."""
 
 _LATER = ("brokers", "data_dir", "history", "plugin_folders")
-"""Keys of the file that need more than their type."""
+"""Keys of the file that need more than a check of their type."""
 
 _NOUNS = {"brokers": "brokers", "history": "sources"}
 _KINDS = {"brokers": "broker", "history": "history"}
@@ -44,13 +44,13 @@ def load_config(
     broker_types: Mapping[str, Collection[str]] = MappingProxyType({}),
     unusable: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
-    """Return the config of a file, or the default one if ``path`` is None: then ``DATABASE_URL`` counts.
+    """Return the config of a file, or the default config if ``path`` is None; only the latter uses ``DATABASE_URL``.
 
-    ``brokers`` maps the name of each installed broker plugin to its config class, or to None if the plugin cannot
-    be used: then nobody knows its keys, and the broker's settings are None. ``broker_types`` maps it to the record
-    types that it has, where they are known. ``unusable`` maps plugins that cannot be loaded to why: an entry that needs
-    one of them is a problem then. Variables of a ``.env`` beside the file are read too; those of ``environ`` win.
-    ``MDSERVER_DATA_DIR`` wins over ``data_dir``.
+    ``brokers`` maps the name of each installed broker plugin to its config class, or to None if the plugin cannot be
+    used: then its keys are not checked, and the broker's settings are None. ``broker_types`` maps plugins to the record
+    types that they support, where known. ``unusable`` maps plugins that cannot be loaded to the reason: an enabled
+    entry that needs one is a problem then. Variables of a ``.env`` beside the file are read too; those of ``environ``
+    take precedence, and ``MDSERVER_DATA_DIR`` takes precedence over ``data_dir``.
     Raises ConfigError with all problems. Blocking.
     """
     if path is None:
@@ -79,9 +79,9 @@ def load_config(
 
 
 def read_plugin_folders(path: Path, environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return the ``plugin_folders`` of a file that are there: what is in them has to be known to read the rest.
+    """Return the existing ``plugin_folders`` of a file: their plugins must be loaded before the rest can be checked.
 
-    Whatever is wrong with the file, :func:`load_config` reports it. Blocking.
+    Errors in the file are ignored here; :func:`load_config` reports them. Blocking.
     """
     try:
         root, _ = parse_yaml(path, {**read_env_file(path.parent / ".env"), **environ})
@@ -91,7 +91,7 @@ def read_plugin_folders(path: Path, environ: Mapping[str, str]) -> tuple[Path, .
 
 
 def _plugin_folders(root: Located, beside: Path) -> tuple[tuple[Path, ...], list[Problem]]:
-    """Return the folders, absolute, and what is wrong with others; a relative one is relative to the file."""
+    """Return the folders as absolute paths, and the problems of others; relative paths are relative to the file."""
     given = root.data.get("plugin_folders") if isinstance(root.data, dict) else None
     if given is None:
         return (), []
@@ -119,7 +119,7 @@ def _tls_beside(server: ServerConfig, folder: Path) -> ServerConfig:
 def default_data_dir(environ: Mapping[str, str]) -> Path:
     """Return ``MDSERVER_DATA_DIR``, else the user's data folder.
 
-    For root it is ``/var/lib/mdserver``: the database drops to another uid, which cannot enter root's home.
+    For root it is ``/var/lib/mdserver``: the database runs as another user, who cannot enter root's home.
     """
     if chosen := environ.get("MDSERVER_DATA_DIR"):
         try:
@@ -154,7 +154,7 @@ def _database_of(environ: Mapping[str, str]) -> DatabaseConfig:
         return DatabaseConfig()
     try:
         return DatabaseConfig(url=url)
-    except ValueError:  # never with its text: it may hold a password
+    except ValueError:  # its text is not quoted: it may contain a password
         message = 'DATABASE_URL: found a value (hidden), expected "embedded" or a postgresql:// URL'
         raise ConfigError([message]) from None
 
@@ -165,7 +165,7 @@ def _default_history(plugins: Mapping[str, type | None]) -> tuple[HistoryEntry, 
 
 
 def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
-    """Return the data folder; a relative one in the file is relative to the file."""
+    """Return the data folder; a relative path is relative to the file."""
     given = root.data.get("data_dir") if isinstance(root.data, dict) else None
     if given is None:
         return default_data_dir(environ)
@@ -180,7 +180,7 @@ def _data_dir(root: Located, beside: Path, environ: Mapping[str, str]) -> Path:
 
 
 def _check_usable(root: Located, unusable: Mapping[str, str]) -> list[Problem]:
-    """Return a problem for each enabled entry whose plugin is there and cannot be loaded."""
+    """Return a problem for each enabled entry whose plugin is installed but cannot be loaded."""
     problems = []
     for key in ("brokers", "history"):
         listed = root.data.get(key) if isinstance(root.data, dict) else None
@@ -195,7 +195,7 @@ def _check_usable(root: Located, unusable: Mapping[str, str]) -> list[Problem]:
 
 
 def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Problem]:
-    """Return what is wrong with the record types that brokers are asked for: their plugins have others."""
+    """Return a problem for each record type that the plugin of its broker does not support."""
     listed = root.data.get("brokers") if isinstance(root.data, dict) else None
     problems = []
     for item in listed.data if listed is not None and isinstance(listed.data, list) else []:
@@ -207,7 +207,7 @@ def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Pr
             continue
         for one in types.data:
             if one.data in BY_NAME and one.data not in has:
-                message = f"found {shown(one)}, expected what this plugin has: {', '.join(has)}"
+                message = f"found {shown(one)}, expected a type that this plugin supports: {', '.join(has)}"
                 problems.append(Problem(one.line, one.path, message))
     return problems
 
@@ -215,7 +215,7 @@ def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Pr
 def _history(
     root: Located, plugins: Mapping[str, type | None], brokers: Sequence[BrokerEntry]
 ) -> tuple[tuple[HistoryEntry, ...], list[Problem]]:
-    """Return the sources of history; a name that a broker has would mix live records with imported ones."""
+    """Return the history sources. One with the name of a broker is a problem: imported and live records would mix."""
     if not isinstance(root.data, dict) or root.data.get("history") is None:
         return _default_history(plugins), []
     entries, problems = _entries(root, "history", HistoryEntry, plugins)
@@ -223,7 +223,7 @@ def _history(
     listed = root.data["history"]
     for entry in entries:
         if entry.name in taken:
-            message = f'found the name "{entry.name}", which a broker has, expected another'
+            message = f'found the name "{entry.name}", which a broker has, expected a name of its own'
             problems.append(Problem(listed.line, f"{listed.path}", message))
     return entries, problems
 
@@ -265,10 +265,10 @@ def _entry(item: Located, key: str, into: type[E], plugins: Mapping[str, type | 
     named = item.data.get("plugin", item.data.get("name"))
     plugin = named.data if named is not None and isinstance(named.data, str) else None
     cls = plugins.get(plugin) if plugin is not None else None
-    # Without the plugin nobody knows its keys; one complaint, about the plugin, is enough.
+    # Without the plugin its keys are unknown; the one problem about the plugin is enough.
     keys: tuple[str, ...] = tuple(item.data) if cls is None else config_keys(cls)
     arguments, problems = gather_fields(item, into, skip=("settings", "plugin"), also_known=("plugin", *keys))
-    if not enabled:  # needs no environment variables
+    if not enabled:  # a disabled broker needs no environment variables
         problems = [problem for problem in problems if not problem.missing_variable]
     problems += _check_symbols(item)
     if named is not None and plugin is None and "plugin" in item.data:
@@ -290,8 +290,8 @@ def _entry(item: Located, key: str, into: type[E], plugins: Mapping[str, type | 
 def _settings(
     item: Located, cls: type, keys: tuple[str, ...], *, enabled: bool
 ) -> tuple[object, list[Problem]]:
-    """Structure a plugin's own keys. A broker that is switched off needs no environment variables."""
-    assert isinstance(item.data, dict)  # noqa: S101 - the caller looked
+    """Structure a plugin's own keys. A disabled broker needs no environment variables."""
+    assert isinstance(item.data, dict)  # noqa: S101 - the caller checked
     own = attrs.evolve(item, data={key: item.data[key] for key in keys if key in item.data})
     arguments, problems = gather_fields(own, cls)
     if not enabled and any(problem.missing_variable for problem in problems):
@@ -305,15 +305,15 @@ def _settings(
 
 
 def _is_enabled(item: Located) -> bool:
-    assert isinstance(item.data, dict)  # noqa: S101 - the caller looked
+    assert isinstance(item.data, dict)  # noqa: S101 - the caller checked
     try:
         return "enabled" not in item.data or structure(item.data["enabled"], bool)
     except Invalid:
-        return True  # that it is no truth value is among the problems
+        return True  # gather_fields reports that it is not a boolean
 
 
 def _check_symbols(item: Located) -> list[Problem]:
-    assert isinstance(item.data, dict)  # noqa: S101 - the caller looked
+    assert isinstance(item.data, dict)  # noqa: S101 - the caller checked
     symbols = item.data.get("symbols")
     problems = []
     for symbol in symbols.data if symbols is not None and isinstance(symbols.data, list) else []:

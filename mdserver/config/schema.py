@@ -1,4 +1,4 @@
-"""The JSON Schema (draft 2020-12) of ``config.yaml``, for editors, from the same classes that read it."""
+"""The JSON Schema (draft 2020-12) of ``config.yaml``, for editors, made from the same classes that read the file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def json_schema(
 
 
 def _entry_schema(entry: type, plugins: Mapping[str, type]) -> dict[str, Any]:
-    """An entry has the common keys and those of its plugin, which is the one its name says by default."""
+    """Return the schema of an entry: the common keys and those of its plugin, by default the one of its name."""
     if not plugins:
         return {"not": {}}  # no plugin, no entry
     common = _class_schema(entry)
@@ -73,7 +73,7 @@ def _is_plugin(name: str) -> dict[str, Any]:
 def _plugin_schema(cls: type) -> dict[str, Any]:
     schema = _class_schema(cls)
     del schema["additionalProperties"], schema["type"]  # the entry's unevaluatedProperties does it
-    # A broker that is switched off may lack its secrets, but not the keys.
+    # A disabled broker may lack its environment variables, but not its keys.
     return schema
 
 

@@ -1,4 +1,4 @@
-"""The secrets that a config holds, by their values."""
+"""The values of the secrets in a config."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _values(found: object, *, secret: bool) -> Iterator[str]:
     elif attrs.has(cls := type(found)):
         for field in attrs.fields(cls):
             value = getattr(found, field.name)
-            if value != field.default:  # what the documents show is no secret
+            if value != field.default:  # the documentation shows the defaults: they are no secrets
                 yield from _values(value, secret=secret or is_secret(field))
     elif isinstance(found, Mapping):
         items: Mapping[Any, Any] = found

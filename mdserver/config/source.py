@@ -1,7 +1,7 @@
-"""A YAML file as a tree of values that know their line, with ``${VAR}`` expanded.
+"""Read a YAML file as a tree of values that know their line, with ``${VAR}`` expanded.
 
-Scalars follow the YAML 1.2 core schema: ``no``, ``on`` and ``1:30`` are text, not a truth value and
-a number of minutes. PyYAML only parses; it constructs nothing.
+Scalars follow the YAML 1.2 core schema: ``no``, ``on`` and ``1:30`` are text, not a boolean or a number of minutes.
+PyYAML only parses; it constructs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import ConfigError
 __all__ = ["Located", "Missing", "Problem", "parse_yaml", "read_env_file"]
 
 _MAX_NODES = 100_000
-"""Values in one file, aliases counted each time: more is a mistake or a bomb."""
+"""The most values in one file, each use of an alias counted: more is a mistake or an attack."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 _CORE_TAGS = frozenset(
@@ -50,8 +50,8 @@ Data: TypeAlias = "str | int | float | bool | Missing | list[Located] | dict[str
 class Located:
     """A value with its place: ``path`` as in ``brokers[1].api_key``, ``line`` from 1.
 
-    ``key_line`` is the line of its key, where an error about the key points. ``variables`` names the
-    environment variables that it came from; such a value is text that may be read as a number.
+    ``key_line`` is the line of its key, for errors about the key. ``variables`` names the environment variables that
+    it came from; such a value is text that may be read as a number.
     """
 
     data: Data
@@ -63,7 +63,7 @@ class Located:
 
 @attrs.frozen
 class Problem:
-    """One thing wrong with the file. ``missing_variable`` marks the kind that a disabled broker may have."""
+    """One error in the file. ``missing_variable`` marks the kind that a disabled broker may have."""
 
     line: int | None
     path: str
@@ -71,13 +71,13 @@ class Problem:
     missing_variable: bool = False
 
     def render(self, file: str) -> str:
-        """Return the line that the operator reads: ``config.yaml:12: server.port: …``."""
+        """Return the line for the operator: ``config.yaml:12: server.port: …``."""
         place = file if self.line is None else f"{file}:{self.line}"
         return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Return the variables of a ``.env`` file, if there is one. Raises ConfigError naming the lines."""
+    """Return the variables of a ``.env`` file, if there is one. Raises ConfigError with the lines that are wrong."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             bindings = list(parse_stream(file))
@@ -91,10 +91,10 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def parse_yaml(path: Path, environ: Mapping[str, str]) -> tuple[Located, list[Problem]]:
-    """Return the file's tree and what is wrong with its form (duplicate keys, tags).
+    """Return the file's tree and the problems of its form (duplicate keys, tags).
 
-    Raises ConfigError if the file cannot be read or is not YAML. The text itself is never quoted: it may
-    hold secrets.
+    Raises ConfigError if the file cannot be read or is not YAML. The text itself is never quoted: it may contain
+    secrets.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -115,11 +115,11 @@ def parse_yaml(path: Path, environ: Mapping[str, str]) -> tuple[Located, list[Pr
 
 
 class _TooLargeError(Exception):
-    """The aliases of the file multiply beyond reason."""
+    """The aliases of the file expand to too many values."""
 
 
 class _Tree:
-    """Turns PyYAML's nodes into located values, gathering problems on the way."""
+    """Turns PyYAML's nodes into located values and collects problems."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -183,10 +183,10 @@ class _Tree:
                 expected = "expected ${NAME} or ${NAME:-default}, neither within another; $${ writes ${"
                 line = node.start_mark.line + 1
                 self.problems.append(
-                    Problem(line, path, f"found a reference to a variable that is none, {expected}")
+                    Problem(line, path, f"found a malformed reference to a variable, {expected}")
                 )
             return _expand(text, self._environ)
-        if node.style is not None:  # quoted or a block: text, whatever it looks like
+        if node.style is not None:  # quoted or a block scalar: always text
             return text, ()
         return _plain(text), ()
 
@@ -213,7 +213,7 @@ def _expand(text: str, environ: Mapping[str, str]) -> tuple[str | Missing, tuple
         name, default = match["name"], match["default"]
         variables.append(name)
         found = environ.get(name)
-        if default is not None and not found:  # as in a shell, :- also replaces an empty value
+        if default is not None and not found:  # ":-" also replaces an empty value, as in a shell
             return str(default[2:])
         if found is None:
             missing.append(name)
@@ -227,7 +227,7 @@ def _expand(text: str, environ: Mapping[str, str]) -> tuple[str | Missing, tuple
 
 
 def _is_malformed(text: str) -> bool:
-    """Say whether a text holds a ``${`` that begins no reference, or one within a default."""
+    """Return whether a text contains a ``${`` that begins no reference, or one within a default."""
     nested = any("${" in (match["default"] or "") for match in _VARIABLE.finditer(text))
     return nested or "${" in _VARIABLE.sub(" ", text)
 
@@ -250,7 +250,7 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
         return Problem(None, "", "is not YAML")
     line = error.problem_mark.line + 1
     if isinstance(error, yaml.composer.ComposerError):
-        # Its message quotes the alias, which is a password that begins with *.
+        # Its message would quote the alias, which may be a password that begins with *.
         if error.problem is not None and "alias" in error.problem:
             return Problem(
                 line, "", "found an alias that is not defined (text that begins with * needs quotes)"

@@ -1,8 +1,7 @@
-"""Located values -> frozen attrs classes, strictly, with every problem at once.
+"""Structure located values into frozen attrs classes: strictly, and with all problems at once.
 
-cattrs picks the hook for each type; the hooks are ours, since its own turn ``"abc"`` into
-``["a", "b", "c"]`` and ``True`` into 1.
-Each hook takes a :class:`~.source.Located` and raises :class:`Invalid`.
+cattrs chooses the hook for each type. The hooks are ours, because its own turn ``"abc"`` into ``["a", "b", "c"]`` and
+``True`` into 1. Each hook takes a :class:`~.source.Located` and raises :class:`Invalid`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SHOWN_CHARACTERS = 80
 
 
 class Invalid(Exception):
-    """A value that cannot be used, with one problem or more."""
+    """A value that cannot be used; has one or more problems."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
@@ -40,18 +39,18 @@ class Invalid(Exception):
 
 
 def structure(value: Located, to: type[T]) -> T:
-    """Return ``value`` as ``to``. Raises Invalid with everything that is wrong."""
+    """Return ``value`` as ``to``. Raises Invalid with all problems."""
     try:
         result: T = _converter.structure(value, to)
     except (StructureHandlerNotFoundError, BaseValidationError, TypeError, ValueError, KeyError):
-        # a type without a hook of ours: cattrs knows none, or its own, which know nothing of places
+        # a type without a hook of ours: cattrs has none either, or one of its own, which knows no lines
         message = f"cannot be set: its type {to!r} is not one that a config can hold"
         raise Invalid([Problem(value.line, value.path, message)]) from None
     return result
 
 
 def shown(value: Located, *, secret: bool = False) -> str:
-    """Return how an error shows the value: never a secret, never a whole structure."""
+    """Return the value as an error shows it: never a secret, never a whole structure."""
     if secret or any(map(is_secret_name, value.variables)):
         return "a value (hidden)"
     match value.data:
@@ -73,7 +72,7 @@ def shown(value: Located, *, secret: bool = False) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint such as ``, did you mean "port"?``, or what there is if nothing is near."""
+    """Return a hint such as ``did you mean "port"?``, or the known names if none is similar."""
     known = sorted(known)
     if near := difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6):
         return f'did you mean "{near[0]}"?'
@@ -85,8 +84,8 @@ def gather_fields(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Structure each field of ``cls`` from a mapping; return arguments for its constructor, and the problems.
 
-    Fields in ``skip`` are left out, and are unknown keys unless ``also_known`` has them too.
-    Raises Invalid if the value is no mapping at all.
+    Fields in ``skip`` are left out, and count as unknown keys unless they are in ``also_known`` too.
+    Raises Invalid if the value is not a mapping.
     """
     if not isinstance(value.data, dict):
         raise _mismatch(value, "a mapping")
@@ -124,17 +123,17 @@ def _fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
 
 
 def _is_empty_section(value: Located, field: attrs.Attribute[Any]) -> bool:
-    """Say whether all keys of a section are commented out, so that YAML finds nothing after its name."""
+    """Return whether a section is empty because all its keys are commented out."""
     section = isinstance(field.type, type) and attrs.has(field.type)
     return section and value.data is None and field.default is not attrs.NOTHING
 
 
 def build(value: Located, cls: type[T], arguments: dict[str, Any]) -> T:
-    """Call the class; its own checks (``__attrs_post_init__``, validators across fields) may refuse."""
+    """Build an object of the class. Raises Invalid if its own checks refuse (``__attrs_post_init__``, validators)."""
     try:
         return cls(**arguments)
     except (ValueError, TypeError) as error:
-        # A check across fields may quote any of them, so a class that holds a secret gets no quote.
+        # A check across fields may quote any of them, so nothing is quoted if the class has a secret.
         hidden = any(map(is_secret, attrs.fields(cls)))  # type: ignore[arg-type]
         message = "refused: the values do not fit together" if hidden else f"refused: {redact(str(error))}"
         raise Invalid([Problem(value.line, value.path, message)]) from None
@@ -151,20 +150,20 @@ def _field(value: Located, field: attrs.Attribute[Any]) -> Any:
         raise Invalid(
             p if p.missing_variable else attrs.evolve(p, message=hidden) for p in error.problems
         ) from None
-    if field.validator is not None and field.converter is None:  # else build() runs it, on what was converted
+    if field.validator is not None and field.converter is None:  # else build() runs it on the converted value
         try:
             field.validator(None, field, result)
         except (ValueError, TypeError) as error:
             raise _refused(value, field, error, secret=secret) from None
         except AttributeError:
-            pass  # it looks at the object, which is not there yet: build() runs it again
+            pass  # it needs the object, which does not exist yet: build() runs it again
     return result
 
 
 def _refused(value: Located, field: attrs.Attribute[Any], error: Exception, *, secret: bool) -> Invalid:
     words = range_words(_expected(field), limits(field.validator))
     if not words and not secret:
-        # A plugin's own check: its message ends in what it expected, or says it all.
+        # A plugin's own check: use what its message has after "expected", else the whole message.
         text = str(error.args[0]) if error.args else "another value"
         words = redact(text.rpartition("expected ")[2])
     return _mismatch(value, words or _expected(field), secret=secret)
@@ -175,7 +174,7 @@ def _expected(field: attrs.Attribute[Any]) -> str:
 
 
 def _describe(to: Any) -> str:
-    """Return what a type expects, in words."""
+    """Return in words what a type expects."""
     if isinstance(to, type) and attrs.has(to):
         return "a mapping"
     origin, arguments = get_origin(to), get_args(to)
@@ -241,7 +240,7 @@ def _int(value: Located, _: Any) -> int:
     if isinstance(value.data, int) and not isinstance(value.data, bool):
         return value.data
     if value.variables and isinstance(value.data, str):
-        with suppress(ValueError):  # the mismatch below says it
+        with suppress(ValueError):  # reported as a mismatch below
             return int(value.data)
     raise _mismatch(value, "an integer")
 
@@ -250,7 +249,7 @@ def _float(value: Located, _: Any) -> float:
     found = math.nan
     number = isinstance(value.data, int | float) and not isinstance(value.data, bool)
     if number or (value.variables and isinstance(value.data, str)):
-        with suppress(ValueError):  # the mismatch below says it
+        with suppress(ValueError):  # reported as a mismatch below
             found = float(value.data)  # type: ignore[arg-type]
     if not math.isfinite(found):
         raise _mismatch(value, "a number")
@@ -291,7 +290,7 @@ def _union(value: Located, to: Any) -> Any:
         try:
             return structure(value, option)
         except Invalid:
-            continue  # none fitting is said below
+            continue  # if none fits, that is reported below
     raise _mismatch(value, _describe(to))
 
 
@@ -350,7 +349,7 @@ def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     hook = converter.register_structure_hook_func
     converter.register_structure_hook_factory(lambda to: isinstance(to, type) and attrs.has(to), _attrs_class)
-    # By type, not by function: for these cattrs looks its own table up first.
+    # Registered by type, not by predicate: for these types cattrs tries its own table first.
     scalars: dict[Any, Callable[[Located, Any], Any]]
     scalars = {str: _text, bool: _bool, int: _int, float: _float, Path: _path}
     for to, scalar in scalars.items():

@@ -233,7 +233,7 @@ def test_types_that_a_plugin_has_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         load_config(path, environ={}, brokers=PLUGINS, broker_types={"fake": ("tick",)})
     assert raised.value.problems == [
-        f'{path}:2: brokers[0].types[1]: found "trade", expected what this plugin has: tick'
+        f'{path}:2: brokers[0].types[1]: found "trade", expected a type that this plugin supports: tick'
     ]
 
 
@@ -261,9 +261,9 @@ def test_a_home_folder_that_there_is_not(load: Callable[..., Config], tmp_path: 
         ("maybe: 1__0", '4: brokers[0].maybe: found "1__0", expected an integer'),
         ("side: dem", '4: brokers[0].side: found "dem", expected one of demo, live'),
         ("raw: abc", "4: brokers[0].raw: cannot be set: its type <class 'bytes'> is not one"),
-        ("names: ['${MY-DIR}/x']", "4: brokers[0].names[0]: found a reference to a variable that is none"),
-        ("names: ['${X:-${Y}}']", "4: brokers[0].names[0]: found a reference to a variable that is none"),
-        ("names: ['${X']", "4: brokers[0].names[0]: found a reference to a variable that is none"),
+        ("names: ['${MY-DIR}/x']", "4: brokers[0].names[0]: found a malformed reference to a variable"),
+        ("names: ['${X:-${Y}}']", "4: brokers[0].names[0]: found a malformed reference to a variable"),
+        ("names: ['${X']", "4: brokers[0].names[0]: found a malformed reference to a variable"),
         ("maybe: true", "4: brokers[0].maybe: found true, expected an integer"),
         ("maybe: 1.0", "4: brokers[0].maybe: found 1.0, expected an integer"),
         ("either: [1]", "4: brokers[0].either: found a list, expected an integer or text"),
