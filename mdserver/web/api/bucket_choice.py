@@ -1,7 +1,7 @@
-"""Which source answers, where none is named: one decision for candles, ticks, trades and whatever shows them. Pure.
+"""Choose the source that answers if none is named: one decision for candles, ticks, trades and their users. Pure.
 
 Each bucket of time comes from the first source, in the order of the config, that has it complete; else from the first
-that has it at all. So an imported history and a live feed are one series.
+one that has it at all. So an imported history and a live feed make one series.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Interval: TypeAlias = tuple[int, int]
 
 @attrs.frozen
 class Buckets:
-    """What one source has: the opens of its buckets in Unix seconds, ascending, and where it is known to lack records.
+    """The buckets of one source: their opens in Unix seconds, ascending, and where records are known to be missing.
 
-    ``earliest_us`` is its first record. A bucket that opens before it and ends after it is cut; one that ends before it
-    holds records that were dropped since, so it is whole. ``gaps`` are recorded holes, in any order.
+    ``earliest_us`` is the time of its first record. A bucket that opens before it and ends after it is cut. One that
+    ends before it was complete when it was made: retention has dropped its records since. ``gaps`` are the recorded
+    gaps, in any order.
     """
 
     times: Sequence[int]
@@ -36,7 +37,7 @@ class Buckets:
 
 @attrs.frozen
 class Chosen:
-    """One bucket of the answer: its open, the place of its source in their order, its row in that one's ``times``."""
+    """One bucket of the answer: its open, the index of its source, its index in the ``times`` of that source."""
 
     time: int
     source: int
@@ -61,7 +62,7 @@ def choose_buckets(sources: Sequence[Buckets], length_s: int) -> list[Chosen]:
 
 
 class _Cut:
-    """Tells which buckets of a source are not whole."""
+    """Knows which buckets of a source are not complete."""
 
     def __init__(self, source: Buckets, length_s: int) -> None:
         self._length_us = length_s * US_PER_S
@@ -82,7 +83,7 @@ class _Cut:
 
 
 def runs(chosen: Iterable[Chosen]) -> list[tuple[int, int, int]]:
-    """Return what follows one another from one source: (source, first open, last open)."""
+    """Return the runs of buckets of the same source: (source, first open, last open)."""
     found: list[tuple[int, int, int]] = []
     for one in chosen:
         if found and found[-1][0] == one.source:

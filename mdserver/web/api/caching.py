@@ -1,12 +1,12 @@
 """When an answer may be reused: ETags and Cache-Control.
 
-An ETag is a digest of the body, so it is the same exactly when the body is, byte for byte, over restarts too.
-What makes it cheap is a memory from *versions* to digests: the store counts up ``hist_v`` with each change
-to closed history and ``live_v`` with each live flush, so an answer with the same versions has the same body,
-and a 304 costs the one read that gets the versions.
+An ETag is a digest of the body, so two ETags are equal exactly if the bodies are, also after a restart. To make that
+cheap, digests are remembered by *version*: the store increments ``hist_v`` with each change to closed history and
+``live_v`` with each live flush. So an answer with the same versions has the same body, and a 304 costs only the read of
+the versions.
 
-A version is read before the rows. Should a write come between, the newer body is remembered under the
-older version, which never comes back: counters only go up.
+The versions are read before the rows. If a write comes in between, the newer body is remembered under the older
+version, which never occurs again: the counters only increase.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REVALIDATE = "no-cache"
 
 @attrs.frozen
 class Digest:
-    """What is known of a body without having it: also the headers that only it tells."""
+    """What is remembered of a body: its digest, its size, and the headers that were computed with it."""
 
     text: str
     size: int
@@ -35,14 +35,14 @@ class Digest:
 
 
 class DigestMemory:
-    """The digests of the answers given last, by version key; the least recently used ones go."""
+    """The digests of recent answers by version key; the least recently used ones are dropped."""
 
     def __init__(self, most: int = 4_096) -> None:
         self._most = most
         self._known: OrderedDict[Hashable, Digest] = OrderedDict()
 
     def get(self, key: Hashable) -> Digest | None:
-        """Return the digest of the answer with this key, if it is known."""
+        """Return the digest of the answer with this key, None if it is not remembered."""
         digest = self._known.get(key)
         if digest is not None:
             self._known.move_to_end(key)
@@ -60,8 +60,8 @@ class DigestMemory:
 class Span:
     """The part of a series that an answer covers, in whole buckets of ``bucket_us``.
 
-    ``first_us`` and ``last_us`` are the opens of the first and of the last bucket; no bucket at all if
-    ``first_us`` is the later one.
+    ``first_us`` and ``last_us`` are the opens of the first and the last bucket; the span is empty if ``first_us`` is
+    the later one.
     """
 
     first_us: int
@@ -79,7 +79,7 @@ class Span:
         return max(0, (self.last_us - self.first_us) // self.bucket_us + 1)
 
     def is_closed(self, series: SeriesInfo) -> bool:
-        """Whether the range ends before the bucket that is forming: only ``hist_v`` tells of changes then."""
+        """Whether the range ends before the forming bucket: then only ``hist_v`` shows changes."""
         if self.is_empty:
             return True
         latest_us = series.latest_us
@@ -87,7 +87,7 @@ class Span:
 
 
 def version_key(series: SeriesInfo, span: Span) -> tuple[Hashable, ...]:
-    """Return what tells one state of the rows of ``span`` from the next."""
+    """Return a key that differs whenever the rows of ``span`` differ."""
     live_v = None if span.is_closed(series) else series.live_v
     return (series.id, *series.topic, series.hist_v, live_v, span)
 
@@ -95,12 +95,12 @@ def version_key(series: SeriesInfo, span: Span) -> tuple[Hashable, ...]:
 def cache_control(
     series: Sequence[SeriesInfo], span: Span, *, now_us: int, flush_s: float, settle_s: float
 ) -> str:
-    """Return the Cache-Control of an answer from these series, as far as their times tell.
+    """Return the Cache-Control of an answer from these series, as far as it follows from their times.
 
-    Immutable may be what lies wholly within the stored data of one series and closed at least ``settle_s`` ago;
-    whether a hole in it may yet be filled is for the caller to find out. An import may still reach before and behind
-    the stored data, so a range outside of it is only ever revalidated (which the ETag makes cheap). A range with a
-    forming candle may be reused for as long as that is fresh.
+    A range is immutable if it lies wholly within the stored data of one series and closed at least ``settle_s`` ago;
+    the caller must check whether a hole in it may still be filled. An import may add data before and after the stored
+    ones, so a range outside of them is always revalidated (which is cheap by the ETag). A range with a forming candle
+    may be reused while that is fresh.
     """
     if not all(span.is_closed(one) for one in series):
         fresh_s = int(flush_s)

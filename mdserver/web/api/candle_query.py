@@ -1,4 +1,4 @@
-"""A request for candles, parsed: everything that is decided before anything is read. Pure."""
+"""Parse a request for candles: everything that is decided before the store is read. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .series_choice import PRICES, Price, price_of
 __all__ = ["MAX_CANDLES", "QUERY", "CandleQuery"]
 
 MAX_CANDLES = 1_000_000
-"""Opens that one request may cover: close to two years of minutes."""
+"""How many candles one request may cover: nearly two years of minutes."""
 
 QUERY = ("symbol", "timeframe", "from", "to", "broker", "price", "format")
 
 
 @attrs.frozen
 class CandleQuery:
-    """Which candles are asked for. ``price`` None: what each source's charts are drawn from."""
+    """Which candles are requested. ``price`` None: the default of each source."""
 
     symbol: str
     span: Span
@@ -31,7 +31,7 @@ class CandleQuery:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> CandleQuery:
-        """Return the query of checked parameters (:func:`params.query_of`); a fault is a :class:`Problem`."""
+        """Return the query for checked parameters (:func:`params.query_of`). Raises :class:`Problem`."""
         symbol, timeframe_s = symbol_of(query), timeframe_of(query)
         span = _span(*time_range_us(query), timeframe_s)
         return cls(symbol, span, query.get("broker"), price_of(query))
@@ -48,12 +48,12 @@ class CandleQuery:
 
     @property
     def record_type(self) -> RecordType | None:
-        """The records that the price takes; None where it is left to the sources."""
+        """The type of records that the price is made from; None if the sources decide."""
         return None if self.price is None else PRICES[self.price]
 
 
 def _span(from_us: int, to_us: int, timeframe_s: int) -> Span:
-    """Return the buckets that open in [from, to]: the same for all queries that mean the same candles."""
+    """Return the buckets that open in [from, to]; queries for the same candles get equal spans."""
     bucket_us = timeframe_s * US_PER_S
     span = Span(-(-from_us // bucket_us) * bucket_us, to_us // bucket_us * bucket_us, bucket_us)
     if span.buckets > MAX_CANDLES:

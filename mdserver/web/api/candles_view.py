@@ -1,4 +1,4 @@
-"""``GET /api/candles``: one symbol, one timeframe, a range; of one source, or joined from all that have the symbol."""
+"""``GET /api/candles``: one symbol, one timeframe, a range; from one source, or joined from all with the symbol."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .series_choice import candidates_of, default_price
 __all__ = ["MAX_TICKS", "candles_answer"]
 
 LARGE_CANDLES = 50_000
-"""From here on only a few answers are made at a time."""
+"""Only ``LARGE_AT_ONCE`` answers with more candles are made at the same time."""
 
 MAX_TICKS = 5_000_000
-"""Ticks that one request for bid or ask candles may have read: some seconds of work."""
+"""How many ticks one request for bid or ask candles may read: some seconds of work."""
 
 _JOIN_INLINE = 5_000
-"""Candles of several sources that are joined on the loop, in some milliseconds; more go to a thread."""
+"""Up to so many candles of several sources are joined in the event loop, in some milliseconds; more in a thread."""
 
 _NUMBERS = ("open", "high", "low", "close", "volume")
 
 
 @attrs.frozen
 class _Answering:
-    """Candles, and the series that they came from."""
+    """Candles, and the series that they are from."""
 
     candles: CandleColumns
     series: Sequence[SeriesInfo]
@@ -44,7 +44,7 @@ class _Answering:
 async def candles_answer(
     request: Request, reading: Reading, path: Iterable[tuple[str, str]] = ()
 ) -> Response:
-    """Answer a request for candles; ``path`` holds the parameters that came in the path."""
+    """Answer a request for candles; ``path`` has the parameters that are in the path of the URL."""
     in_path = dict(path)
     known = [name for name in QUERY if name not in in_path]
     parameters = in_path | query_of(request.args.items(multi=True), known)

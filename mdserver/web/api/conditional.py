@@ -1,4 +1,4 @@
-"""Building an HTTP answer: format, compression, conditions."""
+"""Build an HTTP answer: format, compression, conditional requests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .problem import invalid_parameter
 __all__ = ["answer", "format_of", "small_body"]
 
 GZIP_FROM_BYTES = 1_024
-"""Smaller bodies gain nothing by compression."""
+"""Smaller bodies are not compressed: it would save nothing."""
 
 _GZIP_LEVEL = 1  # level 6 saves another 16 % of the bytes for four times the CPU
-_INLINE_BYTES = 65_536  # up to here compressing costs less than a thread's hop hides
+_INLINE_BYTES = 65_536  # compressing up to this size takes no longer than the way to a thread and back
 _CONTENT_TYPES: dict[Format, str] = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",
@@ -27,7 +27,7 @@ _CONTENT_TYPES: dict[Format, str] = {
 
 
 def format_of(request: Request, query: Mapping[str, str]) -> Format:
-    """Return ``format``, else what ``Accept`` prefers: JSON unless CSV is asked for."""
+    """Return the parameter ``format``, else what ``Accept`` prefers; JSON by default."""
     text = query.get("format")
     if text is not None:
         for form in FORMATS:
@@ -39,7 +39,7 @@ def format_of(request: Request, query: Mapping[str, str]) -> Format:
 
 
 def small_body(data: bytes) -> Body:
-    """Return a body of one piece."""
+    """Return a body that consists of one piece."""
     return Body([data], len(data), digest_of(data))
 
 
@@ -54,8 +54,8 @@ async def answer(
 ) -> Response:
     """Answer with the body that ``build`` makes, or with 304.
 
-    ``key`` is the version key of the body: while its digest is remembered, a client that has the body
-    already gets its 304 without ``build``. None: the body is always built.
+    ``key`` is the version key of the body: while its digest is remembered, a client that has the body gets a 304
+    without a call of ``build``. None: the body is always built.
     """
     headers = {"Vary": "Accept, Accept-Encoding", **headers}
     gzip = _takes_gzip(request)
@@ -87,7 +87,7 @@ def _tag(digest: Digest, gzip: bool) -> str:
 
 
 def _has(request: Request, tag: str) -> bool:
-    """Whether the client has this body. A proxy that recompressed it made the tag weak; it counts too."""
+    """Whether the client has this body. A weak tag counts too: a proxy that recompressed the body made it weak."""
     condition = request.if_none_match
     return bool(condition) and condition.contains_weak(tag)
 
@@ -107,19 +107,22 @@ def _full(pieces: list[bytes], tag: str, headers: dict[str, str], form: Format) 
         headers={**headers, "ETag": f'"{tag}"', "Content-Length": str(size)},
         content_type=_CONTENT_TYPES[form],
     )
-    response.timeout = None  # a slow reader is bounded per send by the server, not by Quart's 60 s in all
+    response.timeout = (
+        None  # our server bounds each send; Quart's 60 s for the whole response would cut slow readers
+    )
     return response
 
 
 async def _compressed(body: Body) -> list[bytes]:
     if body.size <= _INLINE_BYTES:
         return _gzip(body.pieces)
-    # zlib releases the GIL and touches nothing shared, so a cancelled request need not wait for it
+    # zlib releases the GIL, and the thread shares no data: a cancelled request need not wait for it
     return await trio.to_thread.run_sync(_gzip, body.pieces, abandon_on_cancel=True)
 
 
 def _gzip(pieces: list[bytes]) -> list[bytes]:
-    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # no time in it: same bytes
+    # zlib's gzip header has no time in it: the same body always gives the same bytes, so the ETag holds
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     packed = [packer.compress(piece) for piece in pieces]
     packed.append(packer.flush())
     return [piece for piece in packed if piece]

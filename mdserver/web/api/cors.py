@@ -1,4 +1,4 @@
-"""Cross-origin access, for the origins that the operator names; none by default."""
+"""Cross-origin access for the origins that the operator allows; none by default."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PREFLIGHT = {
 
 
 def cross_origin(request: Request, response: Response, origins: tuple[str, ...]) -> None:
-    """Add the headers that let a page of another origin read the answer, if its origin may.
+    """Add the headers by which a page of another origin may read the answer, if its origin is allowed.
 
-    ``origins`` are exact, like ``https://charts.example``; ``*`` allows all. The answer varies with the origin
-    even where this request had none, or a shared cache would hand one origin's answer to another.
+    ``origins`` are exact, such as ``https://charts.example``; ``*`` allows all. ``Vary: Origin`` is set even if this
+    request has no origin: otherwise a shared cache would give the answer for one origin to another.
     """
     if not origins:
         return

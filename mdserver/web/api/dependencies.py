@@ -1,4 +1,4 @@
-"""What the HTTP routes need from the rest of the server, and nothing more."""
+"""What the HTTP routes need from the rest of the server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Dependencies", "SourceInfo"]
 class SourceInfo:
     """A configured source of records.
 
-    ``candles_from`` is the record type from which its charts are drawn. ``symbols`` are those that the config has it
-    stream, as ``types``: they are known before the first record. ``synthetic``: its prices are made up.
+    ``candles_from`` is the record type that its candles are made from by default. ``symbols`` and ``types`` are those
+    that the config makes it stream: they are known before the first record. ``synthetic``: its prices are made up.
     """
 
     name: str
@@ -33,11 +33,11 @@ class SourceInfo:
 class Dependencies:
     """Everything that the HTTP routes use.
 
-    ``store`` is None where storing is switched off. ``sources`` are in the order of the config, brokers before history
-    sources. ``ready`` gives the reasons why the server is not ready, without addresses and secrets; none means ready.
-    ``flush_s`` is how old a forming candle may be. A closed candle is promised not to change only after ``settle_s``:
-    late records and the repair of a gap come before that. ``answer_s`` is how long a request may be worked on; what the
-    database then needs to be cancelled comes on top, and together they stay below what a usual proxy waits.
+    ``store`` is None if storing is switched off. ``sources`` are in the order of the config, brokers before history
+    sources. ``ready`` returns the reasons why the server is not ready, without addresses and secrets; none means ready.
+    ``flush_s`` is how old a forming candle may be. A closed candle is final only after ``settle_s``: until then late
+    records or the repair of a gap may change it. ``answer_s`` bounds the work on a request; together with the time that
+    the database needs to cancel a query it is below the timeout of usual proxies.
     """
 
     store: Store | None

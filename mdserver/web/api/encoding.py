@@ -1,7 +1,7 @@
-"""Columns to JSON (of rows or of columns) and CSV, a piece at a time: a year of minutes must not hold up the streams.
+"""Encode columns as JSON (rows or columns) or CSV, a piece at a time: a year of minutes must not delay the streams.
 
-Numbers look as they do in the streams: a whole number is written without ``.0``, a value that the venue did
-not give is left out (JSON), null (columns) or empty (CSV).
+Numbers look as in the streams: a whole number is written without ``.0``. A value that the venue did not give is left
+out (JSON rows), null (JSON columns) or empty (CSV).
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ Format: TypeAlias = Literal["json", "csv", "columns"]
 FORMATS: tuple[Format, ...] = ("json", "csv", "columns")
 
 PIECE_ROWS = 1_000
-"""Rows encoded before other tasks get a turn: half a millisecond as JSON, two as CSV."""
+"""How many rows are encoded before other tasks get a turn: half a millisecond as JSON, two as CSV."""
 
-_SEND_BYTES = 1 << 20  # pieces are put together to this for sending
+_SEND_BYTES = 1 << 20  # pieces are joined up to this size for sending
 
 _DIGEST_BYTES = 16
 
 
 @attrs.frozen
 class Column:
-    """Values of one field, and how they are shown: applied a piece at a time too."""
+    """Values of one field, and the function that formats them, which is applied a piece at a time too."""
 
     values: Sequence[Any]
     show: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
     def piece(self, start: int) -> Sequence[Any]:
-        """Return one piece, as it is shown."""
+        """Return one piece, formatted."""
         values = self.values[start : start + PIECE_ROWS]
         return values if self.show is None else self.show(values)
 
@@ -72,7 +72,7 @@ class CandleRow(msgspec.Struct, gc=False):
 
 @cache
 def row_type(stored: StoredAs) -> type[msgspec.Struct]:
-    """Return the struct of a record in ``/api/ticks`` and its like; what was not given is left out."""
+    """Return the struct of a record in ``/api/ticks`` or ``/api/trades``; values that were not given are left out."""
     types: dict[ColumnForm, Any] = {
         "price": float,
         "size": float | None,
@@ -89,7 +89,7 @@ def row_type(stored: StoredAs) -> type[msgspec.Struct]:
 
 @attrs.frozen
 class Body:
-    """The bytes of an answer, uncompressed, with a digest of them and the headers that only they tell."""
+    """The bytes of an answer, uncompressed, with their digest and the headers that were computed with them."""
 
     pieces: list[bytes]
     size: int
@@ -98,7 +98,7 @@ class Body:
 
 
 def digest_of(data: bytes) -> str:
-    """Return the digest that ETags are made of."""
+    """Return the digest that ETags are made from."""
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
@@ -108,12 +108,12 @@ def without_fraction(column: Sequence[float | None]) -> list[float | None]:
 
 
 def seconds(column_us: Sequence[int]) -> list[float]:
-    """Return times in Unix seconds; dividing is exact to the microsecond."""
+    """Return times in Unix seconds, exact to the microsecond."""
     return [us // US_PER_S if us % US_PER_S == 0 else us / US_PER_S for us in column_us]
 
 
 def seconds_or_none(column_us: Sequence[int | None]) -> list[float | None]:
-    """Return times in Unix seconds, with None where there is none."""
+    """Return times in Unix seconds; None stays None."""
     return [
         None if us is None else us // US_PER_S if us % US_PER_S == 0 else us / US_PER_S for us in column_us
     ]
@@ -130,8 +130,8 @@ async def build_body(
 ) -> Body:
     """Encode a table; ``columns`` are in the order of the fields of ``row`` and of one length.
 
-    ``before`` and ``after`` go around the table in JSON. Other tasks run between the pieces, but a pass of the loop
-    has a piece of each table that is being encoded: ``turn`` bounds how many those are.
+    ``before`` and ``after`` surround the table in JSON. Other tasks run between the pieces. But each pass of the event
+    loop encodes one piece of every table in progress, so ``turn`` bounds the number of tables.
     """
     if turn is not None:
         async with turn:

@@ -23,11 +23,11 @@ DEFAULT_GAPS = 1_000
 MAX_GAPS_SHOWN = 10_000
 
 _LAST_S = 7_258_118_400
-"""2200-01-01: no record is later."""
+"""2200-01-01: no record has a later time."""
 
 
 async def gaps_document(request: Request, reading: Reading) -> dict[str, Any]:
-    """Return the gaps that a request asks for, the earliest first; ``more`` tells that the limit left some out."""
+    """Return the requested gaps, the earliest first; ``more``: the limit left some out."""
     query = query_of(request.args.items(multi=True), QUERY)
     symbol = symbol_of(query) if "symbol" in query else None
     first_us, last_us = time_range_us({"from": "0", "to": str(_LAST_S), **query})

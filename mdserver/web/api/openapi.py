@@ -1,4 +1,4 @@
-"""The HTTP routes as OpenAPI 3.1, written by hand and held against the routes by a test."""
+"""The HTTP routes as OpenAPI 3.1, written by hand; a test compares it with the routes."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ _RANGE = [
 ]
 _BROKER = _parameter("broker", "default: joined from all sources that have the symbol", _TEXT)
 _PRICE = _parameter(
-    "price", "default: the broker's own kind of chart", {"type": "string", "enum": list(PRICES)}
+    "price", "default: mid or trade, as the broker prefers", {"type": "string", "enum": list(PRICES)}
 )
 _FORMAT = _parameter(
     "format",
@@ -211,7 +211,7 @@ _PAGING = [
         "records in a page",
         {"type": "integer", "minimum": 1, "maximum": MAX_RECORDS, "default": DEFAULT_RECORDS},
     ),
-    _parameter("cursor", "`next_cursor` of the page before", _TEXT),
+    _parameter("cursor", "`next_cursor` of the previous page", _TEXT),
     _FORMAT,
 ]
 
@@ -245,7 +245,7 @@ def _get(
 
 _DATA = (400, 404, 500, 503)
 _CANDLES = _rows_or_columns("Candle")
-_LIMIT = f"Candles of one symbol, at most {MAX_CANDLES} opens"
+_LIMIT = f"Candles of one symbol, at most {MAX_CANDLES}"
 
 _PATHS = {
     "/api/metadata": _get(
@@ -288,10 +288,10 @@ _PATHS = {
     "/health/live": _get("Whether the process answers", _ref("Health")),
     "/health/ready": _get("Whether the server can do all of its work", _ref("Health"), problems=(503,)),
     "/metrics": _get("Prometheus text format", None, kind="text/plain"),
-    "/": _get("A page of links to what is here", None, kind="text/html"),
+    "/": _get("A page with links to the routes", None, kind="text/html"),
     "/stream": {
         "get": {
-            "summary": "The WebSocket; over plain HTTP it says so",
+            "summary": "The WebSocket; a plain HTTP request is answered with 426",
             "parameters": [],
             "responses": {"101": {"description": "the stream"}, "426": _problem()},
         }

@@ -1,4 +1,4 @@
-"""``GET /api/metadata`` and ``GET /api/brokers``: what is stored and how the brokers are. Pure."""
+"""``GET /api/metadata`` and ``GET /api/brokers``: what is stored, and the state of the brokers. Pure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["all_symbols", "broker_list", "one_symbol"]
 
 
 def one_symbol(symbol: str, stored: Iterable[SeriesInfo], order: Sequence[SourceInfo]) -> dict[str, Any]:
-    """Return the metadata of a symbol, its brokers in the order in which they are tried.
+    """Return the metadata of a symbol, with its brokers in order of preference.
 
-    Made-up records are counted in their own broker's line, in the symbol's only where there are no others.
+    Made-up records are counted for their own broker, but for the symbol only if there are no others.
     """
     rank = {info.name: place for place, info in enumerate(order)}
     ordered = sorted(stored, key=lambda series: (rank.get(series.broker, len(rank)), series.broker))
@@ -44,7 +44,7 @@ def all_symbols(stored: Iterable[SeriesInfo], order: Sequence[SourceInfo]) -> di
 
 
 def broker_list(states: Iterable[BrokerState]) -> dict[str, Any]:
-    """Return the state of each broker, as the supervisor has it."""
+    """Return the state of each broker as the supervisor reports it."""
     return {
         "brokers": [
             {
@@ -67,7 +67,7 @@ def broker_list(states: Iterable[BrokerState]) -> dict[str, Any]:
 
 
 def _extent(group: Sequence[SeriesInfo]) -> dict[str, Any]:
-    """Return first and last time of any record, and how many there are of each type."""
+    """Return the first and last time of all records, and the number of each type."""
     earliest = [series.earliest_us for series in group if series.earliest_us is not None]
     latest = [series.latest_us for series in group if series.latest_us is not None]
     return {

@@ -1,4 +1,4 @@
-"""Query parameters: each known, given once, in its range. Pure; every fault becomes a :class:`Problem`."""
+"""Check query parameters: each is known, given once, and in its range. Pure; every fault raises :class:`Problem`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 DEFAULT_TIMEFRAME = "1h"
 
 MAX_TIME_S = 100_000_000_000
-"""Times from here on (the year 5138) are taken for another unit."""
+"""Larger times (from the year 5138 on) are assumed to be in another unit."""
 
 _UNITS = (("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _NUMBER = re.compile(r"([0-9]{1,40})(?:\.([0-9]{0,40}))?")
@@ -40,10 +40,10 @@ _EXPECTED = {
 
 
 def query_of(items: Iterable[tuple[str, str]], known: Collection[str]) -> dict[str, str]:
-    """Return the query by name.
+    """Return the query parameters by name.
 
-    An unknown name (a typo would otherwise be ignored without a word) and a repeated one are refused. An
-    empty value counts as not given. What browsers and links add to defeat caches or to count is left out.
+    Unknown names are refused (else a typo would be silently ignored), and so are repeated ones. An empty value counts
+    as not given. Parameters that browsers and links add to defeat caches or to track visits are ignored.
     """
     query: dict[str, str] = {}
     for name, value in items:
@@ -64,7 +64,7 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 
 def required(query: Mapping[str, str], name: str) -> str:
-    """Return the value of a parameter that must be there."""
+    """Return the value of a required parameter."""
     try:
         return query[name]
     except KeyError:
@@ -81,7 +81,7 @@ def symbol_of(query: Mapping[str, str]) -> str:
 
 
 def timeframe_of(query: Mapping[str, str]) -> int:
-    """Return the length of ``timeframe`` in seconds, an hour where none is given."""
+    """Return the length of ``timeframe`` in seconds; default: an hour."""
     text = query.get("timeframe", DEFAULT_TIMEFRAME)
     try:
         return TIMEFRAMES[text]
@@ -110,7 +110,7 @@ def number_up_to(query: Mapping[str, str], name: str, most: int, default: int) -
 
 
 def _time_us(name: str, text: str) -> int:
-    """Parse Unix seconds, without passing through a float; digits behind the microseconds are cut."""
+    """Parse Unix seconds, not through a float; digits beyond the microseconds are cut off."""
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise invalid_parameter(name, text, _why_not_a_time(text))

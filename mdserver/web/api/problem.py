@@ -1,4 +1,4 @@
-"""Errors as HTTP shows them: RFC 9457 problem details, ``application/problem+json``."""
+"""HTTP errors as RFC 9457 problem details, ``application/problem+json``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 RETRY_AFTER_S = 5
-"""What a client is told to wait while the database is away and nothing better is known."""
+"""The ``Retry-After`` while the database is unavailable, unless something better is known."""
 
 _TITLES = {
     "missing_parameter": "A parameter is missing",
@@ -42,7 +42,7 @@ _TITLES = {
 
 
 class Problem(Exception):
-    """A request that cannot be answered, said in the words of RFC 9457.
+    """A request that cannot be answered, in the terms of RFC 9457.
 
     ``code`` is for programs, ``detail`` for people: it names the parameter, the value and what was expected.
     """
@@ -65,23 +65,23 @@ class Problem(Exception):
 
 
 def missing_parameter(param: str, expected: str) -> Problem:
-    """Say that a required parameter is not there."""
+    """Return the problem of a missing parameter."""
     return Problem(400, "missing_parameter", f"{param} is required: {expected}", param=param)
 
 
 def invalid_parameter(param: str, value: str, expected: str) -> Problem:
-    """Say that a value is wrong; what is long is shown shortened."""
+    """Return the problem of a wrong value; long texts are shortened."""
     param = shortened(param)
     return Problem(400, "invalid_parameter", f"{param}={shortened(value)!r}: {expected}", param=param)
 
 
 def unknown_symbol(param: str, detail: str) -> Problem:
-    """Say that there is no such symbol or broker."""
+    """Return the problem of an unknown symbol or broker."""
     return Problem(404, "unknown_symbol", detail, param=param)
 
 
 def store_away(error: StoreUnavailable) -> Problem:
-    """Say that the database cannot be reached, and when to try again."""
+    """Return the problem of an unavailable database, with the time to wait before a retry."""
     wait_s = RETRY_AFTER_S if error.retry_after_s is None else math.ceil(error.retry_after_s)
     return Problem(
         503,
@@ -92,7 +92,7 @@ def store_away(error: StoreUnavailable) -> Problem:
 
 
 def problem_response(problem: Problem, **extra: object) -> Response:
-    """Return the HTTP answer of a problem; ``extra`` become members of the document."""
+    """Return the HTTP response for a problem; ``extra`` become members of the document."""
     document = {
         "type": f"urn:mdserver:problem:{problem.code}",
         "title": _TITLES.get(problem.code) or HTTPStatus(problem.status).phrase,
@@ -111,5 +111,5 @@ def problem_response(problem: Problem, **extra: object) -> Response:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """Return what a client sent, cut to a length that can be shown."""
+    """Return a client's text, cut to a length that can be shown."""
     return text if len(text) <= most else text[:most] + "…"

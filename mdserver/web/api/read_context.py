@@ -1,4 +1,4 @@
-"""What all answers from the store share: the store itself, its series, how long an answer may be kept."""
+"""What all answers from the store share: the store itself, its series, how long an answer may be cached."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .series_choice import configured_series, symbol_unknown
 __all__ = ["Reading", "series_headers"]
 
 ENCODED_AT_ONCE = 4
-"""Bodies that are encoded at the same time: each takes a millisecond or two of every pass of the loop."""
+"""How many bodies are encoded at the same time: each takes one or two milliseconds of every pass of the loop."""
 
 LARGE_AT_ONCE = 2
-"""Large answers in the making: each may hold some hundreds of megabytes for a moment."""
+"""How many large answers are made at the same time: each may take some hundreds of megabytes for a moment."""
 
 MAX_GAPS = 10_000
-"""Gaps of one series within one range that are looked at: what is behind them counts as complete."""
+"""How many gaps of one series in one range are considered: buckets after the last of them count as complete."""
 
 
 @attrs.frozen
@@ -42,13 +42,13 @@ class Reading:
 
     @property
     def store(self) -> Store:
-        """The store; that there is none is a problem of the request."""
+        """The store. Raises :class:`Problem` if there is none."""
         if self.services.store is None:
-            raise Problem(503, "unavailable", "this server does not store: database.store is off")
+            raise Problem(503, "unavailable", "this server stores no records: database.store is false")
         return self.services.store
 
     async def series_of(self, symbol: str) -> list[SeriesInfo]:
-        """Return all series of a symbol, those that are configured and hold nothing yet included; none is a problem."""
+        """Return all series of a symbol, including configured ones without records. Raises Problem if there is none."""
         known = self._with_configured(await self.store.series(symbol), symbol)
         if not known:
             raise symbol_unknown(symbol, await self.all_series())
@@ -59,7 +59,7 @@ class Reading:
         return [one for one in self.services.broker_states() if current_grant().may_see(one.name, None)]
 
     async def all_series(self) -> list[SeriesInfo]:
-        """Return all series, those that are configured and hold nothing yet included."""
+        """Return all series, including configured ones without records."""
         return self._with_configured(await self.store.series())
 
     def _with_configured(self, stored: Sequence[SeriesInfo], symbol: str | None = None) -> list[SeriesInfo]:
@@ -72,7 +72,7 @@ class Reading:
         return [series for series in known if grant.may_see(series.topic.broker, series.topic.symbol)]
 
     async def gaps(self, series: SeriesInfo, from_s: int, to_s: int) -> Sequence[Interval]:
-        """Return the recorded holes of a series within a range, in microseconds."""
+        """Return the recorded open gaps of a series within a range, in microseconds."""
         found = await self.store.gaps(
             from_s * US_PER_S, to_s * US_PER_S, series_id=series.id, state="open", limit=MAX_GAPS
         )
@@ -83,7 +83,7 @@ class Reading:
     ) -> str:
         """Return the Cache-Control of an answer that covers ``span``, with records up to ``until_us``.
 
-        ``named``: it is of the one source that was named. What may be filled yet is known of imported hours alone.
+        ``named``: the request named its source. Only imported hours are known to be final, so only those are immutable.
         """
         services = self.services
         control = cache_control(
@@ -97,7 +97,7 @@ class Reading:
 
 
 def series_headers(series: Sequence[SeriesInfo]) -> dict[str, str]:
-    """Return the headers that say what is stored of these series."""
+    """Return the headers with the first and last time that is stored of these series."""
     earliest = [one.earliest_us for one in series if one.earliest_us is not None]
     latest = [one.latest_us for one in series if one.latest_us is not None]
     if not earliest or not latest:

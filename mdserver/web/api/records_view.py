@@ -1,8 +1,7 @@
-"""``GET /api/ticks`` and ``GET /api/trades``: what was recorded, a page at a time.
+"""``GET /api/ticks`` and ``GET /api/trades``: recorded ticks and trades, a page at a time.
 
-A page ends at a position in the series, (time, seq), and the next one goes on behind it: records that arrive
-meanwhile are neither given twice nor do they shift the pages. The cursor is that position, in a form
-that clients have no reason to take apart.
+A page ends at a position in the series, (time, seq), and the next one continues after it. So records that arrive in
+between are not returned twice and do not shift the pages. The cursor is that position, opaque to clients.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MAX_RECORDS = 10_000
 DEFAULT_RECORDS = 1_000
 
 _CHOICE_S = 3_600
-"""The bucket by which it is decided which source's records are given."""
+"""The length of the buckets for each of which one source is chosen."""
 _CHOICE_US = _CHOICE_S * US_PER_S
 _BUCKET_US = 60 * US_PER_S  # a record from before the latest one's minute counts as late and moves hist_v
 
@@ -48,8 +47,8 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 @attrs.frozen
-class _Ask:
-    """A checked request for one page of one series."""
+class _PageQuery:
+    """A checked query for one page of one series."""
 
     series: SeriesInfo
     from_us: int
@@ -61,8 +60,8 @@ class _Ask:
 async def records_answer(request: Request, reading: Reading, type_: RecordType) -> Response:
     """Answer a request for a page of ticks or of trades.
 
-    Where several sources have the symbol and none is named, each hour comes from the one that has it
-    (:mod:`.bucket_choice`); a page ends where the source changes.
+    If several sources have the symbol and none is named, :mod:`.bucket_choice` chooses one for each hour; a page ends
+    where the source changes.
     """
     query = query_of(request.args.items(multi=True), QUERY)
     symbol = symbol_of(query)
@@ -81,13 +80,13 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     span = Span(from_us, to_us, _BUCKET_US)
 
     async def build() -> Body:
-        asks = await _asks(reading, series, span, cursor, limit)
-        page, ask = await _first_page(reading.store, asks)
-        following = _next_cursor(ask, page, last=ask is asks[-1])
-        around = _around(ask.series, following)
+        queries = await _page_queries(reading, series, span, cursor, limit)
+        page, found = await _first_page(reading.store, queries)
+        following = _next_cursor(found, page, last=found is queries[-1])
+        around = _around(found.series, following)
         body = await build_body(page.row, page.columns, form, **around, turn=reading.encoding)
         return attrs.evolve(
-            body, headers={"X-Broker": ask.series.broker, **_paging_headers(query, following)}
+            body, headers={"X-Broker": found.series.broker, **_paging_headers(query, following)}
         )
 
     return await answer(
@@ -105,36 +104,37 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     )
 
 
-async def _asks(
+async def _page_queries(
     reading: Reading, series: Sequence[SeriesInfo], span: Span, cursor: _Cursor | None, limit: int
-) -> list[_Ask]:
-    """Return what to read, one after the other until there is a record: at least one.
+) -> list[_PageQuery]:
+    """Return what to read, one query after another until one has a record; at least one.
 
-    An hour that a page has begun goes on in the same series, whatever is chosen by now.
+    An hour that a page has begun continues in the same series, even if another one would be chosen by now: the cursor
+    has a position in that series only.
     """
     after = None if cursor is None else (cursor.time_us, cursor.seq)
     if len(series) == 1:
-        return [_Ask(series[0], span.first_us, span.last_us, after, limit)]
-    asks = []
+        return [_PageQuery(series[0], span.first_us, span.last_us, after, limit)]
+    queries = []
     from_us = span.first_us
     if cursor is not None:
         own = next(one for one in series if one.id == cursor.series_id)
         hour_end_us = cursor.time_us - cursor.time_us % _CHOICE_US + _CHOICE_US
-        asks.append(_Ask(own, from_us, min(hour_end_us - 1, span.last_us), after, limit))
+        queries.append(_PageQuery(own, from_us, min(hour_end_us - 1, span.last_us), after, limit))
         from_us = hour_end_us
     for place, first_us, last_us in await _runs(reading, series, from_us, span.last_us):
-        ask = _Ask(series[place], max(first_us, from_us), min(last_us, span.last_us), None, limit)
-        if asks and asks[-1].series is ask.series:  # the hour that was begun and those behind it are one
-            asks[-1] = attrs.evolve(asks[-1], to_us=ask.to_us)
+        query = _PageQuery(series[place], max(first_us, from_us), min(last_us, span.last_us), None, limit)
+        if queries and queries[-1].series is query.series:  # join the hour that was begun with those after it
+            queries[-1] = attrs.evolve(queries[-1], to_us=query.to_us)
         else:
-            asks.append(ask)
-    return asks or [_Ask(series[0], span.first_us, span.last_us, after, limit)]
+            queries.append(query)
+    return queries or [_PageQuery(series[0], span.first_us, span.last_us, after, limit)]
 
 
 async def _runs(
     reading: Reading, series: Sequence[SeriesInfo], from_us: int, to_us: int
 ) -> list[tuple[int, int, int]]:
-    """Return (place in ``series``, first and last microsecond) of the hours that one series answers in a row."""
+    """Return the runs of hours that one series answers: (index in ``series``, first and last microsecond)."""
     if from_us > to_us:
         return []
     opens_s = (from_us - from_us % _CHOICE_US) // US_PER_S, to_us // US_PER_S
@@ -150,7 +150,7 @@ async def _runs(
 
 @attrs.frozen
 class _Page:
-    """A page as columns; ``last`` is the position of its last record, ``more``: the series goes on behind it."""
+    """A page as columns; ``last`` is the position of its last record, ``more``: the series has records after it."""
 
     row: type[msgspec.Struct]
     columns: list[Column]
@@ -158,30 +158,30 @@ class _Page:
     more: bool
 
 
-async def _first_page(store: Store, asks: Sequence[_Ask]) -> tuple[_Page, _Ask]:
-    """Return the first page that has a record, else the last one, and what was asked for it."""
-    for ask in asks:
-        page = await _page(store, ask)
+async def _first_page(store: Store, queries: Sequence[_PageQuery]) -> tuple[_Page, _PageQuery]:
+    """Return the first page that has a record, else the last page, with its query."""
+    for query in queries:
+        page = await _page(store, query)
         if page.last is not None:
             break
-    return page, ask
+    return page, query
 
 
-async def _page(store: Store, ask: _Ask) -> _Page:
-    """Read one page, and one record more: it tells that another follows."""
-    series = ask.series
+async def _page(store: Store, query: _PageQuery) -> _Page:
+    """Read one page, and one record more to know whether another page follows."""
+    series, limit = query.series, query.limit
     page = await store.records(
-        series.id, series.type, ask.from_us, ask.to_us, after=ask.after, limit=ask.limit + 1
+        series.id, series.type, query.from_us, query.to_us, after=query.after, limit=limit + 1
     )
-    columns = [Column(page.seq[: ask.limit]), Column(page.time_us[: ask.limit], seconds)]
+    columns = [Column(page.seq[:limit]), Column(page.time_us[:limit], seconds)]
     for column in _stored(series.type).columns:
         show = without_fraction if column.form in ("price", "size") else None
-        columns.append(Column(page.columns[column.name][: ask.limit], show))
-    columns.append(Column(page.received_us[: ask.limit], seconds_or_none))
+        columns.append(Column(page.columns[column.name][:limit], show))
+    columns.append(Column(page.received_us[:limit], seconds_or_none))
     count = len(page.seq)
-    last = min(count, ask.limit) - 1
+    last = min(count, limit) - 1
     place = (page.time_us[last], page.seq[last]) if count else None
-    return _Page(row_type(_stored(series.type)), columns, place, count > ask.limit)
+    return _Page(row_type(_stored(series.type)), columns, place, count > limit)
 
 
 def _stored(type_: RecordType) -> StoredAs:
@@ -191,10 +191,10 @@ def _stored(type_: RecordType) -> StoredAs:
     return stored
 
 
-def _next_cursor(ask: _Ask, page: _Page, *, last: bool) -> str | None:
+def _next_cursor(query: _PageQuery, page: _Page, *, last: bool) -> str | None:
     if page.last is None or (last and not page.more):
         return None
-    packed = msgspec.msgpack.encode(_Cursor(ask.series.id, *page.last))
+    packed = msgspec.msgpack.encode(_Cursor(query.series.id, *page.last))
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
@@ -205,7 +205,7 @@ def _cursor_of(text: str | None, series: Sequence[SeriesInfo], from_us: int, to_
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True)
         cursor = msgspec.msgpack.decode(packed, type=_Cursor)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise invalid_parameter("cursor", text, "expected the next_cursor of the page before") from None
+        raise invalid_parameter("cursor", text, "expected the next_cursor of the previous page") from None
     if cursor.series_id not in {one.id for one in series} or not from_us <= cursor.time_us <= to_us:
         raise Problem(
             400,
@@ -227,5 +227,5 @@ def _paging_headers(query: dict[str, str], cursor: str | None) -> dict[str, str]
     if cursor is None:
         return {}
     link = urlencode({**query, "cursor": cursor})
-    # relative to the request, so that it leads to the next page behind a proxy's path prefix too
+    # relative to the request, so that it also works behind a proxy with a path prefix
     return {"X-Next-Cursor": cursor, "Link": f'<?{link}>; rel="next"'}

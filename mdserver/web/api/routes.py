@@ -1,4 +1,4 @@
-"""The HTTP routes: ``/api``, health and metrics. What they answer is in the modules beside this one."""
+"""The HTTP routes: ``/api``, health and metrics. Their answers are made in the modules beside this one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = structlog.get_logger("mdserver.web")
 
 
 def http_routes(services: Dependencies) -> Blueprint:
-    """Return the blueprint of all HTTP routes, and of the error answers of the whole app."""
+    """Return the blueprint with all HTTP routes and the error handlers of the whole app."""
     routes = Blueprint("http", __name__)
     reading = Reading(services)
     _add_data_routes(routes, reading)
@@ -56,7 +56,7 @@ def http_routes(services: Dependencies) -> Blueprint:
 
 
 async def _within(work: Awaitable[Response], seconds: float) -> Response:
-    """Return the answer, or tell the client that it takes too long: nobody waits behind a database that hangs."""
+    """Return the answer, or raise Problem if it takes too long: no client waits for a database that hangs."""
     with trio.move_on_after(seconds):
         return await work
     detail = (
@@ -156,7 +156,7 @@ def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
         if reasons:
             problem = Problem(503, "unavailable", "not ready: " + "; ".join(reasons))
             return problem_response(problem, reasons=reasons)
-        # names and states only: an error's text may hold addresses, and is at /api/brokers
+        # names and states only: the text of an error may contain addresses; it is at /api/brokers
         lacking = [f"broker {broker.name} is {broker.state}" for broker in states if broker.state != "live"]
         body = {"status": "degraded", "reasons": lacking} if lacking else {"status": "ready"}
         return uncached(msgspec.json.encode(body), "application/json")
@@ -173,22 +173,22 @@ def _add_error_handlers(routes: Blueprint) -> None:
 
     @routes.errorhandler(StoreUnavailable)
     async def store_unavailable(error: StoreUnavailable) -> Response:
-        # debug: the writer reports an outage once; here it would be a line per request
-        _log.debug("request not answered: the database is away", path=request.path, error=str(error))
+        # at debug: the journal drain reports an outage once, this would be a line per request
+        _log.debug("request not answered: the database is unavailable", path=request.path, error=str(error))
         return problem_response(store_away(error))
 
     @routes.errorhandler(Exception)
     async def failed(error: Exception) -> Response:
         _log.error("request failed", path=request.path, exc_info=error)
-        return problem_response(Problem(500, "internal", "the server failed; its log says more"))
+        return problem_response(Problem(500, "internal", "the server failed; its log has the details"))
 
-    # Both: a blueprint's handler of Exception would come before the app's handler of HTTPException.
+    # Both, because the blueprint's handler of Exception takes precedence over the app's handler of HTTPException.
     routes.errorhandler(HTTPException)(_http_error)
     routes.app_errorhandler(HTTPException)(_http_error)
 
 
 async def _http_error(error: HTTPException) -> Response:
-    """Answer what Quart itself refuses, and (as 500) what no other handler took."""
+    """Answer what Quart itself refuses, and (with 500) what no other handler has handled."""
     status = error.code or 500
     if status == 404:
         where = (
@@ -202,5 +202,5 @@ async def _http_error(error: HTTPException) -> Response:
         detail = f"{shortened(request.method)} is not allowed here; allowed: {allowed}"
         return problem_response(Problem(405, "method_not_allowed", detail, headers={"Allow": allowed}))
     if status >= 500:
-        return problem_response(Problem(status, "internal", "the server failed; its log says more"))
+        return problem_response(Problem(status, "internal", "the server failed; its log has the details"))
     return problem_response(Problem(status, "invalid_request", error.description or error.name))

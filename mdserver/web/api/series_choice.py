@@ -1,4 +1,4 @@
-"""Which series answers a request: by broker and by price. Pure."""
+"""Choose the series that may answer a request, by broker and by price. Pure."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = [
 Price: TypeAlias = QuotePrice | Literal["trade"]
 
 PRICES: dict[Price, RecordType] = {"mid": "tick", "bid": "tick", "ask": "tick", "trade": "trade"}
-"""What candles may show, and the records that it takes."""
+"""The prices that candles may show, and the type of records that each is made from."""
 
 _DEFAULTS: dict[RecordType, Price] = {"tick": "mid", "trade": "trade"}
 _NAMES_SHOWN = 20
 
 
 def price_of(query: Mapping[str, str]) -> Price | None:
-    """Return ``price``; None if it is left to the series, and that to the broker's default."""
+    """Return the parameter ``price``; None if the broker's default applies."""
     text = query.get("price")
     if text is None:
         return None
@@ -45,7 +45,7 @@ def price_of(query: Mapping[str, str]) -> Price | None:
 
 
 def default_price(series: SeriesInfo) -> Price:
-    """Return what the candles of a series show where nothing else is asked for."""
+    """Return the price that the candles of a series show by default."""
     return _DEFAULTS[series.type]
 
 
@@ -58,13 +58,13 @@ def candidates_of(
     wanted: RecordType | None,
     param: str | None = "price",
 ) -> list[SeriesInfo]:
-    """Return the series of ``symbol`` that may answer, one of each source, in the order in which they are tried.
+    """Return the series of ``symbol`` that may answer, one of each source, in order of preference.
 
-    ``known`` are all series of the symbol. With ``broker`` it is that one's alone. Without, those of the config come
-    in its order, then the others (a source that the config no longer has) by name. Made-up prices are left out where
-    anything else has the symbol, and never joined. A series without rows counts only if there is no other. Without
-    ``wanted`` it is each source's own kind of chart, else what there is. ``param`` names what asked for ``wanted``:
-    without it the route itself did, and data of another type are as good as none.
+    ``known`` are all series of the symbol. With ``broker``, only that broker's is returned. Without, the sources of the
+    config come first, in its order, then others (which the config no longer has) by name. Made-up prices are left out
+    if any other source has the symbol, and are never joined. A series without rows counts only if there is no other.
+    ``wanted`` is the record type; None means the preferred one of each source, else any. ``param`` names the parameter
+    that chose ``wanted``; None means the route did, and then a symbol without such records counts as unknown.
     """
     there = _of_broker(known, broker, symbol) if broker is not None else real_ones(known, sources)
     candidates = [series for series in there if series.row_count] or there
@@ -86,7 +86,7 @@ def candidates_of(
 
 
 def real_ones(known: Sequence[SeriesInfo], sources: Sequence[SourceInfo]) -> list[SeriesInfo]:
-    """Return the series whose prices are not made up; all of them where there are no others."""
+    """Return the series whose prices are not made up; all series if there are none."""
     made_up = synthetic_names(sources)
     return [series for series in known if series.broker not in made_up] or list(known)
 
@@ -97,7 +97,7 @@ def synthetic_names(sources: Iterable[SourceInfo]) -> set[str]:
 
 
 def configured_series(sources: Iterable[SourceInfo], symbol: str | None) -> Iterator[SeriesInfo]:
-    """Yield an empty series for each topic that the config has streamed; of one symbol if given."""
+    """Yield an empty series for each topic that the config streams, of all symbols or one."""
     for source in sources:
         for name in source.symbols if symbol is None else {symbol}.intersection(source.symbols):
             for type_ in source.types:
@@ -107,7 +107,7 @@ def configured_series(sources: Iterable[SourceInfo], symbol: str | None) -> Iter
 
 
 def symbol_unknown(symbol: str, everything: Sequence[SeriesInfo]) -> Problem:
-    """Say that nothing is known of a symbol, with the names that come close or all that there are."""
+    """Return the problem of an unknown symbol, with similar names or else all names."""
     names = sorted({series.symbol for series in everything})
     close = get_close_matches(symbol, names, n=3, cutoff=0.75)
     if not names:
@@ -116,7 +116,7 @@ def symbol_unknown(symbol: str, everything: Sequence[SeriesInfo]) -> Problem:
         hint = f"did you mean {' or '.join(close)}?"
     else:
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-        hint = f"there are {', '.join(names[:_NAMES_SHOWN])}{more}"
+        hint = f"known symbols: {', '.join(names[:_NAMES_SHOWN])}{more}"
     return unknown_symbol("symbol", f"no data of {symbol!r}; {hint}")
 
 
@@ -135,7 +135,7 @@ def _no_such_price(
 ) -> Problem:
     there = ", ".join(f"{series.broker}: {default_price(series)}" for series in candidates)
     kind = "quotes (ticks)" if wanted == "tick" else "trades"
-    detail = f"no {kind} of {symbol} are stored; there is {there}"
+    detail = f"no {kind} of {symbol} are stored; available: {there}"
     if param is None:
         return unknown_symbol("symbol", detail)
     return Problem(400, "invalid_parameter", detail, param=param)

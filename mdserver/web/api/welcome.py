@@ -1,4 +1,4 @@
-"""``GET /``: what is here, for whoever opens the server in a browser."""
+"""``GET /``: a page of links for whoever opens the server in a browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CONTENT_SECURITY_POLICY", "WELCOME"]
 CONTENT_SECURITY_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The page loads nothing, from nowhere."""
 
-# relative, so that they work behind a path prefix too
+# relative, so that they also work behind a path prefix
 _LINKS = (
     ("api/metadata", "which symbols are stored, from when to when"),
     ("api/brokers", "the state of each broker"),

@@ -186,4 +186,4 @@ async def test_there_is_no_bid_of_trades(site: Any, rows: Any, hours: str) -> No
     del rows[:2]
     problem = await site.problem(f"{hours}&price=bid")
     assert (problem["status"], problem["code"], problem["param"]) == (400, "invalid_parameter", "price")
-    assert "no quotes (ticks) of EURUSD are stored; there is binance: trade" in problem["detail"]
+    assert "no quotes (ticks) of EURUSD are stored; available: binance: trade" in problem["detail"]

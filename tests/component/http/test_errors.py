@@ -110,7 +110,7 @@ async def test_impossible_symbol(site: Any) -> None:
 
 @pytest.mark.parametrize(
     ("symbol", "hint"),
-    [("EURUSDT", "did you mean EURUSD?"), ("ZZZ", "there are EURUSD, XAUUSD")],
+    [("EURUSDT", "did you mean EURUSD?"), ("ZZZ", "known symbols: EURUSD, XAUUSD")],
 )
 @pytest.mark.parametrize("where", ["/api/candles/{}/1h?from=0&to=1", "/api/metadata?symbol={}"])
 async def test_unknown_symbol(site: Any, where: str, symbol: str, hint: str) -> None:
@@ -151,7 +151,7 @@ async def test_sides_of_too_many_ticks(site: Any) -> None:
 async def test_price_that_is_not_stored_says_what_there_is(site: Any) -> None:
     problem = await site.problem(path(broker="oanda", price="trade"))
     assert (problem["status"], problem["code"], problem["param"]) == (400, "invalid_parameter", "price")
-    assert "no trades of EURUSD are stored; there is oanda: mid" in problem["detail"]
+    assert "no trades of EURUSD are stored; available: oanda: mid" in problem["detail"]
 
 
 @pytest.mark.parametrize("where", ["/api", "/api/", "/api/nothing", "/api/candles/EURUSD", "/nothing"])
