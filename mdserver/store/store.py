@@ -66,7 +66,7 @@ class Store:
 
     async def candles_at(self, keys: Sequence[CandleKey]) -> dict[CandleKey, StoredCandle]:
         """Return those of these candles that exist, of any series and timeframe."""
-        return await self._read(lambda conn: read.candles_at(conn, keys))
+        return await self._read(lambda conn: read_candles.candles_at(conn, keys))
 
     async def side_candles(
         self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice
