@@ -2,14 +2,14 @@
 
 import functools
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import attrs
 import pytest
 import trio
 
 from mdserver.errors import Rejected, Unavailable
-from mdserver.model import Feed, OrderBook, Tick, Trade
+from mdserver.model import Feed, OrderBook, Record, Tick, Trade
 from mdserver.testing.binance import FakeBinance, FakeConnection
 from mdserver.testing.host import FakeHost
 from mdserver_binance import BinanceBroker, BinanceConfig
@@ -191,7 +191,7 @@ async def test_all_of_several_connections_lost_ends_the_session(
 async def test_connections_wait_for_the_venues_limit(venue: FakeBinance, start: Start) -> None:
     venue.rules.max_connects, venue.rules.connects_window_s = 2, 1.0
     host = FakeHost([Feed(f"S{n}", "tick") for n in range(6)])
-    await start(host, attrs.evolve(QUICK, connects=2, connects_s=1.0), max_streams=2)
+    await start(host, attrs.evolve(QUICK, connects=2, connects_s=1.5), max_streams=2)
     await host.wait_confirmed(host.demand.current())
     assert venue.attempts == 3
     assert not venue.past
@@ -665,3 +665,96 @@ async def test_sessions_one_after_the_other_tell_the_host_again(venue: FakeBinan
             await host.wait_confirmed([BTC])
             assert host.refused.keys() == {Feed("B@D", "tick")}
             nursery.cancel_scope.cancel()
+
+
+async def test_a_jump_of_trade_ids_is_a_hole_of_that_feed_with_its_size(
+    venue: FakeBinance, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    host = FakeHost([BTC, BTC_TRADES])
+    publish, gap = host.publish, host.gap
+
+    def note_batch(batch: Sequence[Record], *, received_us: int | None = None) -> None:
+        told.extend(record.trade_id for record in batch if isinstance(record, Trade))
+        publish(batch, received_us=received_us)
+
+    def note_gap(cause: str, feeds: Iterable[Feed] | None = None, size: int | None = None) -> None:
+        told.append((cause, set(feeds or ()), size))
+        gap(cause, feeds, size)
+
+    monkeypatch.setattr(host, "publish", note_batch)
+    monkeypatch.setattr(host, "gap", note_gap)
+    await start(host)
+    await host.wait_confirmed([BTC, BTC_TRADES])
+    made = [t.number for t in await venue.trade("BTCUSDT", 2)]
+    made += [t.number for t in await venue.trade("BTCUSDT", 2, skip_ids=3)]
+    await host.wait_until(lambda: len(told) == 5)
+    first, second, third, fourth = map(str, made)
+    assert told == [first, second, ("missed", {BTC_TRADES}, 3), third, fourth]
+
+
+async def test_ids_that_do_not_count_are_no_holes(venue: FakeBinance, start: Start) -> None:
+    """A relay may number in its own way; a trade that comes again is left out all the same."""
+    host = FakeHost([BTC_TRADES])
+    await start(host)
+    await host.wait_confirmed([BTC_TRADES])
+    for number in (10, 20, 30, 30, 40):
+        await venue.push("btcusdt@trade", trade(number))
+    await host.wait_records(4)
+    assert not host.gaps
+    assert host.ignored_kinds == {"repeated trade": 1}
+
+
+async def test_a_second_session_counts_ids_anew(venue: FakeBinance, nursery: trio.Nursery) -> None:
+    host = FakeHost([BTC_TRADES])
+    broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url), QUICK)
+    for expected in (2, 4):
+        ended = trio.Event()
+
+        async def session(ended: trio.Event = ended) -> None:
+            with pytest.raises(Unavailable):
+                await broker.run(host)
+            ended.set()
+
+        nursery.start_soon(session)
+        await venue.wait_subscribed("btcusdt@trade")
+        await venue.trade("BTCUSDT", 2, skip_ids=5)
+        await host.wait_records(expected)
+        venue.reset()
+        await ended.wait()
+    assert not host.gaps  # the end of a session is the host's to announce
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda venue: venue.disconnect(1008, "Pong timeout"), "1008 Pong timeout"),
+        (FakeBinance.hang_up, "without a close frame"),
+        (FakeBinance.reset_in_frame, "connection lost"),
+        (FakeBinance.go_dark, "nothing received for 1 s"),
+    ],
+)
+async def test_each_end_of_a_connection(
+    venue: FakeBinance, nursery: trio.Nursery, end: Callable[[FakeBinance], None], told: str
+) -> None:
+    host = FakeHost([BTC])
+
+    async def act() -> None:
+        await host.wait_confirmed([BTC])
+        end(venue)
+
+    nursery.start_soon(act)
+    with pytest.raises(Unavailable, match=told):
+        await run(venue, host, silence_s=1.0)
+
+
+async def test_a_slow_venue_loses_nothing_and_late_acks_are_acks(venue: FakeBinance, start: Start) -> None:
+    venue.rules.ack_delay_s = 0.3
+    host = FakeHost([BTC_TRADES])
+    await start(host)
+    await venue.wait_subscribed("btcusdt@trade")
+    venue.slow(50_000)
+    await venue.trade("BTCUSDT", 40)
+    await host.wait_confirmed([BTC_TRADES])
+    await host.wait_records(40)
+    assert not host.gaps
