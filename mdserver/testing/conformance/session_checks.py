@@ -52,7 +52,10 @@ async def lifecycle(case: Case, watch: SessionWatch) -> str:
 
 
 async def cancellation(case: Case, watch: SessionWatch) -> str:
-    """Cancelled at each of its steps a session ends at once, with nothing but Cancelled, and leaves nothing behind."""
+    """Cancelled at a step, a later one each time, a session ends at once, raises nothing and leaves nothing behind.
+
+    Every step up to the 16th, then in strides of an eighth, until the session serves what is wanted.
+    """
     steps, count, longest_s = 1, 0, 0.0
     async with case.open_venue() as venue:
         config = load_settings(case.plugin, case.settings(venue))
@@ -178,7 +181,7 @@ async def refusal(case: Case, watch: SessionWatch) -> str:
 
 
 async def nothing_behind(case: Case, watch: SessionWatch) -> str:
-    """Twenty sessions, half of them cut by the venue, leave neither tasks nor sockets."""
+    """Ten sessions, half of them cut by the venue, leave neither tasks nor sockets."""
     feeds = case.feeds()
     rounds = 5
     async with nothing_left("after all sessions"):
