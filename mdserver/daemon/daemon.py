@@ -157,7 +157,7 @@ class _Server:
             return ["the server is stopping"]
         whys = []
         if self.drain is not None and self.drain.away is not None:
-            whys.append("the database is away")
+            whys.append("the database is unavailable")
         if self.journal is not None and (refusal := self.journal.publish.refusal()) is not None:
             whys.append(f"records are not stored: {refusal}")
         return whys
@@ -168,11 +168,11 @@ def _announce(server: _Server, task_status: trio.TaskStatus[str]) -> None:
 
 
 def _reload() -> None:
-    _log.warning("SIGHUP: nothing was read again, this version takes a changed config at its next start")
+    _log.warning("SIGHUP received: the config is not reloaded, this version reads it only at the start")
 
 
 def _allow_open_files(connections: int) -> None:
-    """Raise the soft limit of open files as far as the hard one allows, and say if it is too low for connections."""
+    """Raise the soft limit of open files as far as the hard one allows; log if it is too low for the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + SPARE_FILES
     if soft == resource.RLIM_INFINITY:
@@ -182,12 +182,15 @@ def _allow_open_files(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if max(allowed, soft) < wanted:
         _log.warning(
-            "the limit of open files is below server.max_connections: raise it (ulimit -Hn) or lower that",
+            "the limit of open files is too low for server.max_connections: raise the hard limit (ulimit -Hn) or lower "
+            "max_connections",
             open_files=max(allowed, soft),
             max_connections=connections,
         )
 
 
 def _end_now() -> None:
-    _log.error("not stopped in time: ends now; what is not in the database waits in the journal")
+    _log.error(
+        "the server did not stop in time and is ended now: records that are not stored wait in the journal"
+    )
     os._exit(1)

@@ -68,7 +68,7 @@ async def keep_memory_in_bounds() -> None:
         freed = gc.collect()
         bound = _next_bound()
         _log.info(
-            "Memory had grown: collected garbage.",
+            "ran a full garbage collection, because memory had grown",
             objects=freed,
             ms=round((trio.current_time() - began) * 1000, 1),
             resident_mib=resident_bytes() >> 20,

@@ -1,9 +1,9 @@
-"""Who held the event loop: everything waits while a plugin computes or blocks, so that is reported by name.
+"""Report whatever blocks the event loop, by name: while a plugin computes or blocks, everything else waits.
 
-A task of the loop notes the time twenty times a second; a thread looks whether it does. Where it is late the thread
-looks at what the loop's thread is executing: the innermost frame of a plugin's package names the plugin, also of tasks
-that it started and of libraries that it called. A loop that waits for events is held by nobody: then the machine, or
-another process, was slow.
+A task of the loop records the time twenty times a second, and a thread checks that it does. If it is late, the thread
+inspects what the loop's thread is executing: the innermost frame of a plugin's package identifies the plugin, also in
+tasks that it started and libraries that it called. A loop that waits for events is not blocked: then the machine or
+another process was slow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["WatchdogPart"]
 
 BEAT_S = 0.05
 HELD_S = 0.25
-"""A loop that was held this long is reported."""
+"""A loop that was blocked for this long is reported."""
 
 SERVER = "server"
 _WAITING = "trio._core._io_"
@@ -68,7 +68,7 @@ class WatchdogPart(Part):
             self._end.set()
 
     def _watch(self) -> None:
-        """Look at the loop until the end, in a thread: the loop itself cannot when it is held."""
+        """Watch the loop until the end, in a thread: a blocked loop cannot watch itself."""
         reported_s = 0.0
         while not self._end.wait(BEAT_S):
             beat_s = self._beat_s
@@ -85,10 +85,14 @@ class WatchdogPart(Part):
         self._metrics.loop_held.labels(culprit).inc()
         rarely = self._rarely.setdefault(culprit, RarelyLogged(self._log))
         if culprit == SERVER:
-            rarely.warning("the event loop is held: everything waits", at=where, for_ms=round(HELD_S * 1000))
+            rarely.warning(
+                "the server blocks the event loop: all brokers and clients wait",
+                at=where,
+                for_ms=round(HELD_S * 1000),
+            )
         else:
             rarely.error(
-                "a plugin holds the event loop: everything waits",
+                "a plugin blocks the event loop: all brokers and clients wait",
                 plugin=culprit,
                 at=where,
                 for_ms=round(HELD_S * 1000),

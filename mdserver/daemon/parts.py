@@ -55,7 +55,7 @@ class _Running:
     has_started: bool = False
 
     def started(self, value: None = None) -> None:
-        """Take the part's word that it has started: this object is its ``task_status``."""
+        """Record that the part has started: this object is its ``task_status``."""
         self.has_started = True
         self.settled.set()
 
@@ -159,7 +159,7 @@ class Walk:
                     backoff.reset()
                 pause_s = backoff.next_s()
                 self._log.exception(
-                    "a part of the server failed: it is tried again, streaming goes on",
+                    "a part of the server failed and is started again; streaming goes on",
                     part=running.part.name,
                     again_in_s=round(pause_s, 1),
                     exc_info=group,
@@ -177,14 +177,16 @@ class Walk:
                 try:
                     await part.stop()
                 except* Exception as group:  # noqa: BLE001 - the other parts must be stopped too
-                    self._log.exception("a part did not stop in order", part=part.name, exc_info=group)
+                    self._log.exception(
+                        "a part of the server failed while stopping", part=part.name, exc_info=group
+                    )
         running.scope.cancel()
         with trio.move_on_after(part.stop_s) as deadline:
             await running.ended.wait()
         if deadline.cancelled_caught:
             self.stuck.append(part.name)
             self._log.error(
-                "a part does not end: the others are stopped without it",
+                "a part of the server does not stop in time: the others are stopped without waiting for it",
                 part=part.name,
                 waited_s=part.stop_s,
             )

@@ -17,8 +17,8 @@ import trio
 
 __all__ = ["watch_signals"]
 
-LOOK_EVERY_S = 5.0
-"""A terminal that has been gone for longer is not the reason of a SIGHUP."""
+CHECK_EVERY_S = 5.0
+"""A terminal that disappeared longer ago is not the reason for a SIGHUP."""
 
 _log = structlog.get_logger("mdserver")
 
@@ -32,16 +32,16 @@ async def watch_signals(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         while True:
             number = 0
-            with trio.move_on_after(LOOK_EVERY_S):
+            with trio.move_on_after(CHECK_EVERY_S):
                 number = await anext(signals)
             has_terminal = _has_terminal()
             terminal_closed, had_terminal = had_terminal and not has_terminal, has_terminal
             if number == signal.SIGHUP and not terminal_closed:
                 reload()
             elif number == signal.SIGHUP and outlives_terminal:
-                _log.info("the terminal was closed: the server goes on, as nohup wants it")
+                _log.info("the terminal was closed: the server goes on, because it was started under nohup")
             elif number and is_stopping():
-                _log.warning("second signal: ends at once", signal=number)
+                _log.warning("second signal: the server ends at once", signal=number)
                 os._exit(130)
             elif number:
                 _log.info(
@@ -52,7 +52,7 @@ async def watch_signals(
 
 
 def _has_terminal() -> bool:
-    """Tell whether this process has a terminal that is still there."""
+    """Return whether this process has a terminal that still exists."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError:

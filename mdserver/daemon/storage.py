@@ -31,7 +31,7 @@ from .parts import Part
 __all__ = ["DatabasePart", "DrainPart", "HousekeepingPart", "JournalPart", "LiveCandlesPart"]
 
 KNOWN_WAIT_S = 3.0
-"""How long the start waits for a database that is known and away."""
+"""How long the start waits for a known database that is unavailable."""
 DRAIN_S = 2.5
 
 _log = structlog.get_logger("mdserver")
@@ -108,7 +108,7 @@ class DatabasePart(Part):
         self.last_records = {topic: LastRecord(seq, 0) for topic, seq in known.seqs.items()}
         self.epoch = known.epoch
         _log.error(
-            "the database is away: streaming starts without it, records wait in the journal",
+            "the database is unavailable: streaming starts without it, records wait in the journal",
             database=where,
             error=self.away,
         )
@@ -125,7 +125,7 @@ class DatabasePart(Part):
                 opened = await opening.connect(0, accept=known.check)
             except Exception as error:  # noqa: BLE001 - whatever keeps us from it: streaming goes on
                 self.away = str(error)
-                rarely.error("the database is still away", error=self.away)
+                rarely.error("the database is still unavailable", error=self.away)
             else:
                 self.away = None
                 known.remember(opening.database.where, opened, {})
@@ -178,7 +178,7 @@ def _merge(one: Mapping[Topic, LastRecord], other: Mapping[Topic, LastRecord]) -
 
 
 class DrainPart(Part):
-    """From the journal into the database. Its trouble is not that of streaming: what is not stored stays journalled."""
+    """Moves records from the journal into the database. If it fails, streaming goes on and records stay journalled."""
 
     name = "storing"
     needed = False
@@ -201,7 +201,7 @@ class DrainPart(Part):
 
     @property
     def away(self) -> str | None:
-        """Why nothing can be stored just now, or None."""
+        """Why nothing can be stored at present, or None."""
         drain = self._drain
         silent = self._database.away or self._database.signs.away
         return silent or ("storing has failed" if drain is None else drain.away)
@@ -229,11 +229,11 @@ class DrainPart(Part):
             with trio.move_on_after(DRAIN_S - 0.1):
                 await self._drain.drain()
                 return
-        _log.warning("not all is in the database: the rest waits in the journal")
+        _log.warning("some records are not stored yet: they wait in the journal for the next start")
 
 
 class _RememberingStore:
-    """Writes into the store, and has the data folder remember how far the numbering is: see :mod:`.known_database`."""
+    """Writes to the store and records in the data folder which numbers are used: see :mod:`.known_database`."""
 
     def __init__(self, database: DatabasePart) -> None:
         self._store = database.store
@@ -251,7 +251,9 @@ class _RememberingStore:
                 await trio.to_thread.run_sync(known.cover, batch)
             except OSError as error:
                 self._rarely.error(
-                    "a start without the database would use sequence numbers a second time", error=str(error)
+                    "the used sequence numbers cannot be saved in the data folder: a start without the database would "
+                    "use some of them a second time",
+                    error=str(error),
                 )
         return written
 
@@ -271,7 +273,7 @@ class LiveCandlesPart(Part):
 
 
 class HousekeepingPart(Part):
-    """Partitions ahead, compression and retention, each hour. Its trouble is that of nobody else."""
+    """Partitions ahead, compression and retention, every hour. If it fails, nothing else is affected."""
 
     name = "housekeeping"
     needed = False

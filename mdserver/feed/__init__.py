@@ -1,1 +1,1 @@
-"""From a plugin to an accepted batch: sessions, demand, the host that a broker talks to, the check of its records."""
+"""From a plugin to an accepted batch: sessions, demand, the host that a broker uses, the check of its records."""

@@ -1,4 +1,4 @@
-"""What a broker talks to: checks, numbers and hands on its records."""
+"""The host that a broker uses: checks, numbers and passes on its records."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ class Host:
         """See :meth:`mdserver.plugin.BrokerHost.discard`."""
         self.last_event_s = time()
         self._metrics.discarded.labels(self.name).inc()
-        self._rarely.warning("message discarded", error=clean_text(str(error)))
+        self._rarely.warning("invalid message from the venue discarded", error=clean_text(str(error)))
 
     def ignored(self, what: str) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.ignored`."""
@@ -304,9 +304,7 @@ class Host:
     def _reject_unwanted(self, feed: Feed) -> None:
         """Count a record of a feed that was never wanted since the server started."""
         self._unwanted.inc()
-        self._rarely.warning(
-            "the broker sends records of feeds that nobody wants", feed=" ".join(feed).rstrip()
-        )
+        self._rarely.warning("records of a feed without subscribers discarded", feed=" ".join(feed).rstrip())
 
 
 def _label(text: str, known: set[str]) -> str:

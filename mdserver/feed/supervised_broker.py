@@ -133,7 +133,9 @@ class SupervisedBroker:
         with trio.move_on_after(STOP_TIMEOUT_S):
             await over.wait()
             return True
-        self.host.log.error("a broker does not stop: it restarts when it has", waited_s=STOP_TIMEOUT_S)
+        self.host.log.error(
+            "the broker does not stop in time: it is restarted once it has stopped", waited_s=STOP_TIMEOUT_S
+        )
         return False
 
     def reconfigure(self, make: Callable[[], Broker], backoff: Backoff) -> None:
@@ -167,11 +169,11 @@ class SupervisedBroker:
         wait_s = await self._one_session()
         await trio.lowlevel.checkpoint()  # one that shielded itself may have outlived the wish for it
         if wait_s is None:
-            self.host.log.error("broker given up", error=self.last_error)
+            self.host.log.error("broker failed for good: it is not connected again", error=self.last_error)
             self.give_up(self.last_error or "")
             await trio.sleep_forever()
             return
-        self.host.log.info("broker backs off", seconds=round(wait_s, 1), attempt=self.attempt)
+        self.host.log.info("broker reconnects after a pause", seconds=round(wait_s, 1), attempt=self.attempt)
         self._enter(State.BACKOFF, f"next attempt in {wait_s:.0f} s: {self.last_error}")
         await trio.sleep(wait_s)
 
@@ -231,7 +233,7 @@ class SupervisedBroker:
         """Count a session's end; return the pause before the next one, None to give up."""
         text = clean_text(str(error)) or type(error).__name__
         self._history.note_error(outcome, text)
-        self.host.log.warning("broker session over", outcome=outcome, error=text)
+        self.host.log.warning("broker session ended", outcome=outcome, error=text)
         if outcome == "rejected" or self._crashes_too_often():
             return None
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Unavailable) else None)

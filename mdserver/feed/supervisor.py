@@ -1,4 +1,4 @@
-"""All brokers: a registry to be asked each time, since brokers come and go while it runs."""
+"""The registry of all brokers. Look a broker up each time: brokers come and go while the server runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Supervisor:
         return [broker.snapshot() for broker in self._brokers.values()]
 
     def follow(self, joined: BrokerFollower, left: BrokerFollower) -> None:
-        """Call ``joined`` with each broker that there is and that comes, ``left`` with each that goes."""
+        """Call ``joined`` with each broker, present and future, and ``left`` with each that is removed."""
         self._followers.append((joined, left))
         for broker in self._brokers.values():
             joined(broker)
@@ -50,7 +50,7 @@ class Supervisor:
             self._start(broker, self._nursery)
 
     def arrange(self, names: Sequence[str]) -> None:
-        """Bring the brokers into this order, in which they are tried; those not named come last."""
+        """Put the brokers into this order of preference; those not named come last."""
         rank = {name: place for place, name in enumerate(names)}
         ordered = sorted(self._brokers.values(), key=lambda broker: rank.get(broker.name, len(rank)))
         self._brokers.clear()
@@ -72,7 +72,8 @@ class Supervisor:
         if ended is not None and not ended.is_set():
             broker.give_up(reason)
             broker.host.log.error(
-                "a broker does not stop: it stays until the server ends", waited_s=STOP_TIMEOUT_S
+                "the broker does not stop in time: it stays, as failed, until the server ends",
+                waited_s=STOP_TIMEOUT_S,
             )
             return False
         broker.leave()

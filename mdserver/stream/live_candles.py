@@ -250,7 +250,7 @@ class LiveCandles:
             try:
                 sent = await self._round()
             except StoreUnavailable as error:
-                self._rarely.warning("live candles wait: the database is away", error=str(error))
+                self._rarely.warning("live candles wait: the database is unavailable", error=str(error))
                 await trio.sleep(AWAY_PAUSE_S)
                 self._woken.set()
             else:

@@ -1,7 +1,7 @@
-"""The way of an accepted batch: to the journal first, then to the clients.
+"""Publish an accepted batch: to the journal first, then to the clients.
 
-Streaming never stops for the disk: when the journal is at its bound or the disk refuses, the records go out all the
-same, and that they are not stored is counted and said.
+Streaming never stops for the disk: if the journal is at its bound or the disk refuses a write, the records are streamed
+all the same; that they are not stored is counted and logged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..model import Gap, Published, Topic
 __all__ = ["Publisher"]
 
 NOT_STORING_S = 10.0
-"""For so long after a refused record :meth:`Publisher.refusal` tells of it."""
+"""For this long after a refused record :meth:`Publisher.refusal` reports it."""
 
 MAX_HOLES = 10_000
-"""Holes that wait for a journal that takes nothing: beyond it they are announced to clients and not recorded."""
+"""How many gaps wait for a journal that takes no writes; more are announced to clients, but not recorded."""
 
 _log = structlog.get_logger("mdserver")
 
@@ -48,11 +48,11 @@ class Publisher:
         self._holes: list[Published] = []
 
     def refusal(self) -> str | None:
-        """Return why records were not stored just now, or None."""
+        """Return why records were not journalled a moment ago, or None."""
         return self._why if time() - self._refused_s < NOT_STORING_S else None
 
     def __call__(self, batch: list[Published]) -> None:
-        """Journal a batch and hand it on; never raises for the disk."""
+        """Journal a batch and pass it on; never raises because of the disk."""
         try:
             if self._lost or self._holes:
                 self._append([*self._holes, *self._lost.values(), *batch])
@@ -66,15 +66,21 @@ class Publisher:
     def _note_refused(self, batch: list[Published], error: Exception) -> None:
         self._refused.inc(len(batch))
         self._refused_s, self._why = time(), str(error)
-        self._rarely.error("records are not stored", error=str(error))
+        self._rarely.error(
+            "records are streamed but not stored, because the journal cannot take them", error=str(error)
+        )
         self._note_lost(batch)
         try:
             self._cover(batch)
         except OSError as trouble:
-            self._rarely.error("a restart now would use sequence numbers a second time", error=str(trouble))
+            self._rarely.error(
+                "the used sequence numbers cannot be saved: a server that restarted now would use some of them a "
+                "second time, and clients would take its records for known ones",
+                error=str(trouble),
+            )
 
     def _note_lost(self, batch: list[Published]) -> None:
-        """Keep for the ledger, until the journal takes it, what was streamed and is not stored, and how much it is."""
+        """Keep one gap per topic, with the number of lost records, until the journal can take it."""
         for published in batch:
             topic, record = published.topic, published.record
             if type(record) is Gap:

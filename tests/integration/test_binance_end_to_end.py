@@ -155,7 +155,11 @@ async def test_garbage_from_the_venue_is_counted_and_the_stream_goes_on(folder: 
                 or ("messages_ignored_total" in line and not line.startswith("#"))
             )
             assert counted >= len(BAD)
-            warnings = [x for x in daemon.lines if x["event"] in ("message discarded", "record rejected")]
+            warnings = [
+                x
+                for x in daemon.lines
+                if x["event"] in ("invalid message from the venue discarded", "record rejected")
+            ]
             assert 1 <= len(warnings) <= 2
 
 

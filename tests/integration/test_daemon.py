@@ -334,7 +334,7 @@ async def test_a_plugin_that_will_not_stop_cannot_hold_up_the_end(stubborn: Path
     async with open_daemon(stubborn, before=HASTY) as daemon:
         with trio.fail_after(5):
             assert await daemon.stop(signal.SIGTERM) == 1
-        assert any("not stopped in time" in line["event"] for line in daemon.lines)
+        assert any("did not stop in time" in line["event"] for line in daemon.lines)
 
 
 async def test_a_second_signal_ends_at_once(stubborn: Path) -> None:

@@ -43,7 +43,7 @@ async def test_a_plugin_that_will_not_stop_leaves_the_database_stopped(
         database = psutil.Process(daemon.postgres_pid())
         with trio.fail_after(9):
             assert await daemon.stop(signal.SIGTERM) == 1
-        assert (await daemon.wait_log("a part does not end"))["part"] == "brokers"
+        assert (await daemon.wait_log("a part of the server does not stop in time"))["part"] == "brokers"
         assert not database.is_running()
     assert not list(folder.glob("data/postgres/cluster/postmaster.pid"))
 
@@ -64,7 +64,7 @@ async def test_a_plugin_that_blocks_is_named_while_it_does(
 ) -> None:
     config = with_odd(folder, monkeypatch, "await trio.sleep(1); time.sleep(1.5); await trio.sleep_forever()")
     async with open_daemon(config) as daemon:
-        line = await daemon.wait_log("a plugin holds the event loop")
+        line = await daemon.wait_log("a plugin blocks the event loop")
         assert line["plugin"] == "odd"
         assert line["at"].startswith("broken_odd.py:")
         assert 'mdserver_loop_held_total{by="odd"} 1.0' in (await daemon.get("/metrics")).text

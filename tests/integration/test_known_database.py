@@ -106,13 +106,13 @@ async def test_a_start_without_the_database_streams_and_stores_later(
     for _ in range(2):  # the numbers of the first run without a database must not come again either
         with trio.fail_after(15):
             async with open_daemon(config) as daemon:
-                await daemon.wait_log("the database is away: streaming starts without it")
+                await daemon.wait_log("the database is unavailable: streaming starts without it")
                 seqs = await stream(daemon.ws, 300)
                 assert seqs[0] > seen[-1]
                 assert await epoch_of(daemon.ws) == epoch
                 seen = [*seen, *seqs]
                 answer = await daemon.get("/health/ready")
-                assert (answer.status_code, "the database is away" in answer.text) == (503, True)
+                assert (answer.status_code, "the database is unavailable" in answer.text) == (503, True)
                 assert (await daemon.get("/api/metadata", symbol="EURUSD")).status_code == 503
                 daemon.process.send_signal(signal.SIGKILL)
                 await daemon.process.wait()
@@ -143,9 +143,11 @@ async def test_another_database_at_the_address_is_not_written_to(
     path = folder / "data" / "known_database" / "identity.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "identity": "7/another"}))
     async with open_daemon(config) as daemon, proxy.open():
-        line = await daemon.wait_log("the database is still away")
+        line = await daemon.wait_log("the database is still unavailable")
         while "another database answers" not in line["error"]:
-            line = await daemon.wait_log("the database is still away", after=daemon.lines.index(line) + 1)
+            line = await daemon.wait_log(
+                "the database is still unavailable", after=daemon.lines.index(line) + 1
+            )
         assert rows() == stored
         await stream(daemon.ws, 10)
 

@@ -241,7 +241,7 @@ def test_records_of_feeds_that_nobody_wants_are_counted_and_taken_nowhere() -> N
         told.host.publish([Tick(f"X{n}", T0, 1.1, 1.2) for n in range(1_000)])
     assert told.events == [1]
     assert told.value("records_unwanted_total", broker="x") == 1_002
-    assert [entry["event"] for entry in logs] == ["the broker sends records of feeds that nobody wants"]
+    assert [entry["event"] for entry in logs] == ["records of a feed without subscribers discarded"]
     assert len(list(told.host._all_lines())) == 1, "nothing is remembered of them"
     told.demand.hold(FEED)
     told.publish(5)

@@ -46,7 +46,7 @@ async def test_a_plugin_that_holds_the_loop_is_named(plugin: ModuleType, way: st
                 await trio.sleep(0.1)
                 vars(plugin)[way](0.6)
             nursery.cancel_scope.cancel()
-    told = [line for line in logs if "holds the event loop" in line["event"]]
+    told = [line for line in logs if "blocks the event loop" in line["event"]]
     assert [line["plugin"] for line in told] == ["venue"]  # once a minute
     assert told[0]["at"].endswith(f" {way}")
     assert metrics.registry.get_sample_value("mdserver_loop_held_total", {"by": "venue"}) == 2
@@ -61,4 +61,6 @@ async def test_the_server_itself_is_named_and_a_loop_that_waits_is_not() -> None
             assert metrics.registry.get_sample_value("mdserver_loop_held_total", {"by": "server"}) is None
             time.sleep(0.6)  # noqa: ASYNC251 - that is what is looked for
             nursery.cancel_scope.cancel()
-    assert [line["event"] for line in logs] == ["the event loop is held: everything waits"]
+    assert [line["event"] for line in logs] == [
+        "the server blocks the event loop: all brokers and clients wait"
+    ]
