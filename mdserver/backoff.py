@@ -1,4 +1,4 @@
-"""Growing pauses between attempts, spread at random so that many who wait do not come back at once. Pure."""
+"""Growing pauses between attempts, with full jitter so that many waiting clients do not return at once. Pure."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class Backoff:
         return max(pause_s, asked_s or 0.0)
 
     def reset(self) -> None:
-        """Begin with ``first_s`` again: the thing has worked."""
+        """Start again with ``first_s``: call it after a success."""
         self._bound_s = self.first_s

@@ -38,7 +38,7 @@ Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 
 QuotePrice: TypeAlias = Literal["mid", "bid", "ask"]
-"""What a tick counts with."""
+"""Which price of a tick a candle is made from."""
 
 FRACTIONS = 100_000_000
 """Hundred-millionths (the resolution of a volume) in one unit of size."""

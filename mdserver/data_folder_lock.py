@@ -1,4 +1,4 @@
-"""One server per data folder."""
+"""The lock that allows only one server per data folder."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class PluginError(MdserverError):
 
 
 class BadMessage(MdserverError):
-    """The remote side sent something that its own protocol does not allow. The message is skipped."""
+    """The remote side violated its own protocol. The message is skipped."""
 
 
 class Unavailable(MdserverError):
@@ -59,7 +59,7 @@ class Unavailable(MdserverError):
 
 
 class Rejected(MdserverError):
-    """The remote side refuses us for a reason that trying again does not change (credentials, location)."""
+    """The remote side refuses us for a reason that no retry changes (credentials, location)."""
 
 
 class StoreUnavailable(Unavailable):

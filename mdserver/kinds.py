@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Check(Protocol):
-    """The check of one topic's records; it may remember the ones before."""
+    """The check of one topic's records; it may remember earlier ones."""
 
     def fault(self, record: Any, /) -> str | None:
         """Return why a record cannot be true, as a metric's label, or None; its time was looked at before."""
@@ -158,14 +158,14 @@ def _no_check() -> Check:
 _GAP = Kind("gap", Gap, check=_no_check, wire=gap_wire, latest_wins=lambda _: False)
 
 BY_NAME: dict[RecordType, Kind] = {kind.name: kind for kind in _ROWS}
-"""The rows, by the name that clients use: what a broker may have."""
+"""The rows by the name that clients use: the kinds that a broker may have."""
 
 KINDS: dict[type, Kind] = {kind.struct: kind for kind in (*_ROWS, _GAP)}
-"""The rows, by the class of their records; gaps among them, since they go the same way."""
+"""The rows by the class of their records; gaps are among them, since they take the same path."""
 
 
 def default_variant(kind: RecordType) -> str:
-    """Return the variant of whoever names none."""
+    """Return the variant that applies if none is named."""
     row = BY_NAME.get(kind)
     return "" if row is None else row.default_variant
 

@@ -22,11 +22,11 @@ from .redact import HIDDEN, is_secret_name, redact
 __all__ = ["RarelyLogged", "get_logger", "set_up_logging"]
 
 _NOISY = ("psycopg.pool", "hypercorn.access", "httpx2", "httpcore2")
-"""Loggers of others that tell each step at INFO; shown from WARNING on unless we are debugging."""
+"""Other libraries' loggers that log each step at INFO; they are shown from WARNING on unless we are debugging."""
 
 
 def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Send all logging of the process to ``stream`` (standard error). May be called again with another config."""
+    """Send all logs of the process to ``stream`` (standard error). May be called again with another config."""
     stream = sys.stderr if stream is None else stream
     as_text = config.format == "text" or (config.format == "auto" and stream.isatty())
     shared: list[Processor] = [
@@ -77,7 +77,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 class RarelyLogged:
-    """Logs an event at most once in ``every_s`` seconds, with the number of those not logged in between.
+    """Logs an event at most once per ``every_s`` seconds, with the number of those suppressed in between.
 
     For what may happen with every record or request. The events are constants: each is remembered for good.
     """
@@ -158,7 +158,7 @@ def _fact(value: object) -> str:
 
 
 class _Redacted:
-    """Renders, then blots out what looks like a secret wherever it stands: in an event, an error, a traceback."""
+    """Renders, then hides whatever looks like a secret: in the event, an error, a traceback."""
 
     def __init__(self, render: Processor) -> None:
         self._render = render
@@ -172,7 +172,7 @@ def _redact_values(_logger: Any, _name: str, event: EventDict) -> EventDict:
 
 
 def _redacted(value: Any) -> Any:
-    """Blot out secrets at any depth; what JSON cannot hold becomes its repr."""
+    """Hide secrets at any depth; a value that JSON cannot represent becomes its repr."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):

@@ -38,7 +38,7 @@ _CURRENCIES = frozenset(
 
 
 def is_open(market: Market, hour_us: int) -> bool:
-    """Say whether there can be ticks in the hour that begins at ``hour_us`` (microseconds since the epoch).
+    """Return whether there can be ticks in the hour that begins at ``hour_us`` (microseconds since the epoch).
 
     Holidays count as open, and a ``session`` market counts as open in the whole week of foreign exchange:
     False is certain, True is not.
@@ -51,7 +51,7 @@ def is_open(market: Market, hour_us: int) -> bool:
 
 
 def market_of(symbol: str, record_type: str) -> Market:
-    """Guess from its name when a symbol is traded; ``session`` where that is unknown: only weekends are certain."""
+    """Guess from its name when a symbol is traded; ``session`` if unknown: only weekends are certain then."""
     base, quote = symbol[:3], symbol[3:]
     if base in _CURRENCIES and quote in _CURRENCIES:
         return "fx"
@@ -67,7 +67,7 @@ def open_hours(market: Market, from_us: int, to_us: int) -> list[int]:
 
 
 def trades_each_open_hour(market: Market) -> bool:
-    """Say whether an open hour without a tick is unusual: it is not where sessions differ by instrument."""
+    """Return whether an open hour without a tick is unusual: it is not if sessions differ by instrument."""
     return market != "session"
 
 

@@ -1,4 +1,4 @@
-"""What flows through the server: instruments, ticks, trades, order books, candles.
+"""The data that flow through the server: instruments, ticks, trades, order books, candles.
 
 Times are integer microseconds since the epoch, UTC (``time_us``): PostgreSQL's resolution, so what is stored
 equals what was streamed. Prices are floats: what a venue wrote survives a round trip up to 15 significant
@@ -42,13 +42,13 @@ US_PER_S = 1_000_000
 """Microseconds in a second."""
 
 RecordType: TypeAlias = str
-"""The name of a kind of record, such as ``tick``; :mod:`mdserver.kinds` lists all there are."""
+"""The name of a kind of record, such as ``tick``; :mod:`mdserver.kinds` lists all."""
 
 Side: TypeAlias = Literal["buy", "sell"]
 """The side of a trade's aggressor (taker)."""
 
 BookAction: TypeAlias = Literal["snapshot", "update"]
-"""Whether an order book replaces what went before or changes it."""
+"""Whether an order book record replaces the book or changes it."""
 
 Level: TypeAlias = tuple[float, float]
 """One price of an order book and the size there; in an update, size 0 takes the price out."""
@@ -106,7 +106,7 @@ class TickColumns(NamedTuple):
 
 @final
 class Trade(Struct, frozen=True, gc=False, array_like=True, tag="t"):
-    """An execution. ``side`` is the aggressor's; None where the venue does not say."""
+    """An execution. ``side`` is the aggressor's; None if the venue does not report it."""
 
     symbol: str
     time_us: int
@@ -195,7 +195,7 @@ class Gap(Struct, frozen=True, array_like=True, tag="g"):
 
     @property
     def time_us(self) -> int:
-        """Where it ends, as far as that is known."""
+        """Its end, as far as it is known."""
         return self.from_us if self.to_us is None else self.to_us
 
 

@@ -1,4 +1,4 @@
-"""An order book by price level, for plugins: snapshots and updates in, the best levels out. Pure.
+"""An order book by price level, for plugins: takes snapshots and updates, returns the best levels. Pure.
 
 A level is a tuple whose first item is the price and whose second is the size; what a plugin puts behind them (such
 as the digits that a checksum is made of) is kept and handed back. Which message may follow which, and what to do
@@ -39,7 +39,7 @@ class Book(Generic[LevelT]):
         self._asks = _Side[LevelT](1)
 
     def snapshot(self, bids: Iterable[LevelT], asks: Iterable[LevelT]) -> None:
-        """Replace everything by these levels, given in any order."""
+        """Replace all levels by these, given in any order."""
         self.clear()
         self.update(bids, asks)
 
@@ -83,7 +83,7 @@ class Book(Generic[LevelT]):
         return self._bids.top(n), self._asks.top(n)
 
     def checksum(self) -> int:
-        """Return the venue's checksum of the book as it is. Raises RuntimeError where the venue has none."""
+        """Return the venue's checksum of the current book. Raises RuntimeError if the venue has none."""
         if self._checksum is None:
             raise RuntimeError("this book was made without a checksum")
         return self._checksum(self)

@@ -1,4 +1,4 @@
-"""Files of our own state: opened without following links, and only if they are plain files of our own."""
+"""Open files of our own state: without following links, and only if they are plain files that we own."""
 
 from __future__ import annotations
 

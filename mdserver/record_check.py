@@ -1,4 +1,4 @@
-"""Which records cannot be true (pure).
+"""Check which records cannot be true. Pure.
 
 Records come from plugins, and nothing has looked at the types of their fields yet: one of the wrong type would spoil
 its whole batch in the journal. A price must be finite, above zero and below :data:`MAX_PRICE`. A jump by more than
@@ -33,7 +33,7 @@ __all__ = [
 
 MAX_PRICE = 1e12
 MAX_JUMP = 50.0
-"""Dearest and cheapest believable change between two records: a factor; wrong scales are off by 10 to 1,000."""
+"""The largest plausible factor, up or down, between two records' prices; a wrong scale is off by 10 to 1,000."""
 CONFIRMATIONS = 5
 
 MAX_AHEAD_US = 24 * 3600 * 1_000_000
@@ -54,7 +54,7 @@ _NUMBER_OR_NONE = _NUMBER | {type(None)}
 
 
 class _PriceBand:
-    """What prices are believed of a topic, from the ones before."""
+    """The plausible prices of a topic, learned from its earlier ones."""
 
     __slots__ = ("_high", "_low", "_strange", "_strange_level")
 
@@ -192,7 +192,7 @@ class CandleCheck(_PriceBand):
 
 
 def is_text(value: object, most_bytes: int) -> bool:
-    """Say whether a value is a text of at most so many bytes that can be written.
+    """Return whether a value is a text of at most so many bytes that can be written.
 
     Lone surrogates, as JSON may bring them, cannot be encoded; PostgreSQL holds no NUL.
     """

@@ -51,12 +51,12 @@ def hide_values(values: Iterable[str]) -> None:
 
 
 def _forms(value: str) -> set[str]:
-    """Return how a value may be written in a text."""
+    """Return the forms in which a value may occur in a text."""
     return {value, quote(value, safe=""), quote(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
 
 
 def is_secret_name(name: str) -> bool:
-    """Say whether a setting or log key with this name holds a secret (``api_key``, ``rest_token`` …)."""
+    """Return whether a setting or log key with this name holds a secret (``api_key``, ``rest_token`` …)."""
     return _SECRET_NAME.search(name) is not None
 
 

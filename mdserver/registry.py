@@ -81,7 +81,7 @@ def load_brokers(folders: Folders = ()) -> tuple[dict[str, BrokerPlugin], list[P
 
 
 def stand_in(problem: PluginProblem) -> BrokerPlugin:
-    """Return a plugin in place of one that cannot be used: its brokers are there, as failed, with the reason."""
+    """Return a stand-in for a plugin that cannot be used: its brokers are shown as failed, with the reason."""
 
     def refuse(_: object) -> NoReturn:
         raise Rejected(f"its plugin cannot be used: {problem}")
@@ -95,7 +95,7 @@ def command_names(folders: Folders = ()) -> list[str]:
 
 
 def load_command(name: str, folders: Folders = ()) -> CommandPlugin | PluginProblem | None:
-    """Return one command plugin, or why it cannot be used; None if there is none of this name.
+    """Return one command plugin, or why it cannot be used; None if no plugin has this name.
 
     Imports no other but those in ``folders``: the start of a command should not wait for what it does not need.
     Blocking.
@@ -111,7 +111,7 @@ def load_history(folders: Folders = ()) -> tuple[dict[str, HistoryPlugin], list[
 
 
 def installed_plugins(folders: Folders = ()) -> list[InstalledPlugin]:
-    """Return every plugin that there is, usable or not, by kind and name. Imports them; blocking."""
+    """Return every installed plugin, usable or not, by kind and name. Imports them; blocking."""
     brokers = _load("broker", BROKER_GROUP, BrokerPlugin, _check_broker, folders=folders)
     commands = _load("command", COMMAND_GROUP, CommandPlugin, _check_command, folders=folders)
     history = _load("history", HISTORY_GROUP, HistoryPlugin, _check_history, folders=folders)

@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455) as a client sees them, without I/O.
+"""Read and write WebSocket frames (RFC 6455) on a client's side, without I/O.
 
 A market data session is all small text frames from the server, so this reader does that one thing fast: it
 hands over every message that one read completed, and keeps control frames and faults aside. Extensions are
@@ -40,7 +40,7 @@ class Close(NamedTuple):
 
 
 class FrameReader:
-    """Turns a server's bytes into messages. Feed it anything, however cut: the messages are the same.
+    """Turns a server's bytes into messages, the same ones however the bytes are cut.
 
     After each :meth:`feed` look at ``ping`` (payload of the newest ping not yet taken), ``controls`` (number
     of control frames so far), ``close`` (the server's close frame) and ``failure`` (what the server did
@@ -77,7 +77,7 @@ class FrameReader:
         return messages
 
     def _parse(self, data: bytes, messages: list[bytes]) -> int:
-        """Append complete messages to ``messages`` and return how many bytes are dealt with."""
+        """Append complete messages to ``messages``; return how many bytes were consumed."""
         at = 0
         end = len(data)
         while end - at >= 2:

@@ -1,4 +1,4 @@
-"""Lines out of a stream of bytes, without I/O."""
+"""Split a stream of bytes into lines, without I/O."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LineReader:
 
     @property
     def held(self) -> int:
-        """Bytes of a line whose end has not come."""
+        """How many bytes of an incomplete line are held."""
         return len(self._held)
 
     def feed(self, data: bytes) -> list[bytes]:

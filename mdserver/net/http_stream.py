@@ -1,4 +1,4 @@
-"""A GET whose answer does not end: each read hands over what came, with a bound on silence."""
+"""A GET whose answer does not end: each read returns what was received, and silence is bounded."""
 
 from __future__ import annotations
 
