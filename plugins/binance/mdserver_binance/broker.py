@@ -76,7 +76,7 @@ class BinanceBroker:
         async with open_http(headers=HEADERS, max_connections=1) as http:
             rest = Rest(base, http, self._budget)
             async for batch in trades_between(rest, feed.symbol, self._config.trades, from_us, to_us):
-                yield batch
+                yield batch  # noqa: ASYNC119 - whoever iterates closes it, as the hook asks for
 
     async def _session(self, host: BrokerHost, task_status: trio.TaskStatus[None]) -> None:
         base = self._config.rest_base
