@@ -41,7 +41,7 @@ class DayCandles:
         self._days: OrderedDict[tuple[str, int], frozenset[int] | None] = OrderedDict()
 
     async def is_quiet(self, row: DukascopyInstrument, hour_us: int) -> bool | None:
-        """Say whether an hour had no ticks; None where the candles are not to be had, so that nothing is known."""
+        """Return whether an hour had no ticks; None if the day's candles cannot be fetched, so nothing is known."""
         day_us = hour_us // _DAY_US * _DAY_US
         key = row.symbol, day_us
         if key not in self._days:

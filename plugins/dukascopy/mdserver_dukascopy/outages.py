@@ -40,7 +40,7 @@ class Outages:
         self._why: dict[Service, str] = {}
 
     def turns(self) -> list[Turn]:
-        """Return whom to ask now, in order; all services, those that are down last."""
+        """Return all services in the order to ask them now; those that are down come last."""
         now = trio.current_time()
         up = [service for service in self._bases if service not in self._down_until]
         if not up:
@@ -62,7 +62,7 @@ class Outages:
         return self._why[service] if service in self._down_until else None
 
     def failed(self, service: Service, error: MdserverError) -> None:
-        """Note an outage; the operator is told of the first one, and of who is asked instead."""
+        """Record an outage; the first one is reported to the operator, with the service that is asked instead."""
         if service not in self._down_until:
             up = [self._bases[name] for name in self._bases if name not in {service, *self._down_until}]
             instead = f"; going on with {up[0]}" if up else ""
@@ -71,6 +71,6 @@ class Outages:
         self._down_until[service] = trio.current_time() + self._down_s
 
     def answered(self, service: Service) -> None:
-        """Note that the service works."""
+        """Record that the service works."""
         if self._down_until.pop(service, None) is not None:
             self._notice(f"{self._bases[service]} answers again")

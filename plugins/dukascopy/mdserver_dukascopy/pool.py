@@ -72,7 +72,9 @@ class PolitePool:
                     spent_s = trio.current_time() - started
                     if void() is not None or attempt >= attempts or spent_s + wait_s > self._config.give_up_s:
                         raise
-                    self._log.debug("will ask again", url=url, attempt=attempt, error=str(error))
+                    self._log.debug(
+                        "request failed, retried after a pause", url=url, attempt=attempt, error=str(error)
+                    )
                 await trio.sleep(wait_s)
                 attempt += 1
 
@@ -82,7 +84,7 @@ class PolitePool:
         asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
         if asked_s is None:
             return wait_s
-        # The service means all of us: nobody starts a request before.
+        # Retry-After applies to all requests: none starts before.
         patience_s = min(asked_s, self._config.give_up_s)
         self._next_start = max(self._next_start, trio.current_time() + patience_s)
         return max(wait_s, asked_s)

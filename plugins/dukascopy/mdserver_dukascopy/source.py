@@ -74,7 +74,7 @@ class DukascopySource:
         )
 
     def instrument(self, symbol: str) -> HistoryInstrument:
-        """Return what is known of a canonical symbol; Rejected for one of which nothing is, or no file on disk."""
+        """Return the instrument of a canonical symbol. Raises Rejected if it is unknown or has no file on disk."""
         row = self._instruments.find(symbol)
         folder = self._host.source_dir
         if folder is not None and not (folder / row.code).is_dir():
@@ -136,7 +136,7 @@ class DukascopySource:
         raise _combined(errors)
 
     async def _confirmed(self, denied: RawHour, row: DukascopyInstrument) -> RawHour:
-        """Look at the day's candles: they tell an hour without ticks from one that the service merely denies."""
+        """Check the day's candles: they show whether an hour had no ticks or the service only denies to have it."""
         if not denied.settled:
             return denied
         quiet = await self._day_candles.is_quiet(row, denied.hour_us)
@@ -177,14 +177,18 @@ class DukascopySource:
         return raw
 
     async def _keep(self, form: Format, row: DukascopyInstrument, raw: RawHour) -> None:
-        """Put what cannot change any more into the cache; 404 is left out, it may be a mistake of the server."""
+        """Write to the cache what can no longer change; not a 404, which may be a mistake of the server."""
         if self._cache is None or not raw.settled or raw.kind == "missing":
             return
         path = self._cache.path(form.name, form.path(row, raw.hour_us))
         try:
             await self._in_thread(self._cache.store, path, raw.body)
         except OSError as error:  # what was fetched is still good
-            self._host.log.warning("cannot keep a file", path=str(path), error=str(error))
+            self._host.log.warning(
+                "a fetched file cannot be written to the cache: it is fetched again next time",
+                path=str(path),
+                error=str(error),
+            )
 
     def _from_cache(self, kept: cache.Cache, row: DukascopyInstrument, hour_us: int) -> RawHour | None:
         for service, form in self._formats.items():
@@ -230,7 +234,7 @@ async def open_source(config: DukascopyConfig, host: HistoryHost) -> AsyncIterat
 
 
 def _from_folder(folder: Path, row: DukascopyInstrument, hour_us: int) -> RawHour:
-    """Read an hour from a folder in the datafeed's layout. A file that is not there proves nothing."""
+    """Read an hour from a folder in the datafeed's layout. A missing file proves nothing."""
     path = folder / codec.ticks_path(row.code, hour_us)
     body = cache.load(path)
     if body is not None:

@@ -1,4 +1,4 @@
-"""The broker: hands over the walks' steps by the clock, for whatever feeds are wanted."""
+"""The broker: publishes the walks' steps by the clock, for all wanted feeds."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MAX_CATCH_UP_S = 0.1
 """After a stall, at most this much of the missed time is made up for; the rest never happened."""
 
 MAX_TURN_S = 0.001
-"""Longest time without giving other tasks a turn."""
+"""The longest time without a checkpoint for other tasks."""
 
 _WELL_FORMED = re.compile(r"[A-Z0-9]{2,32}")
 
 
 class Pacer:
-    """Says how many records are due, without drift: by the time since the start, never by adding pauses."""
+    """Computes how many records are due, without drift: from the time since the start, never by adding pauses."""
 
     def __init__(self, rate: float, burst: int, now: float) -> None:
         """Start at ``now`` (seconds); ``rate`` in records/s, handed over in whole bursts."""
