@@ -120,10 +120,10 @@ class Walk:
     async def _start(self, part: Part, nursery: trio.Nursery) -> None:
         running = _Running(part)
         self._running.insert(0, running)
-        nursery.start_soon(self._keep, running)
+        nursery.start_soon(self._run_part, running)
         await running.settled.wait()
 
-    async def _keep(self, running: _Running) -> None:
+    async def _run_part(self, running: _Running) -> None:
         try:
             with running.scope:
                 if running.part.needed:

@@ -134,7 +134,7 @@ class BrokerDemand:
             del self._holders[feed], self._status[feed]
             self._reasons.pop(feed, None)
             self._touch()
-            self._tell([FeedChange(feed, "unwanted")])
+            self._notify([FeedChange(feed, "unwanted")])
 
     def status(self, feed: Feed) -> FeedStatus | None:
         """Return what the venue has said so far to a feed; None if nobody holds it."""
@@ -170,9 +170,9 @@ class BrokerDemand:
                 self._reasons.pop(feed, None)
         if changes:
             self._touch()
-            self._tell(changes)
+            self._notify(changes)
 
-    def _tell(self, changes: Sequence[FeedChange]) -> None:
+    def _notify(self, changes: Sequence[FeedChange]) -> None:
         for watcher in tuple(self._watchers):
             watcher(changes)
 

@@ -92,9 +92,9 @@ class Supervisor:
 
     def _start(self, broker: SupervisedBroker, nursery: trio.Nursery) -> None:
         scope, ended = self._runs[broker.name] = trio.CancelScope(), trio.Event()
-        nursery.start_soon(self._keep, broker, scope, ended)
+        nursery.start_soon(self._run_broker, broker, scope, ended)
 
-    async def _keep(self, broker: SupervisedBroker, scope: trio.CancelScope, ended: trio.Event) -> None:
+    async def _run_broker(self, broker: SupervisedBroker, scope: trio.CancelScope, ended: trio.Event) -> None:
         try:
             with scope:
                 await broker.run()
