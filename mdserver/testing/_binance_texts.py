@@ -16,6 +16,7 @@ __all__ = [
     "depth_update",
     "kline",
     "levels",
+    "mini_ticker",
     "partial_depth",
     "size",
     "ticker",
@@ -195,3 +196,9 @@ def ticker(market: FakeMarket, now_ms: int) -> dict[str, object]:
         "L": trades[-1].number,
         "n": len(trades),
     }
+
+
+def mini_ticker(market: FakeMarket, now_ms: int) -> dict[str, object]:
+    """Return the payload of ``@miniTicker``."""
+    full = ticker(market, now_ms)
+    return {name: full[name] for name in "Escohlvq"} | {"e": "24hrMiniTicker"}

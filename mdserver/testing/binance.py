@@ -171,8 +171,9 @@ class FakeBinance:
                 open_ms, trades = _binance_texts.candles(market, length_ms).popitem()
                 payload = _binance_texts.kline(market, interval, open_ms, trades, now_ms, closed=False)
                 await self.push(stream, payload)
-        if f"{name}@ticker" in streams:
-            await self.push(f"{name}@ticker", _binance_texts.ticker(market, now_ms))
+        for kind, make in (("ticker", _binance_texts.ticker), ("miniTicker", _binance_texts.mini_ticker)):
+            if f"{name}@{kind}" in streams:
+                await self.push(f"{name}@{kind}", make(market, now_ms))
 
     # -- faults of all connections ---------------------------------------------------------------------
 

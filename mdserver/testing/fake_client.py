@@ -136,8 +136,8 @@ class FakeClient:
             try:
                 self._protocol.receive_data(data)
                 events = list(self._protocol.events())
-            except wsproto.utilities.RemoteProtocolError:
-                return  # a client that talks nonsense is none of the test's concern
+            except (wsproto.utilities.RemoteProtocolError, wsproto.utilities.LocalProtocolError):
+                return  # a client that talks nonsense, or on after it closed, is none of the test's concern
             for event in events:
                 if isinstance(event, TextMessage | BytesMessage):
                     parts.append(_text(event))
