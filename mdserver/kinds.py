@@ -75,7 +75,8 @@ class Kind:
     by it. ``check`` makes the check of a topic. ``wire`` makes what is encoded for clients, given when the socket
     had the record. ``latest_wins``: whether a newer record of the topic takes the place of this one while a client
     is behind. ``variant`` tells apart the topics of one symbol; None: there is one; ``default_variant`` is that of
-    whoever names none. ``stored`` None: the number is kept, the record is not. No record is older than ``earliest_us``.
+    whoever names none. ``stored`` None: the number is kept, the record is not; else the wire form is the columns under
+    their names, for a replay is encoded by the database. No record is older than ``earliest_us``.
     """
 
     name: RecordType

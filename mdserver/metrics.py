@@ -98,6 +98,8 @@ class Metrics:
         self.client_errors = counter("client_errors", "Error messages sent to clients", "code")
         self.delivered = LoopCounter("mdserver_records_delivered", "Records handed to clients", registry)
         self.conflated = counter("records_conflated", "Ticks replaced by a newer one for a slow client")
+        self.replays = gauge("replays", "Replays of stored records to clients under way")
+        self.replayed = counter("records_replayed", "Stored records read for the replays of clients")
         self.connections_refused = counter(
             "connections_refused", "Connections over a bound, by bound", "bound"
         )

@@ -27,6 +27,7 @@ from ..stream.router import Router
 from ..web.server.tcp_server import open_listeners
 from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
+from .past_of_store import PastOfStore
 from .signals import watch_signals
 from .storage import DatabasePart, DrainPart, HousekeepingPart, JournalPart, LiveCandlesPart
 from .streaming import BrokersPart, MemoryPart, RouterPart, WebPart, sources_of
@@ -117,6 +118,7 @@ class _Server:
             router,
             metrics,
             store=lambda: None if self.database is None else self.database.store,
+            past=self._past,
             epoch=lambda: unstored if self.database is None else self.database.epoch,
             sources=partial(sources_of, config, plugins),
             ready=self._not_ready,
@@ -150,6 +152,12 @@ class _Server:
             away=lambda: None if self.drain is None else self.drain.away,
             grace_s=config.server.candle_grace_ms / 1000,
         )
+
+    def _past(self) -> PastOfStore | None:
+        """Return what replays read; asked when the database and the way into it have started."""
+        if self.database is None or self.drain is None:
+            return None
+        return PastOfStore(self.database.store, self.drain)
 
     def _not_ready(self) -> Sequence[str]:
         """Return why the server is not ready; not in detail, for that holds addresses, and is in the log."""

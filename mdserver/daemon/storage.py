@@ -223,6 +223,13 @@ class DrainPart(Part):
             self._drain = None
             raise
 
+    async def store_now(self) -> None:
+        """Return once all that is journalled now is stored. Raises :class:`StoreUnavailable` while that cannot be."""
+        away, drain = self.away, self._drain
+        if away is not None or drain is None:
+            raise StoreUnavailable(away or "storing has failed")
+        await drain.store_now()
+
     async def stop(self) -> None:
         """Store what is journalled, as far as the time allows."""
         if self._drain is not None:

@@ -22,6 +22,7 @@ from ..plugin import BrokerPlugin
 from ..store.store import Store
 from ..stream.live_candles import LiveCandles
 from ..stream.router import Router
+from ..stream.stored_past import StoredPast
 from ..web.access.access import Access
 from ..web.api.dependencies import Dependencies, SourceInfo
 from ..web.app import make_app
@@ -153,6 +154,7 @@ class WebPart(Part):
         *,
         store: Callable[[], Store | None],
         epoch: Callable[[], str],
+        past: Callable[[], StoredPast | None],
         sources: Callable[[], Sequence[SourceInfo]],
         ready: Callable[[], Sequence[str]],
         candles: LiveCandles | None,
@@ -167,6 +169,7 @@ class WebPart(Part):
         self._access = Access(config.server, metrics)
         self._store = store
         self._epoch = epoch
+        self._past = past
         self._sources = sources
         self._ready = ready
         self._end = trio.Event()
@@ -186,6 +189,7 @@ class WebPart(Part):
             epoch=self._epoch(),
             candles=self._candles,
             access=self._access,
+            past=self._past(),
         )
         try:
             async with trio.open_nursery() as nursery:

@@ -170,6 +170,17 @@ class Journal:
         total = sum(segment.end for segment in segments if segment.number >= number)
         return total - (offset if any(segment.number == number for segment in segments) else 0)
 
+    @property
+    def end(self) -> JournalPosition:
+        """The place behind all that was appended."""
+        newest = self._segments[-1]
+        return JournalPosition(newest.number, newest.end)
+
+    @property
+    def committed(self) -> JournalPosition:
+        """The place before which everything is stored."""
+        return self._committed
+
     def read(self, max_records: int, max_bytes: int = 1 << 62) -> tuple[list[Published], JournalPosition]:
         """Return records from the committed position on, in whole batches until a bound is reached, and their end.
 

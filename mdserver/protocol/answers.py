@@ -22,6 +22,7 @@ __all__ = [
     "hello",
     "notice",
     "pong",
+    "replay_complete",
     "status",
 ]
 
@@ -34,7 +35,10 @@ _encode = Encoder().encode
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
-    """What became of one symbol and type of a request; a name that cannot be served is as the client wrote it."""
+    """What became of one symbol and type of a request; a name that cannot be served is as the client wrote it.
+
+    ``recovered``: whether a ``since`` is served from just where it asked; else ``message`` says why not.
+    """
 
     broker: str | None
     symbol: str
@@ -43,6 +47,7 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     code: int | None = None
     message: str | None = None
     interval: str | None = None
+    recovered: bool | None = None
 
 
 class _Subscription(Struct, frozen=True, omit_defaults=True):
@@ -91,6 +96,13 @@ class _Heartbeat(Struct, frozen=True, tag_field="type", tag="heartbeat"):
 class _Notice(Struct, frozen=True, tag_field="type", tag="status"):
     state: str
     message: str
+
+
+class _ReplayComplete(Struct, frozen=True, tag_field="type", tag="status"):
+    id: RequestId | UnsetType
+    message: str
+    seqs: list[tuple[str, str, RecordType, int]]
+    time: float
 
 
 def _id(request_id: RequestId) -> RequestId | UnsetType:
@@ -163,3 +175,9 @@ def notice(state: str, message: str) -> bytes:
 def status(broker: str, state: str, message: str) -> bytes:
     """Frame a change of a broker's state."""
     return text_frame(_encode(_Status(broker, state, message)))
+
+
+def replay_complete(request_id: RequestId, seqs: Mapping[Topic, int], time_s: float) -> bytes:
+    """Frame the seam between a replay and what is live; ``seqs``: the last number of each topic that was replayed."""
+    rows = [(*topic[:3], seq) for topic, seq in seqs.items()]
+    return text_frame(_encode(_ReplayComplete(_id(request_id), "replay complete", rows, time_s)))

@@ -11,6 +11,7 @@ from msgspec import Struct
 from ..kinds import BY_NAME
 from ..model import TIMEFRAMES
 from ..symbols import canonical
+from .since import Since, SinceSeqs, parse_since
 
 __all__ = [
     "HEARTBEAT",
@@ -50,14 +51,15 @@ Selection: TypeAlias = Mapping[str, Fault | None]
 class Subscribe(Struct, frozen=True):
     """Start streams. ``broker`` None: each broker that has the symbol is tried in config order.
 
-    ``received``: records carry when the server's socket had them.
+    ``received``: records carry when the server's socket had them. ``since``: from where in the past; where it names
+    the topics itself, ``symbols`` may be empty: then those are meant.
     """
 
     id: RequestId
     symbols: Selection
     types: Selection
     broker: str | None
-    since: bool
+    since: Since | None
     received: bool = False
     interval: str = DEFAULT_INTERVAL
     snapshot: bool = False
@@ -159,13 +161,12 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
     match action:
         case "subscribe":
             types = _types(message) or {"tick": None}
-            symbols = _symbols(message) if "symbols" in message or set(types) != {HEARTBEAT} else {}
-            if not symbols and set(types) != {HEARTBEAT}:
+            since = _since(message)
+            unnamed = set(types) == {HEARTBEAT} or isinstance(since, SinceSeqs)
+            symbols = {} if unnamed and "symbols" not in message else _symbols(message)
+            if not symbols and not unnamed:
                 raise RequestError(400, "symbols: expected at least one symbol, got an empty list")
             snapshot = _flag(message, "snapshot")
-            since = message.get("since")
-            if since is not None and (isinstance(since, bool) or not isinstance(since, int | float | dict)):
-                raise RequestError(400, f'since: expected Unix seconds or {{"seq": n}}, got {_kind(since)}')
             received = _flag(message, "received")
             if snapshot and since is not None:
                 raise RequestError(
@@ -174,7 +175,7 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
             _check_placed(message, types)
             interval = _interval(message) or DEFAULT_INTERVAL
             return Subscribe(
-                request_id, symbols, types, _broker(message), since is not None, received, interval, snapshot
+                request_id, symbols, types, _broker(message), since, received, interval, snapshot
             )
         case "unsubscribe":
             symbols = _symbols(message) if "symbols" in message else {}
@@ -189,6 +190,15 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
             if not isinstance(message.get("key"), str):
                 raise RequestError(400, f"key: expected a string, got {_kind(message.get('key'))}")
             return Auth(request_id, message["key"])
+
+
+def _since(message: dict[str, Any]) -> Since | None:
+    if message.get("since") is None:
+        return None
+    try:
+        return parse_since(message["since"])
+    except ValueError as error:
+        raise RequestError(400, str(error)) from None
 
 
 def _symbols(message: dict[str, Any]) -> Selection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -13,6 +13,7 @@ from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
 from ..model import GapState, LastRecord, Published, RecordType, Topic
 from ..stream.live_candles import CandleKey, StoredCandle
+from ..stream.stored_past import Begin, Page, Start
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
 from .gap_ledger import GapRow, mark_gap, read_gaps
@@ -20,7 +21,7 @@ from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
 from .live.write_batch import SetAside, Written, write
-from .query import bid_ask_candles, read_candles
+from .query import bid_ask_candles, read_candles, replay_records
 from .query.read_candles import CandleColumns
 from .query.read_records import RecordPage, RowPosition, read_records
 from .series import SeriesInfo, list_series, read_last_records
@@ -134,6 +135,29 @@ class Store:
     async def mark_gap(self, gap_id: int, state: GapState) -> bool:
         """Set the state of a gap, such as filled from a history; return False if no gap has this id."""
         return await self._change(lambda conn: mark_gap(conn, gap_id, state))
+
+    async def replay_begins(self, starts: Mapping[Topic, Start]) -> dict[Topic, Begin]:
+        """Return where the replay of each topic begins."""
+
+        def work(conn: psycopg.Connection[Any]) -> dict[Topic, Begin]:
+            series = replay_records.series_of(conn, starts)
+            return {
+                topic: replay_records.begin(conn, series.get(topic), start) for topic, start in starts.items()
+            }
+
+        return await self._database.run(work, within_s=READ_S, one_state=True)
+
+    async def replay_series(self, topics: Collection[Topic]) -> dict[Topic, SeriesInfo]:
+        """Return the series of the topics that have one, as they stand."""
+        return await self._read(lambda conn: replay_records.series_of(conn, topics))
+
+    async def replay_page(self, series: SeriesInfo, after: int, limit: int, *, received: bool) -> Page:
+        """Return records of a series behind the number ``after``, at most ``limit``, as frames."""
+        return await self._database.run(
+            lambda conn: replay_records.read_page(conn, series, after, limit, received=received),
+            within_s=READ_S,
+            one_state=True,
+        )
 
     async def write(self, batch: Sequence[Published], set_aside: SetAside = lambda rejected: None) -> Written:
         """Store a batch in one transaction; records whose ``seq`` is stored already are skipped.

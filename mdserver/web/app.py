@@ -7,7 +7,9 @@ from functools import partial
 from ..config import ServerConfig
 from ..feed.supervisor import Supervisor
 from ..stream.live_candles import LiveCandles
+from ..stream.replay import Replays
 from ..stream.router import Router
+from ..stream.stored_past import StoredPast
 from .access.access import Access
 from .api.dependencies import Dependencies
 from .api.guard import guard
@@ -29,13 +31,14 @@ def make_app(
     config: ServerConfig,
     *,
     epoch: str,
+    past: StoredPast | None = None,
     candles: LiveCandles | None = None,
     access: Access | None = None,
 ) -> StreamingQuartTrio:
     """Compose the application.
 
-    ``epoch`` names the numbering of the records that it streams; without ``candles`` there are no live ones. ``access``
-    says who may come in, by default what the config says.
+    ``epoch`` names the numbering of the records that it streams; ``past`` is what is stored of them, None for nothing;
+    without ``candles`` there are no live ones. ``access`` says who may come in, by default what the config says.
     """
     access = access or Access(config, services.metrics)
     app = StreamingQuartTrio("mdserver")
@@ -47,6 +50,8 @@ def make_app(
         Session,
         brokers=supervisor.brokers,
         router=router,
+        replays=Replays(past, router, services.metrics),
+        epoch=epoch,
         holders=clients.subscribers,
         metrics=services.metrics,
         max_symbols=config.max_symbols,

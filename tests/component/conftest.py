@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ import trio
 from trio_websocket import WebSocketConnection, connect_websocket_url
 
 from mdserver.config import ServerConfig
-from mdserver.feed.broker_host import Host
+from mdserver.feed.broker_host import Emit, Host
 from mdserver.feed.demand import BrokerDemand
 from mdserver.feed.supervised_broker import SupervisedBroker
 from mdserver.feed.supervisor import Supervisor
@@ -23,6 +23,7 @@ from mdserver.metrics import Metrics
 from mdserver.model import Feed, Record
 from mdserver.plugin import BrokerHost, BrokerPlugin
 from mdserver.stream.router import Router
+from mdserver.stream.stored_past import StoredPast
 from mdserver.web.access.access import Access
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.app import make_app
@@ -93,13 +94,18 @@ class StreamServer:
 
 
 def make_supervised(
-    name: str, broker: ScriptedBroker, router: Router, metrics: Metrics, types: tuple = ("tick", "trade")
+    name: str,
+    broker: ScriptedBroker,
+    router: Router,
+    metrics: Metrics,
+    types: tuple = ("tick", "trade"),
+    emit: Emit | None = None,
 ) -> SupervisedBroker:
     demand = BrokerDemand()
     host = Host(
         name,
         demand,
-        emit=router.publish,
+        emit=emit or router.publish,
         last_records={},
         metrics=metrics,
         log=structlog.get_logger(),
@@ -115,13 +121,16 @@ async def open_stream_server(
     window_s: float = 0.0,
     types: tuple = ("tick", "trade"),
     services: dict[str, Any] | None = None,
+    storing: Callable[[Router, Metrics], tuple[Emit, StoredPast]] | None = None,
     **server: Any,
 ) -> AsyncIterator[StreamServer]:
     metrics = Metrics()
     router = Router(metrics, window_s)
+    emit, past = (router.publish, None) if storing is None else storing(router, metrics)
     scripted = {name: ScriptedBroker() for name in names}
     supervised = [
-        make_supervised(name, broker, router, metrics, types=types) for name, broker in scripted.items()
+        make_supervised(name, broker, router, metrics, types=types, emit=emit)
+        for name, broker in scripted.items()
     ]
     supervisor = Supervisor(supervised)
     config = ServerConfig(port=0, window_ms=window_s * 1000, **server)
@@ -143,6 +152,7 @@ async def open_stream_server(
         config,
         epoch=EPOCH,
         access=access,
+        past=past,
     )
     listeners = await open_listeners(["127.0.0.1"], 0)
     port = listeners[0].socket.getsockname()[1]

@@ -144,6 +144,32 @@ async def test_enough_rows_are_written_before_the_time_is_up(tmp_path: Path) -> 
     assert recorder.batches == [[1, 2, 3], [4]]
 
 
+async def test_storing_at_once_does_not_wait_for_company(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, _ = make_writer(journal, recorder, flush_s=60, flush_rows=1_000)
+        async with running(writer) as nursery:
+            with trio.fail_after(5):
+                await writer.store_now()  # nothing to store
+                for number in range(1, 20):
+                    journal.append(ticks(number))
+                    nursery.start_soon(writer.store_now)
+                    await writer.store_now()
+                    assert recorder.batches[-1][-1] == number
+
+
+async def test_storing_at_once_ends_when_the_database_is_away(tmp_path: Path) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        writer, _ = make_writer(journal, Recorder(fails=float("inf")), flush_s=60)
+        async with running(writer):
+            journal.append(ticks(1))
+            for _ in range(2):
+                with trio.fail_after(5), pytest.raises(StoreUnavailable, match="gone fishing"):
+                    await writer.store_now()
+        with trio.fail_after(5), pytest.raises(StoreUnavailable):
+            await writer.store_now()
+
+
 async def test_draining_stores_also_what_comes_meanwhile(tmp_path: Path) -> None:
     class Busy(Recorder):
         async def write(self, batch: Sequence[Published], set_aside: SetAside) -> Written:

@@ -91,6 +91,7 @@ def test_every_file_once_in_order(empty: Connection) -> None:
             "retention",
             "numbering",
             "gaps",
+            "seq_times",
         ),
     }
     for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):
@@ -283,6 +284,9 @@ def test_the_time_of_receipt_comes_to_a_database_with_records(database_url: str,
         assert "0008_received.sql" in migrate(conn)
         assert conn.execute(FILES).fetchall() == before, "no table of records was rewritten"
         assert conn.execute("select seq, bid, received from ticks").fetchall() == [(1, 1.1, None)]
+        # where the records of that time lie is found out once
+        spans = "select block, hour, first = last, first = '2024-03-05 00:00:00+00' from seq_times"
+        assert conn.execute(spans).fetchall() == [(0, 474_888, True, True)]
         assert conn.execute("select symbol, type, variant, last_seq from series").fetchall() == [
             ("EURUSD", "tick", "", 1)
         ]

@@ -41,6 +41,7 @@ LAYERS: tuple[str, ...] = (
     "store.pg_binary",
     "store.rows",
     "store.series",
+    "store.seq_times",
     "store.scan",
     "store.candle_table",
     "store.recompute_candles",

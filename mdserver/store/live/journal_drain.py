@@ -89,6 +89,9 @@ class JournalDrain:
         self._log = log
         self._rarely = RarelyLogged(log)
         self._aside: set[tuple[Topic, int]] = set()
+        self._hurried = 0
+        """How many wait for :meth:`store_now`."""
+        self._stepped = trio.Event()
         self._stopping = trio.Event()
         self._finished = trio.Event()
         metrics.journal_bytes.set_function(lambda: journal.size_bytes)
@@ -111,13 +114,14 @@ class JournalDrain:
                 seen = self._journal.appended
                 if not self._journal.pending_bytes:
                     await self._journal.wait_appended(seen + 1)
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and not self._hurried:
                     with trio.move_on_after(self._flush_s):
                         await self._journal.wait_appended(seen + self._flush_rows)
                 await self._flush()
             await self._flush()
         finally:
             self._finished.set()
+            self._step()
 
     async def drain(self) -> None:
         """Have :meth:`run` store all journalled records and end; return when it has.
@@ -129,6 +133,29 @@ class JournalDrain:
         self._journal.wake()
         await self._finished.wait()
 
+    async def store_now(self) -> None:
+        """Return once all that is journalled now is stored, without waiting for company.
+
+        Raises :class:`StoreUnavailable` while the database is away. Bound it with a cancel scope.
+        """
+        mark = self._journal.end
+        self._hurried += 1
+        try:
+            while self._journal.committed < mark and self._journal.pending_bytes:
+                if (away := self.away) is not None:
+                    raise StoreUnavailable(away)
+                if self._finished.is_set():
+                    raise StoreUnavailable("storing has ended")
+                self._journal.wake()
+                await self._stepped.wait()
+        finally:
+            self._hurried -= 1
+
+    def _step(self) -> None:
+        """Have those look again who wait for :meth:`store_now`."""
+        self._stepped.set()
+        self._stepped = trio.Event()
+
     async def _flush(self) -> None:
         """Store everything that is pending; give up only if stopping while the database is unavailable."""
         while self._journal.pending_bytes:
@@ -139,6 +166,7 @@ class JournalDrain:
             self._on_stored(records)
             # Only after the database's commit: a crash in between stores the batch a second time, and ``seq`` skips it.
             await trio.to_thread.run_sync(self._journal.commit, position)
+            self._step()
             if len(records) < self._flush_rows and not self._stopping.is_set():
                 break  # records that came meanwhile wait for the next flush
         if not self._journal.pending_bytes:
@@ -197,6 +225,7 @@ class JournalDrain:
             if self._away is None:
                 self._log.error("the database is unavailable: records wait in the journal", error=str(error))
             self._away = str(error)
+        self._step()
         cause = "unavailable" if isinstance(error, StoreUnavailable) else "set_aside"
         self._metrics.store_retries.labels(cause).inc()
 

@@ -25,6 +25,7 @@ from ..gap_ledger import write_gaps
 from ..pg_binary import Int4Array, Int8Array, TimeArray, to_postgres_us
 from ..recompute_candles import recompute
 from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault, topic_fault
+from ..seq_times import note_times
 from ..series import SeriesInfo, lock_series
 from ..tables.partitions import ensure_partitions
 
@@ -220,6 +221,7 @@ def _add_rows(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> int:
             in_order = rows.prices.time_us >= state.latest_us[rows.prices.series]
             _merge(conn, Prices._make(column[in_order] for column in rows.prices), state.ids)
     np.add(state.added, added, out=state.added)
+    note_times(conn, state.ids[place], rows.seq, rows.time_us)
     if late.any():
         place, time_us = place[late], rows.time_us[late]
         if rows.prices is not None:

@@ -76,6 +76,8 @@ _REMEMBER = """insert into retention as known (table_name, dropped_before) value
     on conflict (table_name) do update
         set dropped_before = greatest(known.dropped_before, excluded.dropped_before)"""
 
+_FORGET_TIMES = "delete from seq_times where series_id = any(%s) and last < %s"
+
 _POLICY = """select (config ->> 'compress_after')::interval from timescaledb_information.jobs
     where hypertable_schema = current_schema() and hypertable_name = %s and proc_name = 'policy_compression'"""
 
@@ -150,7 +152,9 @@ def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped
     except psycopg.errors.LockNotAvailable as error:
         raise _Busy(f"{part.name} was in use for more than {LOCK_WAIT}") from error
     correct = sql.SQL(_CORRECT).format(table=sql.Identifier(part.table))
-    conn.execute(correct, [[series for series, _ in counts], [count for _, count in counts]])
+    ids = [series for series, _ in counts]
+    conn.execute(correct, [ids, [count for _, count in counts]])
+    conn.execute(_FORGET_TIMES, [ids, part.end])
     conn.execute(_REMEMBER, [part.table, part.end])
     return Dropped(part.table, part.name, sum(count for _, count in counts))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from time import time
@@ -33,11 +33,14 @@ from ...protocol.requests import (
 )
 from ...protocol.server_frames import CloseCode, text_frame
 from ...stream.live_candles import LiveCandles
+from ...stream.replay import Replays
 from ...stream.router import Router
 from .candle_topics import CandleTopics
 from .first_frames import hole_frames, last_frames
 from .gate import AUTH_WITHIN_S, Gate
 from .heartbeats import HEARTBEAT
+from .resuming import Resuming, check_since, topic_of
+from .selection import selects, wanted
 from .sink import BaseSink
 from .subscribers import Subscribers
 
@@ -78,6 +81,8 @@ class Session:
         *,
         brokers: Mapping[str, SupervisedBroker],
         router: Router,
+        replays: Replays,
+        epoch: str,
         holders: Subscribers,
         metrics: Metrics,
         max_symbols: int,
@@ -102,6 +107,7 @@ class Session:
         """How many heartbeats the client has had; None: it wants none."""
         self._bad_in_a_row = 0
         self._spawn = spawn
+        self._resuming = Resuming(self, replays, epoch, spawn)
         self._turn = trio.Lock()
         self._deferred: deque[tuple[str, FeedChange]] = deque()
         self._gone = False
@@ -167,7 +173,7 @@ class Session:
 
     def holds(self) -> Mapping[Topic, object]:
         """Return the topics that the client holds."""
-        return self._topics
+        return self._live()
 
     @property
     def holds_candles(self) -> bool:
@@ -179,53 +185,58 @@ class Session:
     async def _subscribe(self, request: Subscribe) -> None:
         self._check_broker(request.broker)
         self.gate.permit("stream")
-        if request.since:
+        if request.since is not None:
             self.gate.permit("history")
+        check_since(request, time(), len(self._brokers))
         self._check_room(request)
         results: list[Outcome] = []
-        for symbol, symbol_fault in request.symbols.items():
-            for kind, type_fault in request.types.items():
-                if kind == HEARTBEAT.type:
-                    continue
-                results.append(self._subscribe_one(request, symbol, kind, symbol_fault or type_fault))
-                await _let_others_run(len(results))
+        for broker, symbol, kind, fault in wanted(request):
+            results.append(self._subscribe_one(request, broker, symbol, kind, fault))
+            await _let_others_run(len(results))
+        results, begin = await self._resuming.begin(request, results)
         if HEARTBEAT.type in request.types:
             self.beats = self.beats or 0
             results.append(Outcome(*HEARTBEAT[:3], "active"))
         if request.snapshot:
-            last = last_frames(results, self._router, self._candles, received=request.received)
-            if last:
-                self.sink.write(last)
+            self.sink.write(last_frames(results, self._router, self._candles, received=request.received))
         self._update_router()
         await self._ack(request.id, "subscribe", results)
         frame = as_snapshot if request.snapshot else frame_record
         forming = [frame(one, received=request.received) for one in self._candles.new_forming()]
-        if frames := b"".join([hole_frames(results, self._brokers), *forming]):
-            self.sink.write(frames)
-        if request.since:
-            self.complain(410, "since: no replay of history on this stream; live goes on", request.id)
+        live = [one for one in results if topic_of(one) not in self._resuming.topics]
+        self.sink.write(b"".join([hole_frames(live, self._brokers), *forming]))
+        begin()
+
+    def replay_ended(self, topics: Collection[Topic]) -> None:
+        """Have topics live that are replayed no more, and tell of the holes that they are in now."""
+        if not self._gone:
+            self._update_router()
+            self.sink.write(hole_frames([Outcome(*one[:3], "active") for one in topics], self._brokers))
 
     def _check_room(self, request: Subscribe) -> None:
         """Refuse what would exceed the bound; symbols that cannot be served take no room, but are answered too."""
-        served = {symbol for symbol, fault in request.symbols.items() if fault is None}
+        asked = {symbol: fault for _, symbol, _, fault in wanted(request)}
+        served = {symbol for symbol, fault in asked.items() if fault is None}
         most = self.gate.most_symbols(self._max_symbols)
-        if len(request.symbols) > most or len(self._symbols() | served) > most:
+        if len(asked) > most or len(self._symbols() | served) > most:
             raise RequestError(405, f"too many symbols: {most} allowed per client")
 
-    def _subscribe_one(self, request: Subscribe, symbol: str, kind: str, fault: Fault | None) -> Outcome:
+    def _subscribe_one(
+        self, request: Subscribe, name: str | None, symbol: str, kind: str, fault: Fault | None
+    ) -> Outcome:
         if fault is not None:
-            return self._faulty(request.broker, symbol, kind, fault)
+            return self._faulty(name, symbol, kind, fault)
         feed = Feed(symbol, kind, request.interval if kind == "candle" else default_variant(kind))
-        candidates = list(self._candidates(feed, request.broker))
+        candidates = list(self._candidates(feed, name))
         seen = [broker for broker in candidates if self.gate.may_see(broker.name, symbol)]
-        if not seen and not self.gate.may_see(request.broker, symbol):
-            forbidden = Fault(409, f"this key may not see {symbol} of {request.broker or 'any broker'}")
-            return self._faulty(request.broker, symbol, kind, forbidden)
+        if not seen and not self.gate.may_see(name, symbol):
+            forbidden = Fault(409, f"this key may not see {symbol} of {name or 'any broker'}")
+            return self._faulty(name, symbol, kind, forbidden)
         candidates = seen
         if not candidates:
-            return self._no_broker(feed, request.broker)
+            return self._no_broker(feed, name)
         if kind == "candle" and (why := self._candles.refusal(candidates[0].plugin)):
-            return self._faulty(request.broker, symbol, kind, Fault(410, why))
+            return self._faulty(name, symbol, kind, Fault(410, why))
         held = [broker for broker in candidates if Topic(broker.name, *feed) in self._topics]
         return self._hold(request.id, feed, held or candidates, received=request.received)
 
@@ -327,7 +338,7 @@ class Session:
         self._check_broker(request.broker)
         if len(request.symbols) > self._max_symbols:
             raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client")
-        gone = [topic for topic in self._topics if _selects(request, topic)]
+        gone = [topic for topic in self._topics if selects(request, topic)]
         for number, topic in enumerate(gone):
             self._let_go(topic)
             await _let_others_run(number)
@@ -405,7 +416,7 @@ class Session:
 
     def _no_broker(self, feed: Feed, name: str | None) -> Outcome:
         self._metrics.client_errors.labels("408").inc()
-        asked = [self._brokers[name]] if name else list(self._brokers.values())
+        asked = [broker for broker in self._brokers.values() if name in (None, broker.name)]
         whys = []
         for broker in asked:
             if broker.state == "failed":
@@ -414,7 +425,8 @@ class Session:
                 whys.append(f"{broker.name} has {', '.join(broker.plugin.types)}")
             else:
                 whys.append(f"{broker.name} has no such symbol")
-        why = "; ".join(whys) or "no broker is configured"
+        known = ", ".join(self._brokers) or "none"
+        why = "; ".join(whys) or f"no such broker; there are: {known}"
         return Outcome(name, *feed[:2], "error", 408, f"no {feed.type} of {feed.symbol}: {why}")
 
     def _check_broker(self, name: str | None) -> None:
@@ -427,6 +439,7 @@ class Session:
 
     def _let_go(self, topic: Topic) -> None:
         del self._topics[topic]
+        self._resuming.drop(topic)
         source = self._candles.release(topic)
         if not self._holds_from(source):
             self._holders.discard(source, self)
@@ -440,8 +453,16 @@ class Session:
         return (*self._topics, HEARTBEAT) if self.beats is not None else tuple(self._topics)
 
     def _update_router(self) -> None:
-        received = [topic for topic, hold in self._topics.items() if hold.received]
-        self._router.set_topics(self.sink, self._topics, received)
+        live = self._live()
+        self._router.set_topics(self.sink, live, (topic for topic, hold in live.items() if hold.received))
+
+    def _live(self) -> dict[Topic, _Hold]:
+        replayed = self._resuming.topics
+        return (
+            {one: hold for one, hold in self._topics.items() if one not in replayed}
+            if replayed
+            else self._topics
+        )
 
     async def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
         if len(results) + len(self._topics) <= SLICE:
@@ -452,16 +473,6 @@ class Session:
             pieces.append(piece)
             await trio.lowlevel.checkpoint()
         self.sink.write(text_frame(b"".join(pieces)))
-
-
-def _selects(request: Unsubscribe, topic: Topic) -> bool:
-    """Whether a request means a topic; a list that was given without one good name means none."""
-    return (
-        (not request.symbols or topic.symbol in request.symbols)
-        and (not request.types or topic.type in request.types)
-        and request.broker in (None, topic.broker)
-        and (topic.type != "candle" or request.interval in (None, topic.variant))
-    )
 
 
 def _outcome(

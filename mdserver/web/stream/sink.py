@@ -85,7 +85,7 @@ class BaseSink:
 
     def write(self, frames: bytes) -> None:
         """Send whole frames; what does not go out at once is parked. Never blocks, never raises."""
-        if not self.muted:
+        if frames and not self.muted:
             self._enqueue(frames)
 
     def offer(self, published: Published, frame: bytes) -> None:

@@ -1,0 +1,199 @@
+"""The replays of one client: what its ``since`` means for each topic, and when the topics become live."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from time import time
+from typing import Protocol
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from ...errors import StoreUnavailable
+from ...kinds import BY_NAME
+from ...model import US_PER_S, Topic
+from ...protocol import answers
+from ...protocol.answers import Outcome
+from ...protocol.requests import RequestError, RequestId, Subscribe
+from ...protocol.server_frames import CloseCode
+from ...protocol.since import Since, SinceSeq, SinceTime
+from ...stream.replay import Replay, Replays
+from ...stream.stored_past import After, FromTime, Start
+from .sink import BaseSink
+
+__all__ = ["Client", "Resuming", "check_since", "topic_of"]
+
+AT_ONCE = 4
+"""Replays of one client under way; further requests wait for their turn."""
+
+MAX_AHEAD_S = 60
+"""A client's clock may be ahead of ours by so much."""
+
+_log = structlog.get_logger("mdserver.web")
+
+
+class Client(Protocol):
+    """The session, as its replays see it."""
+
+    @property
+    def sink(self) -> BaseSink:
+        """The write side."""
+        ...
+
+    def complain(self, code: int, message: str, request_id: RequestId = None) -> None:
+        """Send an error."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Have the connection closed."""
+        ...
+
+    def replay_ended(self, topics: Collection[Topic]) -> None:
+        """Have topics live that are replayed no more."""
+        ...
+
+
+class Resuming:
+    """What is replayed to one client. ``topics`` are not live for it until then."""
+
+    def __init__(
+        self,
+        client: Client,
+        replays: Replays,
+        epoch: str,
+        spawn: Callable[[Callable[[], Awaitable[None]]], object],
+    ) -> None:
+        self.topics: dict[Topic, Replay] = {}
+        self._client = client
+        self._replays = replays
+        self._epoch = epoch
+        self._spawn = spawn
+        self._turns: trio.CapacityLimiter | None = None  # nearly no client ever asks for the past
+
+    def drop(self, topic: Topic) -> None:
+        """Replay a topic no more: it was unsubscribed, or is asked for anew."""
+        replay = self.topics.pop(topic, None)
+        if replay is not None:
+            replay.after.pop(topic, None)
+
+    async def begin(
+        self, request: Subscribe, results: list[Outcome]
+    ) -> tuple[list[Outcome], Callable[[], None]]:
+        """Find out where each topic of a request begins.
+
+        Returns the results of its answer, and what starts the replay: call it when the answer is written; the topics
+        are taken out of what is live by then. Where the past is not available, the client is told so by an error
+        behind its answer, and the topics stay as they are.
+        """
+        request_id, since = request.id, request.since
+        if since is None:
+            return results, lambda: None
+        starts, why = _starts(since, results, self._epoch)
+        try:
+            begins = await self._replays.begins(starts) if starts else {}
+        except StoreUnavailable as error:
+            unavailable = partial(self._unavailable, request_id, str(error))
+            return [_told(one, None, why) for one in results], unavailable
+        missing = {topic: begin.missing for topic, begin in begins.items()}
+        told = [_told(one, missing, why) for one in results]
+        after = {topic: begin.after for topic, begin in begins.items()}
+        for topic in after:
+            self.drop(topic)
+        if not after:
+            return told, lambda: None
+        received = after if request.received else ()
+        replay = Replay(self._replays, self._client.sink, after, received, partial(self._on_live, request_id))
+        self.topics |= dict.fromkeys(after, replay)
+
+        def start() -> None:
+            self._spawn(partial(self._run, replay, request_id))
+
+        return told, start
+
+    def _unavailable(self, request_id: RequestId, why: str) -> None:
+        self._client.complain(410, f"since: history is not available, live goes on: {why}", request_id)
+
+    async def _run(self, replay: Replay, request_id: RequestId) -> None:
+        if self._turns is None:
+            self._turns = trio.CapacityLimiter(AT_ONCE)
+        try:
+            async with self._turns:
+                await replay.run()
+        except StoreUnavailable as error:
+            self._let_go(replay)
+            self._unavailable(request_id, f"the replay ends before its end: {error}")
+        except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
+            _log.exception("A replay failed")
+            self._client.complain(500, "internal error", request_id)
+            self._client.close(CloseCode.INTERNAL, "internal error")
+
+    def _on_live(self, request_id: RequestId, replay: Replay) -> None:
+        self._client.sink.write(answers.replay_complete(request_id, replay.after, time()))
+        self._let_go(replay)
+
+    def _let_go(self, replay: Replay) -> None:
+        for topic in replay.after:
+            del self.topics[topic]
+        self._client.replay_ended(replay.after.keys())
+
+
+def topic_of(outcome: Outcome) -> Topic:
+    """Return the topic of a result, of a kind without variants."""
+    return Topic(outcome.broker or "", outcome.symbol, outcome.type)
+
+
+def _starts(
+    since: Since, results: Sequence[Outcome], epoch: str
+) -> tuple[dict[Topic, Start], dict[Topic, str]]:
+    """Return where the topics of a request are to begin, and why some cannot begin where they were asked to."""
+    starts: dict[Topic, Start] = {}
+    why: dict[Topic, str] = {}
+    for outcome in results:
+        topic = topic_of(outcome)
+        if outcome.status not in ("active", "pending"):
+            continue
+        if BY_NAME[topic.type].stored is None:
+            why[topic] = f"records of the type {topic.type} are not stored: live only"
+        elif isinstance(since, SinceTime):
+            starts[topic] = FromTime(since.time_us)
+        elif isinstance(since, SinceSeq):
+            starts[topic] = After(since.seq)
+        elif topic in since.seqs:
+            starts[topic] = After(since.seqs[topic])
+            if since.epoch != epoch:
+                starts[topic] = After(0)
+                why[topic] = f"another epoch: numbers began anew with {epoch}; from the oldest there is"
+    return starts, why
+
+
+def _told(outcome: Outcome, missing: Mapping[Topic, str | None] | None, why: Mapping[Topic, str]) -> Outcome:
+    """Return a result with what became of its ``since``; ``missing`` None: the past is not available."""
+    topic = topic_of(outcome)
+    if topic in why:
+        return replace(outcome, recovered=False, message=why[topic])
+    if missing is None:
+        return outcome
+    if topic not in missing:
+        return outcome
+    if missing[topic] is None:
+        return replace(outcome, recovered=True)
+    return replace(outcome, recovered=False, message=missing[topic])
+
+
+def check_since(request: Subscribe, now_s: float, brokers: int) -> None:
+    """Raise :class:`RequestError` for a time to come, and for a number that may be that of several topics."""
+    since = request.since
+    if isinstance(since, SinceTime) and since.time_us > (now_s + MAX_AHEAD_S) * US_PER_S:
+        since_s = since.time_us / US_PER_S
+        raise RequestError(
+            400, f"since: {since_s:.17g} lies in the future; the server's clock is at {now_s:.0f}"
+        )
+    one = len(request.symbols) == len(request.types) == 1 and (request.broker is not None or brokers == 1)
+    if isinstance(since, SinceSeq) and not one:
+        raise RequestError(
+            400,
+            'since: {"seq": n} is of one symbol and type of one broker; for several topics give '
+            '{"epoch": "…", "seqs": [[broker, symbol, type, seq], …]}',
+        )

@@ -1,0 +1,377 @@
+"""``since``: from any point of the past into live, over real sockets and from a real database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from mdserver.errors import StoreUnavailable
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
+from mdserver.stream import replay as replay_module
+from tests.component.conftest import EPOCH, open_stream_server
+from tests.component.test_slow_clients import open_raw
+
+from .storing_server import T0_S, StoringServer, open_client, open_storing_server, record, seqs_until
+
+
+async def ended(server: StoringServer) -> None:
+    """Wait until no replay is under way."""
+    with trio.fail_after(5):
+        while server.stream.value("replays"):  # noqa: ASYNC110 - a gauge has no event
+            await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("window_s", [0.0, 0.005])
+async def test_nothing_is_missing_and_nothing_twice_while_live_goes_on(
+    database: Database, tmp_path: Path, window_s: float
+) -> None:
+    async with open_storing_server(database, tmp_path, window_s=window_s) as server:
+        server.publish(20_000)
+        async with trio.open_nursery() as nursery, open_client(server.stream.url) as client:
+            nursery.start_soon(server.publish_on, 5_000)
+            ack = await client.subscribe("EURUSD", since={"seq": 7}, broker="one", id=5)
+            (result,) = ack["results"]
+            assert (result["status"], result["recovered"], ack["id"]) == ("active", True, 5)
+            seqs = []
+            while "seq" in (complete := await client.get()):
+                seqs.append(complete["seq"])
+            seqs += (await seqs_until(client, seqs[-1] + 500))[0]
+            assert seqs == list(range(8, seqs[-1] + 1))
+            assert (complete["type"], complete["message"], complete["id"]) == ("status", "replay complete", 5)
+            ((*topic, last),) = complete["seqs"]
+            assert topic == ["one", "EURUSD", "tick"]
+            assert 20_000 <= last < seqs[-1]
+            nursery.cancel_scope.cancel()
+    assert server.stream.value("records_replayed_total") >= 19_993
+
+
+async def test_by_time_it_begins_with_the_first_record_of_that_time(
+    database: Database, tmp_path: Path
+) -> None:
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        server.publish(100)
+        for since, first in ((T0_S + 0.05, 50), (T0_S + 0.0501, 51), (0, 1), (T0_S + 0.1, 100)):
+            ack = await client.subscribe("EURUSD", since=since)  # again and again on one connection
+            assert ack["results"][0]["recovered"] is True
+            seqs, _ = await seqs_until(client, 100)
+            assert seqs == list(range(first, 101))
+            assert (await client.get())["message"] == "replay complete"
+        ack = await client.subscribe("EURUSD", since=T0_S + 1)  # nothing is so new
+        assert ack["results"][0]["recovered"] is True
+        assert (await client.get())["message"] == "replay complete"
+        server.publish(1)
+        assert (await client.get())["seq"] == 101
+
+
+async def test_many_topics_are_resumed_by_one_request(database: Database, tmp_path: Path) -> None:
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        symbols = [f"S{n}" for n in range(40)]
+        for number, symbol in enumerate(symbols):
+            server.publish(10 + number, symbol)
+        server.publish(10, "S3", "trade")
+        rows = [["one", symbol, "tick", 5] for symbol in symbols]
+        rows += [
+            ["one", "S3", "trade", 10],
+            ["two", "S3", "tick", 1],
+            ["one", "S3", "x", 1],
+            ["one", "", "tick", 1],
+        ]
+        ack = await client.ask({"action": "subscribe", "since": {"epoch": EPOCH, "seqs": rows}})
+        by_topic = {(r["broker"], r["symbol"], r["type"]): r for r in ack["results"]}
+        assert len(by_topic) == 44
+        assert all(by_topic["one", symbol, "tick"]["recovered"] for symbol in symbols)
+        assert by_topic["one", "S3", "trade"]["recovered"] is True
+        for broker, symbol, kind in (("two", "S3", "tick"), ("one", "S3", "x"), ("one", "", "tick")):
+            assert by_topic[broker, symbol, kind]["code"] == 408
+        assert len(ack["subscriptions"]) == 41
+        got: dict[tuple[str, str], list[int]] = {}
+        while (message := await client.get())["type"] != "status":
+            got.setdefault((message["symbol"], message["type"]), []).append(message["seq"])
+        assert got == {(s, "tick"): list(range(6, 11 + n)) for n, s in enumerate(symbols)}
+        assert sorted(message["seqs"])[3] == ["one", "S11", "tick", 21]
+        server.publish(1, "S3", "trade")
+        assert (await client.get())["seq"] == 11
+
+
+async def test_numbers_of_another_epoch_mean_nothing(database: Database, tmp_path: Path) -> None:
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        server.publish(10)
+        since = {"epoch": "other", "seqs": [["one", "EURUSD", "tick", 1_000]]}
+        ack = await client.subscribe("EURUSD", since=since)
+        (result,) = ack["results"]
+        assert (result["status"], result["recovered"]) == ("active", False)
+        assert "another epoch" in result["message"]
+        assert (await seqs_until(client, 10))[0] == list(range(1, 11))
+
+
+async def test_what_cannot_be_recovered_is_said(database: Database, tmp_path: Path) -> None:
+    async with (
+        open_storing_server(database, tmp_path, types=("tick", "orderbook")) as server,
+        open_client(server.stream.url) as client,
+    ):
+        server.publish(10)
+        ack = await client.subscribe("EURUSD", broker="one", since={"seq": 11})
+        assert ack["results"][0]["recovered"] is False
+        assert "11 is above 10" in ack["results"][0]["message"]
+        assert (await client.get())["message"] == "replay complete"
+        server.publish(2)
+        assert [(await client.get())["seq"] for _ in range(2)] == [11, 12]
+        await database.run(lambda conn: conn.execute("delete from ticks where seq < 5"))
+        ack = await client.subscribe("EURUSD", broker="one", since={"seq": 2})
+        assert ack["results"][0]["message"] == "the records 3 to 4 are not stored: from the oldest there is"
+        assert (await seqs_until(client, 12))[0] == list(range(5, 13))
+        await client.get()
+        ack = await client.subscribe("EURUSD", types=["orderbook"], since=0)
+        assert ack["results"][0]["recovered"] is False
+        assert "not stored" in ack["results"][0]["message"]
+
+
+BAD = [
+    (-1, "from 0 on, got -1"),
+    (1_710_918_000_000, "milliseconds"),
+    (10**300, "milliseconds"),
+    (99_999_999_999, "in the future"),
+    ("yesterday", "expected Unix seconds"),
+    (True, "expected Unix seconds"),
+    ([], "expected Unix seconds"),
+    ({}, "an empty object"),
+    ({"seq": "7"}, "since.seq: expected a whole number"),
+    ({"seq": -1}, "since.seq: expected a whole number"),
+    ({"seq": 1.5}, "since.seq: expected a whole number"),
+    ({"seq": 2**63}, "since.seq: expected a whole number"),
+    ({"seq": 1, "epoch": "x"}, "found epoch, seq"),
+    ({"epoch": 5, "seqs": [["one", "EURUSD", "tick", 1]]}, "since.epoch: expected a string"),
+    ({"epoch": "x", "seqs": []}, "since.seqs: expected a list"),
+    ({"epoch": "x", "seqs": [["one", "EURUSD", "tick"]]}, "since.seqs[0]: expected [broker"),
+    ({"epoch": "x", "seqs": [["one", "EURUSD", "tick", None]]}, "since.seqs[0]: expected a whole number"),
+    (
+        {"epoch": "x", "seqs": [["one", "EURUSD", "tick", 1]] * 2},
+        "since.seqs[1]: one EURUSD tick is there twice",
+    ),
+]
+
+
+@pytest.mark.parametrize(("since", "message"), BAD, ids=[text for _, text in BAD])
+async def test_a_since_that_cannot_be_is_named(since: Any, message: str) -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        answer = await client.ask(
+            {"action": "subscribe", "symbols": ["EURUSD"], "since": since, "id": 3, "broker": "one"}
+        )
+        assert (answer["type"], answer["code"], answer["id"]) == ("error", 400, 3)
+        assert message in answer["message"]
+        assert (await client.ask({"action": "list"}))["subscriptions"] == []
+
+
+async def test_a_number_is_of_one_topic(database: Database, tmp_path: Path) -> None:
+    async with open_stream_server(["one", "two"]) as server, open_client(server.url) as client:
+        for fields in (
+            {"symbols": ["A1", "B1"], "broker": "one"},
+            {"symbols": ["A1"], "types": ["tick", "trade"], "broker": "one"},
+            {"symbols": ["A1"]},  # of which broker?
+        ):
+            answer = await client.ask({"action": "subscribe", "since": {"seq": 1}, **fields})
+            assert (answer["code"], "is of one symbol" in answer["message"]) == (400, True)
+
+
+async def test_more_topics_than_a_client_may_have(database: Database, tmp_path: Path) -> None:
+    async with open_stream_server(max_symbols=10) as server, open_client(server.url) as client:
+        rows = [["one", f"S{n}", "tick", 1] for n in range(11)]
+        answer = await client.ask({"action": "subscribe", "since": {"epoch": EPOCH, "seqs": rows}})
+        assert answer["code"] == 405
+
+
+async def test_a_server_that_stores_nothing_says_so_and_streams() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        ack = await client.subscribe("EURUSD", since=0, id=1)
+        assert "recovered" not in ack["results"][0]
+        error = await client.get()
+        assert (error["code"], error["id"], "stores nothing" in error["message"]) == (410, 1, True)
+        server.brokers["one"].publish(record("EURUSD", "tick", 1))
+        while "seq" not in (message := await client.get()):
+            assert message["type"] == "ack"  # now active
+        assert message["seq"] == 1
+
+
+async def test_while_the_database_is_away_live_goes_on(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_storing_server(database, tmp_path, flush_s=0.01) as server:
+        server.publish(5_000)
+        await server.drain.store_now()
+        gone = False
+
+        async def away(*args: Any, **kwargs: Any) -> None:
+            raise StoreUnavailable("gone fishing")
+
+        read = Store.replay_page
+
+        async def page(store: Store, series: Any, after: int, limit: int, *, received: bool) -> Any:
+            if after > 1_000:
+                raise StoreUnavailable("gone fishing")
+            return await read(store, series, after, limit, received=received)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "replay_page", page)
+            async with open_client(server.stream.url) as client:  # in the middle of a replay
+                assert (await client.subscribe("EURUSD", since=0, id=2))["results"][0]["recovered"]
+                seqs = []
+                while (message := await client.get())["type"] == "tick":
+                    seqs.append(message["seq"])
+                assert seqs == list(range(1, len(seqs) + 1))
+                assert (message["code"], message["id"]) == (410, 2)
+                assert "gone fishing" in message["message"]
+                server.publish(1)
+                assert (await client.get())["seq"] == 5_001
+        assert not gone
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "write", away)
+            patch.setattr(Store, "replay_begins", away)
+            server.publish(1)
+            async with open_client(server.stream.url) as client:  # from the beginning
+                ack = await client.subscribe("EURUSD", since=0, id=3)
+                assert (ack["results"][0]["status"], "recovered" in ack["results"][0]) == ("active", False)
+                message = await client.get()
+                assert (message["code"], message["id"]) == (410, 3)
+                server.publish(1)
+                assert (await client.get())["seq"] == 5_003
+        async with open_client(server.stream.url) as client:  # and back
+            with trio.fail_after(10):
+                while server.drain.away is not None:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+            assert (await client.subscribe("EURUSD", since=0))["results"][0]["recovered"]
+            assert (await seqs_until(client, 5_003))[0] == list(range(1, 5_004))
+
+
+async def test_a_seam_at_which_too_much_comes_is_tried_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_module, "TAIL_BYTES", 20_000)
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        seams = []
+
+        class Past:
+            """Publishes much at the first seams, between the tail's beginning and what is stored then."""
+
+            def __init__(self, past: Any) -> None:
+                self.past = past
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.past, name)
+
+            async def caught_up(self) -> None:
+                seams.append(len(seams))
+                server.publish(1_000 if len(seams) < 4 else 40)
+                await self.past.caught_up()
+                server.publish(1_000 if len(seams) < 4 else 40)
+
+        (session,) = server.stream.clients.sessions
+        shared = session._resuming._replays
+        shared._past = Past(shared._past)
+        server.publish(10)
+        await client.subscribe("EURUSD", since=0)
+        seqs = []
+        while "seq" in (message := await client.get()):
+            seqs.append(message["seq"])
+        assert message["message"] == "replay complete"
+        assert seqs == list(range(1, server.sent["EURUSD", "tick"] + 1))
+        assert len(seams) == 4
+        server.publish(1)
+        assert (await client.get())["seq"] == seqs[-1] + 1
+        assert server.stream.router.topics_of(session.sink)
+
+
+async def test_a_client_that_reads_slowly_costs_little_and_misses_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    async with open_storing_server(database, tmp_path, flush_s=0.05) as server:
+        server.publish(60_000, kind="trade", batch=1_000)
+        async with open_raw(server.stream.port) as slow, open_client(server.stream.url) as quick:
+            await slow.send_text(
+                '{"action":"subscribe","symbols":["EURUSD"],"types":["trade"],"broker":"one","since":{"seq":0}}'
+            )
+            server.publish(1, "GBPUSD")
+            await quick.subscribe("GBPUSD")
+            sink = next(iter(server.stream.clients.sessions)).sink
+            for number in range(200):  # while it stalls live goes on, for it and for the others
+                server.publish(100, kind="trade")
+                server.publish(1, "GBPUSD")
+                assert (await quick.get())["seq"] == number + 2
+                assert sink._backlog.size + len(sink._in_flight) < 200_000
+            frames = await slow.frames_until_end(30, most=80_000, of=b'"seq"')
+            records = [json.loads(payload) for _, payload in frames]
+            seqs = [one["seq"] for one in records if one["type"] == "trade"]
+            assert [n for n, seq in enumerate(seqs, 1) if seq != n][:1] == []
+            assert len(seqs) == 80_000
+
+
+async def test_what_is_unsubscribed_is_replayed_no_more(database: Database, tmp_path: Path) -> None:
+    async with open_storing_server(database, tmp_path) as server:
+        server.publish(60_000, kind="trade", batch=1_000)
+        async with open_client(server.stream.url) as client:
+            await client.subscribe("EURUSD", types=["trade"], since=0)
+            await client.ws.send('{"action":"unsubscribe"}')
+            last = 0
+            while (message := await client.get())["type"] == "trade":
+                assert message["seq"] == last + 1
+                last = message["seq"]
+            assert message["action"] == "unsubscribe"
+            assert last < 60_000
+            await ended(server)
+            server.publish(10, kind="trade")
+            assert (await client.ask({"action": "ping"}))["type"] == "pong"  # not one record more
+
+
+async def test_asked_for_anew_in_the_middle_it_begins_anew(database: Database, tmp_path: Path) -> None:
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        server.publish(60_000, kind="trade", batch=1_000)
+        await client.subscribe("EURUSD", types=["trade"], since=0, id=1)
+        fields = {
+            "symbols": ["EURUSD"],
+            "types": ["trade"],
+            "broker": "one",
+            "since": {"seq": 59_000},
+            "id": 2,
+        }
+        await client.ws.send(json.dumps({"action": "subscribe", **fields}))
+        while (message := await client.get())["type"] == "trade":
+            pass
+        assert (message["type"], message["id"]) == ("ack", 2)
+        seqs, _ = await seqs_until(client, 60_000)
+        assert seqs == list(range(59_001, 60_001))
+        message = await client.get()
+        assert (message["message"], message["id"]) == ("replay complete", 2)
+        await ended(server)
+
+
+async def test_a_client_that_leaves_stops_its_replay(database: Database, tmp_path: Path) -> None:
+    async with open_storing_server(database, tmp_path) as server:
+        server.publish(60_000, kind="trade", batch=1_000)
+        for _ in range(3):
+            async with open_raw(server.stream.port) as client:
+                await client.send_text(
+                    '{"action":"subscribe","symbols":["EURUSD"],"types":["trade"],"since":0,"broker":"one"}'
+                )
+                await client.take(1_000)
+            await ended(server)
+        replayed = server.stream.value("records_replayed_total")
+        await trio.sleep(0.05)
+        assert server.stream.value("records_replayed_total") == replayed
+        assert server.stream.router._group_of == {}
+
+
+async def test_records_carry_their_receipt_where_that_is_asked_for(
+    database: Database, tmp_path: Path
+) -> None:
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        server.publish(3)
+        await client.subscribe("EURUSD", since=0, received=True)
+        records = [await client.get() for _ in range(3)]
+        assert all(one["received"] > T0_S - 10**9 for one in records)
+        await client.get()
+        server.publish(1)
+        assert list(await client.get()) == list(records[0])

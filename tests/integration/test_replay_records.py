@@ -1,0 +1,167 @@
+"""Stored records by number, as a replay reads them: in order, none twice, none missing, equal to the live ones."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from mdserver.candles import MAX_SIZE
+from mdserver.model import Published, Tick, Topic, Trade
+from mdserver.protocol.record_frames import encode_record
+from mdserver.protocol.server_frames import text_payloads
+from mdserver.store.connection.database import Database
+from mdserver.store.seq_times import BLOCK
+from mdserver.store.store import Store
+from mdserver.stream.stored_past import After, Begin, FromTime
+
+pytestmark = pytest.mark.both_engines
+
+START_US = 1_710_918_000_000_000
+HOUR_US = 3_600_000_000
+EURUSD = Topic("mock", "EURUSD", "tick")
+BTCUSDT = Topic("mock", "BTCUSDT", "trade")
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    return Store(database)
+
+
+def tick(
+    seq: int, time_us: int, topic: Topic = EURUSD, received_us: int | None = None, **sizes: float
+) -> Published:
+    return Published(topic, seq, Tick(topic.symbol, time_us, 1.1, 1.2, **sizes), received_us)
+
+
+async def replay(
+    store: Store, topic: Topic, after: int, *, limit: int = 4096, received: bool = False
+) -> list[dict[str, Any]]:
+    """Return all records of a topic behind a number, read page by page."""
+    series = (await store.replay_series([topic]))[topic]
+    records: list[dict[str, Any]] = []
+    while True:
+        page = await store.replay_page(series, after, limit, received=received)
+        read = [json.loads(text) for piece in page.pieces for text in text_payloads(piece)]
+        assert len(read) == page.records <= limit
+        records += read
+        assert page.last_seq > after or not page.more
+        after = page.last_seq
+        if not page.more:
+            return records
+
+
+def live(batch: Sequence[Published], *, received: bool = False) -> list[dict[str, Any]]:
+    return [json.loads(encode_record(one, received=received)) for one in batch]
+
+
+async def test_all_there_is_comes_in_order_whatever_its_times(store: Store) -> None:
+    rng = random.Random(7)  # noqa: S311
+    batch, time_us = [], START_US
+    for seq in range(1, 3 * BLOCK):
+        time_us += rng.randrange(2_000_000)
+        late_us = rng.choice((0, 0, 0, 0, 0, 0, 0, 5_000_000, HOUR_US, 30 * HOUR_US))
+        batch.append(tick(seq, time_us - late_us))
+    for at in range(0, len(batch), 1_000):
+        await store.write(batch[at : at + 1_000])
+    for after, limit in (
+        (0, 4096),
+        (0, 1_000),
+        (5, 4096),
+        (BLOCK - 1, 4096),
+        (BLOCK, 999),
+        (3 * BLOCK - 2, 10),
+    ):
+        assert await replay(store, EURUSD, after, limit=limit) == live(batch[after:])
+
+
+async def test_numbers_may_jump_and_other_series_do_not_matter(store: Store) -> None:
+    other = Topic("mock", "GBPUSD", "tick")
+    seqs = [1, 2, BLOCK - 1, BLOCK, 10 * BLOCK, 10 * BLOCK + 7]
+    batch = [tick(seq, START_US + seq) for seq in seqs]
+    await store.write([*batch, *(tick(seq, START_US + seq, other) for seq in range(1, 50))])
+    for after in (0, 2, 3, BLOCK, BLOCK + 1, 10 * BLOCK):
+        expected = live([one for one in batch if one.seq > after])
+        assert await replay(store, EURUSD, after) == expected
+        assert await replay(store, EURUSD, after, limit=1) == expected
+
+
+async def test_a_sparse_series_is_read_from_few_intervals(store: Store) -> None:
+    batch = [tick(seq, START_US + seq * 3 * HOUR_US) for seq in range(1, 400)]
+    await store.write(batch)
+    assert await replay(store, EURUSD, 0) == live(batch)
+
+
+async def test_a_record_that_was_stored_twice_comes_once(store: Store) -> None:
+    batch = [tick(seq, START_US + seq) for seq in range(1, 20)]
+    await store.write(batch[:10])
+    await store.write(batch)
+    assert await replay(store, EURUSD, 0) == live(batch)
+
+
+ODD = (1e-9, 0.1 + 0.2, 1.0, 67123.4, 1e15, 1e16, 123456789012345.6, 5e-324, 999999999999.0)
+SIZES = tuple(size for size in ODD if size <= MAX_SIZE)
+TEXTS = (None, "1", 'a"b', "\\", "line\nbreak\ttab", "币安", "\x7f\x01", "</script>", "%s{}", "'")
+
+
+async def test_the_database_writes_what_live_clients_get(store: Store) -> None:
+    rng = random.Random(11)  # noqa: S311
+    symbol = '币安"\\'
+    ticks_topic, trades_topic = Topic("b", symbol, "tick"), Topic("b", symbol, "trade")
+    batch = []
+    for seq in range(1, 300):
+        time_us = rng.choice(
+            (START_US, START_US + rng.randrange(10**9), seq * 1_000_000, 4_102_444_799_999_999)
+        )
+        received_us = rng.choice((None, START_US, START_US + rng.randrange(10**7)))
+        bid, ask, size = rng.choice(ODD), rng.uniform(0, 1e6), rng.choice((None, 0.0, rng.random(), *SIZES))
+        batch.append(
+            Published(ticks_topic, seq, Tick(symbol, time_us, bid, ask, size, rng.choice(SIZES)), received_us)
+        )
+        side = rng.choice((None, "buy", "sell"))
+        trade = Trade(symbol, time_us, bid, rng.choice(SIZES), side, rng.choice(TEXTS))
+        batch.append(Published(trades_topic, seq, trade, received_us))
+    assert not (await store.write(batch)).rejected
+    for topic in (ticks_topic, trades_topic):
+        mine = [one for one in batch if one.topic == topic]
+        for received in (False, True):
+            found = await replay(store, topic, 0, received=received)
+            assert found == live(mine, received=received)
+            assert [list(one) for one in found] == [list(one) for one in live(mine, received=received)]
+
+
+async def begin(store: Store, start: After | FromTime) -> Begin:
+    return (await store.replay_begins({EURUSD: start}))[EURUSD]
+
+
+async def test_where_a_replay_begins(store: Store, database: Database) -> None:
+    assert await begin(store, After(0)) == Begin(0)
+    assert await begin(store, FromTime(0)) == Begin(0)
+    assert (await begin(store, After(5))).missing == "5 is above 0, the last number that is stored: live only"
+    await store.write([tick(seq, START_US + seq * 1_000_000) for seq in range(1, 11)])
+    await store.write([tick(11, START_US + 2_500_000), tick(20, START_US + 20_000_000)])  # one is late
+    assert await begin(store, After(0)) == Begin(0)
+    assert await begin(store, After(10)) == Begin(10)
+    assert await begin(store, After(20)) == Begin(20)
+    assert await begin(store, After(11)) == Begin(
+        19, "the records 12 to 19 are not stored: from the oldest there is"
+    )
+    assert await begin(store, FromTime(START_US + 3_000_000)) == Begin(2)
+    assert await begin(store, FromTime(START_US + 3_000_001)) == Begin(3)
+    assert await begin(store, FromTime(0)) == Begin(0)
+    assert await begin(store, FromTime(START_US + 20_000_001)) == Begin(20)
+    assert (await begin(store, FromTime(START_US + 15_000_000))).after == 19
+    await database.run(lambda conn: conn.execute("delete from ticks where seq < 5"))  # what a retention does
+    assert await begin(store, After(3)) == Begin(
+        4, "the records 4 to 4 are not stored: from the oldest there is"
+    )
+    assert await begin(store, FromTime(START_US)) == Begin(
+        4, "the records before 5 are not stored: from the oldest there is"
+    )
+    assert await begin(store, FromTime(START_US + 6_000_000)) == Begin(5)
+    await database.run(lambda conn: conn.execute("delete from ticks"))
+    assert await begin(store, After(3)) == Begin(20, "the records 4 to 20 are not stored: live only")
+    assert await begin(store, FromTime(0)) == Begin(20)
