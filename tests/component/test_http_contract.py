@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from mdserver.feed.broker_state import State
 from mdserver.web.api.dependencies import SourceInfo
 
 from .conftest import HttpAnswer, StreamServer, http_get, open_stream_server
@@ -67,8 +68,9 @@ async def test_an_unknown_parameter_names_the_nearest(given: str, nearest: str) 
 
 async def states_are(server: StreamServer, **wanted: str) -> None:
     for name, state in wanted.items():
-        server.supervisor.brokers[name].state = state
-        server.supervisor.brokers[name].last_error = "connecting to 10.0.0.9 with key hunter2 failed"
+        history = server.supervisor.brokers[name]._history
+        history.state = State(state)
+        history.note_error("unavailable", "connecting to 10.0.0.9 with key hunter2 failed")
 
 
 async def test_ready_says_degraded_while_a_broker_is_not_live() -> None:
