@@ -58,7 +58,7 @@ def test_keys_new_prints_a_key_that_fits_its_hash() -> None:
     assert CliRunner().invoke(cli, ["keys", "new", "a b"]).exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["", "x", "scrypt:9:" + HASH[10:], HASH + "0", HASH.upper()])
+@pytest.mark.parametrize("text", ["", "x", "scrypt:9:" + HASH[10:], HASH + "0", HASH.upper()], ids=range(5))
 def test_a_hash_that_is_none_is_refused_without_its_text(text: str) -> None:
     with pytest.raises(ValueError, match="mdserver keys new"):
         KeyEntry("desk", text)

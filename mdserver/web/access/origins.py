@@ -3,7 +3,8 @@
 A browser lets any page send requests to any address. Two headers tell: ``Origin`` names the page, ``Host`` the name
 under which it found us. A page whose own name resolves to our address (DNS rebinding) is of our origin as the browser
 sees it, and only its name in ``Host`` gives it away. A number cannot be made to mean another machine, so every IP
-address is a good ``Host``: behind a port that is forwarded we could not know our own.
+address is a good ``Host``: behind a port that is forwarded we could not know our own. So is a name without a dot: no
+page of the internet is served under one, and containers and machines of a network call each other by them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Origins:
         name = host_name(host or "")
         if name is None:
             return False
-        return _is_number(name) or name in self.hosts or name.endswith(".localhost") or "*" in self.hosts
+        if "." not in name or _is_number(name):
+            return True
+        return name in self.hosts or name.endswith(".localhost") or "*" in self.hosts
 
     def may_ask(self, origin: str | None, host: str | None) -> bool:
         """Tell whether a page of this ``Origin`` may ask; no header means that no page of another origin asks."""
