@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed
 from trio_websocket import ConnectionClosed
 from wsproto.frame_protocol import Opcode
@@ -395,9 +394,8 @@ async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.Mo
         b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n",  # kept alive, and then idle for too long
     ],
 )
-async def test_http_connections_are_closed(request_: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HypercornConfig, "keep_alive_timeout", 0.3)
-    async with open_stream_server() as server:
+async def test_http_connections_are_closed(request_: bytes) -> None:
+    async with open_stream_server(keep_alive_s=1) as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
             await stream.send_all(request_)
