@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import repeat
+from itertools import compress, islice, repeat
 from typing import Protocol, TypeAlias
 
 import trio
@@ -303,9 +303,20 @@ def _write_each(sinks: Sequence[Sink], frames: Iterable[bytes]) -> list[int]:
 
     ``extend`` keeps what the iterator gave before it raised, and ``map`` goes on behind the failed write.
     """
+    descriptors = [sink.descriptor for sink in sinks]
+    if -1 not in descriptors:
+        return _write_open(descriptors, frames)
+    # a failing write costs more than all else that is done for a client that is behind, and there may be thousands
+    frames = list(islice(frames, len(sinks)))
+    is_open = [descriptor >= 0 for descriptor in descriptors]
+    written = iter(_write_open(list(compress(descriptors, is_open)), compress(frames, is_open)))
+    return [next(written) if one else -1 for one in is_open]
+
+
+def _write_open(descriptors: Sequence[int], frames: Iterable[bytes]) -> list[int]:
     sent: list[int] = []
-    writes = map(os.write, [sink.descriptor for sink in sinks], frames)
-    while len(sent) < len(sinks):
+    writes = map(os.write, descriptors, frames)
+    while len(sent) < len(descriptors):
         try:
             sent.extend(writes)
         except OSError:

@@ -359,7 +359,7 @@ async def download(size: int):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with closing(sock):
             await sock.connect(("127.0.0.1", server.port))
-            await sock.send(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await sock.send(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             yield server, sock
 
 
@@ -389,9 +389,9 @@ async def test_a_slow_but_steady_download_is_served_whole(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "request_",
     [
-        b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         b"GET /health/live HTTP/1.0\r\n\r\n",
-        b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n",  # kept alive, and then idle for too long
+        b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",  # kept alive, and then idle for too long
     ],
 )
 async def test_http_connections_are_closed(request_: bytes) -> None:
