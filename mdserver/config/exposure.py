@@ -32,8 +32,6 @@ def is_open(server: ServerConfig) -> bool:
 
 def check_exposure(server: ServerConfig) -> None:
     """Raise ConfigError where the server would be open to others without anyone having said so, or open to nobody."""
-    if server.tls is not None:
-        raise ConfigError(["server.tls: this version cannot serve TLS; take it out and put a proxy in front"])
     if server.auth.keys or is_open(server):
         return
     if server.auth.allow_anonymous is False:

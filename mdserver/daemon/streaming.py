@@ -11,6 +11,7 @@ import trio
 
 from ..backoff import Backoff
 from ..config import BrokerEntry, Config, ServerConfig, check_exposure
+from ..errors import ConfigError
 from ..feed.broker_host import Emit, Host
 from ..feed.demand import BrokerDemand
 from ..feed.supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
@@ -27,6 +28,7 @@ from ..web.access.access import Access
 from ..web.api.dependencies import Dependencies, SourceInfo
 from ..web.app import make_app
 from ..web.server.tcp_server import open_listeners, serve_app
+from ..web.server.tls import Certificate
 from ..web.stream.clients import Clients
 from .interpreter import keep_memory_in_bounds
 from .parts import Part
@@ -167,6 +169,8 @@ class WebPart(Part):
         self._metrics = metrics
         self._clients = Clients(config.server.max_clients, metrics)
         self._access = Access(config.server, metrics)
+        tls = config.server.tls
+        self._certificate = None if tls is None else Certificate(tls)
         self._store = store
         self._epoch = epoch
         self._past = past
@@ -201,6 +205,7 @@ class WebPart(Part):
                     stop=self._end,
                     grace_s=CLIENTS_CLOSE_S,
                     settings=server,
+                    certificate=self._certificate,
                     task_status=task_status,
                 )
                 nursery.cancel_scope.cancel()
@@ -208,12 +213,16 @@ class WebPart(Part):
             self._closed.set()
 
     def take(self, server: ServerConfig) -> None:
-        """Take over keys, limits and origins of a changed config; clients stay, but those whose key is gone.
+        """Take over keys, limits, origins and certificate; clients stay, but those whose key is gone.
 
         Addresses, the port and the bounds on connections and buffers are those of the start.
         Raises ConfigError where the new settings cannot be used; then nothing has changed.
         """
         check_exposure(server)
+        if (self._certificate is None) != (server.tls is None):
+            raise ConfigError(["server.tls: is switched on and off at a start only"])
+        if self._certificate is not None and server.tls is not None:
+            self._certificate.load(server.tls)
         self._access.take(server)
         self._clients.renew_grants()
 

@@ -28,6 +28,7 @@ from mdserver.web.access.access import Access
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.app import make_app
 from mdserver.web.server.tcp_server import open_listeners, serve_app
+from mdserver.web.server.tls import Certificate
 from mdserver.web.server.websocket_connection import StreamingQuartTrio
 from mdserver.web.stream.clients import Clients
 
@@ -122,6 +123,7 @@ async def open_stream_server(
     types: tuple = ("tick", "trade"),
     services: dict[str, Any] | None = None,
     storing: Callable[[Router, Metrics], tuple[Emit, StoredPast]] | None = None,
+    certificate: Certificate | None = None,
     **server: Any,
 ) -> AsyncIterator[StreamServer]:
     metrics = Metrics()
@@ -163,12 +165,29 @@ async def open_stream_server(
         if window_s:
             nursery.start_soon(router.run)
         await nursery.start(
-            partial(serve_app, app, listeners, metrics, stop=stop, grace_s=1.0, settings=config)
+            partial(
+                serve_app,
+                app,
+                listeners,
+                metrics,
+                stop=stop,
+                grace_s=1.0,
+                settings=config,
+                certificate=certificate,
+            )
         )
         for broker in scripted.values():
             await broker.running.wait()
         yield StreamServer(
-            f"ws://127.0.0.1:{port}/", port, scripted, clients, router, metrics, supervisor, app, access
+            f"{'ws' if certificate is None else 'wss'}://127.0.0.1:{port}/",
+            port,
+            scripted,
+            clients,
+            router,
+            metrics,
+            supervisor,
+            app,
+            access,
         )
         clients.close_all()
         stop.set()

@@ -38,6 +38,7 @@ from ...errors import ConfigError, leaves
 from ...log import RarelyLogged
 from ...metrics import Metrics
 from .connections import Connections, Refusal, refusal_response
+from .tls import Certificate, TlsStream
 
 __all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
 
@@ -53,6 +54,7 @@ REFUSED_S = 5.0
 ACCEPT_PAUSE_S = 0.1
 """Pause where the process has no descriptor left for a new connection."""
 MAX_HTTP2_STREAMS = 16
+HANDSHAKE_S = 10.0
 
 _log = structlog.get_logger("mdserver.web")
 _log_rarely = RarelyLogged(_log)
@@ -278,8 +280,9 @@ async def _addresses(host: str, port: int) -> list[str]:
 
 async def _accept_forever(
     listener: trio.SocketListener,
-    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    handler: Callable[[trio.SocketStream | TlsStream], Awaitable[None]],
     serving: trio.Nursery,
+    certificate: Certificate | None,
 ) -> None:
     """Accept connections until cancelled. Out of descriptors, new ones wait in the kernel's queue; the others go on."""
     async with listener:
@@ -296,12 +299,16 @@ async def _accept_forever(
                 )
                 await trio.sleep(ACCEPT_PAUSE_S)
             else:
-                serving.start_soon(_handle, handler, stream)
+                serving.start_soon(_handle, handler, stream, certificate)
 
 
-async def _handle(handler: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+async def _handle(
+    handler: Callable[[trio.SocketStream | TlsStream], Awaitable[None]],
+    stream: trio.SocketStream,
+    certificate: Certificate | None,
+) -> None:
     try:
-        await handler(stream)
+        await handler(stream if certificate is None else TlsStream(stream, certificate.context))
     finally:
         await trio.aclose_forcefully(stream)
 
@@ -314,6 +321,7 @@ async def serve_app(
     stop: trio.Event,
     grace_s: float,
     settings: ServerConfig | None = None,
+    certificate: Certificate | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``stop`` is set, then give open requests ``grace_s`` seconds.
@@ -324,6 +332,7 @@ async def serve_app(
         metrics: Counts dropped connections.
         stop: Ends accepting.
         settings: Bounds of connections, and whether HTTP/2 without TLS is spoken.
+        certificate: Serve TLS with it; looked at for each new connection.
         grace_s: Bound on the end of requests under way; what is left then is cancelled.
         task_status: Started once connections are accepted.
     """
@@ -334,6 +343,7 @@ async def serve_app(
     config.include_server_header = False
     config.h2_max_concurrent_streams = MAX_HTTP2_STREAMS
     settings = settings or ServerConfig()
+    config.ssl_handshake_timeout = HANDSHAKE_S
     config.keep_alive_timeout = settings.keep_alive_s
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     state: LifespanState = {}
@@ -353,7 +363,7 @@ async def serve_app(
         async with trio.open_nursery() as serving:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
-                    accepting.start_soon(_accept_forever, listener, handler, serving)
+                    accepting.start_soon(_accept_forever, listener, handler, serving, certificate)
                 task_status.started()
                 await stop.wait()
                 accepting.cancel_scope.cancel()

@@ -5,7 +5,8 @@ costs 3 µs where an awaited send through the server's layers costs 40 to 80. It
 replacing the instance attribute ``H11Protocol.send``, so that pongs, closes and the server's own answers go through
 the same queue as records, in order; reading stays Hypercorn's and Quart's. A contract test pins that chain.
 
-:class:`AsgiSink` serves every other set-up (TLS, HTTP/2, a test client, middleware that wraps ``send``).
+:class:`TlsSink` does the same with TLS. :class:`AsgiSink` serves every other set-up (HTTP/2, a test client, middleware
+that wraps ``send``).
 
 What a client does not take at once is parked in a bounded backlog and drained by a task that exists only while the
 client is behind.
@@ -14,6 +15,7 @@ client is behind.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,10 +28,11 @@ from ...metrics import Metrics
 from ...model import Published
 from ...protocol.server_frames import ping_frame, text_payloads
 from ..server.tcp_server import GuardedTCPServer
+from ..server.tls import TlsStream
 from ..server.websocket_connection import stream_of
 from .backlog import Backlog
 
-__all__ = ["AsgiSink", "BaseSink", "DirectSink", "open_sink"]
+__all__ = ["AsgiSink", "BaseSink", "DirectSink", "TlsSink", "open_sink"]
 
 HIGH_WATER_BYTES = 64 * 1024
 """Above it the server's own answers to this client wait, so that a client cannot pile them up."""
@@ -140,6 +143,10 @@ class BaseSink:
         """Send without blocking; return the rest."""
         raise NotImplementedError
 
+    def _encoded(self, frames: bytes) -> bytes:
+        """Return frames that waited as they are sent."""
+        return frames
+
     def _caught_up(self) -> None:
         """Called when nothing is parked any more."""
 
@@ -173,7 +180,7 @@ class BaseSink:
         try:
             while self._in_flight:
                 await self._send_rest(self._in_flight)
-                self._in_flight = self._backlog.take()
+                self._in_flight = self._encoded(self._backlog.take())
                 self._metrics.conflated.inc(self._backlog.take_conflated())
         except (OSError, ValueError, trio.ClosedResourceError, trio.BrokenResourceError):
             self.cut_off()  # the peer is gone; the reading side ends the session
@@ -263,6 +270,31 @@ class DirectSink(BaseSink):
         await self._server_send(event)
 
 
+class TlsSink(DirectSink):
+    """Writes to the TCP socket of an HTTP/1.1 connection with TLS: encrypted for this client, one write a pass."""
+
+    __slots__ = ("_tls",)
+
+    def __init__(self, tls: TlsStream, *args: Any) -> None:
+        super().__init__(*args)
+        self._tls = tls
+        self.descriptor = -1  # nobody may write past the encryption
+
+    def _caught_up(self) -> None:
+        pass
+
+    def _encoded(self, frames: bytes) -> bytes:
+        return self._tls.encrypt(frames) if frames else frames
+
+    def _send_now(self, frames: bytes) -> bytes:
+        try:
+            encrypted = self._tls.encrypt(frames)
+        except ssl.SSLError:
+            self._tear()  # the reading side ends the session
+            return b""
+        return super()._send_now(encrypted)
+
+
 class AsgiSink(BaseSink):
     """Sends each record as a message through the application's own ``websocket.send``."""
 
@@ -304,10 +336,10 @@ def open_sink(
     protocol = getattr(getattr(stream_of(websocket), "send", None), "__self__", None)
     tcp = getattr(getattr(protocol, "send", None), "__self__", None)
     common = (nursery.start_soon, bound_bytes, metrics, on_overflow)
-    if (
-        isinstance(protocol, H11Protocol)
-        and isinstance(tcp, GuardedTCPServer)
-        and isinstance(tcp.stream, trio.SocketStream)
-    ):
-        return DirectSink(protocol, tcp, *common)
+    if isinstance(protocol, H11Protocol) and isinstance(tcp, GuardedTCPServer):
+        stream: object = tcp.stream
+        if isinstance(stream, trio.SocketStream):
+            return DirectSink(protocol, tcp, *common)
+        if isinstance(stream, TlsStream) and stream.take_over():
+            return TlsSink(stream, protocol, tcp, *common)
     return AsgiSink(websocket, *common)
