@@ -24,6 +24,9 @@ _SEED_LEVELS = 1000
 _SEED_WEIGHT = 50
 _TOO_OLD_PAUSE_S = 0.2
 
+_COUNTING = 5
+"""Trades in a row whose number is one above that of the last: so many prove that the numbers count."""
+
 
 class Intake:
     """Takes trades and changes of books in the venue's order. ``rest``: where snapshots come from."""
@@ -32,7 +35,7 @@ class Intake:
         self._host = host
         self._rest = rest
         self._newest: dict[str, int] = {}
-        self._numbered = False
+        self._in_order = 0
         self._books: dict[str, FullBook] = {}
         self._seeds: dict[str, None] = {}
         self._seeding: set[str] = set()
@@ -41,18 +44,21 @@ class Intake:
     def trade(self, number: int, trade: Trade, batch: list[Record], received_us: int) -> list[Record]:
         """Add a trade to the batch, and return the batch: a new one behind a hole, which was announced.
 
-        A jump is a hole only where numbers were seen to rise by one: what relays the venue may number in its own way.
+        A jump is a hole only once numbers are known to count: a relay of the venue may number in its own way, by time
+        for one, and every trade of it would be a hole.
         """
         symbol = trade.symbol
         newest = self._newest.get(symbol)
         if newest is not None:
             step = number - newest
             if step == 1:
-                self._numbered = True
+                self._in_order += 1
             elif step <= 0:
                 self._host.ignored("repeated trade")
                 return batch
-            elif self._numbered:
+            elif self._in_order < _COUNTING:
+                self._in_order = 0
+            else:
                 batch = self._announce(batch, received_us, Feed(symbol, "trade"), step - 1)
         self._newest[symbol] = number
         batch.append(trade)
