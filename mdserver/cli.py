@@ -203,7 +203,7 @@ def _serve(invocation: Invocation) -> None:
     from .daemon.daemon import serve  # imported here, since only the daemon needs the whole server
 
     plugins = invocation.brokers_for_serving
-    trio.run(partial(serve, config, plugins, task_status=Banner(config, plugins)))
+    trio.run(partial(serve, config, plugins, load=invocation.load, task_status=Banner(config, plugins)))
 
 
 @cli.group("plugins", cls=_Group, invoke_without_command=True, params=[_config_option()])

@@ -4,6 +4,7 @@
 ``schema`` describes them to editors.
 """
 
+from .changes import BrokerChanges, broker_changes, changed_settings
 from .exposure import check_exposure, is_loopback, is_open
 from .load import default_data_dir, load_config, read_plugin_folders
 from .schema import json_schema
@@ -27,6 +28,7 @@ __all__ = [
     "KEY_NAME",
     "AuthConfig",
     "BackoffConfig",
+    "BrokerChanges",
     "BrokerEntry",
     "Config",
     "DatabaseConfig",
@@ -36,6 +38,8 @@ __all__ = [
     "LogConfig",
     "ServerConfig",
     "TlsConfig",
+    "broker_changes",
+    "changed_settings",
     "check_exposure",
     "default_data_dir",
     "is_loopback",

@@ -11,7 +11,7 @@ import os
 import resource
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -28,6 +28,7 @@ from ..web.server.tcp_server import open_listeners
 from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
 from .past_of_store import PastOfStore
+from .reload import Reload
 from .signals import watch_signals
 from .storage import DatabasePart, DrainPart, HousekeepingPart, JournalPart, LiveCandlesPart
 from .streaming import BrokersPart, MemoryPart, RouterPart, WebPart, sources_of
@@ -45,6 +46,7 @@ async def serve(
     config: Config,
     plugins: Mapping[str, BrokerPlugin],
     *,
+    load: Callable[[], Config],
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until SIGINT or SIGTERM, until its terminal is closed, or until a part that it needs fails.
@@ -52,6 +54,7 @@ async def serve(
     Args:
         config: The checked config.
         plugins: The broker plugins that loaded, by name.
+        load: Reads and checks the config once more, at SIGHUP; raises ConfigError. Called in a thread.
         task_status: Started with the server's base URL once clients are served.
 
     Raises:
@@ -68,13 +71,13 @@ async def serve(
         # From the stop on the process has SHUTDOWN_S, whatever hangs: a thread, since the loop may be what hangs.
         last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
         last_resort.daemon = True
-        server = _Server(config, plugins)
+        server = _Server(config, plugins, load)
         walk = server.walk
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch_signals, walk.stop, walk.stopping.is_set, _reload)
+                nursery.start_soon(watch_signals, walk.stop, walk.stopping.is_set, server.reload.ask)
                 await walk.run(
-                    on_started=partial(_announce, server, task_status),
+                    on_started=partial(_announce, server, nursery, task_status),
                     on_stop=last_resort.start,
                     on_stuck=_end_now,
                 )
@@ -86,7 +89,9 @@ async def serve(
 class _Server:
     """The parts of one run of the daemon."""
 
-    def __init__(self, config: Config, plugins: Mapping[str, BrokerPlugin]) -> None:
+    def __init__(
+        self, config: Config, plugins: Mapping[str, BrokerPlugin], load: Callable[[], Config]
+    ) -> None:
         metrics = Metrics()
         router = Router(metrics, config.server.window_ms / 1000)
         supervisor = Supervisor()
@@ -120,7 +125,7 @@ class _Server:
             store=lambda: None if self.database is None else self.database.store,
             past=self._past,
             epoch=lambda: unstored if self.database is None else self.database.epoch,
-            sources=partial(sources_of, config, plugins),
+            sources=lambda: sources_of(self.reload.config, plugins),
             ready=self._not_ready,
             candles=candles,
         )
@@ -136,6 +141,7 @@ class _Server:
             metrics=metrics,
             log=_log,
         )
+        self.reload = Reload(config, load, self.walk.parts, _log)
 
     def _live_candles(self, config: Config, router: Router) -> LiveCandles:
         database, journal = self.database, self.journal
@@ -171,12 +177,9 @@ class _Server:
         return whys
 
 
-def _announce(server: _Server, task_status: trio.TaskStatus[str]) -> None:
+def _announce(server: _Server, nursery: trio.Nursery, task_status: trio.TaskStatus[str]) -> None:
+    nursery.start_soon(server.reload.run)
     task_status.started(server.web.url)
-
-
-def _reload() -> None:
-    _log.warning("SIGHUP received: the config is not reloaded, this version reads it only at the start")
 
 
 def _allow_open_files(connections: int) -> None:

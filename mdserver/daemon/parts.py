@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from ..backoff import Backoff
+from ..config import Config
 from ..errors import leaves
 from ..metrics import Metrics
 
@@ -29,16 +30,25 @@ class Part:
     ``needed``: nothing can be streamed without it, so its failure stops the server, in order. The work of any other
     part can be done later: its failure is logged and counted, and it is run again after ``pauses_s`` (first, longest).
     ``stop_s`` bounds :meth:`stop` and, counted anew, the end of :meth:`run` once that is cancelled.
+    ``reconfigures`` has the settings that it takes over while it runs: dotted paths, or names of whole sections.
     """
 
     name: ClassVar[str]
     needed: ClassVar[bool] = True
     stop_s: ClassVar[float] = 1.0
     pauses_s: ClassVar[tuple[float, float]] = (1.0, 60.0)
+    reconfigures: ClassVar[frozenset[str]] = frozenset()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Work until cancelled; started once others can rely on it. What it opened is closed when it ends."""
         raise NotImplementedError
+
+    async def reconfigure(self, config: Config, changed: frozenset[str]) -> None:
+        """Take its settings over from another config; ``changed`` names all that differ from the one in force.
+
+        Called at each reload, also where nothing differs. Raises ConfigError where they cannot be used: then it goes on
+        with those that it has.
+        """
 
     async def stop(self) -> None:
         """Bring the work to its end before :meth:`run` is cancelled; by default there is nothing to bring to an end."""

@@ -10,9 +10,9 @@ import structlog
 import trio
 
 from ..backoff import Backoff
-from ..config import BrokerEntry, Config, ServerConfig, check_exposure
-from ..errors import ConfigError
+from ..config import BrokerEntry, Config, ServerConfig, broker_changes, check_exposure
 from ..feed.broker_host import Emit, Host
+from ..feed.broker_state import State
 from ..feed.demand import BrokerDemand
 from ..feed.supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
 from ..feed.supervisor import Supervisor
@@ -61,6 +61,7 @@ class BrokersPart(Part):
 
     name = "brokers"
     stop_s = STOP_TIMEOUT_S
+    reconfigures = frozenset({"brokers"})
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class BrokersPart(Part):
         emit: Callable[[], Emit],
         last_records: Callable[[], Mapping[Topic, LastRecord]],
     ) -> None:
-        self._entries = [entry for entry in entries if entry.enabled]
+        self._entries = {entry.name: entry for entry in entries if entry.enabled}
         self._plugins = plugins
         self._supervisor = supervisor
         self._router = router
@@ -89,18 +90,54 @@ class BrokersPart(Part):
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
-        for entry in self._entries:
+        for entry in self._entries.values():
             self._supervisor.add(self.make(entry))
         task_status.started()
         await self._supervisor.run()
 
+    async def reconfigure(self, config: Config, changed: frozenset[str]) -> None:
+        """Let brokers come, go and change, each by itself; try again what had failed. See :meth:`Part.reconfigure`."""
+        plan = broker_changes(list(self._entries.values()), config.brokers)
+        touched = {*plan.removed, *(entry.name for entry in plan.restarted)}
+        async with trio.open_nursery() as nursery:  # one that is slow to stop delays no other
+            for name in plan.removed:
+                nursery.start_soon(self._remove, name)
+            for entry in plan.restarted:
+                nursery.start_soon(self._restart, entry)
+            for broker in self._supervisor.brokers.values():
+                if broker.state is State.FAILED and broker.name not in touched:
+                    nursery.start_soon(broker.restart, "the config was reloaded")
+        for entry in plan.changed:
+            self._entries[entry.name] = entry
+            self._settle(self._supervisor.brokers[entry.name], entry)
+        for entry in plan.added:
+            if entry.name in self._entries:
+                continue  # the one of another plugin does not stop; the next reload tries again
+            self._entries[entry.name] = entry
+            self._supervisor.add(self.make(entry))
+        self._supervisor.arrange(plan.order)
+
+    async def _remove(self, name: str) -> None:
+        if await self._supervisor.remove(name, "the config has changed"):
+            del self._entries[name]
+
+    async def _restart(self, entry: BrokerEntry) -> None:
+        broker = self._supervisor.brokers[entry.name]
+        self._entries[entry.name] = entry
+        self._settle(broker, entry)
+        await broker.restart("its config has changed")
+
+    def _settle(self, broker: SupervisedBroker, entry: BrokerEntry) -> None:
+        broker.demand.pin(_pinned(entry, broker.plugin))
+        broker.reconfigure(
+            partial(broker.plugin.factory, entry.settings),
+            Backoff(entry.backoff.first_s, entry.backoff.most_s),
+        )
+
     def make(self, entry: BrokerEntry) -> SupervisedBroker:
         """Return the broker of a config entry, not running yet."""
         plugin = self._plugins[entry.plugin]
-        types = entry.types or plugin.types
-        demand = BrokerDemand(
-            Feed(symbol, kind, default_variant(kind)) for symbol in entry.symbols for kind in types
-        )
+        demand = BrokerDemand(_pinned(entry, plugin))
         host = Host(
             entry.name,
             demand,
@@ -117,6 +154,12 @@ class BrokersPart(Part):
             self._metrics,
             backoff=Backoff(entry.backoff.first_s, entry.backoff.most_s),
         )
+
+
+def _pinned(entry: BrokerEntry, plugin: BrokerPlugin) -> list[Feed]:
+    """Return the feeds that a config entry has streamed."""
+    types = entry.types or plugin.types
+    return [Feed(symbol, kind, default_variant(kind)) for symbol in entry.symbols for kind in types]
 
 
 class RouterPart(Part):
@@ -146,6 +189,12 @@ class WebPart(Part):
 
     name = "web server"
     stop_s = 2 * CLIENTS_CLOSE_S
+    reconfigures = frozenset(
+        {
+            *("server.auth", "server.allowed_origins", "server.allowed_hosts", "server.requests_per_minute"),
+            "server.tls",
+        }
+    )
 
     def __init__(
         self,
@@ -171,6 +220,7 @@ class WebPart(Part):
         self._access = Access(config.server, metrics)
         tls = config.server.tls
         self._certificate = None if tls is None else Certificate(tls)
+        self._allowed_origins = config.server.allowed_origins
         self._store = store
         self._epoch = epoch
         self._past = past
@@ -212,17 +262,19 @@ class WebPart(Part):
         finally:
             self._closed.set()
 
-    def take(self, server: ServerConfig) -> None:
-        """Take over keys, limits, origins and certificate; clients stay, but those whose key is gone.
+    async def reconfigure(self, config: Config, changed: frozenset[str]) -> None:
+        """Take over keys, limits, origins and the certificate: its files are read again. See :meth:`Part.reconfigure`.
 
-        Addresses, the port and the bounds on connections and buffers are those of the start.
-        Raises ConfigError where the new settings cannot be used; then nothing has changed.
+        Clients stay, except those whose key is gone. Addresses, the port and the limits on connections and buffers are
+        those of the start, and so is whether there is TLS.
         """
+        server = config.server
         check_exposure(server)
-        if (self._certificate is None) != (server.tls is None):
-            raise ConfigError(["server.tls: is switched on and off at a start only"])
         if self._certificate is not None and server.tls is not None:
             self._certificate.load(server.tls)
+        elif self._certificate is not None or server.tls is not None:
+            _log.warning("these settings need a restart", settings=["server.tls"])
+        self._allowed_origins = server.allowed_origins
         self._access.take(server)
         self._clients.renew_grants()
 
@@ -243,7 +295,7 @@ class WebPart(Part):
             metrics=self._metrics,
             now_us=lambda: time_ns() // 1000,
             flush_s=self._config.database.flush_ms / 1000,
-            allowed_origins=self._config.server.allowed_origins,
+            allowed_origins=lambda: self._allowed_origins,
         )
 
 

@@ -73,7 +73,7 @@ class SupervisedBroker:
         self._began = -inf
         self._turn: trio.CancelScope | None = None
         self._turn_over = trio.Event()
-        self._why_restarted: str | None = None
+        self._why_restarted = ""
         demand.watch(self._feeds_changed)
 
     @property
@@ -113,6 +113,8 @@ class SupervisedBroker:
                 try:
                     with self._turn:
                         await self._take_turn()
+                    if self._turn.cancelled_caught:
+                        self._enter(State.STARTING, f"restarts: {self._why_restarted}")
                 finally:
                     self._turn_over.set()
         except trio.Cancelled:
@@ -181,8 +183,7 @@ class SupervisedBroker:
         """Run one session; return how long to wait before the next, or None to give up."""
         self.attempt += 1
         self.demand.begin_session()
-        why, self._why_restarted = self._why_restarted, None
-        self._enter(State.STARTING, f"connecting, {why}" if why else "connecting")
+        self._enter(State.STARTING, "connecting")
         live_since: float | None = None
         outcome: Outcome = "unavailable"
         error: BaseException = Unavailable("")

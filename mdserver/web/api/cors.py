@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quart import Request, Response
 
 __all__ = ["cross_origin"]
@@ -14,7 +16,7 @@ _PREFLIGHT = {
 }
 
 
-def cross_origin(request: Request, response: Response, origins: tuple[str, ...]) -> None:
+def cross_origin(request: Request, response: Response, origins: Sequence[str]) -> None:
     """Add the headers by which a page of another origin may read the answer, if its origin is allowed.
 
     ``origins`` are exact, such as ``https://charts.example``; ``*`` allows all. ``Vary: Origin`` is set even if this

@@ -49,4 +49,4 @@ class Dependencies:
     flush_s: float = 0.25
     settle_s: float = 86_400.0
     answer_s: float = 8.0
-    allowed_origins: tuple[str, ...] = ()
+    allowed_origins: Callable[[], Sequence[str]] = tuple

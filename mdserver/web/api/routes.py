@@ -44,7 +44,7 @@ def http_routes(services: Dependencies) -> Blueprint:
 
     @routes.after_app_request
     async def finish(response: Response) -> Response:
-        cross_origin(request, response, services.allowed_origins)
+        cross_origin(request, response, services.allowed_origins())
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         if request.method == "HEAD":  # Content-Length stays that of the GET
             response.response = response.iterable_body_class([])

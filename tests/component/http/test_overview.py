@@ -144,7 +144,7 @@ async def test_no_other_origin_by_default(site: Any, hours: str) -> None:
 
 
 async def test_named_origins_may_read(make_site: Callable[..., Any], hours: str) -> None:
-    site = make_site(allowed_origins=("https://a.example", "https://b.example"))
+    site = make_site(allowed_origins=lambda: ("https://a.example", "https://b.example"))
     response = await site.get(hours, Origin="https://b.example")
     assert response.headers["Access-Control-Allow-Origin"] == "https://b.example"
     assert "X-Broker" in response.headers["Access-Control-Expose-Headers"]
@@ -164,7 +164,7 @@ async def test_named_origins_may_read(make_site: Callable[..., Any], hours: str)
     ("origins", "allowed"), [(("*",), "*"), (("https://a.example",), "https://a.example")]
 )
 async def test_preflight(make_site: Callable[..., Any], origins: tuple[str, ...], allowed: str) -> None:
-    site = make_site(allowed_origins=origins)
+    site = make_site(allowed_origins=lambda: origins)
     response = await site.client.options(
         "/api/candles", headers={"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
     )
