@@ -11,8 +11,10 @@ import click
 import msgspec
 
 from ..config import Config
+from ..errors import Rejected
 from ..plugin import CommandContext, CommandPlugin, Progress
 from ..store.rows import MAX_TIME_US
+from ..store.series import SeriesInfo, list_series
 from ..store.upkeep.delete_rows import Deletion, Range, count_rows, delete_rows
 from .maintenance import json_option, open_for_maintenance, symbol_option, table, to_us
 
@@ -94,7 +96,19 @@ def _table(found: Sequence[Deletion]) -> str:
 
 async def _count(config: Config, what: Range) -> list[Deletion]:
     async with open_for_maintenance(config) as database:
+        _check_known(await database.run(list_series), what)
         return await count_rows(database, what)
+
+
+def _check_known(series: Sequence[SeriesInfo], what: Range) -> None:
+    """Raise Rejected for a broker or symbol of which there is no series at all: a misspelt one is not done."""
+    of_broker = [one for one in series if one.broker == what.broker]
+    if not of_broker:
+        names = ", ".join(sorted({one.broker for one in series})) or "none"
+        raise Rejected(f"nothing was ever stored of broker {what.broker!r}; there are: {names}")
+    if what.symbol is not None and all(one.symbol != what.symbol for one in of_broker):
+        names = ", ".join(sorted({one.symbol for one in of_broker})[:20])
+        raise Rejected(f"nothing was ever stored of {what.broker} {what.symbol}; there are: {names}")
 
 
 async def _delete(config: Config, what: Range, progress: Progress) -> list[Deletion]:

@@ -126,8 +126,8 @@ async def test_what_was_interrupted_goes_on(store: Store, database: Database) ->
 
 
 def test_the_command(run: Run, url: str) -> None:
-    code, text = run("delete", "--broker", "nobody", "--yes")
-    assert (code, text) == (0, "nothing is stored of nobody in that range\n")
+    assert run("delete", "--broker", "nobody", "--yes") == (1, "")  # a misspelt name is not done
+    assert run("delete", "--broker", "mock", "--symbol", "EURUSDX", "--yes") == (1, "")
     code, found = run("delete", "--broker", "mock", "--dry-run", "--json")
     assert (code, found["done"], found["series"][0]["rows"]) == (0, False, 99)
     assert run("delete", "--broker", "mock")[0] == 2  # nobody to ask

@@ -204,6 +204,18 @@ async def test_faults_of_an_import(filled: Database) -> None:
     ]
 
 
+async def test_hours_that_failed_on_days_without_any_row_are_found(filled: Database) -> None:
+    await imported(filled)
+    await run(
+        filled,
+        f"""insert into import_ledger (series_id, hour, outcome, settled, cause)
+            select {SERIES}, '2024-05-07'::timestamptz + n * interval '1 hour', 'failed', false, 'gone'
+            from generate_series(0, 23) as n""",
+    )
+    (report,) = await check(filled, "EURUSD")
+    assert [(one.kind, one.count, one.month) for one in report.findings] == [("failed_hours", 24, "2024-05")]
+
+
 async def test_duplicates_of_a_foreign_writer(filled: Database) -> None:
     before = await rows(filled, ALL)
     counts = await rows(filled, "select row_count, earliest, latest from series order by id")

@@ -159,7 +159,8 @@ class Importer:
 
 def _fetched(raw: RawHour, source: HistorySource, *, accept_empty: bool) -> FetchedHour:
     denied = raw.kind == "missing"
-    cause = f"{raw.origin}: the source reports that it has no such hour" if denied else ""
+    says = "the source reports that it has no such hour" if raw.settled else "there is no such file"
+    cause = f"{raw.origin}: {says}" if denied else ""
     return FetchedHour(
         raw.hour_us,
         "accepted" if denied and accept_empty else raw.kind,

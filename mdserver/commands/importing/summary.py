@@ -115,7 +115,9 @@ class SymbolSummary:
         """Yield the failed hours by cause, each cause once: causes that differ only in the address are the same."""
         causes: dict[str, list[HourResult]] = {}
         for result in self._failed_in_order():
-            causes.setdefault(_ADDRESS.sub("", result.cause).lstrip(": "), []).append(result)
+            causes.setdefault(_ADDRESS.sub("", result.cause).replace(": : ", ": ").lstrip(": "), []).append(
+                result
+            )
         for number, (cause, results) in enumerate(causes.items()):
             if number == SHOWN:
                 yield f"  and {len(causes) - SHOWN:,} more causes (--json lists all)"

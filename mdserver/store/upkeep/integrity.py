@@ -62,7 +62,8 @@ _DAY_US = 24 * HOUR_US
 _LEDGER = """select (extract(epoch from hour) * 1000000)::bigint, outcome, row_count from import_ledger
     where series_id = %s and hour >= (%s)[1] and hour < (%s)[1] order by hour"""
 
-_HAS_LEDGER = "select from import_ledger where series_id = %s limit 1"
+_LEDGER_BOUNDS = """select (extract(epoch from min(hour)) * 1000000)::bigint,
+    (extract(epoch from max(hour)) * 1000000)::bigint from import_ledger where series_id = %s"""
 
 
 class Finding(Struct, frozen=True):
@@ -184,9 +185,8 @@ class _Check:
     def run(self) -> SeriesReport:
         if self.table in tables_without_key(self.conn):
             self._find("no_primary_key", None, 1, f"the table {self.table} has no primary key")
-        span = bounds(self.conn, self.series)
+        span = self._span()
         if span is not None:
-            self.imported = self.conn.execute(_HAS_LEDGER, [self.series.id]).fetchone() is not None
             hours = self._expected_span()
             for first_us, end_us in _months(*span):
                 self._month(first_us, end_us, hours)
@@ -195,6 +195,17 @@ class _Check:
         return SeriesReport(
             series.broker, series.symbol, series.type, self.market, self.rows, self.months, self.findings
         )
+
+    def _span(self) -> tuple[int, int] | None:
+        """Return the days to look at: those with rows, and those that an import asked for, whatever came of it."""
+        spans = [span] if (span := bounds(self.conn, self.series)) else []
+        asked = self.conn.execute(_LEDGER_BOUNDS, [self.series.id]).fetchone()
+        if asked is not None and asked[0] is not None:
+            self.imported = True
+            spans.append((asked[0] // _DAY_US * _DAY_US, asked[1] // _DAY_US * _DAY_US + _DAY_US))
+        if not spans:
+            return None
+        return min(first_us for first_us, _ in spans), max(end_us for _, end_us in spans)
 
     def _expected_span(self) -> tuple[int, int]:
         """Return the span in which hours of live records are expected: from the first record to the last."""
