@@ -25,6 +25,7 @@ from ..plugin import BrokerPlugin
 from ..stream.live_candles import CandleKey, LiveCandles, StoredCandle
 from ..stream.router import Router
 from ..web.server.tcp_server import open_listeners
+from .control import ControlPart
 from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
 from .past_of_store import PastOfStore
@@ -133,6 +134,7 @@ class _Server:
             [
                 MemoryPart(),
                 WatchdogPart(plugins, metrics, _log),
+                ControlPart(config.data_dir, supervisor),
                 brokers,
                 RouterPart(router, has_window=bool(config.server.window_ms)),
                 self.web,

@@ -34,6 +34,7 @@ LAYERS: tuple[str, ...] = (
     "log",
     "private_file",
     "data_folder_lock",
+    "control_socket",
     "feed",
     "testing",
     "journal",

@@ -1,0 +1,109 @@
+"""A private socket in the data folder, over which commands reach the server that runs there.
+
+Whoever may open the socket (mode 0600: the server's user, and root) may do all of it: there are no keys. One request a
+connection: a line of JSON each way. The server's answer has either ``result`` or ``error``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from .errors import Rejected, Unavailable
+
+__all__ = ["FILE_NAME", "MAX_BYTES", "ask_server", "open_control_listener", "receive_line"]
+
+FILE_NAME = "control.sock"
+MAX_BYTES = 64 * 1024
+"""The longest request or answer."""
+
+_LONGEST_PATH = 100
+"""Bytes of a socket's path; the kernel takes 107."""
+
+
+@contextmanager
+def _address(folder: Path) -> Iterator[str]:
+    """Give the socket's path, however long that of the folder is: then the folder is reached by its descriptor."""
+    path = str(folder / FILE_NAME)
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        yield path
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{FILE_NAME}"
+    finally:
+        os.close(descriptor)
+
+
+async def open_control_listener(folder: Path) -> trio.SocketListener:
+    """Return the listener of a server that owns its data folder; what a killed one left is replaced.
+
+    Raises OSError where there can be none, or where something else has its name.
+    """
+    path = folder / FILE_NAME
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(f"{path} is not a socket, and is in the place of the server's")
+        path.unlink()
+    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(
+            sock.fileno(), 0o600
+        )  # before it has a name: nobody else can connect, not even for a moment
+        with _address(folder) as address:
+            await sock.bind(address)
+        path.chmod(0o600)
+        sock.listen(16)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketListener(sock)
+
+
+async def receive_line(stream: trio.abc.ReceiveStream) -> bytes:
+    """Return what comes up to a line feed or the end. Raises ValueError where that is too long."""
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        chunk = await stream.receive_some(4096)
+        if not chunk:
+            break
+        received += chunk
+        if len(received) > MAX_BYTES:
+            raise ValueError(f"found more than {MAX_BYTES} bytes, expected a line of JSON")
+    return bytes(received)
+
+
+async def ask_server(folder: Path, request: dict[str, Any], *, wait_s: float) -> Any:
+    """Return the result of a request to the server that runs with a data folder.
+
+    Raises Unavailable where none runs there or answers within ``wait_s``, Rejected with its words where it refuses.
+    """
+    try:
+        with trio.fail_after(wait_s), _address(folder) as address:
+            async with await trio.open_unix_socket(address) as stream:
+                await stream.send_all(msgspec.json.encode(request) + b"\n")
+                line = await receive_line(stream)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise Unavailable(f"no server runs with the data folder {folder}") from None
+    except PermissionError:
+        raise Unavailable(
+            f"the server with the data folder {folder} belongs to another user: run the command as that one"
+        ) from None
+    except trio.TooSlowError:
+        raise Unavailable(f"the server did not answer within {wait_s:g} s") from None
+    except OSError as error:
+        raise Unavailable(f"the server cannot be asked: {error}") from error
+    if not line:
+        raise Unavailable("the server ended before it had answered")
+    answer = msgspec.json.decode(line)
+    if "error" in answer:
+        raise Rejected(answer["error"])
+    return answer["result"]
