@@ -48,6 +48,29 @@ def trade(kind: str) -> Callable[[random.Random, int], object]:
     return make
 
 
+def depth_update(levels: int) -> Callable[[random.Random, int], object]:
+    def make(rng: random.Random, number: int) -> object:
+        made = [[f"{rng.uniform(1, 70_000):.8f}", f"{rng.random():.8f}"] for _ in range(levels)]
+        about = {
+            "e": "depthUpdate",
+            "E": 1_700_000_000_000 + number,
+            "s": "BTCUSDT",
+            "U": number,
+            "u": number + 2,
+        }
+        return {"stream": "btcusdt@depth@100ms", "data": {**about, "b": made[::2], "a": made[1::2]}}
+
+    return make
+
+
+def partial_depth(rng: random.Random, number: int) -> object:
+    sides = [[[f"{rng.uniform(1, 70_000):.8f}", f"{rng.random():.8f}"] for _ in range(20)] for _ in range(2)]
+    return {
+        "stream": "btcusdt@depth20@100ms",
+        "data": {"lastUpdateId": number, "bids": sides[0], "asks": sides[1]},
+    }
+
+
 def price(levels: int, form: str = "RFC3339") -> Callable[[random.Random, int], object]:
     def make(rng: random.Random, number: int) -> object:
         second, fraction = number // 50, rng.randrange(10**9)
@@ -112,12 +135,16 @@ def binance_aggregate(frame: bytes) -> object:
 
 
 BINANCE, BINANCE_AGGREGATE = Decoder("trade"), Decoder("aggTrade")
+BINANCE.symbols["btcusdt"] = "BTCUSDT"
 KRAKEN = KrakenDecoder()
 
 CASES = (
     Case("binance", "bookTicker", book_ticker, binance),
     Case("binance", "trade", trade("trade"), binance),
     Case("binance", "aggTrade", trade("aggTrade"), binance_aggregate),
+    Case("binance", "depth, 3 levels", depth_update(3), binance),
+    Case("binance", "depth, 20 levels", depth_update(20), binance),
+    Case("binance", "book, 2 x 20 levels", partial_depth, binance),
     Case("oanda", "price, 1 level", price(1), decode_line),
     Case("oanda", "price, 4 levels", price(4), decode_line),
     Case("oanda", "price, UNIX time", price(1, "UNIX"), decode_line),
@@ -145,14 +172,14 @@ def main() -> None:
     """Print a table."""
     rng = random.Random(1)
     print(f"µs per message, fastest of {ROUNDS} rounds of {MESSAGES} messages; json.loads alone beside it")
-    print(f"{'venue':9} {'message':18} {'bytes':>5} {'µs':>6} {'json':>6} {'per byte, bookTicker = 1':>26}")
+    print(f"{'venue':9} {'message':19} {'bytes':>5} {'µs':>6} {'json':>6} {'per byte, bookTicker = 1':>26}")
     base = 0.0
     for case in CASES:
         made = [json.dumps(case.make(rng, n), separators=(",", ":")).encode() for n in range(1, MESSAGES + 1)]
         size = statistics.mean(map(len, made))
         us, plain = measure(made, case.decode), measure(made, json.loads)
         base = base or us / size
-        print(f"{case.venue:9} {case.kind:18} {size:5.0f} {us:6.2f} {plain:6.2f} {us / size / base:26.2f}")
+        print(f"{case.venue:9} {case.kind:19} {size:5.0f} {us:6.2f} {plain:6.2f} {us / size / base:26.2f}")
 
 
 if __name__ == "__main__":
