@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config.
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import traceback
 from collections.abc import Sequence
 from copy import copy
@@ -28,7 +30,7 @@ from .kit.commands import new_plugin, test_plugin
 from .log import set_up_logging
 from .plugin import CommandPlugin
 from .redact import redact
-from .registry import PluginProblem, command_names, installed_plugins, load_command
+from .registry import PluginProblem, command_names, installed_plugins, load_command, plugin_code
 
 __all__ = ["EXIT_FAILED", "EXIT_USAGE", "cli", "main"]
 
@@ -180,6 +182,11 @@ def cli(context: click.Context) -> None:
     show_envvar=True,
     help="Let clients in without a key, on every address.",
 )
+@click.option(
+    "--reload",
+    is_flag=True,
+    help="For development: take over each change of the config file, and restart when the code of a plugin changes.",
+)
 @click.pass_context
 def run_(
     context: click.Context,
@@ -187,23 +194,35 @@ def run_(
     port: int | None,
     data_dir: Path | None,
     allow_anonymous: bool | None,
+    *,
+    reload: bool,
 ) -> None:
     """Run the server, or the command NAME."""
     invocation: Invocation = context.obj
     invocation.overrides = Overrides(host, port, data_dir, allow_anonymous)
     invocation.is_command = context.invoked_subcommand is not None
     if context.invoked_subcommand is None:
-        _serve(invocation)
+        _serve(invocation, reload=reload)
 
 
-def _serve(invocation: Invocation) -> None:
+def _serve(invocation: Invocation, *, reload: bool) -> None:
     config = invocation.config
     if not any(entry.enabled for entry in config.brokers):
         invocation.log.warning("no broker is enabled in the config: nothing will be streamed")
     from .daemon.daemon import serve  # imported here, since only the daemon needs the whole server
+    from .daemon.file_watch import FileWatch
 
     plugins = invocation.brokers_for_serving
-    trio.run(partial(serve, config, plugins, load=invocation.load, task_status=Banner(config, plugins)))
+    watch: FileWatch | None = None
+    if reload:
+        file = invocation.config_file
+        files = () if file is None else (file.path, file.path.parent / ".env")
+        watch = FileWatch(files, plugin_code(invocation.plugin_folders))
+    banner = Banner(config, plugins)
+    trio.run(partial(serve, config, plugins, load=invocation.load, watch=watch, task_status=banner))
+    if watch is not None and watch.restart:
+        # A module cannot be unloaded, so the process begins anew, under the same id.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
 
 
 @cli.group("plugins", cls=_Group, invoke_without_command=True, params=[_config_option()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -32,6 +33,7 @@ __all__ = [
     "load_brokers",
     "load_command",
     "load_history",
+    "plugin_code",
     "stand_in",
 ]
 
@@ -116,6 +118,23 @@ def installed_plugins(folders: Folders = ()) -> list[InstalledPlugin]:
     commands = _load("command", COMMAND_GROUP, CommandPlugin, _check_command, folders=folders)
     history = _load("history", HISTORY_GROUP, HistoryPlugin, _check_history, folders=folders)
     return [loaded.row for loaded in (*brokers, *commands, *history)]
+
+
+def plugin_code(folders: Folders = ()) -> list[Path]:
+    """Return where the code of broker and history plugins lies, also of those that cannot be imported. Blocking."""
+    packages = {
+        point.value.partition(":")[0].partition(".")[0]
+        for group in (BROKER_GROUP, HISTORY_GROUP)
+        for point in entry_points(group=group)
+    }
+    found = list(folders)
+    for name in sorted(packages - {OWN_DISTRIBUTION}):
+        spec = find_spec(name)  # of a top-level name: nothing is imported
+        if spec is not None and spec.submodule_search_locations is not None:
+            found += map(Path, spec.submodule_search_locations)
+        elif spec is not None and spec.origin is not None:
+            found.append(Path(spec.origin))
+    return found
 
 
 def _usable(loaded: Iterable[_Loaded]) -> tuple[dict[str, Any], list[PluginProblem]]:

@@ -26,6 +26,7 @@ from ..stream.live_candles import CandleKey, LiveCandles, StoredCandle
 from ..stream.router import Router
 from ..web.server.tcp_server import open_listeners
 from .control import ControlPart
+from .file_watch import FileWatch
 from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
 from .past_of_store import PastOfStore
@@ -48,6 +49,7 @@ async def serve(
     plugins: Mapping[str, BrokerPlugin],
     *,
     load: Callable[[], Config],
+    watch: FileWatch | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until SIGINT or SIGTERM, until its terminal is closed, or until a part that it needs fails.
@@ -55,6 +57,7 @@ async def serve(
     Args:
         config: The checked config.
         plugins: The broker plugins that loaded, by name.
+        watch: Has changed files taken over; None: only SIGHUP does.
         load: Reads and checks the config once more, at SIGHUP; raises ConfigError. Called in a thread.
         task_status: Started with the server's base URL once clients are served.
 
@@ -77,6 +80,8 @@ async def serve(
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch_signals, walk.stop, walk.stopping.is_set, server.reload.ask)
+                if watch is not None:
+                    nursery.start_soon(watch.run, server.reload.ask, walk.stop)
                 await walk.run(
                     on_started=partial(_announce, server, nursery, task_status),
                     on_stop=last_resort.start,

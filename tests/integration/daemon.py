@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,17 @@ def write_config(folder: Path, *, first_start: bool = False, **sections: Any) ->
     return path
 
 
-def command(config: Path, before: str = "") -> list[str]:
+def command(config: Path, before: str = "", options: Sequence[str] = ()) -> list[str]:
     """Return the command line of a server; ``before`` is code that shortens a patience of its first."""
     program = ["-c", f"{before}\nfrom mdserver.__main__ import main\nraise SystemExit(main())"]
-    return [sys.executable, *(program if before else ["-m", "mdserver"]), "run", "--config", str(config)]
+    return [
+        sys.executable,
+        *(program if before else ["-m", "mdserver"]),
+        "run",
+        "--config",
+        str(config),
+        *options,
+    ]
 
 
 def clean_environment() -> dict[str, str]:
@@ -111,10 +118,15 @@ async def run_to_end(config: Path, limit_s: float = 60) -> subprocess.CompletedP
 
 
 @asynccontextmanager
-async def open_daemon(config: Path, *, wait_ready: bool = True, before: str = "") -> AsyncIterator[Daemon]:
+async def open_daemon(
+    config: Path, *, wait_ready: bool = True, before: str = "", options: Sequence[str] = ()
+) -> AsyncIterator[Daemon]:
     """Run a server until the block ends; it is ready when this yields, unless that is not waited for."""
     process = await trio.lowlevel.open_process(
-        command(config, before), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+        command(config, before, options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
     )
     daemon = Daemon(process, config.parent)
     ready = trio.Event()

@@ -239,3 +239,26 @@ async def test_keys_are_taken_over_and_a_server_is_never_opened_by_mistake(folde
         assert "allow_anonymous" in str(line["problems"])
         assert (await daemon.get("/api/brokers")).status_code == 401
         assert await daemon.stop() == 0
+
+
+async def test_a_server_in_development_follows_its_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(broken_distribution(folder, "keyed", KEYED)))
+    (code,) = folder.rglob("broken_keyed.py")
+    config = config_of(folder, MOCK, {"name": "keyed", "api_key": "new-key-1"})
+    async with open_daemon(config, options=["--reload"]) as daemon:
+        await broker_in(daemon, "keyed", "failed")
+        await daemon.wait_log("watching the config and the plugins")
+        config_of(folder, MOCK, {"name": "keyed", "api_key": "the-right-key"})
+        await broker_in(daemon, "keyed", "live")
+        process = daemon.process.pid
+        before, daemon.stdout = daemon.stdout, ""
+        code.write_text(KEYED.replace("the-right-key", "another-key"))
+        with trio.fail_after(30):
+            while "/api/metadata" not in daemon.stdout:
+                await trio.sleep(0.05)
+        assert "/api/metadata" in before
+        await broker_in(daemon, "keyed", "failed")
+        assert daemon.process.pid == process
+        assert await daemon.stop() == 0
