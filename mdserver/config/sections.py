@@ -70,11 +70,18 @@ def _symbols(value: Any) -> Any:
     return value if value is None else canonical_all(value)
 
 
+FREE_ORIGINS = frozenset(("*", "null", "file://"))
+"""Allowed besides scheme and host: any, and what browsers send for a page from the disk."""
+
+
 def _origins(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for origin in value:
         scheme, separator, host = origin.partition("://")
-        if origin != "*" and not (separator and scheme and host and "/" not in host):
-            raise ValueError(f'{field.name}: expected origins such as "https://example.org", or "*"')
+        if origin not in FREE_ORIGINS and not (separator and scheme and host and "/" not in host):
+            raise ValueError(
+                f'{field.name}: expected origins such as "https://example.org"; "file://" and "null" for pages on the '
+                'disk; or "*"'
+            )
 
 
 def _database_url(_: object, field: attrs.Attribute[str], value: str) -> None:

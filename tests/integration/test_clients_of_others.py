@@ -93,7 +93,9 @@ def look(daemon: Daemon, chromium: str) -> list[list[str]]:
 async def test_a_page_in_a_browser_shows_live_ticks(folder: Path) -> None:
     chromium = program("chromium", "chromium-browser", "google-chrome")
     brokers = [{"name": "mock", "rate": 100}]
-    config = write_config(folder, database={"store": False}, brokers=brokers)
+    # What a browser sends for a page from the disk.
+    server = {"allowed_origins": ["null", "file://"]}
+    config = write_config(folder, database={"store": False}, brokers=brokers, server=server)
     async with open_daemon(config) as daemon:
         cells = await trio.to_thread.run_sync(partial(look, daemon, chromium))
     assert sorted(row[0] for row in cells) == ["EURUSD", "GBPUSD"]

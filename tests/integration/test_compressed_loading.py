@@ -378,7 +378,7 @@ def test_the_command(timescale_database_url: str, command: Callable[..., tuple[i
     )
     code, out, _ = command(url, "on")
     assert code == 0
-    assert "the way back" in out
+    assert "restores the primary key" in out
     assert command(url, "on")[:2] == (0, "direct compress was on already\n")
     status = json.loads(command(url, "status", "--json")[1])
     assert status == {"on": True, "problem": None, "chunks": 0, "compressed_chunks": 0}

@@ -215,7 +215,7 @@ async def test_a_denied_hour_is_neither_empty_nor_does_it_touch_what_is_stored(
     series = await opened(store)
     (result,) = await store.load_hours(series, [other(1, "missing")])
     assert result.status == "failed"
-    assert "nothing of this hour" in result.cause
+    assert "neither this hour nor any other" in result.cause
     results = await store.load_hours(series, [other(1, "missing"), data(2, make_ticks(2, 0))])
     assert [result.status for result in results] == ["denied", "added"]
     assert list(await store.settled_hours(series.id, hour_us(0), hour_us(9))) == [hour_us(2)]
