@@ -105,7 +105,7 @@ class TlsStream(trio.abc.Stream):
                 await self._send_pending()
                 await self._read_more()
             except (ssl.SSLError, ssl.CertificateError) as error:
-                await self._send_pending()  # the alert says why
+                await self._send_pending()  # noqa: ASYNC120 - the alert says why; cancelled, nobody waits for the reason
                 raise trio.BrokenResourceError(f"no TLS handshake: {error}") from error
             else:
                 await self._send_pending()
