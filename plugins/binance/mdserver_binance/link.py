@@ -258,7 +258,9 @@ class Link:
             self._host.refuse(feeds, reason)
 
     def _confirm(self) -> None:
-        confirmed = self._ledger.confirm(self._subscriptions.active, self._symbols())
+        # What is let go of stays active until the venue has answered; it must not be confirmed anew meanwhile.
+        active = self._subscriptions.active & self._share.feeds
+        confirmed = self._ledger.confirm(active, self._symbols())
         if confirmed:
             self._host.confirm(confirmed)
 
