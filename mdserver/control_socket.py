@@ -19,14 +19,18 @@ import trio
 
 from .errors import Rejected, Unavailable
 
-__all__ = ["FILE_NAME", "MAX_BYTES", "ask_server", "open_control_listener", "receive_line"]
+__all__ = ["FILE_NAME", "MAX_BYTES", "NoServer", "ask_server", "open_control_listener", "receive_line"]
 
 FILE_NAME = "control.sock"
-MAX_BYTES = 64 * 1024
-"""The longest request or answer."""
+MAX_BYTES = 16 * 1024 * 1024
+"""The longest answer; a request takes far less."""
 
 _LONGEST_PATH = 100
 """Bytes of a socket's path; the kernel takes 107."""
+
+
+class NoServer(Unavailable):
+    """No server runs with this data folder."""
 
 
 @contextmanager
@@ -68,23 +72,24 @@ async def open_control_listener(folder: Path) -> trio.SocketListener:
     return trio.SocketListener(sock)
 
 
-async def receive_line(stream: trio.abc.ReceiveStream) -> bytes:
+async def receive_line(stream: trio.abc.ReceiveStream, most_bytes: int = MAX_BYTES) -> bytes:
     """Return what comes up to a line feed or the end. Raises ValueError where that is too long."""
     received = bytearray()
     while not received.endswith(b"\n"):
-        chunk = await stream.receive_some(4096)
+        chunk = await stream.receive_some(65_536)
         if not chunk:
             break
         received += chunk
-        if len(received) > MAX_BYTES:
-            raise ValueError(f"found more than {MAX_BYTES} bytes, expected a line of JSON")
+        if len(received) > most_bytes:
+            raise ValueError(f"found more than {most_bytes} bytes, expected a line of JSON")
     return bytes(received)
 
 
 async def ask_server(folder: Path, request: dict[str, Any], *, wait_s: float) -> Any:
     """Return the result of a request to the server that runs with a data folder.
 
-    Raises Unavailable where none runs there or answers within ``wait_s``, Rejected with its words where it refuses.
+    Where this is cancelled, or too long, the server gives up too. Raises NoServer where none runs there, Unavailable
+    where it does not answer within ``wait_s``, Rejected with its words where it refuses.
     """
     try:
         with trio.fail_after(wait_s), _address(folder) as address:
@@ -92,7 +97,7 @@ async def ask_server(folder: Path, request: dict[str, Any], *, wait_s: float) ->
                 await stream.send_all(msgspec.json.encode(request) + b"\n")
                 line = await receive_line(stream)
     except (FileNotFoundError, ConnectionRefusedError):
-        raise Unavailable(f"no server runs with the data folder {folder}") from None
+        raise NoServer(f"no server runs with the data folder {folder}") from None
     except PermissionError:
         raise Unavailable(
             f"the server with the data folder {folder} belongs to another user: run the command as that one"

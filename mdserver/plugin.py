@@ -10,10 +10,10 @@ A distribution registers a descriptor under an entry-point group; the server loa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import click
@@ -31,6 +31,7 @@ __all__ = [
     "COMMAND_GROUP",
     "HISTORY_GROUP",
     "Broker",
+    "BrokerHistory",
     "BrokerHost",
     "BrokerPlugin",
     "CommandContext",
@@ -139,6 +140,22 @@ class Broker(Protocol):
         Call ``task_status.started()`` once connected. The server restarts sessions with backoff:
         raise :class:`~mdserver.errors.Unavailable` for what a retry may mend and
         :class:`~mdserver.errors.Rejected` for what it cannot.
+        """
+        ...
+
+
+@runtime_checkable
+class BrokerHistory(Protocol):
+    """What a :class:`Broker` may have besides: the records of its venue's past, so that gaps can be filled."""
+
+    def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncGenerator[Sequence[Record], None]:
+        """Yield the records of a feed between two times, both included, oldest first, in batches; an async generator.
+
+        With the venue's times and ids, as the feed has them live. The server asks for one batch after the other, may
+        wait long in between, and closes the generator; it drops what it has already and what lies outside. A session
+        may run at the same time: stay within the venue's limits together. Raise
+        :class:`~mdserver.errors.Unavailable` for what may be had later and :class:`~mdserver.errors.Rejected` for what
+        cannot be had at all: then the gap is permanent.
         """
         ...
 

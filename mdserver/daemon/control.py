@@ -22,6 +22,7 @@ from .parts import Part
 
 __all__ = ["ControlPart"]
 
+MAX_REQUEST_BYTES = 64 * 1024
 REQUEST_S = 5.0
 """A request must have come within this time."""
 SETTLE_S = 15.0
@@ -60,8 +61,10 @@ class ControlPart(Part):
     async def _serve(self, stream: trio.SocketStream) -> None:
         try:
             with trio.fail_after(REQUEST_S):
-                line = await receive_line(stream)
-            answer = await self._answer(line)
+                line = await receive_line(stream, MAX_REQUEST_BYTES)
+            answer = await self._answer_while_there(line, stream)
+            if answer is None:
+                return
             with trio.fail_after(REQUEST_S):
                 await stream.send_all(msgspec.json.encode(answer) + b"\n")
         except (ValueError, trio.TooSlowError, trio.BrokenResourceError) as error:
@@ -70,6 +73,21 @@ class ControlPart(Part):
             )
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _answer_while_there(self, line: bytes, stream: trio.SocketStream) -> dict[str, Any] | None:
+        """Return the answer, None where the command was interrupted: then nothing more is done for it."""
+        answer: dict[str, Any] | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def give_up_with_the_command() -> None:
+                with suppress(trio.BrokenResourceError):
+                    await stream.receive_some(1)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up_with_the_command)
+            answer = await self._answer(line)
+            nursery.cancel_scope.cancel()
+        return answer
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:

@@ -25,6 +25,7 @@ from ..plugin import BrokerPlugin
 from ..stream.live_candles import CandleKey, LiveCandles, StoredCandle
 from ..stream.router import Router
 from ..web.server.tcp_server import open_listeners
+from .backfill import BackfillPart
 from .control import ControlPart
 from .file_watch import FileWatch
 from .loop_watchdog import WatchdogPart
@@ -104,7 +105,9 @@ class _Server:
         self.database: DatabasePart | None = None
         self.journal: JournalPart | None = None
         self.drain: DrainPart | None = None
+        control = ControlPart(config.data_dir, supervisor)
         storing: list[Part] = []
+        filling: list[Part] = []
         candles: LiveCandles | None = None
         if config.database.store:
             self.database = DatabasePart(config.database, config.data_dir)
@@ -112,6 +115,9 @@ class _Server:
             candles = self._live_candles(config, router)
             self.drain = DrainPart(config.database, self.database, self.journal, metrics, candles.stored)
             housekeeping = HousekeepingPart(config.database, self.database, metrics)
+            backfill = BackfillPart(supervisor, router, metrics, self.database, self.drain, candles)
+            control.handlers["backfill"] = backfill.fill_now
+            filling = [backfill]
             storing = [LiveCandlesPart(candles), self.drain, housekeeping, self.journal, self.database]
         brokers = BrokersPart(
             config.brokers,
@@ -139,7 +145,8 @@ class _Server:
             [
                 MemoryPart(),
                 WatchdogPart(plugins, metrics, _log),
-                ControlPart(config.data_dir, supervisor),
+                control,
+                *filling,
                 brokers,
                 RouterPart(router, has_window=bool(config.server.window_ms)),
                 self.web,

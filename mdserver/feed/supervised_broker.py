@@ -16,7 +16,7 @@ import trio
 from ..backoff import Backoff
 from ..errors import Unavailable
 from ..metrics import Metrics
-from ..plugin import Broker, BrokerPlugin
+from ..plugin import Broker, BrokerHistory, BrokerPlugin
 from .broker_host import Host, clean_text
 from .broker_state import BrokerState, Outcome, State, StateHistory
 from .demand import BrokerDemand, FeedChange
@@ -67,6 +67,7 @@ class SupervisedBroker:
         self.listeners: list[StateListener] = []
         self._history = StateHistory(host.name, metrics)
         self._make = make
+        self._broker: Broker | None = None
         self._crashed_at: deque[float] = deque(maxlen=MAX_CRASHES)
         self._backoff = backoff or Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._silence = None if plugin.silence_s is None else Silence(plugin.silence_s, host)
@@ -103,6 +104,14 @@ class SupervisedBroker:
             history.errors,
             history.changes,
         )
+
+    def history(self) -> BrokerHistory | None:
+        """Return what gives the records of the venue's past: the session's own object if there is one, else a new one.
+
+        Raises whatever the plugin's factory does.
+        """
+        broker = self._broker or self._make()
+        return broker if isinstance(broker, BrokerHistory) else None
 
     async def run(self) -> None:
         """Run sessions until cancelled. A broker that is given up (``failed``) waits for its restart."""
@@ -143,6 +152,7 @@ class SupervisedBroker:
     def reconfigure(self, make: Callable[[], Broker], backoff: Backoff) -> None:
         """Take other settings over, from the next session on."""
         self._make = make
+        self._broker = None
         self._backoff = backoff
 
     def give_up(self, reason: str) -> None:
@@ -213,7 +223,7 @@ class SupervisedBroker:
         return self._note(outcome, error)
 
     async def _session(self, went_live: Callable[[], None]) -> None:
-        broker = self._make()
+        broker = self._broker = self._make()
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(START_TIMEOUT_S) as deadline:
                 await nursery.start(self._pump, broker)

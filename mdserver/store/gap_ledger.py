@@ -44,6 +44,7 @@ _READ: LiteralString = """select g.id, g.series_id, s.broker, s.symbol, s.type,
       and (%(symbol)s::text is null or s.symbol = %(symbol)s)
       and (%(broker)s::text is null or s.broker = %(broker)s)
       and (%(state)s::text is null or g.state = %(state)s)
+      and not g.cause = any(%(but)s::text[])
       and g.to_time >= timestamptz 'epoch' + %(first)s * interval '1 microsecond'
       and g.from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
     order by g.from_time, g.id limit %(limit)s"""
@@ -79,14 +80,16 @@ def read_gaps(
     symbol: str | None = None,
     broker: str | None = None,
     state: GapState | None = None,
+    but: Sequence[str] = (),
     limit: int,
 ) -> list[GapRow]:
-    """Return the gaps that touch ``[first_us, last_us]``, the earliest first. Blocking."""
+    """Return the gaps that touch ``[first_us, last_us]``, earliest first, none with a cause of ``but``. Blocking."""
     values = {
         "series": series_id,
         "symbol": symbol,
         "broker": broker,
         "state": state,
+        "but": list(but),
         "first": first_us,
         "last": last_us,
         "limit": limit,

@@ -11,12 +11,13 @@ import trio
 from ..candles import QuotePrice
 from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
-from ..model import GapState, LastRecord, Published, RecordType, Topic
+from ..model import GapState, LastRecord, Published, Record, RecordType, Topic
 from ..stream.live_candles import CandleKey, StoredCandle
 from ..stream.stored_past import Begin, Page, Start
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
 from .gap_ledger import GapRow, mark_gap, read_gaps
+from .history.fill_gap import add_records
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
@@ -116,9 +117,10 @@ class Store:
         symbol: str | None = None,
         broker: str | None = None,
         state: GapState | None = None,
+        but: Sequence[str] = (),
         limit: int,
     ) -> list[GapRow]:
-        """Return the recorded gaps that touch ``[first_us, last_us]``, the earliest first."""
+        """Return the recorded gaps that touch ``[first_us, last_us]``, earliest first, none with a cause of ``but``."""
         return await self._read(
             lambda conn: read_gaps(
                 conn,
@@ -128,9 +130,18 @@ class Store:
                 symbol=symbol,
                 broker=broker,
                 state=state,
+                but=but,
                 limit=limit,
             )
         )
+
+    async def add_missed(self, topic: Topic, records: Sequence[Record]) -> list[int]:
+        """Store records that a gap had swallowed, each once, with their candles; return the times of the new ones.
+
+        They get no number of the stream: see :mod:`.history.fill_gap`. Raises ValueError for a record that cannot be
+        stored.
+        """
+        return await self._change(lambda conn: add_records(conn, topic, records))
 
     async def mark_gap(self, gap_id: int, state: GapState) -> bool:
         """Set the state of a gap, such as filled from a history; return False if no gap has this id."""

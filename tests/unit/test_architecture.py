@@ -63,6 +63,7 @@ LAYERS: tuple[str, ...] = (
     "web.api",
     "web.app",
     "web",
+    "backfill",
     "commands",
     "daemon",
     "kit",

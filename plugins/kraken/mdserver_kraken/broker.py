@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator
 
 import trio
 
-from mdserver.errors import MdserverError, Rejected, leaves
-from mdserver.model import Trade
+from mdserver.errors import MdserverError, Rejected, Unavailable, leaves
+from mdserver.model import Feed, Trade
 from mdserver.net import RETRY_STATUSES, open_http, open_websocket
 from mdserver.plugin import BrokerHost
 
@@ -53,16 +53,19 @@ class KrakenBroker:
                 await link.listed.wait()
                 task_status.started()
 
-    async def fetch_trades(
-        self, symbol: str, from_us: int, to_us: int, deliver: Callable[[list[Trade]], None]
-    ) -> None:
-        """Hand the trades of a symbol between two times, both included, to ``deliver``, oldest first, page by page.
+    async def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncGenerator[list[Trade], None]:
+        """Yield the trades of a feed between two times, both included, oldest first, a page at a time.
 
-        Raises Unavailable, Rejected or BadMessage; Rejected also for a symbol that no session has seen listed.
+        Raises Unavailable, Rejected or BadMessage. Needs the list of instruments that a session gets.
         """
-        venue_symbol = self._table.names.get(symbol)
+        if feed.type != "trade":
+            raise Rejected(f"Kraken has no history of {feed.type} records")
+        if not self._table.names:
+            raise Unavailable("Kraken's list of instruments has not come yet")
+        venue_symbol = self._table.names.get(feed.symbol)
         if venue_symbol is None:
-            raise Rejected(f"Kraken lists no {symbol}")
+            raise Rejected(f"Kraken lists no {feed.symbol}")
         pages = TradePages(venue_symbol, from_us, to_us)
         async with open_http() as http:
-            await fetch_trades(http, self._config.rest_url, symbol, pages, deliver)
+            async for page in fetch_trades(http, self._config.rest_url, feed.symbol, pages):
+                yield page  # noqa: ASYNC119 - whoever iterates closes it, as the hook asks for

@@ -9,7 +9,7 @@ Times are doubles here, and so off by up to a microsecond from those of the stre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -72,14 +72,13 @@ async def fetch_trades(
     rest_url: str,
     symbol: str,
     pages: TradePages,
-    deliver: Callable[[list[Trade]], None],
     *,
     pause_s: float = _PAUSE_S,
-) -> None:
-    """Hand all trades that ``pages`` asks for to ``deliver``, oldest first, page by page.
+) -> AsyncGenerator[list[Trade], None]:
+    """Yield all trades that ``pages`` asks for, oldest first, page by page.
 
     Waits ``pause_s`` between requests, longer each time the venue says that it is too often. Raises Unavailable,
-    Rejected (the venue does not know the pair) or BadMessage; what was delivered before stays true.
+    Rejected (the venue does not know the pair) or BadMessage; what was yielded before stays true.
     """
     url = f"{rest_url.rstrip('/')}/0/public/Trades"
     refusals = 0
@@ -88,7 +87,7 @@ async def fetch_trades(
         if isinstance(page, RestPage):
             refusals = 0
             if trades := pages.take(page):
-                deliver(trades)
+                yield trades
         else:
             refusals += 1
             _judge(url, page, refusals, pause_s)

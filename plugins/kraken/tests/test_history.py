@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdserver.errors import BadMessage, Rejected, Unavailable
-from mdserver.model import Trade
+from mdserver.model import Feed, Trade
 from mdserver.net import open_http
+from mdserver.plugin import BrokerHistory
 from mdserver.testing.host import FakeHost
 from mdserver.testing.kraken import FakeKraken
 from mdserver_kraken import KrakenBroker, KrakenConfig
@@ -76,7 +77,7 @@ async def test_all_pages_of_a_venue(venue: FakeKraken) -> None:
     got: list[list[Trade]] = []
     pages = TradePages("BTC/USD", first_us, last_us, rows=100)
     async with open_http() as http:
-        await fetch_trades(http, venue.rest_url, "BTCUSD", pages, got.append, pause_s=0.0)
+        got += [page async for page in fetch_trades(http, venue.rest_url, "BTCUSD", pages, pause_s=0.0)]
     wanted = {str(t.trade_id) for t in made if first_us <= t.time_ns // 1000 <= last_us}
     found = [trade.trade_id for page in got for trade in page]
     assert len(found) == len(set(found))
@@ -91,35 +92,38 @@ async def test_too_many_requests_are_asked_again(venue: FakeKraken) -> None:
     got: list[list[Trade]] = []
     pages = TradePages("BTC/USD", 0, FAR_US, rows=300)
     async with open_http() as http:
-        await fetch_trades(http, venue.rest_url, "BTCUSD", pages, got.append, pause_s=0.05)
+        got += [page async for page in fetch_trades(http, venue.rest_url, "BTCUSD", pages, pause_s=0.05)]
     assert sum(map(len, got)) == len(venue.markets["BTC/USD"].trades)
     assert len(venue.requests) > len(got)
 
 
 async def test_a_venue_that_goes_on_refusing_is_unavailable(venue: FakeKraken) -> None:
     venue.rules.rest_burst, venue.rules.rest_per_s = 0, 1.0
+    pages = TradePages("BTC/USD", 0, FAR_US)
     async with open_http() as http:
         with pytest.raises(Unavailable, match="Too many requests"):
-            await fetch_trades(
-                http, venue.rest_url, "BTCUSD", TradePages("BTC/USD", 0, FAR_US), print, pause_s=0.01
-            )
+            await anext(fetch_trades(http, venue.rest_url, "BTCUSD", pages, pause_s=0.01))
 
 
 async def test_an_unknown_pair_is_final(venue: FakeKraken) -> None:
     async with open_http() as http:
         with pytest.raises(Rejected, match="EQuery:Unknown asset pair"):
-            await fetch_trades(http, venue.rest_url, "X", TradePages("NO/SUCH", 0, FAR_US), print)
+            await anext(fetch_trades(http, venue.rest_url, "X", TradePages("NO/SUCH", 0, FAR_US)))
 
 
 async def test_a_broker_fetches_what_its_session_saw_listed(venue: FakeKraken, nursery: trio.Nursery) -> None:
     venue.rules.rest_burst = 100
     broker = KrakenBroker(KrakenConfig(url=venue.url, rest_url=venue.rest_url))
-    got: list[list[Trade]] = []
-    with pytest.raises(Rejected, match="lists no DOGEUSD"):
-        await broker.fetch_trades("DOGEUSD", 0, 1, got.append)
+    assert isinstance(broker, BrokerHistory)
+    with pytest.raises(Unavailable, match="list of instruments has not come yet"):
+        await anext(broker.backfill(Feed("DOGEUSD", "trade"), 0, 1))
     await nursery.start(broker.run, FakeHost())
+    with pytest.raises(Rejected, match="lists no NOSUCH"):
+        await anext(broker.backfill(Feed("NOSUCH", "trade"), 0, 1))
+    with pytest.raises(Rejected, match="no history of tick records"):
+        await anext(broker.backfill(Feed("DOGEUSD", "tick"), 0, 1))
     (first, *_) = venue.markets["DOGE/USD"].trades
     from_us = first.time_ns // 1000
-    await broker.fetch_trades("DOGEUSD", from_us, from_us, got.append)
+    got = [page async for page in broker.backfill(Feed("DOGEUSD", "trade"), from_us, from_us)]
     assert str(first.trade_id) in [trade.trade_id for page in got for trade in page]
     assert math.isclose(got[0][0].price, first.price / 10**7)

@@ -1,0 +1,94 @@
+"""``mdserver run backfill``: fill known gaps from the venues' own history, now."""
+
+from __future__ import annotations
+
+import json
+from time import time
+from typing import Any
+
+import click
+
+from ..backfill import GapFiller, summary
+from ..control_socket import NoServer, ask_server
+from ..model import US_PER_S
+from ..plugin import BrokerHistory, CommandContext, CommandPlugin
+from ..store.store import Store
+from .maintenance import json_option, open_for_maintenance, symbol_option
+
+__all__ = ["plugin"]
+
+MOST_GAPS = 10_000
+WAIT_S = 86_400.0
+
+
+@click.command("backfill")
+@click.option("--broker", metavar="NAME", help="Only gaps of this broker.")
+@symbol_option
+@json_option
+@click.pass_obj
+def backfill(context: CommandContext, broker: str | None, symbol: str | None, *, as_json: bool) -> None:
+    """Fill known gaps from the venues' own history, now instead of at the server's leisure.
+
+    A running server does the work, and stops when this command is interrupted; without one the command does it itself.
+    What is stored is not stored twice, so an interrupted command can be run again. The exit code is 1 where a gap stays
+    open.
+    """
+    result = context.run(_run, context, broker, symbol)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _print(result)
+    if result["open"]:
+        raise click.exceptions.Exit(1)
+
+
+async def _run(context: CommandContext, broker: str | None, symbol: str | None) -> dict[str, Any]:
+    request = {"do": "backfill", "broker": broker, "symbol": symbol}
+    try:
+        result: dict[str, Any] = await ask_server(context.config.data_dir, request, wait_s=WAIT_S)
+    except NoServer:
+        return await _without_server(context, broker, symbol)
+    return result
+
+
+async def _without_server(context: CommandContext, broker: str | None, symbol: str | None) -> dict[str, Any]:
+    entries = {entry.name: entry for entry in context.config.brokers if entry.enabled}
+    if broker is not None and broker not in entries:
+        known = ", ".join(entries) or "none"
+        raise click.BadParameter(
+            f'found "{broker}", expected a broker of the config: {known}', param_hint="--broker"
+        )
+    made: dict[str, Any] = {}
+
+    def history_of(name: str) -> BrokerHistory | None:
+        if name not in made:
+            entry = entries.get(name)
+            if entry is None or entry.plugin not in context.brokers:
+                raise LookupError(f"the config has no broker {name} that can be used")
+            made[name] = context.brokers[entry.plugin].factory(entry.settings)
+        found = made[name]
+        return found if isinstance(found, BrokerHistory) else None
+
+    async with open_for_maintenance(context.config) as database:
+        store = Store(database)
+        now_us = int(time() * US_PER_S)
+        gaps = await store.gaps(0, now_us, broker=broker, symbol=symbol, state="open", limit=MOST_GAPS)
+        filler = GapFiller(store, history_of, log=context.log)
+        return summary([await filler.fill(gap) for gap in gaps])
+
+
+def _print(result: dict[str, Any]) -> None:
+    whys: dict[tuple[str, str, str], int] = {}
+    for gap in result["gaps"]:
+        if gap["why"]:
+            key = gap["broker"], gap["state"], gap["why"]
+            whys[key] = whys.get(key, 0) + 1
+    for (broker, state, why), count in whys.items():
+        click.echo(f"{broker}: {count} {state}: {why}", err=True)
+    click.echo(
+        f"gaps filled {result['filled']}, permanent {result['permanent']}, still open {result['open']}; "
+        f"records added {result['records']}"
+    )
+
+
+plugin = CommandPlugin("backfill", "Fill known gaps from the venues' own history", backfill)

@@ -1,0 +1,159 @@
+"""Fill gaps at leisure: one after the other, the oldest first, never while streaming or storing would wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from time import time
+from typing import Any
+
+import structlog
+import trio
+
+from ..backfill import FilledGap, GapFiller, summary
+from ..backoff import Backoff
+from ..errors import Rejected, StoreUnavailable
+from ..feed.supervisor import Supervisor
+from ..metrics import Metrics
+from ..model import US_PER_S, Gap, Published
+from ..plugin import BrokerHistory
+from ..stream.live_candles import LiveCandles
+from ..stream.router import Router
+from .parts import Part
+from .storage import DatabasePart, DrainPart
+
+__all__ = ["BackfillPart"]
+
+LOOK_EVERY_S = 30.0
+SETTLED_S = 60.0
+"""A gap is taken up when it ended this long ago: venues publish their past a little later."""
+BATCHES_PER_MINUTE = 30
+"""Batches that are asked of one broker's venue at leisure; most are one request each."""
+PAUSES_S = (60.0, 3600.0)
+"""After a failure the gap is taken up again so much later."""
+AT_A_TIME = 50
+MOST_AT_ONCE = 10_000
+"""Gaps that one command fills."""
+UNWANTED = ("unsubscribed", "refused")
+"""Nobody wanted the records of these gaps; only the command fills them."""
+
+_LATE_S = 0.05
+_LOOK_S = 0.1
+_BUSY_PAUSE_S = 5.0
+
+_log = structlog.get_logger("mdserver")
+
+
+class BackfillPart(Part):
+    """Fills the gaps of brokers that are connected. :meth:`fill_now` is for the command."""
+
+    name = "backfill"
+    needed = False
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        router: Router,
+        metrics: Metrics,
+        database: DatabasePart,
+        drain: DrainPart,
+        candles: LiveCandles,
+    ) -> None:
+        self._supervisor = supervisor
+        self._router = router
+        self._metrics = metrics
+        self._database = database
+        self._drain = drain
+        self._candles = candles
+        self._at_work: set[str] = set()
+        self._again: dict[int, tuple[float, Backoff]] = {}
+        """Gaps that could not be filled: when to try again."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        task_status.started()
+        self._at_work.clear()
+        async with trio.open_nursery() as nursery:
+            while True:
+                for broker in tuple(self._supervisor.brokers.values()):
+                    is_free = broker.state.is_up and broker.name not in self._at_work
+                    if is_free and broker.history() is not None:
+                        self._at_work.add(broker.name)
+                        nursery.start_soon(self._fill_gaps_of, broker.name)
+                await trio.sleep(LOOK_EVERY_S)
+
+    async def _fill_gaps_of(self, name: str) -> None:
+        """Fill the gaps of one broker that are due; another broker's venue may be slower."""
+        filler = self._filler(self._at_leisure)
+        try:
+            until_us = int((time() - SETTLED_S) * US_PER_S)
+            gaps = await self._database.store.gaps(
+                0, until_us, broker=name, state="open", but=UNWANTED, limit=AT_A_TIME + len(self._again)
+            )
+            for gap in gaps:
+                due_s, backoff = self._again.get(gap.id, (0.0, None))
+                if gap.to_us > until_us or due_s > trio.current_time():
+                    continue
+                result = await filler.fill(gap)
+                self._count(result)
+                if result.state == "open":
+                    backoff = backoff or Backoff(*PAUSES_S)
+                    self._again[gap.id] = trio.current_time() + backoff.next_s(), backoff
+                else:
+                    self._again.pop(gap.id, None)
+        except StoreUnavailable:
+            pass  # streaming reports it; the next look tries again
+        finally:
+            self._at_work.discard(name)
+
+    async def fill_now(self, request: Mapping[str, Any]) -> Any:
+        """Fill all open gaps of the ``broker`` and the ``symbol`` of a command's request (None: of all); count them."""
+        broker, symbol = request.get("broker"), request.get("symbol")
+        if broker is not None and broker not in self._supervisor.brokers:
+            known = ", ".join(self._supervisor.brokers) or "none"
+            raise Rejected(f'found broker "{broker}", expected one that runs: {known}')
+        filler = self._filler(trio.lowlevel.checkpoint)
+        now_us = int(time() * US_PER_S)
+        gaps = await self._database.store.gaps(
+            0, now_us, broker=broker, symbol=symbol, state="open", limit=MOST_AT_ONCE
+        )
+        results = []
+        for gap in gaps:
+            results.append(await filler.fill(gap))
+            self._count(results[-1])
+            self._again.pop(gap.id, None)
+        return summary(results)
+
+    def _filler(self, pause: Callable[[], Awaitable[None]]) -> GapFiller:
+        return GapFiller(
+            self._database.store,
+            self._history_of,
+            pause=pause,
+            on_stored=self._candles.stored,
+            on_changed=self._tell,
+            log=_log,
+        )
+
+    def _history_of(self, name: str) -> BrokerHistory | None:
+        broker = self._supervisor.brokers.get(name)
+        if broker is None:
+            raise LookupError(f"the config has no broker {name}")
+        return broker.history()
+
+    def _tell(self, gap: Gap) -> None:
+        """Tell the topic's subscribers of now that a gap is over; behind the last record that they have."""
+        last = self._router.last(gap.topic)
+        self._router.publish([Published(gap.topic, 0 if last is None else last.seq, gap)])
+
+    def _count(self, result: FilledGap) -> None:
+        self._metrics.gaps_filled.labels(result.gap.broker, result.state).inc()
+        self._metrics.backfilled.labels(result.gap.broker).inc(result.added)
+
+    async def _at_leisure(self) -> None:
+        """Wait for the turn of the next batch: not too often, not while the loop is late or storing has trouble."""
+        await trio.sleep(60 / BATCHES_PER_MINUTE)
+        while True:
+            began = trio.current_time()
+            await trio.sleep(_LOOK_S)
+            if trio.current_time() - began - _LOOK_S < _LATE_S and self._drain.away is None:
+                return
+            await trio.sleep(_BUSY_PAUSE_S)

@@ -1,0 +1,181 @@
+"""Gaps filled from a venue's own history, by a real server and by the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from mdserver.net import open_websocket
+
+from .daemon import Daemon, clean_environment, open_daemon, write_config
+from .test_daemon import broken_distribution
+from .test_reload import Watching
+
+TAPE = """
+import attrs, time, trio, mdserver.plugin as p
+from mdserver.errors import Rejected, Unavailable
+from mdserver.model import Trade
+EVERY_US = 20_000
+def trade(number):
+    return Trade('BTCUSDT', number * EVERY_US, 100.0 + number % 50, 1.0, 'buy', str(number))
+@attrs.frozen
+class C:
+    history: str = 'there'
+class Tape:
+    '''A venue that trades every 20 ms for ever, each trade with the number that its time gives.'''
+    def __init__(self, config): self.config = config
+    async def run(self, host, *, task_status):
+        task_status.started()
+        await trio.sleep(0.6)
+        next_one = time.time_ns() // 1000 // EVERY_US
+        while True:
+            await trio.sleep(0.005)
+            now = time.time_ns() // 1000 // EVERY_US
+            host.publish([trade(n) for n in range(next_one, now)])
+            next_one = now
+    async def backfill(self, feed, from_us, to_us):
+        if self.config.history == 'gone':
+            raise Rejected('the venue keeps no trades so old')
+        if self.config.history == 'busy':
+            raise Unavailable('the venue is busy')
+        if self.config.history == 'broken':
+            raise ZeroDivisionError('a bug')
+        numbers = range(-(-from_us // EVERY_US), to_us // EVERY_US + 1)
+        for start in range(0, len(numbers), 7):
+            yield [trade(n) for n in numbers[start:start + 7]]
+plugin = p.BrokerPlugin('tape', '', C, Tape, types=('trade',), candles_from='trade', silence_s=None)
+"""
+
+SOON = """
+import mdserver.daemon.backfill as b
+b.LOOK_EVERY_S, b.SETTLED_S, b.BATCHES_PER_MINUTE = 0.2, 0.5, 6000
+"""
+
+
+@pytest.fixture
+def config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(broken_distribution(folder, "tape", TAPE)))
+    return config_with(folder)
+
+
+def config_with(folder: Path, history: str = "there") -> Path:
+    return write_config(folder, brokers=[{"name": "tape", "symbols": ["BTCUSDT"], "history": history}])
+
+
+async def run_command(config: Path, *arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "mdserver", "run", "--config", str(config), *arguments]
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            command, capture_stdout=True, capture_stderr=True, check=False, env=clean_environment()
+        )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+async def make_gap(daemon: Daemon, config: Path) -> None:
+    """Have the broker begin a new session, and wait until the gap is in the ledger."""
+    code, _, errors = await run_command(config, "broker", "restart", "tape")
+    assert code == 0, errors
+    with trio.fail_after(20):
+        while not await gaps_of(daemon):
+            await trio.sleep(0.05)
+
+
+async def gaps_of(daemon: Daemon) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await daemon.get("/api/gaps")).json()["gaps"]
+    return found
+
+
+async def trades_of(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return all stored trades."""
+    query = {"symbol": "BTCUSDT", "from": 0, "to": 4_000_000_000, "limit": 10_000}
+    found: list[dict[str, Any]] = (await daemon.get("/api/trades", **query)).json()["trades"]
+    return found
+
+
+def whole(trades: list[dict[str, Any]]) -> bool:
+    """Whether there is each trade of the time from the first to the last, once."""
+    ids = [int(trade["trade_id"]) for trade in trades]
+    return ids == list(range(ids[0], ids[-1] + 1))
+
+
+async def test_the_command_fills_a_gap_and_clients_are_told_but_sent_nothing_old(
+    folder: Path, config: Path
+) -> None:
+    async with open_daemon(config) as daemon, open_websocket(daemon.ws) as ws:
+        client = Watching(ws)
+        await client.subscribe("BTCUSDT", types=["trade"])
+        seen = await client.until(lambda m: m["type"] == "trade")
+        await make_gap(daemon, config)
+        seen += await client.until(lambda m: m["type"] == "gap")
+        gap = seen[-1]
+        assert (gap["cause"], gap["state"]) == ("restart", "open")
+        assert not whole(await trades_of(daemon))
+        code, output, _ = await run_command(config, "backfill", "--json")
+        result = json.loads(output)
+        assert (code, result["filled"], result["open"]) == (0, 1, 0)
+        assert result["records"] > 20
+        seen += await client.until(lambda m: m["type"] == "gap")
+        assert (seen[-1]["state"], seen[-1]["from"], seen[-1]["to"]) == ("filled", gap["from"], gap["to"])
+        assert [one["state"] for one in await gaps_of(daemon)] == ["filled"]
+        stored = await trades_of(daemon)
+        assert whole(stored)
+        live = [m for m in seen if m["type"] == "trade"]
+        assert [m["seq"] for m in live] == list(range(live[0]["seq"], live[0]["seq"] + len(live)))
+        assert not any(gap["from"] < m["time"] < gap["to"] for m in live)
+        code, output, _ = await run_command(config, "backfill")
+        assert (code, output) == (0, "gaps filled 0, permanent 0, still open 0; records added 0\n")
+        code, output, errors = await run_command(config, "backfill", "--broker", "nobody")
+        assert (code, "expected one that runs: tape" in errors) == (1, True)
+        assert await daemon.stop() == 0
+    code, output, _ = await run_command(config, "check", "--json")
+    assert json.loads(output)["ok"], output
+
+
+async def test_the_server_fills_gaps_by_itself(config: Path) -> None:
+    async with open_daemon(config, before=SOON) as daemon:
+        await daemon.wait_stored("BTCUSDT", 20, "trade")
+        await make_gap(daemon, config)
+        line = await daemon.wait_log("a gap was filled")
+        assert line["records"] > 20
+        assert whole(await trades_of(daemon))
+        metrics = (await daemon.get("/metrics")).text
+        assert 'mdserver_gaps_filled_total{broker="tape",state="filled"} 1.0' in metrics
+        assert await daemon.stop() == 0
+
+
+async def test_without_a_server_the_command_does_it_itself(config: Path) -> None:
+    async with open_daemon(config) as daemon:
+        await daemon.wait_stored("BTCUSDT", 20, "trade")
+        await make_gap(daemon, config)
+        assert await daemon.stop() == 0
+    code, output, errors = await run_command(config, "backfill", "--broker", "tape")
+    assert (code, output.split(";")[0]) == (0, "gaps filled 1, permanent 0, still open 0"), errors
+    async with open_daemon(config) as daemon:
+        assert (await gaps_of(daemon))[0]["state"] == "filled"
+        assert await daemon.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("history", "state", "exit_code", "why"),
+    [
+        ("gone", "permanent", 0, "the venue keeps no trades so old"),
+        ("busy", "open", 1, "the venue is busy"),
+        ("broken", "open", 1, "a bug"),
+    ],
+)
+async def test_what_cannot_be_had_is_told(
+    folder: Path, config: Path, history: str, state: str, exit_code: int, why: str
+) -> None:
+    config_with(folder, history)
+    async with open_daemon(config) as daemon:
+        await daemon.wait_stored("BTCUSDT", 20, "trade")
+        await make_gap(daemon, config)
+        code, _, errors = await run_command(config, "backfill")
+        assert (code, errors) == (exit_code, f"tape: 1 {state}: {why}\n")
+        assert [one["state"] for one in await gaps_of(daemon)] == [state]
+        assert await daemon.stop() == 0
