@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 from mdserver.net import open_websocket
-from mdserver.testing.binance import FakeBinance, open_fake_binance
+from mdserver.testing.binance import BinanceRules, FakeBinance, open_fake_binance
 from mdserver.testing.recorded import Frame, read_cryptofeed, read_jsonl
 
 from .daemon import Daemon, open_daemon, open_stream, write_config
@@ -231,3 +232,78 @@ async def test_a_plugin_that_cannot_be_used_is_named_and_the_rest_run(folder: Pa
             assert states["mock"]["state"] == "live"
             assert states["binance"]["state"] == "failed"
             assert "451" in states["binance"]["last_error"]
+
+
+async def answers_to(daemon: Daemon, request: dict[str, Any], enough: Any) -> list[dict[str, Any]]:
+    """Return what a client gets after a request, until ``enough`` says so."""
+    seen: list[dict[str, Any]] = []
+    async with open_websocket(daemon.ws) as ws:
+        await ws.send(json.dumps(request))
+        with trio.fail_after(20):
+            while not enough(seen):
+                seen += map(json.loads, await ws.receive())
+    return seen
+
+
+def results(seen: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Symbol and status of each answer about a feed, in their order."""
+    acks = [m["results"] for m in seen if m["type"] == "ack"]
+    return [
+        (r["symbol"], f"error {r['code']}" if r["status"] == "error" else r["status"])
+        for a in acks
+        for r in a
+    ]
+
+
+async def test_a_symbol_that_the_venue_does_not_have_is_408(folder: Path) -> None:
+    async with open_fake_binance() as venue:
+        broker = {"name": "binance", "url": venue.url, "rest_url": venue.rest_url}
+        config = write_config(folder, brokers=[broker], database={"store": False})
+        async with open_daemon(config) as daemon:
+            request = {"action": "subscribe", "symbols": ["ETHUSDT", "NOSUCH", "币安人生USDT"]}
+            seen = await answers_to(
+                daemon,
+                request,
+                lambda seen: (
+                    {("ETHUSDT", "active"), ("NOSUCH", "error 408"), ("币安人生USDT", "active")}
+                    <= set(results(seen))
+                ),
+            )
+    assert ("NOSUCH", "active") not in results(seen)
+
+
+async def test_without_a_list_a_symbol_is_pending_until_its_first_record(folder: Path) -> None:
+    async with open_fake_binance(BinanceRules(rest_delay_s=60.0, pace_s=math.inf)) as venue:
+        broker = {"name": "binance", "url": venue.url, "rest_url": venue.rest_url}
+        config = write_config(folder, brokers=[broker], database={"store": False})
+        async with open_daemon(config) as daemon, trio.open_nursery() as nursery:
+
+            async def trade_later() -> None:
+                await venue.wait_subscribed("btcusdt@trade", "nosuch@trade")
+                await venue.connections[0].send_ping()
+                await venue.wait_until(lambda: bool(venue.connections[0].pongs))  # its acks have come
+                await venue.trade("BTCUSDT")
+
+            nursery.start_soon(trade_later)
+            request = {"action": "subscribe", "symbols": ["BTCUSDT", "NOSUCH"], "types": ["trade"]}
+            seen = await answers_to(daemon, request, lambda seen: any(m["type"] == "trade" for m in seen))
+    assert results(seen) == [("BTCUSDT", "pending"), ("NOSUCH", "pending"), ("BTCUSDT", "active")]
+
+
+async def test_order_books_reach_a_client(folder: Path) -> None:
+    async with open_fake_binance() as venue:
+        broker = {"name": "binance", "url": venue.url, "rest_url": venue.rest_url}
+        config = write_config(folder, brokers=[broker], database={"store": False})
+        async with open_daemon(config) as daemon:
+            request = {
+                "action": "subscribe",
+                "symbols": ["BTCUSDT"],
+                "types": ["orderbook"],
+                "broker": "binance",
+            }
+            seen = await answers_to(
+                daemon, request, lambda seen: sum(m["type"] == "orderbook" for m in seen) >= 10
+            )
+    books = [message for message in seen if message["type"] == "orderbook"]
+    assert all(book["bids"][0][0] < book["asks"][0][0] for book in books)
+    assert [book["seq"] for book in books] == list(range(books[0]["seq"], books[0]["seq"] + len(books)))

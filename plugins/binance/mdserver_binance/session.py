@@ -75,6 +75,7 @@ class Session:
 
     def _follow(self, nursery: trio.Nursery, wanted: frozenset[Feed], live: trio.Event) -> None:
         """Give each connection its share of what is wanted; open and close connections as that needs."""
+        self._common.ledger.forget_unwanted(wanted)
         shares, too_many = spread(wanted, [lane.share.feeds for lane in self._lanes], self._max_streams)
         for feeds in shares[len(self._lanes) :]:
             lane = Lane(Share(), self._common, self._config, self._timing, self._connects)

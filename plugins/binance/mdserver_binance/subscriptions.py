@@ -49,11 +49,12 @@ class Ledger:
         self.confirmed = set()
 
     def forget_unwanted(self, wanted: frozenset[Feed]) -> None:
-        """Give feeds that are not wanted any more another chance for when they are wanted again.
+        """Give feeds that are not wanted any more, on any connection, another chance for when they are wanted again.
 
         A feed that was refused is then asked for alone, so that it cannot take others down with it again.
         """
         self.confirmed &= wanted
+        self.told = {feed: reason for feed, reason in self.told.items() if feed in wanted}
         self.refused = {feed: reason for feed, reason in self.refused.items() if feed in wanted}
         if len(self.batch_bound) > _MAX_REMEMBERED:
             self.batch_bound = {feed: bound for feed, bound in self.batch_bound.items() if feed in wanted}
@@ -119,8 +120,7 @@ class Subscriptions:
         were not reported yet, each with the reason.
         """
         ledger = self._ledger
-        ledger.forget_unwanted(wanted)
-        reasons = dict(ledger.refused)
+        reasons = {feed: ledger.refused[feed] for feed in wanted & ledger.refused.keys()}
         for feed in wanted - reasons.keys():
             if reason := _unusable(feed, symbols) or self._unavailable(feed):
                 reasons[feed] = reason
@@ -132,7 +132,9 @@ class Subscriptions:
         reasons.update(dict.fromkeys(missing[room:], full))
         # A count in a text must not make it news for a feed that was told the same before.
         fresh = {feed: reason for feed, reason in reasons.items() if feed not in ledger.told}
-        ledger.told = reasons
+        for feed in wanted - reasons.keys():
+            ledger.told.pop(feed, None)
+        ledger.told.update(reasons)
         ledger.confirmed -= reasons.keys()
         return fresh
 

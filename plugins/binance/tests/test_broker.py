@@ -757,3 +757,18 @@ async def test_a_slow_venue_loses_nothing_and_late_acks_are_acks(venue: FakeBina
     await host.wait_confirmed([BTC_TRADES])
     await host.wait_records(40)
     assert not host.gaps
+
+
+async def test_a_feed_that_is_let_go_and_wanted_again_is_confirmed_again(
+    venue: FakeBinance, start: Start
+) -> None:
+    """Until the venue has answered it is still served, which must not count as told for the next time."""
+    host = FakeHost([BTC, ETH])
+    await start(host)
+    await host.wait_confirmed([BTC, ETH])
+    host.confirmed.clear()
+    host.demand.set([])
+    await venue.wait_until(lambda: not venue.streams)
+    assert not host.confirmed
+    host.demand.set([BTC])
+    await host.wait_confirmed([BTC])

@@ -99,9 +99,25 @@ def test_a_refused_feed_that_is_wanted_again_is_asked_for_alone() -> None:
     ledger = Ledger()
     ledger.blame(ticks("BAD"), "no")
     subscriptions = Subscriptions(ledger, "trade")
-    subscriptions.plan(ticks("A", "B"), None)  # BAD is unwanted: forgotten, but for the suspicion
+    ledger.forget_unwanted(ticks("A", "B"))  # BAD is unwanted: forgotten, but for the suspicion
+    subscriptions.plan(ticks("A", "B"), None)
     subscriptions.plan(ticks("A", "B", "BAD"), None)
     assert take(subscriptions)[1] == ["a@bookTicker", "b@bookTicker"]
+
+
+def test_connections_leave_each_other_what_they_learned() -> None:
+    ledger = Ledger()
+    one, other = Subscriptions(ledger, "trade"), Subscriptions(ledger, "trade")
+    one.plan(ticks("A", "BAD"), None)
+    one.answered(Reply(take(one)[2], "no"))
+    one.plan(ticks("A", "BAD"), None)
+    for _ in range(2):
+        one.answered(Reply(take(one)[2], "no" if one.plan(ticks("A", "BAD"), None) else None))
+        other.plan(ticks("C"), None)
+    symbols = frozenset({"A", "BAD", "C"})
+    assert ledger.confirm(ticks("A"), symbols) == ticks("A")
+    other.plan(ticks("C"), None)
+    assert ledger.confirm(ticks("A"), symbols) == frozenset()  # the host knows already
 
 
 @given(
