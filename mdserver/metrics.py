@@ -90,6 +90,9 @@ class Metrics:
             "broker_state_changes", "States that a broker entered", "broker", "state"
         )
         self.refused_feeds = counter("feeds_refused", "Feeds that a venue refused", "broker")
+        self.own_sessions = gauge(
+            "own_sessions", "Broker sessions that clients opened with their own credentials"
+        )
         self.gaps_filled = counter("gaps_filled", "Gaps taken up, by what came of them", "broker", "state")
         self.backfilled = counter("records_backfilled", "Records stored that a gap had swallowed", "broker")
         self.gaps = counter("gaps", "Known holes in a feed", "broker", "cause")

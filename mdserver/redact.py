@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
-__all__ = ["HIDDEN", "SHORTEST_SECRET", "hide_values", "is_secret_name", "redact"]
+__all__ = ["HIDDEN", "SHORTEST_SECRET", "hidden", "hide_values", "is_secret_name", "redact"]
 
 HIDDEN = "***"
 
@@ -35,6 +37,8 @@ _ASSIGNED = re.compile(
 _HALF_WORD = re.compile(r"\S{1,4096}\Z")
 
 _known_values: frozenset[str] = frozenset()
+_for_a_while: Counter[str] = Counter()
+"""Values that are hidden for a while, and how often that was asked for."""
 _hidden_values: re.Pattern[str] | None = None
 
 
@@ -43,9 +47,31 @@ def hide_values(values: Iterable[str]) -> None:
 
     For the whole process: whatever part of it writes a text, none of them may be in it.
     """
-    global _known_values, _hidden_values
+    global _known_values
     _known_values |= {value for value in values if len(value) >= SHORTEST_SECRET}
-    forms = {form for value in _known_values for form in _forms(value)}
+    _make_pattern()
+
+
+@contextmanager
+def hidden(values: Iterable[str]) -> Iterator[None]:
+    """Have :func:`redact` blot out these values while the block runs, wherever in the process a text is written."""
+    # A client chooses these: short ones could be words that the log needs.
+    mine = [value for value in values if len(value) >= 2 * SHORTEST_SECRET]
+    _for_a_while.update(mine)
+    _make_pattern()
+    try:
+        yield
+    finally:
+        _for_a_while.subtract(mine)
+        for value in mine:
+            if not _for_a_while[value]:
+                del _for_a_while[value]
+        _make_pattern()
+
+
+def _make_pattern() -> None:
+    global _hidden_values
+    forms = {form for value in _known_values | _for_a_while.keys() for form in _forms(value)}
     longest_first = sorted(forms, key=lambda form: (-len(form), form))
     _hidden_values = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 

@@ -5,6 +5,7 @@
 """
 
 from .changes import BrokerChanges, broker_changes, changed_settings
+from .credentials import credential_keys, with_credentials
 from .exposure import check_exposure, is_loopback, is_open
 from .load import default_data_dir, load_config, read_plugin_folders
 from .schema import json_schema
@@ -41,6 +42,7 @@ __all__ = [
     "broker_changes",
     "changed_settings",
     "check_exposure",
+    "credential_keys",
     "default_data_dir",
     "is_loopback",
     "is_open",
@@ -48,4 +50,5 @@ __all__ = [
     "load_config",
     "read_plugin_folders",
     "secret_values",
+    "with_credentials",
 ]

@@ -140,6 +140,7 @@ class _Server:
             sources=lambda: sources_of(self.reload.config, plugins),
             ready=self._not_ready,
             candles=candles,
+            open_own=brokers.open_own,
         )
         self.walk = Walk(
             [

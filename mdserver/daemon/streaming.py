@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from ..backoff import Backoff
-from ..config import BrokerEntry, Config, ServerConfig, broker_changes, check_exposure
+from ..config import BrokerEntry, Config, ServerConfig, broker_changes, check_exposure, with_credentials
 from ..feed.broker_host import Emit, Host
 from ..feed.broker_state import State
 from ..feed.demand import BrokerDemand
@@ -20,8 +20,10 @@ from ..kinds import default_variant
 from ..metrics import Metrics
 from ..model import Feed, LastRecord, Topic
 from ..plugin import BrokerPlugin
+from ..protocol.requests import RequestError
 from ..store.store import Store
 from ..stream.live_candles import LiveCandles
+from ..stream.own_session import OpenOwn, OwnSession
 from ..stream.router import Router
 from ..stream.stored_past import StoredPast
 from ..web.access.access import Access
@@ -35,6 +37,8 @@ from .parts import Part
 
 __all__ = ["BrokersPart", "MemoryPart", "RouterPart", "WebPart", "sources_of"]
 
+MAX_OWN_SESSIONS = 100
+"""Sessions of brokers that clients opened with their credentials, of all clients together."""
 CLIENTS_CLOSE_S = 2.0
 """Bound on the close handshakes of all clients, and again on the end of requests under way."""
 
@@ -82,6 +86,8 @@ class BrokersPart(Part):
         self._emit = emit
         self._last_records = last_records
         self._of_those_gone: dict[Topic, LastRecord] = {}
+        self._own_metrics = Metrics()  # those of the config's brokers must not change with a client's
+        metrics.own_sessions.set_function(lambda: supervisor.aside)
         supervisor.follow(lambda _: None, self._remember_numbers)
 
     def _remember_numbers(self, broker: SupervisedBroker) -> None:
@@ -116,6 +122,43 @@ class BrokersPart(Part):
             self._entries[entry.name] = entry
             self._supervisor.add(self.make(entry))
         self._supervisor.arrange(plan.order)
+
+    def open_own(self, name: str, credentials: dict[str, object]) -> OwnSession:
+        """Make a session of a broker for one client, with its credentials. See :data:`.own_session.OpenOwn`."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise RequestError(408, f'broker: unknown broker "{name[:40]}"')
+        if not entry.client_credentials:
+            raise RequestError(409, f"not permitted: {name} takes no credentials of clients")
+        if self._supervisor.aside >= MAX_OWN_SESSIONS:
+            raise RequestError(
+                405, f"too many sessions with own credentials: {MAX_OWN_SESSIONS} allowed in all"
+            )
+        try:
+            settings = with_credentials(entry.settings, credentials)
+        except ValueError as error:
+            raise RequestError(400, str(error)) from None
+        plugin, metrics, demand = self._plugins[entry.plugin], self._own_metrics, BrokerDemand()
+        router = Router(metrics)
+        host = Host(
+            name,
+            demand,
+            emit=router.publish,
+            last_records={},
+            metrics=metrics,
+            log=_log.bind(own_session=True),
+        )
+        broker = SupervisedBroker(
+            plugin,
+            partial(plugin.factory, settings),
+            demand,
+            host,
+            metrics,
+            backoff=Backoff(entry.backoff.first_s, entry.backoff.most_s),
+        )
+        return OwnSession(
+            broker, router, partial(self._supervisor.run_aside, broker, list(map(str, credentials.values())))
+        )
 
     async def _remove(self, name: str) -> None:
         if await self._supervisor.remove(name, "the config has changed"):
@@ -209,8 +252,10 @@ class WebPart(Part):
         sources: Callable[[], Sequence[SourceInfo]],
         ready: Callable[[], Sequence[str]],
         candles: LiveCandles | None,
+        open_own: OpenOwn,
     ) -> None:
         self._candles = candles
+        self._open_own = open_own
         self.url = ""
         self._config = config
         self._supervisor = supervisor
@@ -244,6 +289,7 @@ class WebPart(Part):
             candles=self._candles,
             access=self._access,
             past=self._past(),
+            open_own=self._open_own,
         )
         try:
             async with trio.open_nursery() as nursery:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
 import trio
 
+from ..redact import hidden
 from .broker_state import BrokerState
 from .supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
 
@@ -23,6 +24,8 @@ class Supervisor:
         self._brokers: dict[str, SupervisedBroker] = {}
         self._followers: list[tuple[BrokerFollower, BrokerFollower]] = []
         self._nursery: trio.Nursery | None = None
+        self.aside = 0
+        """Brokers that run for one client each."""
         self._runs: dict[str, tuple[trio.CancelScope, trio.Event]] = {}
         self.brokers: Mapping[str, SupervisedBroker] = MappingProxyType(self._brokers)
         """The brokers by name; a live view."""
@@ -82,6 +85,27 @@ class Supervisor:
         for _, left in self._followers:
             left(broker)
         return True
+
+    def run_aside(self, broker: SupervisedBroker, secrets: Collection[str]) -> Callable[[], None]:
+        """Run a broker that is none of all: a client's own; return what ends it. ``secrets`` are hidden until then.
+
+        Raises RuntimeError where the others do not run.
+        """
+        if self._nursery is None:
+            raise RuntimeError("the brokers do not run")
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._keep_aside, broker, scope, secrets)
+        return scope.cancel
+
+    async def _keep_aside(
+        self, broker: SupervisedBroker, scope: trio.CancelScope, secrets: Collection[str]
+    ) -> None:
+        self.aside += 1
+        try:
+            with hidden(secrets), scope:
+                await broker.run()
+        finally:
+            self.aside -= 1
 
     async def run(self) -> None:
         """Run all brokers, also those that come later, until cancelled."""

@@ -16,6 +16,7 @@ from .since import Since, SinceSeqs, parse_since
 __all__ = [
     "HEARTBEAT",
     "Auth",
+    "Authenticate",
     "Fault",
     "ListSubscriptions",
     "Ping",
@@ -94,7 +95,18 @@ class Auth(Struct, frozen=True):
     key: str
 
 
-Request: TypeAlias = Subscribe | Unsubscribe | ListSubscriptions | Ping | Auth
+class Authenticate(Struct, frozen=True):
+    """Open a session of a broker for this client alone, with its credentials."""
+
+    id: RequestId
+    broker: str
+    credentials: Mapping[str, object]
+
+    def __repr__(self) -> str:
+        return f"Authenticate(id={self.id!r}, broker={self.broker!r})"
+
+
+Request: TypeAlias = Subscribe | Unsubscribe | ListSubscriptions | Ping | Auth | Authenticate
 
 
 class RequestError(Exception):
@@ -113,6 +125,7 @@ _FIELDS = {
     "list": set(),
     "ping": set(),
     "auth": {"key"},
+    "authenticate": {"broker", "credentials"},
 }
 
 _ONLY_OF = {"interval": "candle"}
@@ -160,23 +173,7 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
         )
     match action:
         case "subscribe":
-            types = _types(message) or {"tick": None}
-            since = _since(message)
-            unnamed = set(types) == {HEARTBEAT} or isinstance(since, SinceSeqs)
-            symbols = {} if unnamed and "symbols" not in message else _symbols(message)
-            if not symbols and not unnamed:
-                raise RequestError(400, "symbols: expected at least one symbol, got an empty list")
-            snapshot = _flag(message, "snapshot")
-            received = _flag(message, "received")
-            if snapshot and since is not None:
-                raise RequestError(
-                    400, "snapshot: not together with since, which brings the records themselves"
-                )
-            _check_placed(message, types)
-            interval = _interval(message) or DEFAULT_INTERVAL
-            return Subscribe(
-                request_id, symbols, types, _broker(message), since, received, interval, snapshot
-            )
+            return _subscribe(message, request_id)
         case "unsubscribe":
             symbols = _symbols(message) if "symbols" in message else {}
             types = _types(message)
@@ -186,10 +183,37 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
             return ListSubscriptions(request_id)
         case "ping":
             return Ping(request_id)
+        case "authenticate":
+            return _authenticate(message, request_id)
         case _:
             if not isinstance(message.get("key"), str):
                 raise RequestError(400, f"key: expected a string, got {_kind(message.get('key'))}")
             return Auth(request_id, message["key"])
+
+
+def _subscribe(message: dict[str, Any], request_id: RequestId) -> Subscribe:
+    types = _types(message) or {"tick": None}
+    since = _since(message)
+    unnamed = set(types) == {HEARTBEAT} or isinstance(since, SinceSeqs)
+    symbols = {} if unnamed and "symbols" not in message else _symbols(message)
+    if not symbols and not unnamed:
+        raise RequestError(400, "symbols: expected at least one symbol, got an empty list")
+    snapshot = _flag(message, "snapshot")
+    received = _flag(message, "received")
+    if snapshot and since is not None:
+        raise RequestError(400, "snapshot: not together with since, which brings the records themselves")
+    _check_placed(message, types)
+    interval = _interval(message) or DEFAULT_INTERVAL
+    return Subscribe(request_id, symbols, types, _broker(message), since, received, interval, snapshot)
+
+
+def _authenticate(message: dict[str, Any], request_id: RequestId) -> Authenticate:
+    broker, credentials = message.get("broker"), message.get("credentials")
+    if not isinstance(broker, str):
+        raise RequestError(400, f"broker: expected a string, got {_kind(broker)}")
+    if not isinstance(credentials, dict):
+        raise RequestError(400, f"credentials: expected an object, got {_kind(credentials)}")
+    return Authenticate(request_id, broker, credentials)
 
 
 def _since(message: dict[str, Any]) -> Since | None:

@@ -7,6 +7,7 @@ from functools import partial
 from ..config import ServerConfig
 from ..feed.supervisor import Supervisor
 from ..stream.live_candles import LiveCandles
+from ..stream.own_session import OpenOwn
 from ..stream.replay import Replays
 from ..stream.router import Router
 from ..stream.stored_past import StoredPast
@@ -33,12 +34,14 @@ def make_app(
     epoch: str,
     past: StoredPast | None = None,
     candles: LiveCandles | None = None,
+    open_own: OpenOwn | None = None,
     access: Access | None = None,
 ) -> StreamingQuartTrio:
     """Compose the application.
 
     ``epoch`` names the numbering of the records that it streams; ``past`` is what is stored of them, None for nothing;
-    without ``candles`` there are no live ones. ``access`` says who may come in, by default what the config says.
+    without ``candles`` there are no live ones; ``open_own`` makes the sessions for which clients bring credentials.
+    ``access`` says who may come in, by default what the config says.
     """
     access = access or Access(config, services.metrics)
     app = StreamingQuartTrio("mdserver")
@@ -56,6 +59,7 @@ def make_app(
         metrics=services.metrics,
         max_symbols=config.max_symbols,
         candles=candles,
+        open_own=open_own,
     )
     clients.heartbeats = Heartbeats(router)
     if candles is not None:

@@ -17,7 +17,7 @@ from mdserver import redact as redact_module
 from mdserver.config import LogConfig, load_config, secret_values
 from mdserver.feed.broker_host import clean_text
 from mdserver.log import set_up_logging
-from mdserver.redact import MAX_TEXT, hide_values, redact
+from mdserver.redact import MAX_TEXT, hidden, hide_values, redact
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +110,11 @@ def test_a_long_text_is_cut_and_says_so() -> None:
     assert "sesame" not in shown
     assert shown.endswith(f" … ({len(text) - MAX_TEXT} more characters)")
     assert redact(shown) == shown
+
+
+def test_a_value_is_hidden_as_long_as_anybody_needs_it() -> None:
+    with hidden(["clients-key-1", "short"]):
+        with hidden(["clients-key-1", "clients-key-2"]):
+            assert redact("clients-key-1 clients-key-2 short") == "*** *** short"
+        assert redact("clients-key-1 clients-key-2") == "*** clients-key-2"
+    assert redact("clients-key-1") == "clients-key-1"

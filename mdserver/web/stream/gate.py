@@ -78,6 +78,10 @@ class Gate:
         """Tell whether the client may see a broker's records of a symbol; None: of any broker."""
         return self.grant is not None and self.grant.may_see(broker, symbol)
 
+    def may_use(self, broker: str) -> bool:
+        """Tell whether the client may see anything of a broker."""
+        return self.grant is not None and self.grant.may_see(broker, None)
+
     def most_symbols(self, bound: int) -> int:
         """Return how many symbols the client may subscribe: at most ``bound``."""
         own = None if self.grant is None else self.grant.max_symbols

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
-from ...model import Topic
+from ...feed.supervised_broker import SupervisedBroker
+from ...model import Feed, Topic
+from ...protocol.answers import Outcome
 from ...protocol.requests import HEARTBEAT, Fault, Subscribe, Unsubscribe
 from ...protocol.since import SinceSeqs
 
-__all__ = ["selects", "wanted"]
+__all__ = ["no_broker", "outcome_of", "selects", "wanted"]
 
 
 def wanted(request: Subscribe) -> Iterator[tuple[str | None, str, str, Fault | None]]:
@@ -34,3 +37,31 @@ def selects(request: Unsubscribe, topic: Topic) -> bool:
         and request.broker in (None, topic.broker)
         and (topic.type != "candle" or request.interval in (None, topic.variant))
     )
+
+
+def outcome_of(
+    topic: Topic,
+    status: Literal["active", "pending", "error", "removed"],
+    code: int | None = None,
+    message: str | None = None,
+) -> Outcome:
+    """Return what became of a topic."""
+    interval = topic.variant if topic.type == "candle" else None
+    return Outcome(*topic[:3], status, code, message, interval)
+
+
+def no_broker(feed: Feed, name: str | None, brokers: Mapping[str, SupervisedBroker]) -> Outcome:
+    """Return why no broker, or not the named one, has a feed."""
+    whys = []
+    for broker in brokers.values():
+        if name not in (None, broker.name):
+            continue
+        if broker.state == "failed":
+            whys.append(f"{broker.name} has failed: {broker.last_error}")
+        elif feed.type not in broker.plugin.types:
+            whys.append(f"{broker.name} has {', '.join(broker.plugin.types)}")
+        else:
+            whys.append(f"{broker.name} has no such symbol")
+    known = ", ".join(brokers) or "none"
+    why = "; ".join(whys) or f"no such broker; there are: {known}"
+    return Outcome(name, *feed[:2], "error", 408, f"no {feed.type} of {feed.symbol}: {why}")

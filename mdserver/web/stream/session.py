@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from itertools import islice
 from math import inf
 from time import time
-from typing import Literal
 
 import attrs
 import trio
@@ -22,6 +21,7 @@ from ...protocol.answers import Outcome
 from ...protocol.record_frames import as_snapshot, frame_record
 from ...protocol.requests import (
     Auth,
+    Authenticate,
     Fault,
     ListSubscriptions,
     Ping,
@@ -33,14 +33,16 @@ from ...protocol.requests import (
 )
 from ...protocol.server_frames import CloseCode, text_frame
 from ...stream.live_candles import LiveCandles
+from ...stream.own_session import OpenOwn
 from ...stream.replay import Replays
 from ...stream.router import Router
 from .candle_topics import CandleTopics
 from .first_frames import hole_frames, last_frames
 from .gate import AUTH_WITHIN_S, Gate
 from .heartbeats import HEARTBEAT
+from .own_brokers import OwnBrokers
 from .resuming import Resuming, check_since, topic_of
-from .selection import selects, wanted
+from .selection import no_broker, outcome_of, selects, wanted
 from .sink import BaseSink
 from .subscribers import Subscribers
 
@@ -87,6 +89,7 @@ class Session:
         metrics: Metrics,
         max_symbols: int,
         candles: LiveCandles | None = None,
+        open_own: OpenOwn | None = None,
         gate: Gate,
     ) -> None:
         self.sink = sink
@@ -96,7 +99,8 @@ class Session:
         self.reading = trio.CancelScope()
         self.last_ping_s = trio.current_time()
         self.pinged_s: float | None = None
-        self._brokers = brokers
+        self._brokers = self._all_brokers = brokers
+        self._own = OwnBrokers(self, open_own)
         self._router = router
         self._holders = holders
         self._metrics = metrics
@@ -160,6 +164,7 @@ class Session:
         self.gate.leave()
         self._deferred.clear()
         self._router.set_topics(self.sink, ())
+        self._own.end()
 
     def release_some(self, most: int = SLICE) -> bool:
         """Let go of some of what the client held; False once that is all."""
@@ -173,7 +178,7 @@ class Session:
 
     def holds(self) -> Mapping[Topic, object]:
         """Return the topics that the client holds."""
-        return self._live()
+        return self._own.shared(self._live())
 
     @property
     def holds_candles(self) -> bool:
@@ -189,6 +194,7 @@ class Session:
             self.gate.permit("history")
         check_since(request, time(), len(self._brokers))
         self._check_room(request)
+        self._own.check(request)
         results: list[Outcome] = []
         for broker, symbol, kind, fault in wanted(request):
             results.append(self._subscribe_one(request, broker, symbol, kind, fault))
@@ -256,13 +262,13 @@ class Session:
             broker.demand.hold(source)
             self._candles.hold(topic, source)
             hold = self._topics[topic] = _Hold(others)
-            self._holders.add(Topic(broker.name, *source), self)
+            self._own.holders(broker.name, self._holders).add(Topic(broker.name, *source), self)
         hold.received = received
         if broker.demand.status(source) == "active":
-            return _outcome(topic, "active")
+            return outcome_of(topic, "active")
         if request_id not in hold.waiting:
             hold.waiting.append(request_id)
-        return _outcome(topic, "pending")
+        return outcome_of(topic, "pending")
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
         """Tell the client what a venue said to its feeds; one answer for each request that waited for it.
@@ -318,7 +324,7 @@ class Session:
             return
         waiting, hold.waiting, hold.others = hold.waiting, [], []
         for request_id in waiting:
-            answers_.setdefault(request_id, []).append(_outcome(topic, "active"))
+            answers_.setdefault(request_id, []).append(outcome_of(topic, "active"))
 
     def _refused(self, topic: Topic, hold: _Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
         """Let go of a refused feed; where the next broker may have it, hold that one in its place."""
@@ -330,7 +336,7 @@ class Session:
                 outcome = self._hold(request_id, feed, others, received=hold.received)
             else:
                 self._metrics.client_errors.labels("408").inc()
-                outcome = _outcome(topic, "error", 408, reason)
+                outcome = outcome_of(topic, "error", 408, reason)
             if outcome.status != "pending":
                 yield request_id, outcome
 
@@ -347,7 +353,7 @@ class Session:
         if not request.symbols and (not request.types or HEARTBEAT.type in request.types):
             self.beats = None
         found = {topic.symbol for topic in gone}
-        results = [_outcome(topic, "removed") for topic in gone]
+        results = [outcome_of(topic, "removed") for topic in gone]
         if beating and self.beats is None:
             results.append(Outcome(*HEARTBEAT[:3], "removed"))
         for symbol, symbol_fault in (request.symbols or {"*": None}).items():
@@ -372,6 +378,18 @@ class Session:
             )
         if await self.present_key(request.key, request.id):
             await self._ack(request.id, "auth", [])
+
+    async def _authenticate(self, request: Authenticate) -> None:
+        self.gate.permit("stream")
+        self._check_broker(request.broker)
+        if not self.gate.may_use(request.broker):
+            raise RequestError(409, f"not permitted: this key may not see {request.broker}")
+        self._own.begin(request, self._topics)
+        self._brokers = self._own.before(self._all_brokers)
+
+    def authenticated(self, request_id: RequestId) -> None:
+        """Tell the client that the venue took its credentials."""
+        self.sink.write(answers.ack(request_id, "authenticate", [], self._listed()))
 
     async def present_key(self, key: str, request_id: RequestId = None) -> bool:
         """Take the rights of a key; False where that fails: the client is told and closed."""
@@ -416,18 +434,7 @@ class Session:
 
     def _no_broker(self, feed: Feed, name: str | None) -> Outcome:
         self._metrics.client_errors.labels("408").inc()
-        asked = [broker for broker in self._brokers.values() if name in (None, broker.name)]
-        whys = []
-        for broker in asked:
-            if broker.state == "failed":
-                whys.append(f"{broker.name} has failed: {broker.last_error}")
-            elif feed.type not in broker.plugin.types:
-                whys.append(f"{broker.name} has {', '.join(broker.plugin.types)}")
-            else:
-                whys.append(f"{broker.name} has no such symbol")
-        known = ", ".join(self._brokers) or "none"
-        why = "; ".join(whys) or f"no such broker; there are: {known}"
-        return Outcome(name, *feed[:2], "error", 408, f"no {feed.type} of {feed.symbol}: {why}")
+        return no_broker(feed, name, self._brokers)
 
     def _check_broker(self, name: str | None) -> None:
         if name is not None and name not in self._brokers:
@@ -442,7 +449,7 @@ class Session:
         self._resuming.drop(topic)
         source = self._candles.release(topic)
         if not self._holds_from(source):
-            self._holders.discard(source, self)
+            self._own.holders(source.broker, self._holders).discard(source, self)
         self._brokers[topic.broker].demand.release(Feed(*source[1:]))
 
     def _holds_from(self, source: Topic) -> bool:
@@ -454,7 +461,7 @@ class Session:
 
     def _update_router(self) -> None:
         live = self._live()
-        self._router.set_topics(self.sink, live, (topic for topic, hold in live.items() if hold.received))
+        self._own.set_topics(self._router, live, [topic for topic, hold in live.items() if hold.received])
 
     def _live(self) -> dict[Topic, _Hold]:
         replayed = self._resuming.topics
@@ -475,22 +482,13 @@ class Session:
         self.sink.write(text_frame(b"".join(pieces)))
 
 
-def _outcome(
-    topic: Topic,
-    status: Literal["active", "pending", "error", "removed"],
-    code: int | None = None,
-    message: str | None = None,
-) -> Outcome:
-    interval = topic.variant if topic.type == "candle" else None
-    return Outcome(*topic[:3], status, code, message, interval)
-
-
 _HANDLERS: dict[type, Callable[..., Awaitable[None]]] = {
     Subscribe: Session._subscribe,  # noqa: SLF001 - the class's own, looked up once for all clients
     Unsubscribe: Session._unsubscribe,  # noqa: SLF001
     ListSubscriptions: Session._list,  # noqa: SLF001
     Ping: Session._ping,  # noqa: SLF001
     Auth: Session._auth,  # noqa: SLF001
+    Authenticate: Session._authenticate,  # noqa: SLF001
 }
 
 

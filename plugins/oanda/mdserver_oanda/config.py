@@ -58,7 +58,7 @@ class OandaConfig:
     5 s, the stream is given up.
     """
 
-    account_id: str = attrs.field(validator=_account)
+    account_id: str = attrs.field(validator=_account, metadata={"credential": True})
     api_key: str = attrs.field(validator=_key, repr=False)
     url: str = attrs.field(default="https://stream-fxpractice.oanda.com", validator=_http_url)
     rest_url: str = attrs.field(default="https://api-fxpractice.oanda.com", validator=_http_url)

@@ -1,0 +1,125 @@
+"""The broker sessions that one client opened with credentials of its own: ``authenticate``."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from functools import partial
+from typing import Protocol, cast
+
+from ...feed.broker_state import State
+from ...feed.demand import FeedChange
+from ...feed.supervised_broker import SupervisedBroker
+from ...model import Topic
+from ...protocol import answers
+from ...protocol.requests import Authenticate, RequestError, RequestId, Subscribe
+from ...protocol.server_frames import CloseCode
+from ...stream.own_session import OpenOwn, OwnSession
+from ...stream.router import Router
+from .sink import BaseSink
+from .subscribers import Subscribers
+
+__all__ = ["OwnBrokers"]
+
+
+class _Client(Protocol):
+    @property
+    def sink(self) -> BaseSink: ...
+
+    def tell(self, frames: bytes) -> None: ...
+
+    def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None: ...
+
+    def complain(self, code: int, message: str, request_id: RequestId = None) -> None: ...
+
+    def close(self, code: int, reason: str) -> None: ...
+
+    def authenticated(self, request_id: RequestId) -> None: ...
+
+
+class OwnBrokers:
+    """The sessions of one client by the broker's name; ``brokers`` are what it subscribes to in their place."""
+
+    def __init__(self, client: _Client, open_own: OpenOwn | None) -> None:
+        self.brokers: dict[str, SupervisedBroker] = {}
+        self._client = client
+        self._open = open_own
+        self._sessions: dict[str, OwnSession] = {}
+        self._holders: dict[str, Subscribers] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._sessions)
+
+    def begin(self, request: Authenticate, held: Collection[Topic]) -> None:
+        """Open a session; what comes of it is told later. Raises RequestError."""
+        name = request.broker
+        if self._open is None:
+            raise RequestError(409, f"not permitted: {name} takes no credentials of clients")
+        if any(topic.broker == name for topic in held):
+            raise RequestError(400, f"broker: unsubscribe what you hold of {name} first")
+        session = self._open(name, dict(request.credentials))
+        if name in self._sessions:
+            self._end_one(self._sessions[name])
+        broker = session.broker
+        broker.listeners.append(partial(self._on_state, request.id))
+        holders = Subscribers()
+        holders.watch(broker)
+        session.start()
+        self._sessions[name], self._holders[name], self.brokers[name] = session, holders, broker
+
+    def before(self, brokers: Mapping[str, SupervisedBroker]) -> Mapping[str, SupervisedBroker]:
+        """Return the brokers of all, a live view, with this client's own in the place of those of their names."""
+        return ChainMap(self.brokers, cast("MutableMapping[str, SupervisedBroker]", brokers))
+
+    def end(self) -> None:
+        """End all sessions: the client has gone. What it holds of them can still be let go of."""
+        for session in self._sessions.values():
+            self._end_one(session)
+
+    def _end_one(self, session: OwnSession) -> None:
+        session.broker.listeners.clear()
+        session.router.set_topics(self._client.sink, ())
+        session.end()
+
+    def holders(self, broker: str, others: Subscribers) -> Subscribers:
+        """Return who is told of a broker's feeds: this client alone, or ``others``."""
+        return self._holders.get(broker, others)
+
+    def set_topics(self, router: Router, topics: Mapping[Topic, object], received: Collection[Topic]) -> None:
+        """Route what the client holds: its own brokers' topics from their routers, all others from ``router``."""
+        sink = self._client.sink
+        shared = self.shared(topics)
+        router.set_topics(sink, shared, [topic for topic in received if topic in shared])
+        for name, session in self._sessions.items():
+            own = [topic for topic in topics if topic.broker == name]
+            session.router.set_topics(sink, own, [topic for topic in received if topic.broker == name])
+
+    def shared(self, topics: Mapping[Topic, object]) -> Mapping[Topic, object]:
+        """Return those of some topics that come from the brokers of all."""
+        if not self._sessions:
+            return topics
+        return {topic: hold for topic, hold in topics.items() if topic.broker not in self._sessions}
+
+    def check(self, request: Subscribe) -> None:
+        """Refuse what needs stored records. Raises RequestError."""
+        if self._sessions and request.broker in (None, *self._sessions):
+            needs = [
+                *(["since"] if request.since is not None else []),
+                *(["snapshot"] if request.snapshot else []),
+                *(["candle"] if "candle" in request.types else []),
+            ]
+            if needs:
+                own = ", ".join(self._sessions)
+                raise RequestError(
+                    410,
+                    f"{needs[0]}: records of your own session with {own} are not stored; name another broker",
+                )
+
+    def _on_state(self, request_id: RequestId, broker: SupervisedBroker, state: State, message: str) -> None:
+        client = self._client
+        client.tell(answers.status(broker.name, state, message))
+        if state is State.LIVE:
+            client.authenticated(request_id)
+        elif state is State.FAILED:
+            client.complain(402, f"authentication failed: {broker.name}: {broker.last_error}", request_id)
+            client.close(CloseCode.POLICY, f"{broker.name}: authentication failed")
