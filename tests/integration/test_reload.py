@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from mdserver.net import open_websocket
 from .daemon import Daemon, open_daemon, write_config
 from .test_daemon import broken_distribution
 
+CERTIFICATES = Path(__file__).parents[1] / "component" / "tls"
 MOCK = {"name": "mock", "rate": 200, "symbols": ["EURUSD"]}
 
 KEYED = """
@@ -261,4 +263,33 @@ async def test_a_server_in_development_follows_its_files(
         assert "/api/metadata" in before
         await broker_in(daemon, "keyed", "failed")
         assert daemon.process.pid == process
+        assert await daemon.stop() == 0
+
+
+async def served_certificate(daemon: Daemon) -> str:
+    """Return which certificate new connections get."""
+    host, port = daemon.base.removeprefix("https://").rsplit(":", 1)
+    return await trio.to_thread.run_sync(ssl.get_server_certificate, (host, int(port)))
+
+
+async def test_a_renewed_certificate_is_taken_over_and_a_bad_one_is_not(folder: Path) -> None:
+    first, renewed = ((CERTIFICATES / f"{name}.pem").read_text() for name in ("localhost", "renewed"))
+    files = folder / "cert.pem"
+    files.write_text(first)
+    config = config_of(folder, MOCK, server={"tls": {"certificate": str(files), "key": str(files)}})
+    async with open_daemon(config) as daemon:
+        before = await served_certificate(daemon)
+        assert before.strip() in first
+        files.write_text(renewed)
+        await reload(daemon)
+        after = await served_certificate(daemon)
+        assert after.strip() in renewed
+        files.write_text("nonsense")
+        line = await reload(daemon, "the config was not reloaded")
+        assert "no certificate and its key" in str(line["problems"])
+        assert await served_certificate(daemon) == after
+        config_of(folder, MOCK)
+        line = await reload(daemon, "these settings need a restart")
+        assert line["settings"] == ["server.tls"]
+        assert await served_certificate(daemon) == after
         assert await daemon.stop() == 0
