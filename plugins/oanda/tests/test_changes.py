@@ -62,10 +62,11 @@ async def test_ten_changes_lose_nothing_and_repeat_nothing(venue: FakeOanda, sta
     await start(host)
     await host.wait_confirmed([EUR])
     pushed = 0
+    changing = True
 
     async def push() -> None:
         nonlocal pushed
-        while True:
+        while changing:
             pushed += 1
             await venue.push("EUR_USD", quote(pushed))
             await trio.sleep(0.004)
@@ -79,7 +80,7 @@ async def test_ten_changes_lose_nothing_and_repeat_nothing(venue: FakeOanda, sta
         for _ in range(5):
             await change([GBP, JPY], {"EUR_USD", "GBP_USD", "USD_JPY"})
             await change([], {"EUR_USD"})
-        nursery.cancel_scope.cancel()
+        changing = False  # no cancellation: it would cut a price off that counts as pushed
     await venue.push("EUR_USD", quote(pushed + 1))
     await host.wait_until(lambda: bids(host)[-1] == pushed + 1.25)
     assert bids(host) == numbered(range(pushed + 2))
