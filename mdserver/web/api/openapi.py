@@ -289,6 +289,7 @@ _PATHS = {
     "/health/ready": _get("Whether the server can do all of its work", _ref("Health"), problems=(503,)),
     "/metrics": _get("Prometheus text format", None, kind="text/plain"),
     "/": _get("A page with links to the routes", None, kind="text/html"),
+    "/client.js": _get("The JavaScript client, an ES module", None, kind="text/javascript"),
     "/stream": {
         "get": {
             "summary": "The WebSocket; a plain HTTP request is answered with 426",

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from ...errors import StoreUnavailable
 from .caching import REVALIDATE
 from .candles_view import candles_answer
+from .client_module import client_module
 from .conditional import answer, small_body
 from .cors import cross_origin
 from .dependencies import Dependencies
@@ -135,6 +136,10 @@ def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
         response = uncached(WELCOME, "text/html; charset=utf-8")
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         return response
+
+    @routes.get("/client.js")
+    async def client() -> Response:
+        return uncached(client_module(), "text/javascript; charset=utf-8")
 
     @routes.get("/stream")
     async def stream() -> Response:

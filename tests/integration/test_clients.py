@@ -1,0 +1,131 @@
+"""The clients that we ship, as their users run them, against a real server: also one that is killed under them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from .daemon import open_daemon, write_config
+from .test_clients_of_others import program
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).parent / "clients"
+
+
+@pytest.fixture(scope="module")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the programs and the package, as npm would lay it out."""
+    folder = tmp_path_factory.mktemp("node")
+    shutil.copy(PROGRAMS / "stream.mjs", folder)
+    package = folder / "node_modules" / "mdserver-client"
+    shutil.copytree(ROOT / "clients/js", package)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Program:
+    """A client's program under way: ``going`` once it has had its first 100 records."""
+
+    def __init__(self, name: str, command: Sequence[str | Path]) -> None:
+        self.name = name
+        self.command = [str(part) for part in command]
+        self.going = trio.Event()
+        self.result: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        process = await trio.lowlevel.open_process(
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        errors = b""
+
+        async def read_errors() -> None:
+            nonlocal errors
+            async for chunk in process.stderr:
+                errors += chunk
+
+        output = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_errors)
+            try:
+                async for chunk in process.stdout:
+                    output += chunk
+                    if output.startswith(b"go"):
+                        self.going.set()
+                await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+        assert process.returncode == 0, f"{self.name}: {errors.decode()}"
+        self.result = json.loads(output.splitlines()[-1])
+
+
+async def test_every_tick_exactly_once_over_kill_9(node_folder: Path, folder: Path, long: bool) -> None:
+    kills = 10 if long else 1
+    port = free_port()
+    brokers = [{"name": "mock", "rate": 500, "symbols": ["EURUSD"]}]
+    config = write_config(folder, brokers=brokers, server={"port": port})
+    base, count = f"http://127.0.0.1:{port}", 1_000 * (kills + 1)
+    programs = [Program("node", [program("node"), node_folder / "stream.mjs", base, str(count)])]
+    async with trio.open_nursery() as nursery:
+        for number in range(kills + 1):
+            async with open_daemon(config) as daemon:
+                if number == 0:
+                    for client in programs:
+                        nursery.start_soon(client.run)
+                    for client in programs:
+                        await client.going.wait()
+                else:
+                    await daemon.wait_stored("EURUSD", 700 * number)
+                if number == kills:
+                    while nursery.child_tasks:
+                        await trio.sleep(0.05)
+                else:
+                    daemon.process.send_signal(signal.SIGKILL)
+                    await daemon.process.wait()
+    for client in programs:
+        seqs = client.result["seqs"]
+        assert seqs == list(range(seqs[0], seqs[0] + len(seqs))), client.name
+        assert len(seqs) >= count
+
+
+def example_of(page: str, language: str) -> str:
+    """Return the one block of the language that a page marks as tested."""
+    text = (ROOT / "docs/howto" / page).read_text(encoding="utf-8")
+    (block,) = re.findall(rf"<!-- tested -->\n```{language}\n(.*?)```", text, re.DOTALL)
+    return str(block)
+
+
+async def test_the_how_to_for_javascript_and_the_served_module(node_folder: Path, folder: Path) -> None:
+    (node_folder / "howto.mjs").write_text(example_of("javascript-client.md", "javascript"))
+    async with open_daemon(write_config(folder)) as daemon:
+        await daemon.wait_stored("EURUSD", 1)
+        done = await trio.run_process(
+            [program("node"), node_folder / "howto.mjs"],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={"BASE": daemon.base},
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        lines = done.stdout.decode().splitlines()
+        assert len(lines) == 6
+        assert lines[-1].startswith("1 candles") or lines[-1].startswith("2 candles")
+        served = await daemon.get("/client.js")
+    assert served.text == (ROOT / "clients/js/mdserver.js").read_text(encoding="utf-8")
+    assert served.headers["content-type"] == "text/javascript; charset=utf-8"
