@@ -1,8 +1,8 @@
-"""Public fakes, and the conformance suite, so that a plugin is tested the way ours are: over real sockets.
+"""Public fakes and the conformance suite: third-party plugins are tested like our own, over real sockets.
 
 * :mod:`.host`: the server's side of a broker plugin
-* :mod:`.conformance`: what the server needs of a plugin, as checks with a scorecard
-* :mod:`.websocket_venue`: a WebSocket venue to build one's own on, with every fault that a venue can have
+* :mod:`.conformance`: the server's requirements for a plugin, as checks with a scorecard
+* :mod:`.websocket_venue`: a generic WebSocket venue, the base for a fake of your own, with faults on demand
 * :mod:`.http_venue`: the same over HTTP: routes, streams to push to, faults on demand
 * :mod:`.binance`: a venue that speaks Binance's spot streams
 * :mod:`.oanda`: a venue that speaks OANDA's v20 price stream and REST API

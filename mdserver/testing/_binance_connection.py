@@ -29,17 +29,17 @@ _KLINE_TIMES = (0, 6)
 class BinanceRules:
     """How the venue behaves; a test may change it at any time. Defaults are the real venue's.
 
-    ``pace_s``: pause between two happenings in each made-up market that somebody follows; infinite: only the test makes
-    some. ``skew_s``: how far the venue's clock is ahead of ours.
-    ``refuse``: HTTP status, extra headers and body with which every new connection is turned down; ``rest_refuse``
-    the same for requests. ``rest_delay_s`` delays each answer of REST, ``depth_delay_s`` those with an order book,
-    which is made before the delay, as the real one's is: 1 to 1.5 s were seen.
-    ``malformed``: well-formed stream names that are to be treated as malformed: nested error, then close.
-    ``answer_requests``: False leaves every control message without a reply; ``ack_delay_s``: each reply comes up to so
-    much later, so that replies come in any order, and data before them.
+    ``pace_s``: seconds between two events in each made-up market with subscribers; ``math.inf``: only the test causes
+    events. ``skew_s``: how far the venue's clock is ahead of ours.
+    ``refuse``: HTTP status, extra headers and body of the answer to every new connection; ``rest_refuse``: the same for
+    REST requests. ``rest_delay_s`` delays every REST answer, ``depth_delay_s`` the answers with an order book. The book
+    is taken before the delay, as on the real venue, where 1 to 1.5 s were observed.
+    ``malformed``: well-formed stream names to treat as malformed: a nested error, then a close.
+    ``answer_requests``: False leaves every control message without a reply. ``ack_delay_s``: each reply is delayed by a
+    random time up to this, so replies arrive in any order and data may arrive first.
     ``answer_pings``: False leaves the client's pings unanswered.
-    ``weight_per_minute``: what requests may weigh; beyond it 429, and after ``warnings`` of these 418.
-    ``without``: paths of REST that the venue does not have, as the hosts for market data alone lack historicalTrades.
+    ``weight_per_minute``: the request weight allowed; beyond it the status is 429, and after ``warnings`` of those 418.
+    ``without``: REST paths that the venue lacks; the hosts that serve market data only lack historicalTrades.
     """
 
     pace_s: float = 0.1
@@ -66,10 +66,10 @@ class BinanceRules:
 
 
 class FakeConnection:
-    """A connected client. ``received`` holds its text messages, ``closed_by`` why the venue ended it.
+    """A connected client. ``received`` holds its text messages, ``closed_by`` the reason why the venue closed it.
 
-    What is sent is queued for the client in order; nothing here waits for it. ``client`` has further faults:
-    ``go_dark()``, ``reset_in_frame()``, ``bytes_per_s``.
+    Messages to the client are queued in order, and no call here waits until they are sent. ``client`` offers further
+    faults: ``go_dark()``, ``reset_in_frame()``, ``bytes_per_s``.
     """
 
     def __init__(
@@ -119,10 +119,10 @@ class FakeConnection:
             nursery.cancel_scope.cancel()
 
     async def _greet(self, _client: FakeClient) -> None:
-        """Say nothing, as the venue does."""
+        """Send no greeting: the real venue sends none."""
 
     async def send_data(self, stream: str, data: bytes) -> None:
-        """Send a payload of a stream in this connection's mode, subscribed or not."""
+        """Send a payload of a stream, even without a subscription, raw or combined as this connection expects."""
         if self._microseconds:
             data = in_microseconds(data)
         name = stream.encode()
@@ -156,7 +156,7 @@ class FakeConnection:
         self.client.reset()
 
     def _count_frame(self) -> None:
-        """Close on too many messages within a second; pings and pongs count."""
+        """Close the connection after too many messages within a second; pings and pongs count."""
         now = trio.current_time()
         self.client.answers_pings = self._rules.answer_pings
         self._arrivals.append(now)
@@ -199,12 +199,12 @@ class FakeConnection:
 
 
 def in_microseconds(data: bytes) -> bytes:
-    """Return JSON of the venue with its times in microseconds in place of milliseconds."""
+    """Return the venue's JSON with its times converted from milliseconds to microseconds."""
     return msgspec.json.encode(_scaled(msgspec.json.decode(data)))
 
 
 def rest_in_microseconds(answer: HttpAnswer) -> HttpAnswer:
-    """Return an answer of REST with its times in microseconds."""
+    """Return a REST answer with its times converted to microseconds."""
     return attrs.evolve(answer, content=_scaled(msgspec.to_builtins(answer.content)))
 
 

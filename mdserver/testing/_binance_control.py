@@ -1,4 +1,4 @@
-"""What Binance's stream server makes of one control message, without I/O."""
+"""How Binance's stream server answers a control message, without I/O."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _MAX_ID_LETTERS = 36
 
 
 def is_well_formed(stream: str) -> bool:
-    """Whether a stream name has the right form. It may still be misspelt: that brings silence, not an error."""
+    """Return whether a stream name has the right form. A misspelt one of the right form gets no data and no error."""
     return _WELL_FORMED.match(stream) is not None
 
 
 @attrs.frozen
 class Answer:
-    """A reply, and the close that follows it, if one does."""
+    """A reply, and the close frame that follows it, if any."""
 
     text: str
     close: tuple[int, str] | None = None
@@ -38,7 +38,7 @@ class StreamState:
     malformed: frozenset[str] = frozenset()
 
     def answer(self, text: str) -> Answer:
-        """Take a client's text message."""
+        """Return the answer to a client's text message."""
         try:
             request = json.loads(text)
         except ValueError as error:

@@ -1,7 +1,7 @@
 """The made-up markets behind the fake Binance: prices, books, trades. No I/O.
 
-Prices are integers in units of the instrument's tick size, sizes in units of 10^-8; every book is sorted anew when it
-is looked at: slow, but nothing here shares code with what is tested against it.
+Prices are integers in units of the instrument's tick size, sizes in units of 10^-8. Every book is sorted again at each
+read: that is slow, but it shares no code with the plugins that are tested against it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ INSTRUMENTS: dict[str, tuple[str, str, int, int]] = {
     "EURUSDT": ("EUR", "USDT", 4, 10_870),
     "币安人生USDT": ("币安人生", "USDT", 5, 13_370),
 }
-"""What the fake venue trades unless it is told otherwise: base, quote, digits of the price, where the price begins."""
+"""The default instruments of the fake venue: base, quote, digits of the price, initial price."""
 
 
 @attrs.frozen
 class MarketTrade:
-    """One execution; those of one order at one price have the same ``aggregate``."""
+    """One execution; executions of one order at one price share their ``aggregate``."""
 
     number: int
     aggregate: int
@@ -48,7 +48,7 @@ class MarketTrade:
 
 
 class FakeMarket:
-    """One market. ``update`` numbers the newest change of its book; ``changed``: what changed since it was told."""
+    """One market. ``update`` is the number of its book's newest change; ``changed`` holds the changes not yet sent."""
 
     def __init__(self, symbol: str, digits: int, price: int, now_ms: int, rng: random.Random) -> None:
         self.symbol = symbol
@@ -77,7 +77,7 @@ class FakeMarket:
         return sorted(self.bids.items(), reverse=True)[:levels], sorted(self.asks.items())[:levels]
 
     def set_level(self, *, bid: bool, price: int, size: int) -> None:
-        """Change one level; 0 takes it out."""
+        """Set the size of one level; 0 removes it."""
         side = self.bids if bid else self.asks
         if size:
             side[price] = size
@@ -93,7 +93,7 @@ class FakeMarket:
         return first, last, bids, asks
 
     def step(self, now_ms: int) -> list[MarketTrade]:
-        """Change a few levels, and in every third step let an order take some; return its executions."""
+        """Change a few levels, and in every third step execute an order against the book; return its executions."""
         for _ in range(self._rng.randint(1, 4)):
             self._touch()
         return self._take(now_ms) if self._rng.random() < 1 / 3 else []
@@ -101,7 +101,7 @@ class FakeMarket:
     def execute(
         self, pieces: list[tuple[int, int]], now_ms: int, *, buyer_is_maker: bool
     ) -> list[MarketTrade]:
-        """Note the executions of one order: price and size of each."""
+        """Record the executions of one order: price and size of each."""
         executions: list[MarketTrade] = []
         for price, size in pieces:
             if executions and executions[-1].price != price:
@@ -126,7 +126,7 @@ class FakeMarket:
         self.set_level(bid=bid, price=price, size=0 if gone else self._size())
 
     def _take(self, now_ms: int) -> list[MarketTrade]:
-        """Let an order take the best level and perhaps the ones behind it."""
+        """Execute an order against the best level, and possibly the next ones."""
         buying = self._rng.random() < 0.5
         side = self.asks if buying else self.bids
         pieces = []
@@ -145,7 +145,7 @@ class FakeMarket:
         return self._rng.choice((100_000, self._rng.randrange(1, 10**8), self._rng.randrange(1, 20 * 10**8)))
 
     def _make_history(self, price: int, now_ms: int) -> None:
-        """Trades of the last two hours: some at one time, and minutes without any."""
+        """Make up trades of the last two hours: some with equal times, and some minutes without any."""
         rng, time_ms = self._rng, now_ms - _HISTORY_MS
         while time_ms < now_ms:
             pieces = [

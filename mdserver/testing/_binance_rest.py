@@ -1,4 +1,4 @@
-"""The fake Binance's public REST API, without I/O: what a request is answered with, and what it weighs."""
+"""The fake Binance's public REST API, without I/O: the answer to a request, and its weight."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WEIGHTS = {
 
 
 class _Fault(Exception):
-    """What the venue refuses, as its error object."""
+    """A refused request, with the venue's error code and message."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def weight(path: str, query: Mapping[str, str]) -> int:
-    """Return what a request weighs."""
+    """Return the weight of a request."""
     name = path.removeprefix(_PREFIX)
     if name == "depth":
         limit = query.get("limit", "100")

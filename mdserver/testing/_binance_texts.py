@@ -1,4 +1,4 @@
-"""The fake Binance's payloads, out of its markets. Times are milliseconds. No I/O."""
+"""The fake Binance's payloads, built from its markets. Times are milliseconds. No I/O."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def levels(market: FakeMarket, side: Iterable[tuple[int, int]]) -> list[list[str
 
 
 def book_ticker(market: FakeMarket) -> dict[str, object]:
-    """Return the payload of ``@bookTicker``, without any time."""
+    """Return the payload of ``@bookTicker``, which has no time."""
     (bid, bid_size), (ask, ask_size) = market.best()
     return {
         "u": market.update,
@@ -100,7 +100,7 @@ def agg_trade(market: FakeMarket, group: Sequence[MarketTrade], now_ms: int) -> 
 
 
 def partial_depth(market: FakeMarket, count: int) -> dict[str, object]:
-    """Return the payload of ``@depth5`` and its like, without time and symbol."""
+    """Return the payload of ``@depth5``, ``@depth10`` and ``@depth20``, which has neither time nor symbol."""
     bids, asks = market.window(count)
     return {"lastUpdateId": market.update, "bids": levels(market, bids), "asks": levels(market, asks)}
 
@@ -120,7 +120,7 @@ def depth_update(market: FakeMarket, changes: tuple[int, int, Side, Side], now_m
 
 
 def candles(market: FakeMarket, interval_ms: int) -> dict[int, list[MarketTrade]]:
-    """Return the trades of each interval that has any, by the time at which it opens."""
+    """Return the trades of each interval with trades, by its open time."""
     found: dict[int, list[MarketTrade]] = {}
     for one in market.trades:
         found.setdefault(one.time_ms // interval_ms * interval_ms, []).append(one)
@@ -161,7 +161,7 @@ def kline(
 
 
 def ticker(market: FakeMarket, now_ms: int) -> dict[str, object]:
-    """Return the payload of ``@ticker``: all trades that are known count as those of 24 hours."""
+    """Return the payload of ``@ticker``; all known trades count as trades of the last 24 hours."""
     trades = list(market.trades)
     prices = [one.price for one in trades]
     (bid, bid_size), (ask, ask_size) = market.best()

@@ -1,7 +1,7 @@
 """The made-up market behind the fake Kraken: pairs, books, trades. No I/O.
 
-Prices and sizes are integers in the smallest unit, and every book is sorted anew when it is looked at: slow, but
-nothing here shares code with what is tested against it.
+Prices and sizes are integers in the smallest unit. Every book is sorted again at each read: that is slow, but it shares
+no code with the plugins that are tested against it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOUCHED_LEVELS = 15
 
 @attrs.frozen
 class Pair:
-    """A pair with all its names. ``price`` is where its market begins, in units of the last digit."""
+    """A pair with all its names. ``price`` is its market's initial price, in units of the last digit."""
 
     symbol: str
     rest_key: str
@@ -49,12 +49,12 @@ class Pair:
 
     @property
     def wsname(self) -> str:
-        """The name of the old stream, which the new one refuses."""
+        """The name in the v1 stream; v2 refuses it."""
         return f"{_OLD_NAMES.get(self.base, self.base)}/{self.quote}"
 
     @property
     def altname(self) -> str:
-        """The short name of REST."""
+        """The short name in the REST API."""
         return self.wsname.replace("/", "")
 
 
@@ -67,7 +67,7 @@ PAIRS = (
     Pair("RLUSD/USD", "RLUSDUSD", "RLUSD", "ZUSD", 4, 9_998),
     Pair("MINA/GBP", "MINAGBP", "MINA", "ZGBP", 4, 286),
 )
-"""What the fake venue trades unless it is told otherwise: old names, a stable coin ending in USD, a thin book."""
+"""The default pairs of the fake venue, among them old names, a stable coin that ends in USD, and a thin book."""
 
 
 @attrs.frozen
@@ -83,7 +83,7 @@ class FakeTrade:
 
 
 class FakeMarket:
-    """The market of one pair: :meth:`step` lets something happen in it."""
+    """The market of one pair; :meth:`step` produces its next event."""
 
     def __init__(self, pair: Pair, now_ns: int, rng: random.Random) -> None:
         self.pair = pair
@@ -98,7 +98,7 @@ class FakeMarket:
         self._make_history(now_ns)
 
     def window(self, depth: int) -> Window:
-        """Return the best levels as they are now."""
+        """Return the current best levels."""
         return (
             {price: self.bids[price] for price in sorted(self.bids, reverse=True)[:depth]},
             {price: self.asks[price] for price in sorted(self.asks)[:depth]},
@@ -110,7 +110,7 @@ class FakeMarket:
         return (bid, self.bids[bid]), (ask, self.asks[ask])
 
     def step(self, now_ns: int) -> list[FakeTrade]:
-        """Change a few levels, and in every third step let an order take some; return its executions."""
+        """Change a few levels, and in every third step execute an order against the book; return its executions."""
         for _ in range(self._rng.randint(1, 4)):
             self._touch_level()
         if self._rng.random() < 1 / 3:
@@ -118,7 +118,7 @@ class FakeMarket:
         return []
 
     def execute(self, price: int, qty: int, side: Literal["buy", "sell"], now_ns: int) -> FakeTrade:
-        """Note an execution."""
+        """Record an execution and return it."""
         trade = FakeTrade(self.next_trade_id, now_ns, price, qty, side, self._rng.choice(("limit", "market")))
         self.next_trade_id += 1
         self.trades.append(trade)
@@ -141,7 +141,7 @@ class FakeMarket:
             side[price] = self._qty()
 
     def _take(self, now_ns: int) -> list[FakeTrade]:
-        """Let an order take the best level and perhaps the ones behind it: executions with one time."""
+        """Execute an order against the best level, and possibly the next ones; all executions have the same time."""
         buying = self._rng.random() < 0.5
         side = self.asks if buying else self.bids
         executions = []
@@ -162,7 +162,7 @@ class FakeMarket:
         return self._rng.choice((5100, self._rng.randrange(1, 10**6), self._rng.randrange(1, 20 * 10**8)))
 
     def _make_history(self, now_ns: int) -> None:
-        """Trades of the last two hours: some at one time, and minutes without any."""
+        """Make up trades of the last two hours: some with equal times, and some minutes without any."""
         time_ns = now_ns - _HISTORY_S * 10**9
         while time_ns < now_ns:
             for _ in range(self._rng.choice((1, 1, 1, 2, 5))):

@@ -45,7 +45,7 @@ def answer(markets: Mapping[str, FakeMarket], request: HttpRequest, system: str,
 
 
 def find(markets: Mapping[str, FakeMarket], name: str) -> FakeMarket | None:
-    """Return the market with one of a pair's many names."""
+    """Return the market of the pair that has ``name`` among its names."""
     for market in markets.values():
         pair = market.pair
         if name in (pair.symbol, pair.rest_key, pair.altname, pair.wsname):
@@ -108,7 +108,7 @@ def _assets(markets: Mapping[str, FakeMarket]) -> dict[str, object]:
 
 
 def _trades(market: FakeMarket, query: Mapping[str, str]) -> HttpAnswer:
-    """``since`` is in nanoseconds; trades at that very time are given again, so that none can be missed."""
+    """Answer ``Trades``. ``since`` is in nanoseconds and inclusive, so that a client misses no trade of equal time."""
     try:
         since_ns = int(query.get("since", "0"))
         count = min(int(query.get("count", _MOST_TRADES)), _MOST_TRADES)
@@ -133,7 +133,7 @@ def _trades(market: FakeMarket, query: Mapping[str, str]) -> HttpAnswer:
 
 
 def _ohlc(market: FakeMarket, query: Mapping[str, str], now_ns: int) -> HttpAnswer:
-    """Minutes without trades are filled here, which the stream does not do; the last row is still forming."""
+    """Answer ``OHLC``: unlike the stream it fills intervals without trades. The last row is still forming."""
     minutes = int(query.get("interval", "1"))
     step_s, digits = 60 * minutes, market.pair.price_digits
     found = candles(market, minutes)

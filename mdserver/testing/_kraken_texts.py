@@ -1,4 +1,4 @@
-"""The fake Kraken's messages as text, without I/O. Numbers are bare and with all their digits, as the venue's are."""
+"""The fake Kraken's messages as text, without I/O. Like the venue's, numbers are unquoted and have all their digits."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def ticker(market: FakeMarket, kind: str, now_ns: int) -> str:
 
 
 def trade(pair: Pair, kind: str, trades: Iterable[FakeTrade]) -> str:
-    """Return a trade message with all of these in it."""
+    """Return one trade message with all ``trades``."""
     rows = ",".join(
         f'{{"symbol":"{pair.symbol}","side":"{t.side}","price":{decimal(t.price, pair.price_digits)},'
         f'"qty":{qty(t.qty)},"ord_type":"{t.kind}","trade_id":{t.trade_id},'
@@ -100,7 +100,7 @@ def trade(pair: Pair, kind: str, trades: Iterable[FakeTrade]) -> str:
 
 
 def candles(market: FakeMarket, minutes: int) -> dict[int, list[FakeTrade]]:
-    """Return the trades of each interval that has any, by its start in seconds, oldest first."""
+    """Return the trades of each interval with trades, by its start in seconds, oldest first."""
     found: dict[int, list[FakeTrade]] = {}
     for each in market.trades:
         start_s = each.time_ns // 10**9 // (60 * minutes) * 60 * minutes

@@ -62,16 +62,16 @@ def json_path(jetta_code: str, hour_us: int) -> str:
 
 
 def compress(content: bytes) -> bytes:
-    """Return an LZMA "alone" stream with its length in the header.
+    """Return ``content`` as an LZMA "alone" stream with its length in the header.
 
-    Unlike a file of Dukascopy's it also has an end marker (liblzma cannot do without), which decoders accept.
+    Unlike Dukascopy's files it also has an end marker, which liblzma always writes and decoders accept.
     """
     stream = lzma.compress(content, format=lzma.FORMAT_ALONE, filters=_FILTERS)
     return stream[:5] + struct.pack("<Q", len(content)) + stream[13:]
 
 
 def encode_ticks(rows: Iterable[FakeTick]) -> bytes:
-    """Return an hour's file; without rows the zero bytes that stand for an empty hour."""
+    """Return the file of an hour; without rows an empty one, which means an hour without ticks."""
     content = b"".join(_TICK.pack(*row) for row in rows)
     return compress(content) if content else b""
 
@@ -82,7 +82,7 @@ def encode_candles(rows: Iterable[FakeCandle]) -> bytes:
 
 
 def encode_ticks_json(rows: Sequence[FakeTick], hour_us: int, decimals: int) -> bytes:
-    """Return an hour as the JSON API gives it: delta coded, volumes in units."""
+    """Return an hour in the JSON API's form: delta-encoded, volumes in units."""
     unit = Decimal(1).scaleb(-decimals)
     first = rows[0] if rows else None
     answer = {

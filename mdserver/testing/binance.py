@@ -1,19 +1,19 @@
 """A fake Binance over real sockets: spot streams, control messages, limits, closes, and REST, with made-up markets.
 
-It does what is known of the real one, also where that is unpleasant: a misspelt stream or an unknown symbol
-is accepted and stays silent, the sixth message within a second costs the connection, a malformed stream name
-gets an error and then a close, a snapshot of a book is older than the stream by the time it is there. Raw (``/ws``) and
-combined (``/stream``) endpoints and REST share one port::
+It behaves as the real one is known to, in unpleasant ways too. A misspelt stream or an unknown symbol is accepted and
+never gets data. The sixth message within a second closes the connection. A malformed stream name gets an error and then
+a close. A snapshot of a book is older than the stream when it arrives. Raw (``/ws``) and combined (``/stream``)
+endpoints and REST share one port::
 
     async with open_fake_binance() as venue:
         ...  # connect a client to venue.url and venue.rest_url
         await venue.wait_subscribed("btcusdt@depth@100ms")
         venue.lose_depth_update("BTCUSDT")   # from here on changes are missing
 
-Without a script all is well, and something happens in each market that somebody follows ten times a second.
-``rules.pace_s = math.inf`` stops that, so that a test can let things happen itself, by :meth:`FakeBinance.step`,
-:meth:`FakeBinance.trade` or :meth:`FakeBinance.push`; so does setting ``instruments``. A script plays faults by the
-clock: ``open_fake_binance(script=[(5.0, FakeBinance.reset_in_frame), (9.0, FakeBinance.garbage)])``.
+By default there are no faults, and each market with a subscriber has ten events a second. Set ``rules.pace_s =
+math.inf``, or set ``instruments``, for markets without events of their own: the test then causes each one by
+:meth:`FakeBinance.step`, :meth:`FakeBinance.trade` or :meth:`FakeBinance.push`. A script causes faults at given times:
+``open_fake_binance(script=[(5.0, FakeBinance.reset_in_frame), (9.0, FakeBinance.garbage)])``.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class _Combined(msgspec.Struct):
 class FakeBinance:
     """The venue. ``rules`` may be changed at any time; ``connections`` are the open ones, oldest first.
 
-    ``markets`` are the made-up ones, by symbol. ``exchange_info`` replaces that whole answer. ``attempts`` counts
-    connection attempts, ``past`` holds connections that ended, ``requests`` those of REST.
+    ``markets`` are the made-up markets by symbol. ``exchange_info``, if set, replaces the answer of exchangeInfo.
+    ``attempts`` counts connection attempts, ``past`` holds the ended connections, ``requests`` the REST requests.
     """
 
     def __init__(self, rules: BinanceRules | None = None, *, seed: int = 1) -> None:
@@ -87,7 +87,7 @@ class FakeBinance:
 
     @property
     def instruments(self) -> dict[str, tuple[str, str, str]]:
-        """Rows of exchangeInfo as ``symbol: (status, base, quote)``. Set anew, they have no life of their own."""
+        """Rows of exchangeInfo as ``symbol: (status, base, quote)``. Setting them stops all events of the markets."""
         return self._instruments
 
     @instruments.setter
@@ -105,17 +105,17 @@ class FakeBinance:
         """Return the time by the venue's clock."""
         return time.time_ns() // 1_000_000 + int(self.rules.skew_s * 1000)
 
-    # -- what a test lets happen ---------------------------------------------------------------------
+    # -- events that a test causes -------------------------------------------------------------------
 
     def market(self, symbol: str) -> FakeMarket:
-        """Return the market of an instrument, made up now if there was none."""
+        """Return the market of an instrument; it is made up at the first call."""
         if symbol not in self.markets:
             digits, price = INSTRUMENTS.get(symbol, ("", "", _OTHER_DIGITS, _OTHER_PRICE))[2:]
             self.markets[symbol] = FakeMarket(symbol, digits, price, self.now_ms(), self._rng)
         return self.markets[symbol]
 
     async def step(self, symbol: str) -> None:
-        """Let something happen in a market, and tell those who subscribed."""
+        """Produce the next event of a market and send it to its subscribers."""
         market = self.market(symbol)
         before = market.best()
         executions = market.step(self.now_ms())
@@ -123,7 +123,7 @@ class FakeBinance:
         await self._tell_trades(market, executions)
 
     async def trade(self, symbol: str, count: int = 1, *, skip_ids: int = 0) -> list[MarketTrade]:
-        """Let one order be filled in so many pieces, after ``skip_ids`` trades and aggregates that are never told."""
+        """Fill one order in ``count`` executions; ``skip_ids`` earlier trades and aggregates are never sent."""
         market = self.market(symbol)
         market.next_trade += skip_ids
         market.next_aggregate += skip_ids
@@ -133,11 +133,11 @@ class FakeBinance:
         return executions
 
     def lose_depth_update(self, symbol: str) -> None:
-        """Leave out the next message of changes of a book, for everybody."""
+        """Drop the next update of a book, for all clients."""
         self._lost.add(symbol)
 
     async def tell_book(self, symbol: str, *, quoted: bool = True) -> None:
-        """Tell what changed in a book since the last time; ``quoted``: the best prices did too."""
+        """Send the changes of a book since the last call; ``quoted``: the best prices changed too."""
         market, name = self.market(symbol), symbol.lower()
         if market.told == market.update:
             return
@@ -178,7 +178,7 @@ class FakeBinance:
     # -- faults of all connections ---------------------------------------------------------------------
 
     def garbage(self) -> None:
-        """Send each client a message that is no JSON."""
+        """Send each client a message that is not JSON."""
         for connection in self.connections:
             connection.client.send('{"this is": not JSON')
 
@@ -203,17 +203,17 @@ class FakeBinance:
             connection.client.reset_in_frame()
 
     def go_dark(self) -> None:
-        """Leave each connection half open: it stays, and nothing comes of it any more, not even pongs."""
+        """Leave each connection half open: it stays connected but sends nothing any more, not even pongs."""
         for connection in self.connections:
             connection.client.go_dark()
 
     def slow(self, bytes_per_s: float | None = 1000.0) -> None:
-        """Serve each client at this pace from now on, late but complete; None: as fast as it reads."""
+        """Limit each client to ``bytes_per_s`` from now on; nothing is dropped. None: as fast as the client reads."""
         for connection in self.connections:
             connection.client.bytes_per_s = bytes_per_s
 
     async def push(self, stream: str, payload: object) -> int:
-        """Send a payload (``bytes``: as it is, else encoded as JSON) to all subscribers; return how many."""
+        """Send a payload (``bytes`` unchanged, anything else as JSON) to all subscribers; return their number."""
         data = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
         receivers = [c for c in self.connections if stream in c.streams]
         for connection in receivers:
@@ -236,13 +236,13 @@ class FakeBinance:
         return sent
 
     async def announce_shutdown(self, connections: Iterable[FakeConnection] | None = None) -> None:
-        """Tell the connections (all, unless given) that they will be closed; closing is up to the test."""
+        """Announce to ``connections`` (None: all) that they will be closed; the test closes them."""
         payload = b'{"e":"serverShutdown","E":1770123456789}'
         for connection in list(self.connections if connections is None else connections):
             await connection.send_data("!serverShutdown", payload)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds; tried after each message, and each connection's attempt, start and end."""
+        """Return once ``condition`` holds; it is checked after each message, attempt, and start or end of a client."""
         while not condition():
             await self._changed.wait()
 
@@ -253,7 +253,7 @@ class FakeBinance:
     # -- serving ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Let the made-up markets live."""
+        """Produce the markets' events until cancelled."""
         next_at = trio.current_time() + self.rules.pace_s
         while True:
             await trio.sleep(min(0.02, self.rules.pace_s))
@@ -278,7 +278,7 @@ class FakeBinance:
                     if not await send_answer(stream, http, answer):
                         return
             except (*GONE, h11.RemoteProtocolError, wsproto.utilities.RemoteProtocolError):
-                return  # a client that leaves or talks nonsense is none of the test's concern
+                return  # a client that disconnects or breaks the protocol must not fail the test
 
     async def _answer(self, request: HttpRequest) -> HttpAnswer | None:
         """Return the answer to a request, None to make it a WebSocket."""
@@ -305,7 +305,7 @@ class FakeBinance:
         client = FakeClient(stream, protocol, request.target, self._tell)
         micro = request.query.get("timeUnit", "").upper() == "MICROSECOND"
         connection = FakeConnection(client, self.rules, state, microseconds=micro)
-        # Listed before the client can know that it is connected: its queue lets nothing overtake the handshake.
+        # Listed before the client can know that it is connected: its queue sends the handshake first.
         self.connections.append(connection)
         self._tell()
         try:
@@ -357,7 +357,7 @@ class FakeBinance:
         return HttpAnswer(answer.status, answer.content, answer.headers | headers)
 
     def _weigh(self, weight: int) -> Refusal | None:
-        """Count a request; return how it is turned down if it is one too many."""
+        """Count a request's weight; return the refusal if it exceeds the limit, else None."""
         now = trio.current_time()
         while self._weights and self._weights[0][0] <= now - _MINUTE_S:
             self._weights.popleft()
@@ -387,7 +387,7 @@ class FakeBinance:
 async def open_fake_binance(
     rules: BinanceRules | None = None, *, script: Script = (), seed: int = 1
 ) -> AsyncIterator[FakeBinance]:
-    """Run a fake venue on a free local port for the length of the block, and do to it what ``script`` says."""
+    """Run a fake venue on a free loopback port for the length of the block; ``script`` acts on it at its times."""
     venue = FakeBinance(rules, seed=seed)
     async with trio.open_nursery() as nursery:
         listeners: list[trio.SocketListener] = await nursery.start(_listen, venue)

@@ -1,7 +1,7 @@
 """A fake Dukascopy over real sockets: the datafeed's files and the JSON API, with faults on demand.
 
-It answers as the real services do: an hour without ticks is a file of zero bytes, an unknown path 404, an hour
-that is not over 400 from the JSON API. Every request is kept, so that a test can count them::
+It answers as the real services do: an hour without ticks is a file of zero bytes, an unknown path is 404, and the JSON
+API answers 400 for an hour that is not over. Every request is kept, so that a test can count them::
 
     async with open_fake_dukascopy() as feed:
         feed.put_hour("EURUSD", "EUR-USD", hour_us, [FakeTick(0, 114545, 114543)], decimals=5)
@@ -38,13 +38,13 @@ _TYPES = {_DATAFEED: b"application/octet-stream", _JETTA: b"application/json"}
 
 @attrs.frozen
 class Fault:
-    """What goes wrong with an answer.
+    """A fault of one answer.
 
-    ``status``: this status (and Retry-After) in place of the answer. ``html``: 200 with a page. ``cut``: the
-    first half of the body with a Content-Length that agrees. ``broken off``: the first half, then the end of
-    the connection. ``short``: the whole body, but a Content-Length of half of it. ``garbage``: bytes in the
-    middle of the body are others. ``hang``: the request is read and never answered. ``stall``: half of the
-    body, then silence. ``reset``: the connection is reset.
+    ``status``: this status (and Retry-After) in place of the answer. ``html``: 200 with a web page. ``cut``: the first
+    half of the body with a matching Content-Length. ``broken off``: the first half, then the connection ends.
+    ``short``: the whole body, but a Content-Length of half of it. ``garbage``: some bytes of the body are replaced.
+    ``hang``: the request is read and never answered. ``stall``: half of the body, then nothing. ``reset``: the
+    connection is reset.
     """
 
     kind: FaultKind
@@ -53,7 +53,7 @@ class Fault:
 
 
 class FakeRequest(NamedTuple):
-    """A request as it came: ``path`` below the service's base, ``time`` of trio's clock, headers in lower case."""
+    """A received request: ``path`` below the service's base, ``time`` by trio's clock, header names in lower case."""
 
     service: Literal["datafeed", "jetta", "other"]
     path: str
@@ -65,8 +65,8 @@ class FakeRequest(NamedTuple):
 class FakeDukascopy:
     """The two services. ``files`` and ``answers`` are their contents by path and may be changed at any time.
 
-    ``folder``: files of the datafeed that are not in ``files`` are looked for there. ``clock`` (seconds since
-    the epoch) decides which hours are over. ``most_at_once``: the largest number of requests at one time.
+    ``folder``: where files of the datafeed are read that are not in ``files``. ``clock`` (seconds since the epoch)
+    decides which hours are over. ``most_at_once``: the largest number of simultaneous requests so far.
     """
 
     def __init__(self, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -85,7 +85,7 @@ class FakeDukascopy:
     def put_hour(
         self, code: str, jetta_code: str, hour_us: int, rows: Sequence[FakeTick], *, decimals: int
     ) -> None:
-        """Publish an hour at both services, or revise it; without rows it is an empty hour."""
+        """Publish or replace an hour in both services; without rows it is an empty hour."""
         self.files[ticks_path(code, hour_us)] = encode_ticks(rows)
         self.answers[json_path(jetta_code, hour_us)] = (200, encode_ticks_json(rows, hour_us, decimals))
 
@@ -105,7 +105,7 @@ class FakeDukascopy:
         return sum(path in request.path for request in self.requests)
 
     async def wait_requests(self, count: int) -> None:
-        """Wait until there were so many requests."""
+        """Wait until ``count`` requests have been received."""
         while len(self.requests) < count:
             await self._came.wait()
 
@@ -125,7 +125,7 @@ class FakeDukascopy:
                         return
                     http.start_next_cycle()
             except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
-                return  # a client that leaves or talks nonsense is none of the test's concern
+                return  # a client that disconnects or breaks the protocol must not fail the test
 
     async def _answer(self, stream: trio.SocketStream, http: h11.Connection, request: h11.Request) -> None:
         target = request.target.decode().partition("?")[0]
@@ -195,7 +195,7 @@ def _unknown(_path: str) -> tuple[int, bytes]:
 
 
 async def _next_request(stream: trio.SocketStream, http: h11.Connection) -> h11.Request | None:
-    """Read a request to its end; None at the end of the connection."""
+    """Read a whole request; return None once the connection has ended."""
     request: h11.Request | None = None
     while True:
         event = http.next_event()
@@ -253,6 +253,6 @@ def _head(length: int, content_type: bytes) -> bytes:
 
 
 async def _wait_for_end(stream: trio.SocketStream) -> None:
-    """Stay silent until the client gives up."""
+    """Send nothing until the client disconnects."""
     while await stream.receive_some():
         pass

@@ -1,4 +1,4 @@
-"""One client of a fake WebSocket venue: what it sent, and everything that a venue may do to it."""
+"""One client of a fake WebSocket venue: what it has sent, and every action of the venue on its connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SLOW_PAUSE_S = 0.05
 
 
 class _End(enum.Enum):
-    """How the venue leaves, once what was queued before is sent."""
+    """How the venue ends the connection once the queue is sent."""
 
     HANG_UP = enum.auto()
     RESET = enum.auto()
@@ -31,14 +31,14 @@ class _End(enum.Enum):
 class FakeClient:
     """A connected client.
 
-    What is sent is queued, without a bound, and written by a task of the client's own, so a client that does not
-    read delays nobody else and loses nothing; only :meth:`reset` and :meth:`go_dark` pass the queue by.
+    Messages to the client wait in an unbounded queue, which a task of this client writes. A client that does not read
+    therefore delays no other client and loses nothing. Only :meth:`reset` and :meth:`go_dark` bypass the queue.
 
-    ``received``: its messages so far. ``topics``: what it is subscribed to, for the venue to keep. ``pongs``:
-    payloads. ``client_close``: code and reason of its close frame; ``closed_by``: those of the venue's.
-    ``active_at``: trio's time of its last message, or of its connection. ``answers_pings``: whether its pings are
-    answered. ``on_frame`` is called at each message, ping and pong of the client, before anything is done about it.
-    ``bytes_per_s``: the pace at which it is served, None for as fast as it reads.
+    ``received``: the client's messages so far. ``topics``: its subscriptions, which the venue maintains. ``pongs``:
+    payloads of its pongs. ``client_close``: code and reason of its close frame; ``closed_by``: those of the venue's.
+    ``active_at``: time of its last message, or of its connection, by trio's clock. ``answers_pings``: whether the venue
+    answers its pings. ``on_frame`` is called with each message, ping and pong of the client, before it is processed.
+    ``bytes_per_s``: the rate at which bytes are sent to it; None: as fast as it reads.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FakeClient:
         self._traffic = trio.CancelScope()
         self._queue_event(AcceptConnection())
 
-    # -- what a venue does, in order ----------------------------------------------------------------
+    # -- actions of the venue, queued in order --------------------------------------------------------
 
     def send(self, message: object) -> None:
         """Queue a text message: text and bytes as they are, anything else as JSON."""
@@ -97,7 +97,7 @@ class FakeClient:
         self._queue_item(head + data[: len(data) // 2])
         self._queue_item(_End.RESET)
 
-    # -- what passes the queue by -----------------------------------------------------------------
+    # -- actions that bypass the queue ------------------------------------------------------------
 
     def reset(self) -> None:
         """Cut the connection at once by a TCP reset; what is still queued is lost."""
@@ -105,11 +105,11 @@ class FakeClient:
         self._over.cancel()
 
     def go_dark(self) -> None:
-        """Neither read nor write nor close from now on: a peer whose machine vanished, a half-open connection."""
+        """Neither read nor write nor close from now on: a half-open connection, as if the machine had vanished."""
         self._dark = True
         self._traffic.cancel()
 
-    # -- its life ------------------------------------------------------------------------------------
+    # -- serving -------------------------------------------------------------------------------------
 
     async def serve(
         self,
@@ -137,7 +137,7 @@ class FakeClient:
                 self._protocol.receive_data(data)
                 events = list(self._protocol.events())
             except (wsproto.utilities.RemoteProtocolError, wsproto.utilities.LocalProtocolError):
-                return  # a client that talks nonsense, or on after it closed, is none of the test's concern
+                return  # a client that breaks the protocol, or sends after its close, must not fail the test
             for event in events:
                 if isinstance(event, TextMessage | BytesMessage):
                     parts.append(_text(event))
@@ -171,7 +171,7 @@ class FakeClient:
             elif item is _End.RESET:
                 self.reset()
             else:
-                # Closing with something unread would be a reset, and could overtake what was just sent.
+                # Closing with unread bytes would send a reset, which may discard what was just sent.
                 await self._stream.send_eof()
                 await trio.sleep(_LINGER_S)
                 self._over.cancel()

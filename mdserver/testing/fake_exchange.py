@@ -1,4 +1,4 @@
-"""One exchange of the generic HTTP venue: a request, its answer, and what can go wrong with it."""
+"""One exchange of the generic HTTP venue: a request, its answer, and the faults that may be applied to it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _RESET = b"\1\0\0\0\0\0\0\0"
 
 @attrs.frozen
 class HttpFault:
-    """What goes wrong with an answer.
+    """A fault of one answer.
 
     ``status``: this status, ``headers`` and ``body`` in place of the answer. ``html``: 200 with a web page.
-    ``garbage``: bytes that are no HTTP. ``cut``: the head promises twice the bytes that come before the end.
-    ``hang``: the request is read and never answered. ``stall``: half of the body, then silence.
-    ``slow``: the body comes byte by byte, ``pause_s`` apart. ``reset``: the connection is reset.
-    A stream has no body beforehand: it gets ``status``, ``html``, ``garbage``, ``hang`` or ``reset``.
+    ``garbage``: bytes that are not HTTP. ``cut``: the body ends after half of its Content-Length.
+    ``hang``: the request is read and never answered. ``stall``: half of the body, then nothing.
+    ``slow``: the body is sent byte by byte, ``pause_s`` apart. ``reset``: the connection is reset.
+    Only ``status``, ``html``, ``garbage``, ``hang`` and ``reset`` apply to a stream: its body is not known beforehand.
     """
 
     kind: HttpFaultKind
@@ -42,7 +42,7 @@ class FakeExchange:
 
     ``headers`` are added to the answer.
 
-    ``streaming``: the body is under way and takes :meth:`send`. ``time`` is when it began, by trio's clock.
+    ``streaming``: the body has begun and :meth:`send` adds to it. ``time`` is the start by trio's clock.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class FakeExchange:
     async def start_stream(
         self, *first: bytes, content_type: str = "application/octet-stream", **headers: str
     ) -> None:
-        """Send the head of a chunked answer and its ``first`` chunks; what follows comes by :meth:`send`.
+        """Send the head of a chunked answer and its ``first`` chunks; :meth:`send` adds further ones.
 
-        Nothing that is pushed overtakes the first chunks: a snapshot goes there.
+        Pushed data never precede the first chunks, so give a snapshot there.
         """
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        # Listed as streaming before the client can know of it: what is pushed then waits for the lock.
+        # Listed as streaming before the client can know of it; data pushed meanwhile wait for the lock.
         self.streaming = True
         self._tell()
         fields = {"Content-Type": content_type, **self.headers, **named, "Transfer-Encoding": "chunked"}
@@ -105,13 +105,13 @@ class FakeExchange:
     async def send(self, data: bytes) -> None:
         """Send ``data`` as one chunk of the body. Raises ClosedResourceError once the body has ended."""
         async with self._send_lock:
-            # After its end the connection may be another exchange's.
+            # After the end of the body another exchange may use the connection.
             if not self.streaming:
                 raise trio.ClosedResourceError("the body of the answer has ended")
             await self._stream.send_all(self._http.send(h11.Data(data=data)) or b"")
 
     async def send_raw(self, data: bytes) -> None:
-        """Put bytes on the socket as they are, past all rules of HTTP."""
+        """Write bytes to the socket unchanged, regardless of HTTP."""
         async with self._send_lock:
             await self._stream.send_all(data)
 
@@ -122,14 +122,14 @@ class FakeExchange:
         self._ended.set()
 
     async def reset(self) -> None:
-        """Reset the connection, in the middle of whatever it was doing."""
+        """Reset the connection at once, whatever is being sent."""
         self.streaming = False
         reset_on_close(self._stream)
         await self._stream.aclose()
         self._ended.set()
 
     async def wait_gone(self) -> None:
-        """Return once the client left, or the body was ended or reset. Sends nothing."""
+        """Return once the client has disconnected, or the body was ended or reset. Sends nothing."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_client, nursery.cancel_scope)
             await self._ended.wait()
@@ -140,7 +140,7 @@ class FakeExchange:
             while await self._stream.receive_some():
                 pass
         except GONE:
-            return  # gone by a reset, the client's or ours
+            return  # the client or this side has reset the connection
         finally:
             self.streaming = False
             scope.cancel()
@@ -158,13 +158,13 @@ class FakeExchange:
         if fault.kind == "stall":
             await self._send_event(h11.Data(data=data[: len(data) // 2]))
             await self.wait_gone()
-            raise trio.ClosedResourceError("the client gave up")
+            raise trio.ClosedResourceError("the client has disconnected")
         for at in range(len(data)):
             await self._send_event(h11.Data(data=data[at : at + 1]))
             await trio.sleep(fault.pause_s)
 
     async def misbehave(self, fault: HttpFault) -> bool:
-        """Do what ``fault`` says in place of an answer; False if it says how to send the answer itself."""
+        """Apply ``fault`` in place of the answer; return False if it only changes how the answer is sent."""
         self.fault = None
         if fault.kind == "status":
             await self.answer(HttpAnswer(fault.status, fault.body, fault.headers))
@@ -184,5 +184,5 @@ class FakeExchange:
 
 
 def reset_on_close(stream: trio.SocketStream) -> None:
-    """Let closing the connection reset it, so that what is under way is lost."""
+    """Make closing the connection a reset, so that unsent and unread bytes are lost."""
     stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, _RESET)

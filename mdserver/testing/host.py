@@ -1,4 +1,4 @@
-"""The server's side of a broker plugin, for tests: keeps what it is told and lets a test wait for it."""
+"""The server's side of a broker plugin, for tests: it keeps every call of the broker, and a test can wait for them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["FakeDemand", "FakeHost"]
 
 
 class FakeDemand:
-    """Implements :class:`mdserver.plugin.Demand`; the test sets what is wanted. ``ever``: all that was so far."""
+    """Implements :class:`mdserver.plugin.Demand`; the test sets the wanted feeds. ``ever``: all feeds wanted so far."""
 
     def __init__(self, feeds: Iterable[Feed] = ()) -> None:
         self._feeds = self.ever = frozenset(feeds)
         self._changed = trio.Event()
 
     def set(self, feeds: Iterable[Feed]) -> None:
-        """Make ``feeds`` the whole wanted set."""
+        """Replace the wanted feeds by ``feeds``."""
         self._feeds = frozenset(feeds)
         self.ever |= self._feeds
         self._changed.set()
@@ -43,29 +43,28 @@ class FakeDemand:
 
 
 class _CheckingHost(Host):
-    """The server's own host, which fails the test where the server would count and skip."""
+    """The server's own host; it fails the test where the server would count and skip a record."""
 
     expected_faults: Collection[str] = ()
 
     def _reject(self, record: Record, fault: str) -> None:
         if fault not in self.expected_faults:
-            raise AssertionError(f"the server does not take {shown_record(record)}: {fault}")
+            raise AssertionError(f"the server refuses {shown_record(record)}: {fault}")
 
     def _reject_unwanted(self, feed: Feed) -> None:
         if "unwanted" not in self.expected_faults:
-            raise AssertionError(f"the server does not take records of {feed}: nobody ever wanted it")
+            raise AssertionError(f"the server refuses records of {feed}, because it was never wanted")
 
 
 class FakeHost:
     """Implements :class:`mdserver.plugin.BrokerHost`.
 
-    What is published goes through the checks of the server: a record that it would not take is an AssertionError,
-    but for the reasons in ``expected_faults`` (those of the metric ``records_rejected``, and
-    ``unwanted``).
+    Published records go through the server's checks: one that the server would refuse raises AssertionError, unless the
+    reason is in ``expected_faults`` (the reasons of the metric ``records_rejected``, and ``unwanted``).
 
-    ``batches`` holds each ``publish`` as it came, ``received_us`` the time given with it; ``refused`` the last reason
-    of each feed; ``gaps`` the causes of holes, ``gap_feeds`` the feeds of each (None: all). As the server does, a
-    refused feed leaves the demand.
+    ``batches`` holds the batch of each ``publish``, ``received_us`` the time given with it; ``refused`` the last reason
+    for each feed; ``gaps`` the causes of gaps, ``gap_feeds`` the feeds of each (None: all). As in the server, a refused
+    feed leaves the demand.
     """
 
     def __init__(
@@ -102,15 +101,15 @@ class FakeHost:
         return [record for batch in self.batches for record in batch]
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds; it is tried after everything that the broker tells.
+        """Return once ``condition`` holds; it is checked after every call of the broker.
 
-        Bound it with a timeout: a condition that never comes true is waited for until cancelled.
+        Set a timeout around this: it waits until cancelled if the condition never holds.
         """
         while not condition():
             await self._told.wait()
 
     async def wait_records(self, count: int) -> list[Record]:
-        """Wait for at least ``count`` records and return all there are."""
+        """Wait for at least ``count`` records and return all records so far."""
         have = 0
         seen = 0
         while True:
@@ -126,9 +125,9 @@ class FakeHost:
         await self.wait_until(lambda: wanted <= self.confirmed)
 
     def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
-        """Keep the batch; AssertionError if the server would not take all of it.
+        """Keep the batch; raise AssertionError if the server would refuse any record of it.
 
-        Records of a feed that was let go are no error: they were on their way.
+        Records of a feed that is no longer wanted are not an error: the venue may have sent them before it knew.
         """
         for feed in self.demand.ever:
             if self._server.demand.status(feed) is None:
@@ -144,7 +143,7 @@ class FakeHost:
         self._tell()
 
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
-        """Add to ``refused`` and take out of the demand."""
+        """Add the feeds to ``refused`` and remove them from the demand."""
         gone = dict.fromkeys(feeds, reason)
         self.refused.update(gone)
         self.confirmed -= gone.keys()

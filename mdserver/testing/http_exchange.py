@@ -1,4 +1,4 @@
-"""One HTTP request and its answer over a real socket: what fake venues share. h11 does the HTTP."""
+"""One HTTP request and its answer over a real socket, shared by the fake venues. h11 implements HTTP."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import trio
 __all__ = ["GONE", "HttpAnswer", "HttpRequest", "read_request", "send_answer"]
 
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-"""What trio raises when the other side left, which a venue sees every second."""
+"""Errors that trio raises when the other side has disconnected, which is normal for a venue."""
 
 
 @attrs.frozen
 class HttpRequest:
-    """What a client asked for. ``headers`` have lower-case names; ``target`` is path and query as sent."""
+    """A client's request. ``headers`` have lower-case names; ``target`` is path and query as sent."""
 
     method: str
     target: str
@@ -39,13 +39,13 @@ class HttpRequest:
 
     @property
     def is_upgrade(self) -> bool:
-        """Whether the client asks for a WebSocket."""
+        """Return whether the client requests a WebSocket."""
         return self.headers.get("upgrade", "").lower() == "websocket"
 
 
 @attrs.frozen
 class HttpAnswer:
-    """What a venue answers: text and bytes as they are, anything else as JSON."""
+    """A venue's answer; text and bytes are sent unchanged, anything else as JSON."""
 
     status: int = 200
     content: object = b""
@@ -59,9 +59,9 @@ class HttpAnswer:
 
 
 async def read_request(stream: trio.abc.ReceiveStream, http: h11.Connection) -> HttpRequest | None:
-    """Return the connection's next request, None when the client has left.
+    """Return the connection's next request, or None if the client has disconnected.
 
-    Raises h11.RemoteProtocolError for what is no HTTP.
+    Raises h11.RemoteProtocolError if the bytes are not HTTP.
     """
     head: h11.Request | None = None
     body = b""

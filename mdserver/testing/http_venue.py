@@ -46,7 +46,7 @@ __all__ = [
 
 
 class ConnectLimit:
-    """So many connections within so many seconds; the ones beyond are reset. Venues may share one."""
+    """Allows a number of connections within a number of seconds; further ones are reset. Venues may share a limit."""
 
     def __init__(self, most: int, window_s: float) -> None:
         self.most = most
@@ -55,7 +55,7 @@ class ConnectLimit:
         self._times: deque[float] = deque()
 
     def allows(self) -> bool:
-        """Count a connection and tell whether it may stay."""
+        """Count a connection and return whether it is within the limit."""
         now = trio.current_time()
         while self._times and self._times[0] <= now - self.window_s:
             self._times.popleft()
@@ -70,9 +70,9 @@ Handler: TypeAlias = Callable[[FakeExchange], Awaitable[None]]
 
 
 class FakeHttpVenue:
-    """The server. ``requests`` are all that came, ``exchanges`` those under way, oldest first.
+    """The server. ``requests`` are all requests so far, ``exchanges`` the unfinished ones, oldest first.
 
-    ``gate`` looks at each request before its route: what it returns is sent in place of the answer.
+    ``gate`` is called with each request before its route; an answer that it returns is sent in place of the route's.
     """
 
     def __init__(self, limit: ConnectLimit | None = None) -> None:
@@ -86,7 +86,7 @@ class FakeHttpVenue:
         self._changed = trio.Event()
 
     def route(self, path: str, answer: Handler | HttpAnswer | object) -> None:
-        """Answer GETs of ``path``, in which ``{name}`` stands for one part. The newest route goes first."""
+        """Answer GETs of ``path``, in which ``{name}`` matches one part. The newest matching route is used."""
         parts = re.split(r"\{(\w+)\}", path)
         pattern = "".join(f"(?P<{p}>[^/]+)" if at % 2 else re.escape(p) for at, p in enumerate(parts))
         if not callable(answer) and not isinstance(answer, HttpAnswer):
@@ -105,11 +105,11 @@ class FakeHttpVenue:
         self._faults.clear()
 
     def streams(self, path: str = "") -> list[FakeExchange]:
-        """Return the streams under way whose path contains ``path``, oldest first."""
+        """Return the open streams whose path contains ``path``, oldest first."""
         return [e for e in self.exchanges if e.streaming and path in e.request.path]
 
     async def push(self, data: bytes, path: str = "") -> int:
-        """Send a chunk to all streams whose path contains ``path``; return to how many."""
+        """Send a chunk to all streams whose path contains ``path``; return their number."""
         count = 0
         for exchange in self.streams(path):
             try:
@@ -120,21 +120,21 @@ class FakeHttpVenue:
         return count
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds; tried whenever a request comes, a stream starts or an exchange ends."""
+        """Return once ``condition`` holds; it is checked after each request, stream start and exchange end."""
         while not condition():
             await self._changed.wait()
 
     async def wait_streams(self, count: int, path: str = "") -> list[FakeExchange]:
-        """Wait for exactly ``count`` streams under way and return them."""
+        """Wait until exactly ``count`` streams are open and return them."""
         await self.wait_until(lambda: len(self.streams(path)) == count)
         return self.streams(path)
 
     async def wait_requests(self, count: int, path: str = "") -> None:
-        """Wait until there were so many requests whose path contains ``path``."""
+        """Wait until ``count`` requests whose path contains ``path`` have been received."""
         await self.wait_until(lambda: sum(path in request.path for request in self.requests) >= count)
 
     def tell(self) -> None:
-        """Let those who wait look again; for fakes that keep more state."""
+        """Check the conditions waited for again; call it in a fake with further state of its own."""
         self._changed.set()
         self._changed = trio.Event()
 
@@ -153,7 +153,7 @@ class FakeHttpVenue:
                         return
                     http.start_next_cycle()
             except (*GONE, h11.ProtocolError):
-                return  # a client that leaves or talks nonsense is none of the test's concern
+                return  # a client that disconnects or breaks the protocol must not fail the test
 
     async def _serve(self, exchange: FakeExchange) -> None:
         self.requests.append(exchange.request)

@@ -1,18 +1,18 @@
 """A fake Kraken over real sockets: the v2 stream and the public REST API, with made-up instruments, at once.
 
-It does what is known of the real one, also where that is unpleasant: one acknowledgement per symbol, refusals with the
-socket left open, heartbeats that prove nothing but the socket, a new snapshot that looks like any other, levels pushed
-out of a book's depth that nobody is told of, sequence numbers nowhere::
+It behaves as the real one is known to, in unpleasant ways too. Each symbol is acknowledged by itself. A refusal leaves
+the socket open. Heartbeats prove only that the socket works. A new snapshot looks like any other. No message reports
+the levels that are pushed out of a book's depth. There are no sequence numbers::
 
     async with open_fake_kraken() as venue:
         ...  # connect a client to venue.url and venue.rest_url
         await venue.wait_until(lambda: "book:BTC/USD:10" in venue.topics)
         venue.lose_book_update("BTC/USD")   # from here on the client's checksum differs
 
-Without a script all is well, and something happens in each market ten times a second. ``rules.pace_s = math.inf``
-stops that, so that a test can let things happen itself, by :meth:`FakeKraken.step`. What goes wrong is in the rules, in
-the methods here and in those of :class:`~mdserver.testing.websocket_venue.FakeWebSocketVenue`; a script plays them by
-the clock: ``open_fake_kraken(script=[(5.0, FakeKraken.reset_in_frame), (9.0, FakeKraken.lose_book_update)])``.
+By default there are no faults, and each market has ten events a second. With ``rules.pace_s = math.inf`` markets have
+no events of their own, and the test causes each one by :meth:`FakeKraken.step`. Faults are set in the rules, or caused
+by the methods here and those of :class:`~mdserver.testing.websocket_venue.FakeWebSocketVenue`. A script causes faults
+at given times: ``open_fake_kraken(script=[(5.0, FakeKraken.reset_in_frame), (9.0, FakeKraken.lose_book_update)])``.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _SNAPSHOT_CANDLES = 100
 class KrakenRules:
     """How the venue behaves; a test may change it at any time. Defaults are the real venue's, as far as known.
 
-    ``pace_s``: pause between two happenings in each market; infinite: only the test makes some.
+    ``pace_s``: seconds between two events in each market; ``math.inf``: only the test causes events.
     ``acks``: the order in which the symbols of a request are acknowledged.
-    ``refused``: symbol to the error with which it is turned down, well-formed and listed as it may be.
+    ``refused``: symbols that are refused although they are listed, each with its error.
     ``mute``: symbols whose subscription is neither acknowledged nor refused nor served.
-    ``silent``: heartbeats go on, data stop; what happens meanwhile is lost, and the client is not told.
+    ``silent``: heartbeats go on but data stop; events meanwhile are lost, without any message about it.
     ``snapshots``: False leaves out the first messages of a subscription, for a test that sends its own.
-    ``snapshot_delay_s``: pause between an acknowledgement and its snapshot; 3.5 s were seen.
+    ``snapshot_delay_s``: pause between an acknowledgement and its snapshot; 3.5 s were observed.
     ``max_messages_per_s``: requests beyond it are refused with ``Exceeded msg rate``.
     ``rest_per_s`` and ``rest_burst``: the same for REST requests of one path and pair.
     ``skew_s``: how far the venue's clock is ahead of ours.
@@ -80,7 +80,7 @@ class KrakenRules:
 
 
 class FakeKraken(FakeWebSocketVenue):
-    """The venue. ``markets`` by v2 symbol; what they hold may be changed between two steps."""
+    """The venue. ``markets`` are keyed by v2 symbol; their content may be changed between two steps."""
 
     path = "/v2"
 
@@ -103,10 +103,10 @@ class FakeKraken(FakeWebSocketVenue):
         """Return the time by the venue's clock."""
         return time.time_ns() + int(self.rules.skew_s * 1e9)
 
-    # -- what a test lets happen ------------------------------------------------------------------------
+    # -- events that a test causes ----------------------------------------------------------------------
 
     def step(self, symbol: str) -> None:
-        """Let something happen in a market, and tell those who subscribed."""
+        """Produce the next event of a market and send it to its subscribers."""
         market, now_ns = self.markets[symbol], self.now_ns()
         before = market.best()
         executions = market.step(now_ns)
@@ -115,7 +115,7 @@ class FakeKraken(FakeWebSocketVenue):
             self._tell_rest(market, executions, now_ns, quoted=market.best() != before)
 
     def trade(self, symbol: str, count: int = 1, *, skip_ids: int = 0) -> list[FakeTrade]:
-        """Let one order be filled in so many pieces at one time, after ``skip_ids`` trades that are never told."""
+        """Fill one order in ``count`` executions at one time; ``skip_ids`` earlier trades are never sent."""
         market, now_ns = self.markets[symbol], self.now_ns()
         market.next_trade_id += skip_ids
         (bid, _), _ = market.best()
@@ -133,12 +133,12 @@ class FakeKraken(FakeWebSocketVenue):
         self._lost.update(self.markets if symbol is None else [symbol])
 
     def change_system(self, system: Literal["online", "cancel_only", "maintenance", "post_only"]) -> None:
-        """Change the state of the exchange and tell everybody."""
+        """Change the state of the exchange and send it to all clients."""
         self.rules.system = system
         self.push(None, _kraken_texts.status(self._rng.getrandbits(64), system))
 
     def list_pair(self, pair: Pair) -> None:
-        """List another pair, or one with another status, and tell those who follow the instruments."""
+        """List a new pair, or change the status of one, and send it to the subscribers of instruments."""
         if pair.symbol in self.markets:
             self.markets[pair.symbol].pair = pair
         else:
@@ -148,7 +148,7 @@ class FakeKraken(FakeWebSocketVenue):
     # -- the venue's side of FakeWebSocketVenue -------------------------------------------------------
 
     async def on_attempt(self, request: HttpRequest) -> HttpAnswer | None:
-        """Refuse the attempt beyond so many in ten minutes, as the network in front of the venue does."""
+        """Refuse too many attempts within ten minutes, as the network in front of the real venue does."""
         now, rules = trio.current_time(), self.rules
         if not _within(self._attempt_times, now, rules.max_connects, rules.connects_window_s):
             return HttpAnswer(429, "<html>error code: 1015</html>", {"Content-Type": "text/html"})
@@ -194,7 +194,7 @@ class FakeKraken(FakeWebSocketVenue):
         return _kraken_rest.answer(self.markets, request, self.rules.system, self.now_ns())
 
     async def run(self) -> None:
-        """Send heartbeats and let the markets live."""
+        """Send heartbeats and produce the markets' events, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._live)
             nursery.start_soon(self._beat)
@@ -279,7 +279,7 @@ class FakeKraken(FakeWebSocketVenue):
         return "Subscription Not Found" if not subscribed and method == "unsubscribe" else None
 
     def _begin(self, client: FakeClient, topic: str, params: dict[str, Any]) -> None:
-        """Serve a subscription from now on, with a snapshot first where one is wanted."""
+        """Serve a subscription from now on, first with a snapshot if the client wants one."""
         if client not in self.clients:
             return
         client.topics.add(topic)
@@ -376,7 +376,7 @@ def _topic(symbol: object, params: dict[str, Any]) -> str:
 
 
 def _result(symbol: object, params: dict[str, Any]) -> dict[str, object]:
-    """Return what an acknowledgement says of a subscription."""
+    """Return the ``result`` in the acknowledgement of a subscription."""
     channel = params["channel"]
     result: dict[str, object] = {"channel": channel, "snapshot": params.get("snapshot", channel != "trade")}
     defaults = {"book": ("depth", 10), "ohlc": ("interval", 1), "ticker": ("event_trigger", "trades")}
@@ -389,13 +389,13 @@ def _result(symbol: object, params: dict[str, Any]) -> dict[str, object]:
 
 
 def _changes(before: dict[int, int], now: dict[int, int], whole: dict[int, int]) -> dict[int, int]:
-    """Return the levels to send, 0 for one that is gone; of one that was only pushed out nobody is told."""
+    """Return the levels to send, with size 0 for a removed one; a level only pushed out of the depth is not sent."""
     changed = {price: size for price, size in now.items() if before.get(price) != size}
     return changed | {price: 0 for price in before if price not in whole}
 
 
 def _within(times: deque[float], now: float, most: float, window_s: float) -> bool:
-    """Note a request and tell whether it is one of the ``most`` allowed within ``window_s``."""
+    """Record a request and return whether it is one of the ``most`` allowed within ``window_s``."""
     while times and times[0] <= now - window_s:
         times.popleft()
     if len(times) >= most:

@@ -1,8 +1,8 @@
 """A fake OANDA v20 over real sockets: the price stream and the REST API, with faults on demand.
 
-It serves made-up instruments at once and without a script: a snapshot of each, prices that move four times a second,
-a heartbeat every five seconds, candles. It does what is known of the real venue: it resets a third connection within
-a second, asks for the key, knows one account, refuses a list with one unknown instrument as a whole::
+It serves made-up instruments: a snapshot of each, prices that move four times a second, a heartbeat every five seconds,
+candles. It behaves as the real venue is known to: it resets a third connection within a second, requires the key, has
+one account, and refuses a whole list of instruments if one of them is unknown::
 
     async with open_fake_oanda() as venue:
         ...  # connect a client to venue.url and venue.rest_url with venue.account_id and venue.api_key
@@ -12,7 +12,7 @@ a second, asks for the key, knows one account, refuses a list with one unknown i
         await stream.reset(b'{"type":"PRI')                   # in the middle of a line
         venue.fail(HttpFault("status", 429, headers={"Retry-After": "3"}), times=1, path="/stream")
 
-For a test that decides on each price itself: ``OandaRules(price_every_s=None)``.
+A test that sends each price itself uses ``OandaRules(price_every_s=None)``.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ __all__ = [
 
 
 class FakeOanda:
-    """The venue. ``instruments`` by name may be changed at any time, ``requests`` are all that came.
+    """The venue. ``instruments`` by name may be changed at any time, ``requests`` are all requests so far.
 
-    ``unstreamable`` are names that the account lists and that a stream is refused for all the same. ``clock_ns`` is
-    the venue's clock, in nanoseconds since the epoch; ``limit`` is that of connections.
+    ``unstreamable``: names that the account lists but for which a stream is refused. ``clock_ns`` is the venue's clock,
+    in nanoseconds since the epoch; ``limit`` is the limit of connections.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FakeOanda:
 
     @property
     def requests(self) -> list[HttpRequest]:
-        """Every request so far, to REST first."""
+        """Every request so far: first the REST requests, then the streams."""
         return [request for venue in self._venues for request in venue.requests]
 
     def fail(self, fault: HttpFault, *, times: int | None = None, path: str = "") -> None:
@@ -87,10 +87,10 @@ class FakeOanda:
             venue.heal()
 
     async def push(self, name: str, quote: FakeQuote | None = None) -> int:
-        """Send a price (None: its walk's next step) to all streams that carry ``name``; return how many those are."""
+        """Send a price (None: the next of its random walk) to all streams with ``name``; return their number."""
         instrument = self.instruments[name]
         instrument.quote = quote if quote is not None else instrument.move()
-        # The same time for all streams, and the next stream's snapshot has it too.
+        # All streams get the same time, and so does the snapshot of the next stream.
         sent = self._stamped(name)
         receivers = [stream for stream in self.streams if name in stream.names]
         for stream in receivers:
@@ -115,7 +115,7 @@ class FakeOanda:
         return list(self.streams)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds; tried whenever a stream begins or ends, or a request comes."""
+        """Return once ``condition`` holds; it is checked whenever a stream begins or ends, or a request arrives."""
         await self._venues[1].wait_until(condition)
 
     async def run(self) -> None:

@@ -26,7 +26,7 @@ GRANULARITIES = {
 
 @attrs.frozen
 class FakeQuote:
-    """A price: levels as (price, liquidity), in any order, possibly none. ``time_ns`` None: when it is sent.
+    """A price: levels as (price, liquidity), in any order, possibly none. ``time_ns`` None: the time of sending.
 
     ``extra`` fields are added to the line.
     """
@@ -40,7 +40,7 @@ class FakeQuote:
 
 @attrs.frozen
 class FakeCandle:
-    """A mid candle; bid and ask are a spread away. Prices in points of the instrument's precision."""
+    """A mid candle; bid and ask differ by a spread. Prices are in points of the instrument's precision."""
 
     time_ns: int
     complete: bool
@@ -53,7 +53,7 @@ class FakeCandle:
 
 @attrs.define
 class FakeInstrument:
-    """What the venue deals in; ``price`` is where its walk begins, ``digits`` its precision."""
+    """An instrument of the venue; ``price`` is the start of its random walk, ``digits`` its precision."""
 
     name: str
     type: str = "CURRENCY"
@@ -69,7 +69,7 @@ class FakeInstrument:
         self.move()
 
     def move(self) -> FakeQuote:
-        """Let the price walk a step, at least one point, and return it; three levels a side."""
+        """Move the price by a random step of at least one point; return it with three levels a side."""
         self._points = max(100, self._points + self._chance.choice((-3, -2, -1, 1, 2, 3)))
         steps = ((0, 1_000_000), (1, 2_000_000), (3, 10_000_000))
         self.quote = FakeQuote(
@@ -96,7 +96,7 @@ class FakeInstrument:
         }
 
     def candles(self, seconds: int, start_ns: int, end_ns: int, now_ns: int) -> list[FakeCandle]:
-        """Return the candles that open in [start_ns, end_ns) and before now; every seventh period had no price."""
+        """Return the candles that open in [start_ns, end_ns) and before now; every seventh period has none."""
         step_ns = seconds * NS_PER_S
         first = -(-start_ns // step_ns)
         last = -(-min(end_ns, now_ns) // step_ns)
@@ -147,7 +147,7 @@ def time_text(time_ns: int, form: str) -> str:
 def answer_candles(
     instrument: FakeInstrument, query: Mapping[str, str], now_ns: int, form: str
 ) -> dict[str, object]:
-    """Return the answer of the candles endpoint; ValueError with the venue's message for what it refuses."""
+    """Return the answer of the candles endpoint; raise ValueError with the venue's message if it refuses."""
     granularity, count = query.get("granularity", "S5"), int(query.get("count", "500"))
     if granularity not in GRANULARITIES:
         raise ValueError("Invalid value specified for 'granularity'")
@@ -160,7 +160,7 @@ def answer_candles(
     elif query.get("includeFirst", "true").lower() == "false":
         start_ns += 1
     else:
-        start_ns -= start_ns % (seconds * NS_PER_S)  # the candle that contains it comes too
+        start_ns -= start_ns % (seconds * NS_PER_S)  # the answer includes the candle that contains it
     if end_ns is None:
         end_ns = now_ns if "from" not in query else start_ns + 2 * count * seconds * NS_PER_S
     rows = instrument.candles(seconds, start_ns, end_ns, now_ns)

@@ -20,11 +20,11 @@ __all__ = ["FakeOandaStream", "OandaRules", "price_fields"]
 class OandaRules:
     """How the venue behaves; may be changed at any time.
 
-    ``heartbeat_s``, ``price_every_s``: seconds between heartbeats, and between moves of all prices; None: none.
-    ``max_connects`` within ``connects_window_s`` seconds; ``max_streams``: beyond, 429. ``cut_bytes``: lines go out in
-    chunks of so many bytes, whatever they cut. ``blank_lines``: each line is followed by a blank one. ``bare``: price
-    lines have neither ``type`` nor ``tradeable``, as in 2016. ``shuffled``: the best level is not the first.
-    ``datetime_format``: ``RFC3339`` or ``UNIX`` whatever the client asks for.
+    ``heartbeat_s``, ``price_every_s``: seconds between heartbeats, and between moves of all prices; None: never.
+    ``max_connects`` connections are accepted within ``connects_window_s`` seconds. ``max_streams``: further streams get
+    429. ``cut_bytes``: data are sent in chunks of this size, which may split a line anywhere. ``blank_lines``: a blank
+    line follows each line. ``bare``: price lines have neither ``type`` nor ``tradeable``, as in 2016. ``shuffled``: the
+    best level is not the first. ``datetime_format``: ``RFC3339`` or ``UNIX``, whatever the client requests.
     """
 
     heartbeat_s: float | None = 5.0
@@ -40,7 +40,7 @@ class OandaRules:
 
 
 class FakeOandaStream:
-    """One price stream that a client opened; ``names`` are the instruments it asked for.
+    """One price stream that a client opened; ``names`` are the instruments that it requested.
 
     ``sent`` holds each price line as (instrument, time in ns).
     """
@@ -50,7 +50,7 @@ class FakeOandaStream:
         self.sent: list[tuple[str, int]] = []
         self.exchange = exchange
         self._rules = rules
-        self._whole = trio.Lock()  # lines in several chunks stay whole
+        self._whole = trio.Lock()  # the chunks of one line are never mixed with another line
         self._beats = True
         self._prices = True
 
@@ -59,11 +59,11 @@ class FakeOandaStream:
         self._prices = False
 
     def mute(self) -> None:
-        """Send nothing more and leave the connection open: half open, as far as the client can tell."""
+        """Send nothing more and leave the connection open; to the client it looks half open."""
         self._prices = self._beats = False
 
     def unmute(self) -> None:
-        """Send everything again."""
+        """Send prices and heartbeats again."""
         self._prices = self._beats = True
 
     async def end(self) -> None:
@@ -77,14 +77,14 @@ class FakeOandaStream:
         await self.exchange.reset()
 
     async def send(self, data: bytes, cuts: Iterable[int] = ()) -> None:
-        """Send bytes as they are, as one chunk, or cut into several at these places."""
+        """Send bytes unchanged in one chunk, or in several, split at the positions ``cuts``."""
         borders = sorted({0, *cuts, len(data)})
         async with self._whole:
             for begin, end in itertools.pairwise(borders):
                 await self.exchange.send(data[begin:end])
 
     async def send_price(self, name: str, quote: FakeQuote) -> None:
-        """Send a price line unless muted or not asked for."""
+        """Send a price line, unless the stream is muted or did not request ``name``."""
         if self._prices and name in self.names:
             self.sent.append((name, quote.time_ns or 0))
             await self._send_line(self.price_line(name, quote))
@@ -97,12 +97,12 @@ class FakeOandaStream:
 
     @property
     def datetime_format(self) -> str:
-        """RFC3339 or UNIX: what the rules say, else what the client asked for."""
+        """RFC3339 or UNIX: from the rules if set, else as the client requested."""
         asked = self.exchange.request.headers.get("accept-datetime-format", "RFC3339")
         return self._rules.datetime_format or asked
 
     def price_line(self, name: str, quote: FakeQuote) -> bytes:
-        """Return a price line as it goes out."""
+        """Return a price line as it is sent."""
         stamp = time_text(quote.time_ns or 0, self.datetime_format)
         line = price_fields(name, quote, stamp, self._rules)
         return msgspec.json.encode(line) + b"\n"

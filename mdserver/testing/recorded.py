@@ -1,4 +1,4 @@
-"""Readers for files of recorded frames, and where such files are kept."""
+"""Readers for files of recorded frames, and the folder of such files."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class _Named(msgspec.Struct):
 
 
 def recorded_folder() -> Path | None:
-    """Return the folder of recorded venue data, None where there is none.
+    """Return the folder of recorded venue data, or None if there is none.
 
-    It is named by MDSERVER_RECORDED_DATA; else looked for as ``shared/data`` beside the checkout.
+    The environment variable MDSERVER_RECORDED_DATA names it; the default is ``shared/data`` beside the checkout.
     """
     named = os.environ.get(_ENVIRONMENT)
     folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data"

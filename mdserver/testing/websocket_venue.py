@@ -1,6 +1,6 @@
-"""A fake WebSocket venue to build one's own on: real sockets, and every fault that a venue can have.
+"""A generic fake WebSocket venue on real sockets, the base for a fake of your own, with faults on demand.
 
-A venue overrides what it needs of ``on_attempt``, ``on_connect``, ``on_message``, ``on_http`` and ``run``::
+Your venue overrides those of ``on_attempt``, ``on_connect``, ``on_message``, ``on_http`` and ``run`` that it needs::
 
     class FakeAcme(FakeWebSocketVenue):
         async def on_message(self, client, text):
@@ -14,9 +14,9 @@ A venue overrides what it needs of ``on_attempt``, ``on_connect``, ``on_message`
         venue.push("EURUSD", {"bid": 1.08703, "ask": 1.08705})
         venue.reset_in_frame()
 
-It stands on wsproto and h11, as our server and client do, and not on trio-websocket's server: that one answers every
-ping by itself, reads for as long as it lives, hides its socket and takes nothing but upgrades, so that neither a
-half-open connection nor half a frame nor REST on the same port can be had from it.
+It uses wsproto and h11, as our server and client do, instead of trio-websocket's server. That server answers every ping
+by itself, never stops reading, hides its socket and accepts only upgrades, so it can produce neither a half-open
+connection nor half a frame, nor serve REST on the same port.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from .recorded import Frame
 __all__ = ["FakeClient", "FakeWebSocketVenue", "HttpAnswer", "HttpRequest", "Script", "open_fake_venue"]
 
 Script: TypeAlias = Iterable[tuple[float, Callable[[Any], object]]]
-"""Seconds after the start, and what is done to the venue then, such as ``FakeWebSocketVenue.reset``."""
+"""Pairs of seconds after the start and a call on the venue at that time, such as ``FakeWebSocketVenue.reset``."""
 
 
 class FakeWebSocketVenue:
-    """The venue. ``clients`` are the connected ones, oldest first; ``past`` those that ended.
+    """The venue. ``clients`` are the connected clients, oldest first; ``past`` the disconnected ones.
 
     ``attempts`` counts attempts to connect, refused ones too; ``requests`` are the HTTP requests so far.
-    ``refusal``, where it is set, answers every attempt to connect. ``rest_refusal`` answers every HTTP request.
+    ``refusal``, if set, answers every attempt to connect; ``rest_refusal``, if set, answers every HTTP request.
     """
 
     path: ClassVar[str] = "/"
-    """The path of the WebSocket; an attempt at another is answered by :meth:`on_http`."""
+    """The path of the WebSocket; :meth:`on_http` answers an attempt at any other path."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -63,38 +63,38 @@ class FakeWebSocketVenue:
     # -- for the venue to override -------------------------------------------------------------------
 
     async def on_attempt(self, request: HttpRequest) -> HttpAnswer | None:
-        """Return the answer that turns an attempt to connect down, None to accept it."""
+        """Return the answer that refuses an attempt to connect, or None to accept it."""
         return self.refusal
 
     async def on_connect(self, client: FakeClient) -> None:
-        """Greet a client; called once its handshake is accepted."""
+        """Send the first messages to a client; called once its handshake is accepted."""
 
     async def on_message(self, client: FakeClient, text: str) -> None:
-        """Take a client's message."""
+        """Handle a client's message."""
 
     async def on_http(self, request: HttpRequest) -> HttpAnswer:
-        """Answer a request that is no upgrade."""
+        """Answer a request that is not an upgrade."""
         return HttpAnswer(404, {"error": f"nothing at {request.path}"})
 
     async def run(self) -> None:
-        """Do what the venue does by itself, such as heartbeats, until cancelled."""
+        """Run the venue's own activity, such as heartbeats, until cancelled."""
 
-    # -- what a test does to all clients -------------------------------------------------------------
+    # -- actions on all clients ----------------------------------------------------------------------
 
     @property
     def topics(self) -> frozenset[str]:
-        """Everything that some client is subscribed to."""
+        """Every topic with at least one subscribed client."""
         return frozenset(topic for client in self.clients for topic in client.topics)
 
     def push(self, topic: str | None, message: object) -> int:
-        """Send a message to all clients with ``topic`` (None: to all); return how many there are."""
+        """Send a message to all clients with ``topic`` (None: to all); return their number."""
         clients = [client for client in self.clients if topic is None or topic in client.topics]
         for client in clients:
             client.send(message)
         return len(clients)
 
     async def replay(self, frames: Iterable[Frame | str], *, speed: float | None = None) -> int:
-        """Send recorded frames to all clients, whatever they subscribed; return the number of deliveries.
+        """Send recorded frames to all clients, whatever their subscriptions; return the number of deliveries.
 
         ``speed`` 1.0 keeps the recorded pauses, 10.0 is ten times as fast, None does not pause at all.
         """
@@ -109,7 +109,7 @@ class FakeWebSocketVenue:
         return sent
 
     def garbage(self) -> None:
-        """Send each client a message that is no JSON."""
+        """Send each client a message that is not JSON."""
         self.push(None, '{"this is": not JSON')
 
     def ping(self) -> None:
@@ -138,17 +138,17 @@ class FakeWebSocketVenue:
             client.reset_in_frame()
 
     def go_dark(self) -> None:
-        """Leave each connection half open: it stays, and nothing comes of it any more, not even pongs."""
+        """Leave each connection half open: it stays connected but sends nothing any more, not even pongs."""
         for client in self.clients:
             client.go_dark()
 
     def slow(self, bytes_per_s: float | None = 1000.0) -> None:
-        """Serve each client at this pace from now on, late but complete; None: as fast as it reads."""
+        """Limit each client to ``bytes_per_s`` from now on; nothing is dropped. None: as fast as the client reads."""
         for client in self.clients:
             client.bytes_per_s = bytes_per_s
 
     def refuse(self, status: int = 503, content: object = "", headers: dict[str, str] | None = None) -> None:
-        """Turn new connections down with this HTTP status, until :meth:`admit`."""
+        """Refuse new connections with this HTTP status, until :meth:`admit`."""
         self.refusal = HttpAnswer(status, content, headers or {})
 
     def admit(self) -> None:
@@ -156,7 +156,7 @@ class FakeWebSocketVenue:
         self.refusal = None
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds; tried after each message, request, attempt, start and end of a client."""
+        """Return once ``condition`` holds; it is checked after each message, request, attempt, and end of a client."""
         while not condition():
             await self._changed.wait()
 
@@ -175,7 +175,7 @@ class FakeWebSocketVenue:
                     if not await send_answer(stream, http, answer):
                         return
             except (*GONE, h11.RemoteProtocolError, wsproto.utilities.RemoteProtocolError):
-                return  # a client that leaves or talks nonsense is none of the test's concern
+                return  # a client that disconnects or breaks the protocol must not fail the test
 
     async def _answer(self, request: HttpRequest) -> HttpAnswer | None:
         """Return the answer to a request, None to make it a WebSocket."""
@@ -195,7 +195,7 @@ class FakeWebSocketVenue:
         protocol.initiate_upgrade_connection(fields, request.target)
         list(protocol.events())
         client = FakeClient(stream, protocol, request.target, self.tell)
-        # Listed before the client can know that it is connected: its queue lets nothing overtake the handshake.
+        # Listed before the client can know that it is connected: its queue sends the handshake first.
         self.clients.append(client)
         self.tell()
         try:
@@ -206,7 +206,7 @@ class FakeWebSocketVenue:
             self.tell()
 
     def tell(self) -> None:
-        """Try the conditions waited for again: for what a venue changes by itself."""
+        """Check the conditions waited for again; call it when your venue has changed state of its own."""
         self._changed.set()
         self._changed = trio.Event()
 
@@ -216,7 +216,7 @@ VenueT = TypeVar("VenueT", bound=FakeWebSocketVenue)
 
 @asynccontextmanager
 async def open_fake_venue(venue: VenueT, *, script: Script = ()) -> AsyncIterator[VenueT]:
-    """Run a venue on a free local port for the length of the block, and do to it what ``script`` says."""
+    """Run a venue on a free loopback port for the length of the block; ``script`` acts on it at its times."""
     async with trio.open_nursery() as nursery:
         listeners: list[trio.SocketListener] = await nursery.start(_listen, venue)
         host, port = listeners[0].socket.getsockname()[:2]

@@ -149,7 +149,7 @@ class Broker:
     def decode(self, frame: bytes) -> dict[str, Any]:
         if self.fault == "crashes on garbage":
             return dict(json.loads(frame))
-        if self.fault == "holds the loop" and len(frame) > 500_000:
+        if self.fault == "blocks the loop" and len(frame) > 500_000:
             time.sleep(0.2)
         try:
             message = json.loads(frame)
@@ -225,21 +225,21 @@ def test_a_sound_broker_passes(check: str) -> None:
         ("never starts", "lifecycle", "state live, found starting"),
         ("does not stop", "lifecycle", "took 3.5 s to end"),
         ("does not stop", "cancellation", "took 3.5 s to end"),
-        ("keeps a task", "lifecycle", "tasks live on: trio.sleep_forever"),
-        ("keeps a socket", "cancellation", "1 sockets stay open"),
-        ("never unsubscribes", "demand", "the venue serves EURUSD no more"),
+        ("keeps a task", "lifecycle", "tasks are still running: trio.sleep_forever"),
+        ("keeps a socket", "cancellation", "1 sockets are still open"),
+        ("never unsubscribes", "demand", "the venue no longer serves EURUSD"),
         ("tells no refusal", "refusal", "NOSUCH refused"),
-        ("asks once", "refusal", "NOSUCH refused, asked for again"),
-        ("forgets no refusal", "refusal", "NOSUCH refused, asked for again in the same moment"),
-        ("connects anew in silence", "gaps", "no gap of EURUSD tick, GBPUSD tick after a cut"),
+        ("asks once", "refusal", "NOSUCH refused, wanted again"),
+        ("forgets no refusal", "refusal", "NOSUCH refused, wanted again at once"),
+        ("connects anew in silence", "gaps", "no gap of EURUSD tick, GBPUSD tick after a lost connection"),
         ("hears no silence", "silence", "a dead connection noticed"),
         ("crashes on garbage", "garbage", "neither Unavailable nor Rejected"),
         ("keeps the newest", "back-pressure", "expected all"),
         ("rounds", "times and numbers", "a tick of EURUSD at 1.0000"),
         ("gives seconds", "times and numbers", "time"),
-        ("tries a wrong key again", "rejection", "tried again and again"),
+        ("tries a wrong key again", "rejection", "the broker keeps trying"),
         ("shows the key", "secrets", "a secret is shown: "),
-        ("holds the loop", "loop never held", "kept the loop for 2"),
+        ("blocks the loop", "loop never blocked", "blocked the loop for 2"),
     ],
 )
 def test_each_fault_is_found(fault: str, check: str, says: str) -> None:

@@ -1,6 +1,6 @@
-"""The conformance suite: what a server needs of a plugin, tried on the plugin and its fake venue.
+"""The conformance suite: checks that a plugin meets the server's requirements, run against its fake venue.
 
-A plugin says in its module ``conformance`` how to open its fake venue and what its settings are::
+A plugin defines in its module ``conformance`` how to open its fake venue, and its settings::
 
     class AcmeCase(WebSocketCase[FakeAcme]):
         plugin = plugin

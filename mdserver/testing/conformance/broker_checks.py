@@ -33,5 +33,5 @@ BROKER_CHECKS: dict[str, BrokerCheck] = {
     "rejection": rejection,
     "secrets": secrets,
     "nothing left behind": nothing_behind,
-    "loop never held": loop,
+    "loop never blocked": loop,
 }

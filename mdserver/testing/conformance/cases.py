@@ -1,4 +1,4 @@
-"""What a plugin tells the conformance suite: how to open its fake venue, its settings, how the venue misbehaves."""
+"""The cases that a plugin gives to the conformance suite: its fake venue, its settings, and how to cause faults."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class BrokerCase(Generic[V]):
-    """A broker plugin and its fake venue, of type ``V``; override what yours needs.
+    """A broker plugin and its fake venue of type ``V``. Override the members that your plugin needs.
 
-    ``symbols``: two or more canonical ones that the venue has; ``unknown``: one that it refuses. ``types``: the record
-    types to try, the plugin's if None. ``patience_s``: how long the suite waits for what should come at once.
-    ``notices_within_s``: how long the venue may be dead until the plugin has to
-    notice, with the case's settings. ``burst``: how many records are sent at once. ``not_applicable``: names of checks
-    that make no sense here, each with the reason, which stands on the scorecard.
+    ``symbols``: two or more canonical symbols of the venue; ``unknown``: a symbol that it refuses. ``types``: the types
+    of records to test; None: all types of the plugin. ``patience_s``: how long the suite waits for what should happen
+    at once. ``notices_within_s``: the time within which the plugin must notice a dead connection, with the case's
+    settings. ``burst``: the number of records sent at once. ``not_applicable``: names of checks that do not apply, each
+    with the reason, which the scorecard shows.
     """
 
     plugin: ClassVar[BrokerPlugin]
@@ -45,62 +45,62 @@ class BrokerCase(Generic[V]):
     not_applicable: ClassVar[Mapping[str, str]] = NOTHING
 
     def open_venue(self) -> AbstractAsyncContextManager[V]:
-        """Open a fake venue that does nothing by itself but answer, and send its heartbeats."""
+        """Open a fake venue that sends nothing of its own accord except heartbeats."""
         raise NotImplementedError(f"{type(self).__name__}: open_venue() is missing")
 
     def settings(self, venue: V) -> Mapping[str, object]:
-        """Return the broker's keys of the config for this venue: addresses, credentials, short times."""
+        """Return the broker's config for this venue, as keys and values: addresses, credentials, short times."""
         raise NotImplementedError(f"{type(self).__name__}: settings() is missing")
 
     def make_broker(self, config: Any) -> Broker:
-        """Return the broker; override it where its waits can be shortened."""
+        """Return the broker; override this to shorten its waits."""
         return self.plugin.factory(config)
 
     def feeds(self) -> frozenset[Feed]:
-        """Return what the suite wants: each type of each symbol."""
+        """Return the feeds that the suite subscribes to: each type of each symbol."""
         types = self.types or self.plugin.types
         return frozenset(Feed(s, t, default_variant(t)) for s in self.symbols for t in types)
 
     def served(self, venue: V) -> Collection[str] | None:
-        """Return the canonical symbols that the venue serves to somebody now; None where nobody can tell."""
+        """Return the canonical symbols that the venue serves to any client now; None if the fake does not know."""
         return None
 
     async def send(self, venue: V, feed: Feed) -> float | None:
-        """Have the venue give one more record of ``feed``, at a price that it has not given before.
+        """Make the venue send one more record of ``feed``, at a price that it has not sent before.
 
-        Return that price (a tick's bid, a trade's price, an order book's best bid), None where it cannot be told.
+        Return that price (a tick's bid, a trade's price, an order book's best bid), or None if it is not known.
         """
         raise NotImplementedError(f"{type(self).__name__}: send() is missing")
 
     async def cut(self, venue: V) -> None:
-        """End each connection without a word; new ones are accepted."""
+        """End each connection without a close message; new connections are accepted."""
         raise NotImplementedError(f"{type(self).__name__}: cut() is missing")
 
     async def go_dark(self, venue: V) -> None:
-        """Let nothing more come of the connections, which stay open; until :meth:`admit` new ones may be dark too."""
+        """Send nothing more, but leave the connections open. Until :meth:`admit` new connections may be dead too."""
         raise NotImplementedError(f"{type(self).__name__}: go_dark() is missing")
 
     async def garbage(self, venue: V, data: bytes) -> None:
-        """Send ``data``, which no codec can use, in the place of a message."""
+        """Send ``data``, which no codec can decode, in place of a message."""
         raise NotImplementedError(f"{type(self).__name__}: garbage() is missing")
 
     async def refuse(self, venue: V, status: int) -> None:
-        """Cut the connections and turn new ones and requests down: 401 for wrong credentials, 503 for a venue away."""
+        """Cut the connections; answer new ones and requests with 401 (wrong credentials) or 503 (unavailable)."""
         raise NotImplementedError(f"{type(self).__name__}: refuse() is missing")
 
     async def admit(self, venue: V) -> None:
-        """Be well again."""
+        """End all faults: work normally again."""
         raise NotImplementedError(f"{type(self).__name__}: admit() is missing")
 
 
 class WebSocketCase(BrokerCase[WebSocketVenueT]):
     """A case on a :class:`~mdserver.testing.websocket_venue.FakeWebSocketVenue`, whose faults it uses.
 
-    Left to say: ``plugin``, :meth:`open_venue` and :meth:`send`.
+    Define ``plugin``, ``symbols``, :meth:`open_venue` and :meth:`send`.
     """
 
     def settings(self, venue: WebSocketVenueT) -> Mapping[str, object]:
-        """Return ``url``, and ``rest_url`` where the config has it."""
+        """Return ``url``, and ``rest_url`` if the config has that key."""
         names = {field.name for field in attrs.fields(self.plugin.config)}
         addresses = {"url": venue.url, "rest_url": venue.rest_url}
         return {name: address for name, address in addresses.items() if name in names}
@@ -118,11 +118,11 @@ class WebSocketCase(BrokerCase[WebSocketVenueT]):
         venue.go_dark()
 
     async def garbage(self, venue: WebSocketVenueT, data: bytes) -> None:
-        """Push it to all clients as a text message, with what is no UTF-8 replaced."""
+        """Push ``data`` to all clients as a text message; bytes that are not UTF-8 are replaced."""
         venue.push(None, data.decode(errors="replace"))
 
     async def refuse(self, venue: WebSocketVenueT, status: int) -> None:
-        """Turn everything down."""
+        """Answer every connection attempt and request with ``status``."""
         venue.refuse(status)
         venue.rest_refusal = venue.refusal
         venue.reset()
@@ -134,9 +134,9 @@ class WebSocketCase(BrokerCase[WebSocketVenueT]):
 
 
 class HttpCase(BrokerCase[HttpVenueT]):
-    """A case on a :class:`~mdserver.testing.http_venue.FakeHttpVenue`: a venue that is asked again and again.
+    """A case on a :class:`~mdserver.testing.http_venue.FakeHttpVenue`: a venue that the plugin polls.
 
-    Left to say: ``plugin``, :meth:`open_venue`, :meth:`send` and :meth:`served`.
+    Define ``plugin``, ``symbols``, :meth:`open_venue`, :meth:`send` and :meth:`served`.
     """
 
     def settings(self, venue: HttpVenueT) -> Mapping[str, object]:
@@ -154,13 +154,13 @@ class HttpCase(BrokerCase[HttpVenueT]):
         venue.fail(HttpFault("hang"))
 
     async def garbage(self, venue: HttpVenueT, data: bytes) -> None:
-        """Give it as the next answer; wait until it was given."""
+        """Send ``data`` as the next answer; return once it is sent."""
         before = len(venue.requests)
         venue.fail(HttpFault("status", status=200, body=data), times=1)
         await venue.wait_until(lambda: len(venue.requests) > before)
 
     async def refuse(self, venue: HttpVenueT, status: int) -> None:
-        """Turn every request down."""
+        """Answer every request with ``status``."""
         venue.heal()
         venue.fail(HttpFault("status", status=status))
 
@@ -172,8 +172,8 @@ class HttpCase(BrokerCase[HttpVenueT]):
 class HistoryCase(Generic[V]):
     """A history plugin and its fake remote side, of type ``V``.
 
-    The fake has ``symbol``, which has ticks in the hour ``full_hour_us``, none in ``empty_hour_us``; it denies to have
-    ``missing_hour_us`` (None: that cannot be). ``unknown`` is a symbol that the source does not have.
+    The fake has ``symbol``, with ticks in the hour ``full_hour_us`` and none in ``empty_hour_us``; it has no file for
+    ``missing_hour_us`` (None: the source has no such answer). ``unknown`` is a symbol that the source does not have.
     """
 
     plugin: ClassVar[HistoryPlugin]
@@ -189,26 +189,26 @@ class HistoryCase(Generic[V]):
         raise NotImplementedError(f"{type(self).__name__}: open_venue() is missing")
 
     def settings(self, venue: V) -> Mapping[str, object]:
-        """Return the source's keys of the config for it."""
+        """Return the source's config for this remote side, as keys and values."""
         raise NotImplementedError(f"{type(self).__name__}: settings() is missing")
 
     def open_source(self, config: Any, host: Any) -> AbstractAsyncContextManager[HistorySource]:
-        """Open the source; override it where its waits can be shortened."""
+        """Open the source; override this to shorten its waits."""
         return self.plugin.factory(config, host)
 
     async def damage(self, venue: V) -> None:
-        """Damage what the remote side gives for the full hour, so that it cannot be decoded."""
+        """Damage the remote side's answer for the full hour, so that it cannot be decoded."""
         raise NotImplementedError(f"{type(self).__name__}: damage() is missing")
 
     async def go_away(self, venue: V) -> None:
-        """Let the remote side fail for as long as the source asks."""
+        """Make the remote side answer every request with an error."""
         raise NotImplementedError(f"{type(self).__name__}: go_away() is missing")
 
 
 class CommandCase:
-    """A command plugin: ``arguments`` to call it with, and ``output``, a text that it then prints.
+    """A command plugin: the ``arguments`` to run it with, and ``output``, a text that it must then print.
 
-    It is run as a process of its own, as ``mdserver run NAME ARGUMENTS`` with ``config`` and an empty database.
+    The suite runs ``mdserver run NAME ARGUMENTS`` in a process of its own, with ``config`` and an empty database.
     """
 
     plugin: ClassVar[CommandPlugin]
@@ -218,7 +218,7 @@ class CommandCase:
     not_applicable: ClassVar[Mapping[str, str]] = NOTHING
 
     def open_venue(self) -> AbstractAsyncContextManager[None]:
-        """Open what the command talks to; nothing, unless overridden."""
+        """Open the remote side that the command uses; none, unless overridden."""
         return nullcontext()
 
 

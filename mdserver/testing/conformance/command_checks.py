@@ -1,4 +1,4 @@
-"""The checks of a command: run as its user runs it, ``mdserver run NAME``, in a process of its own."""
+"""The checks of a command. Each runs it as a user does: ``mdserver run NAME``, in a process of its own."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _write_config(folder: Path, config: Mapping[str, object]) -> Path:
 
 
 def _lay_out(plugin: CommandPlugin, folder: Path) -> list[str]:
-    """Lay out a plugin that is not installed as if it were; return the folders for ``PYTHONPATH``."""
+    """Make a plugin that is not installed look installed; return the folders for ``PYTHONPATH``."""
     for name, module in list(sys.modules.items()):
         attributes = (
             [key for key, value in vars(module).items() if value is plugin] if "." not in name else []
@@ -87,7 +87,7 @@ def _lay_out(plugin: CommandPlugin, folder: Path) -> list[str]:
 
 
 async def descriptor(case: CommandCase, watch: SessionWatch) -> str:
-    """The descriptor is one that the server takes."""
+    """The server accepts the descriptor."""
     check_descriptor(case.plugin)
     if not case.plugin.summary.strip():
         raise Failed("the descriptor has no summary: `mdserver run --help` shows it")
@@ -95,7 +95,7 @@ async def descriptor(case: CommandCase, watch: SessionWatch) -> str:
 
 
 async def help_(case: CommandCase, watch: SessionWatch) -> str:
-    """``--help`` says in whole sentences what it does, without a database."""
+    """``--help`` describes the command in whole sentences and needs no database."""
     done = await _run(case, "--help")
     if done.returncode != 0 or INTERNAL in done.stderr:
         raise Failed(f"--help ended with {done.returncode}: {done.stderr[-300:]}")
@@ -113,7 +113,7 @@ async def usage(case: CommandCase, watch: SessionWatch) -> str:
 
 
 async def result(case: CommandCase, watch: SessionWatch) -> str:
-    """With the case's arguments it does its work and exits with 0."""
+    """With the case's arguments the command prints the expected output and exits with 0."""
     async with case.open_venue():
         done = await _run(case, *case.arguments)
     if done.returncode != 0:
@@ -124,7 +124,7 @@ async def result(case: CommandCase, watch: SessionWatch) -> str:
 
 
 async def bad_config(case: CommandCase, watch: SessionWatch) -> str:
-    """A config that is wrong is said plainly, with exit code 2, where the command needs one at all."""
+    """A wrong config is reported plainly, with exit code 2, if the command needs a config."""
     done = await _run(case, *case.arguments, config={"nonsense": 1})
     if INTERNAL in done.stderr:
         raise Failed(f"a traceback: {done.stderr[-300:]}")

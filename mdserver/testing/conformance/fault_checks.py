@@ -28,13 +28,13 @@ GARBAGE = (
     b'{"bid": 1e999, "ask": -1, "price": "NaN", "time": "9999-99-99"}',
     b"<html><head><title>502 Bad Gateway</title></head></html>",
 )
-"""What no venue should send, and what each has sent some day."""
+"""Messages that no venue should send, and that real venues have sent."""
 
 Case = BrokerCase[Any]
 
 
 async def reconnect(case: Case, watch: SessionWatch) -> str:
-    """After a cut, and after a venue that was away, everything wanted is served again."""
+    """After a lost connection, and after an unavailable venue, every wanted feed is served again."""
     feeds = case.feeds()
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
         server.want(feeds)
@@ -43,20 +43,22 @@ async def reconnect(case: Case, watch: SessionWatch) -> str:
         await case.cut(venue)
         await server.wait_records_again(feeds)
         await case.refuse(venue, 503)
-        await server.until(lambda: server.broker.state != "live", "a venue that is away (503) noticed")
+        await server.until(lambda: server.broker.state != "live", "an unavailable venue (503) noticed")
         await trio.sleep(0.3)
         if server.broker.state == "failed":
-            raise Failed(f"a venue that is away is no reason to give up: {server.broker.last_error}")
+            raise Failed(
+                f"the broker failed for good while the venue was unavailable: {server.broker.last_error}"
+            )
         why = server.broker.last_error
         await case.admit(venue)
         await server.wait_state("live")
         await server.wait_served(feeds)
         await server.wait_records(feeds)
-    return f"{server.broker.attempt} attempts; away: “{(why or '')[:60]}”"
+    return f"{server.broker.attempt} attempts; unavailable: “{(why or '')[:60]}”"
 
 
 async def gaps(case: Case, watch: SessionWatch) -> str:
-    """What may have been missed while the connection was gone is announced as a gap of each feed."""
+    """After a lost connection a gap of each feed is announced, because records may be missing."""
     feeds = case.feeds()
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
         server.want(feeds)
@@ -67,14 +69,14 @@ async def gaps(case: Case, watch: SessionWatch) -> str:
         told = {Feed(*gap.topic[1:]) for gap in server.host.gaps}
         if missing := feeds - told:
             raise Failed(
-                f"no gap of {', '.join(sorted(f.symbol + ' ' + f.type for f in missing))} after a cut: a session that "
-                "connects anew by itself calls host.gap()"
+                f"no gap of {', '.join(sorted(f.symbol + ' ' + f.type for f in missing))} after a lost connection: a "
+                "session that reconnects by itself must call host.gap()"
             )
     return f"{len(server.host.gaps)} gaps: {', '.join(sorted({gap.cause for gap in server.host.gaps}))}"
 
 
 async def silence(case: Case, watch: SessionWatch) -> str:
-    """A connection that is open and dead is noticed in time, by the plugin or by the server for its silence_s."""
+    """A dead but open connection is noticed in time, by the plugin, or by the server after its silence_s."""
     feeds = case.feeds()
     limit_s = case.notices_within_s
     silence_s = None if case.plugin.silence_s is None else min(case.plugin.silence_s, limit_s / 2)
@@ -102,7 +104,7 @@ async def silence(case: Case, watch: SessionWatch) -> str:
 
 
 async def garbage(case: Case, watch: SessionWatch) -> str:
-    """Whatever a venue sends, the session goes on or ends as unavailable, and says so; records come after it."""
+    """Whatever the venue sends, the session goes on or raises Unavailable; it is reported, and later records arrive."""
     feed = min(case.feeds())
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
         server.want(case.feeds())
@@ -113,12 +115,12 @@ async def garbage(case: Case, watch: SessionWatch) -> str:
             server.verify()
         ended = sum(state == "backoff" for state, _ in server.states)
         if not server.host.discarded and not ended:
-            raise Failed("nobody was told of the garbage: expected host.discard(BadMessage(…))")
+            raise Failed("the garbage was not reported: expected host.discard(BadMessage(…))")
     return f"{len(server.host.discarded)} messages discarded, {ended} sessions ended"
 
 
 async def rejection(case: Case, watch: SessionWatch) -> str:
-    """Wrong credentials (401) are final: state failed, one plain sentence, no storm of attempts."""
+    """Wrong credentials (401) are final: state failed, one plain sentence, no more attempts."""
     async with case.open_venue() as venue:
         await case.refuse(venue, 401)
         async with open_server(case, venue, watch) as server:
@@ -128,17 +130,15 @@ async def rejection(case: Case, watch: SessionWatch) -> str:
                 f"state failed, found {server.broker.state}",
             )
             if server.broker.state != "failed":
-                raise Failed(
-                    "it is tried again and again: raise Rejected for what trying again does not change"
-                )
+                raise Failed("the broker keeps trying: raise Rejected where trying again cannot help")
             text = server.broker.last_error or ""
     if not text.strip() or "\n" in text or len(text) > 500:
-        raise Failed(f"expected one sentence that says why, found {text[:200]!r}")
+        raise Failed(f"expected one sentence with the reason, found {text[:200]!r}")
     return f"“{text[:90]}”"
 
 
 async def secrets(case: Case, watch: SessionWatch) -> str:
-    """A secret of the config stands nowhere: not in a repr, the log, the state, whatever goes wrong."""
+    """A secret of the config is never shown, whatever goes wrong: not in a repr, the log or the state."""
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
         hidden = secrets_of(server.config)
         if not hidden:

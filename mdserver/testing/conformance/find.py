@@ -21,10 +21,11 @@ GROUPS = (BROKER_GROUP, HISTORY_GROUP, COMMAND_GROUP)
 
 
 def find_case(name: str, folders: Iterable[Path] = ()) -> ConformanceCase:
-    """Return the case of a plugin: what the entry point of its name in :data:`CONFORMANCE_GROUP` names.
+    """Return the case of a plugin.
 
-    Else ``case`` of the module ``conformance`` in the plugin's package; of a plugin that is a plain module in one of
-    ``folders``, ``case`` of that module. Raises PluginError. Blocking.
+    It is the object of the entry point with the plugin's name in :data:`CONFORMANCE_GROUP`. Without such an entry point
+    it is ``case`` in the module ``conformance`` of the plugin's package, or, for a plain module in one of ``folders``,
+    ``case`` in that module. Raises PluginError. Blocking.
     """
     points = list(entry_points(group=CONFORMANCE_GROUP, name=name))
     if not points:

@@ -34,7 +34,7 @@ CUTS = 30
 async def _opened(
     case: Case, *, cache: Path | None = None
 ) -> AsyncIterator[tuple[Any, HistorySource, list[str]]]:
-    """Open the venue and the source on it; all that it logs and notes is in the list."""
+    """Open the venue and the source on it; the list collects everything that the source logs and notes."""
     async with case.open_venue() as venue:
         config = load_settings(case.plugin, case.settings(venue))
         with captured_log() as (log, lines):
@@ -43,7 +43,7 @@ async def _opened(
 
 
 async def descriptor(case: Case, watch: SessionWatch) -> str:
-    """The descriptor is one that the server takes, and the settings are a good config."""
+    """The server accepts the descriptor and the settings."""
     check_descriptor(case.plugin)
     if not case.plugin.summary.strip():
         raise Failed("the descriptor has no summary: `mdserver plugins` shows it")
@@ -52,7 +52,7 @@ async def descriptor(case: Case, watch: SessionWatch) -> str:
 
 
 async def instruments(case: Case, watch: SessionWatch) -> str:
-    """A known symbol is described; an unknown one is Rejected, by name."""
+    """A known symbol is described; for an unknown one the source raises Rejected and names it."""
     async with _opened(case) as (_, source, _lines):
         found = source.instrument(case.symbol)
         if found.symbol != case.symbol or found.market not in MARKETS:
@@ -76,7 +76,7 @@ async def ticks(case: Case, watch: SessionWatch) -> str:
         again = await source.fetch(case.symbol, case.full_hour_us, fresh=True)
     _check_columns(columns, case.full_hour_us)
     if raw.checksum() != again.checksum():
-        raise Failed("the same hour has two checksums: each import would store it anew")
+        raise Failed("the same hour has two checksums: each import would store it again")
     return f"{len(columns.time_us)} ticks from {raw.service}"
 
 
@@ -85,15 +85,15 @@ def _check_columns(columns: TickColumns, hour_us: int) -> None:
         raise Failed(f"columns of {sorted(lengths)} rows, expected one length above 0")
     times = columns.time_us
     if times.dtype != np.int64 or any(column.dtype != np.float64 for column in columns[1:]):
-        raise Failed("expected int64 for the times and float64 for all else")
+        raise Failed("expected int64 for the times and float64 for all other columns")
     if times[0] < hour_us or times[-1] >= hour_us + HOUR_US or bool((np.diff(times) < 0).any()):
-        raise Failed("the times leave the hour or decrease")
+        raise Failed("the times are outside the hour or decrease")
     if not (bool((columns.bid > 0).all()) and bool((columns.ask >= columns.bid).all())):
         raise Failed("a price is not above 0, or an ask below its bid")
 
 
 async def empty(case: Case, watch: SessionWatch) -> str:
-    """An hour without ticks is ``empty``; one that the source denies is ``missing``; neither is an error."""
+    """An hour without ticks is ``empty``, one that the source does not have ``missing``; neither is an error."""
     expected = {"empty": case.empty_hour_us, "missing": case.missing_hour_us}
     known = {kind: hour_us for kind, hour_us in expected.items() if hour_us is not None}
     if not known:
@@ -106,8 +106,8 @@ async def empty(case: Case, watch: SessionWatch) -> str:
     return ", ".join(known)
 
 
-async def away(case: Case, watch: SessionWatch) -> str:
-    """A source that cannot be reached is Unavailable, or Rejected; never an hour without ticks."""
+async def unavailable(case: Case, watch: SessionWatch) -> str:
+    """A source that cannot be reached raises Unavailable or Rejected; it never returns an hour without ticks."""
     async with _opened(case) as (venue, source, _):
         await case.go_away(venue)
         try:
@@ -118,7 +118,7 @@ async def away(case: Case, watch: SessionWatch) -> str:
 
 
 async def damage(case: Case, watch: SessionWatch) -> str:
-    """A damaged hour is BadMessage (or Unavailable), when fetched or decoded."""
+    """A damaged hour raises BadMessage (or Unavailable) when it is fetched or decoded."""
     async with _opened(case) as (venue, source, _):
         await case.damage(venue)
         try:
@@ -146,19 +146,19 @@ async def many_at_once(case: Case, watch: SessionWatch) -> str:
 
 
 async def cache(case: Case, watch: SessionWatch) -> str:
-    """With a cache folder the same ticks come; whatever lies there by accident is no reason to fail."""
+    """A cache folder does not change the ticks, and foreign files in it cause no failure."""
     with tempfile.TemporaryDirectory() as folder:
         raws = []
         for _ in range(2):
             async with _opened(case, cache=Path(folder)) as (_, source, _lines):
                 raws.append(await source.fetch(case.symbol, case.full_hour_us))
     if raws[0].checksum() != raws[1].checksum():
-        raise Failed("what the cache gives differs from what was fetched")
+        raise Failed("the ticks from the cache differ from the fetched ones")
     return "used" if raws[1].cached else "not used"
 
 
 async def cancellation(case: Case, watch: SessionWatch) -> str:
-    """Cancelled at each of its steps a fetch ends at once and leaves neither tasks nor sockets."""
+    """A fetch that is cancelled, at any step, ends at once and leaves neither tasks nor sockets."""
     steps = count = 0
     while count < CUTS:
         steps += max(1, steps // 8)
@@ -183,7 +183,7 @@ async def cancellation(case: Case, watch: SessionWatch) -> str:
 
 
 async def secrets(case: Case, watch: SessionWatch) -> str:
-    """A secret of the config stands nowhere: not in a repr, the log or an error."""
+    """A secret of the config is never shown: not in a repr, the log or an error."""
     async with case.open_venue() as venue:
         config = load_settings(case.plugin, case.settings(venue))
     hidden = secrets_of(config)
@@ -208,7 +208,7 @@ HISTORY_CHECKS: dict[str, HistoryCheck] = {
     "instruments": instruments,
     "ticks": ticks,
     "empty and missing": empty,
-    "away": away,
+    "unavailable": unavailable,
     "damage": damage,
     "many at once": many_at_once,
     "cache": cache,

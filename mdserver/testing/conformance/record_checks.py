@@ -22,7 +22,7 @@ Case = BrokerCase[Any]
 
 
 async def back_pressure(case: Case, watch: SessionWatch) -> str:
-    """With a server that is slow nothing is lost and the order stays."""
+    """If the server is slow, no record is lost and the order is kept."""
     feed = min(case.feeds())
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
         server.want({feed})
@@ -52,7 +52,7 @@ async def back_pressure(case: Case, watch: SessionWatch) -> str:
 
 
 async def times_and_numbers(case: Case, watch: SessionWatch) -> str:
-    """Prices are what the venue wrote, to the digit; times are the venue's and in microseconds."""
+    """Prices equal the venue's to the last digit; times are the venue's, in microseconds."""
     feeds = case.feeds()
     exact = 0
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
@@ -76,7 +76,7 @@ async def times_and_numbers(case: Case, watch: SessionWatch) -> str:
 
 
 async def loop(case: Case, watch: SessionWatch) -> str:
-    """No step of the plugin keeps the loop longer than 50 ms, in a burst and with deep garbage neither."""
+    """No step of the plugin blocks the loop for more than 50 ms, not even in a burst or with deeply nested garbage."""
     feed = min(case.feeds())
     watch.longest_s = 0.0
     async with case.open_venue() as venue, open_server(case, venue, watch) as server:
@@ -90,7 +90,7 @@ async def loop(case: Case, watch: SessionWatch) -> str:
             await server.wait_records_again({feed})
     if watch.longest_s > MAX_HOLD_S:
         raise Failed(
-            f"a step of {watch.longest_task} kept the loop for {1000 * watch.longest_s:.0f} ms, "
+            f"a step of {watch.longest_task} blocked the loop for {1000 * watch.longest_s:.0f} ms, "
             f"expected {1000 * MAX_HOLD_S:.0f} ms at most"
         )
     return f"longest step {1000 * watch.longest_s:.1f} ms"

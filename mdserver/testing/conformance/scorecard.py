@@ -1,4 +1,4 @@
-"""What the suite found: a row for each check."""
+"""The result of the suite: a row for each check."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _MARKS: dict[Outcome, str] = {"ok": "ok", "failed": "FAILED", "not applicable": 
 
 
 class Failed(AssertionError):
-    """A plugin does not do what the server needs; the message says what was found and what was expected."""
+    """A plugin does not meet a requirement; the message has what was found and what was expected."""
 
 
 class NotApplicable(Exception):
-    """A check makes no sense for a plugin; the message says why."""
+    """A check does not apply to a plugin; the message has the reason."""
 
 
 @attrs.frozen
 class Row:
-    """One check: its name, how it came out, and a fact or the reason."""
+    """One check: its name, its result, and a fact or the reason."""
 
     check: str
     outcome: Outcome
@@ -40,7 +40,7 @@ class Scorecard:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed."""
+        """Return whether no check has failed."""
         return all(row.outcome != "failed" for row in self.rows)
 
     def lines(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The server's side of a broker in the suite: its own host, demand and supervisor, and a record of all that happens."""
+"""The server's side of a broker in the suite: the real host, demand and supervisor, and a record of what happens."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from .watch import SessionWatch, mark_session, until
 __all__ = ["SuiteHost", "SuiteServer", "captured_log", "load_settings", "open_server", "secrets_of"]
 
 STOP_S = 3.0
-"""A cancelled session may clean up this long; the server waits no longer either."""
+"""The time that a cancelled session has for its cleanup; the real server waits as long."""
 
 
 class SuiteHost(Host):
-    """The server's host. ``rejected`` are records that it did not take, ``pause_s`` is how slow it is."""
+    """The server's host. ``rejected`` are the records that it refused, ``pause_s`` is how long each batch takes it."""
 
     def __init__(self, name: str, log: structlog.stdlib.BoundLogger, watch: SessionWatch) -> None:
         self.published: list[Published] = []
@@ -69,7 +69,7 @@ class SuiteHost(Host):
                 self.published.append(one)
 
     def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
-        """Keep what the server takes."""
+        """Publish and keep the records that the server accepts."""
         began = time.perf_counter()
         if self.pause_s:
             time.sleep(self.pause_s)  # a slow host holds the loop, as the real one would
@@ -128,17 +128,17 @@ class SuiteServer:
         self.broker.listeners.append(lambda _, state, message: self.states.append((state, message)))
 
     def want(self, feeds: Iterable[Feed]) -> None:
-        """Have a client subscribe."""
+        """Subscribe to ``feeds``, as a client would."""
         for feed in feeds:
             self.demand.hold(feed)
 
     def let_go(self, feeds: Iterable[Feed]) -> None:
-        """Have that client leave."""
+        """Unsubscribe from ``feeds``."""
         for feed in feeds:
             self.demand.release(feed)
 
     async def until(self, condition: Callable[[], Any], what: str, within_s: float | None = None) -> None:
-        """Return once ``condition`` holds; Failed, saying what was expected, if it does not in the case's patience."""
+        """Return once ``condition`` holds; raise Failed with ``what`` was expected after ``within_s`` or patience_s."""
 
         def holds() -> Any:
             self._verify_records()
@@ -159,7 +159,7 @@ class SuiteServer:
         )
 
     async def wait_served(self, feeds: Iterable[Feed], within_s: float | None = None) -> None:
-        """Wait until all ``feeds`` are confirmed, and the venue knows of them."""
+        """Wait until all ``feeds`` are confirmed and the venue serves them."""
         feeds = frozenset(feeds)
         symbols = {feed.symbol for feed in feeds}
 
@@ -176,14 +176,14 @@ class SuiteServer:
         await self.until(served, f"{waiting} confirmed to the host and served by the venue", within_s)
 
     async def wait_unserved(self, symbols: Collection[str]) -> None:
-        """Wait until the venue serves none of ``symbols`` to anybody."""
+        """Wait until the venue serves none of ``symbols`` to any client."""
         await self.until(
             lambda: not set(self.case.served(self.venue) or ()) & set(symbols),
-            f"the venue serves {', '.join(sorted(symbols))} no more",
+            f"the venue no longer serves {', '.join(sorted(symbols))}",
         )
 
     async def check_quiet(self, feeds: Collection[Feed]) -> None:
-        """Raise Failed if records of feeds that nobody wants keep coming."""
+        """Raise Failed if records of feeds without subscribers keep arriving."""
 
         def count() -> int:
             return sum(len(self.host.of(feed)) for feed in feeds)
@@ -192,11 +192,11 @@ class SuiteServer:
         before = -1
         while before != (before := count()):
             if trio.current_time() > deadline:
-                raise Failed("records of a feed come on and on though nobody wants it any more")
+                raise Failed("records of a feed keep arriving after its last subscriber has left")
             await trio.sleep(0.1)
 
     async def wait_record(self, feed: Feed, within_s: float | None = None) -> Published:
-        """Have the venue give a record and wait for it."""
+        """Make the venue send a record, and wait for it."""
         count = len(self.host.of(feed))
         price = await self.case.send(self.venue, feed)
 
@@ -204,7 +204,7 @@ class SuiteServer:
             return next((one for one in self.host.of(feed)[count:] if is_priced(one.record, price)), None)
 
         found = "" if price is None else f" at {price!r}"
-        await self.until(came, f"the {feed.type} of {feed.symbol} that the venue gave{found}", within_s)
+        await self.until(came, f"the {feed.type} of {feed.symbol} that the venue sent{found}", within_s)
         record = came()
         assert record is not None  # noqa: S101 - just waited for
         return record
@@ -215,24 +215,24 @@ class SuiteServer:
         last = str(records[-1].record)[:120] if records else "none"
         await self.until(
             lambda: any(is_priced(one.record, price) for one in self.host.of(feed)),
-            f"a {feed.type} of {feed.symbol} at {price!r}, the last one before was {last}",
+            f"a {feed.type} of {feed.symbol} at {price!r}; the previous one was {last}",
         )
 
     async def wait_tried(self) -> None:
-        """Wait until a session was tried twice more, or the broker was given up."""
+        """Wait until the broker has tried twice more, or has failed for good."""
         tried = self.broker.attempt + 2
         await self.until(
             lambda: self.broker.attempt >= tried or self.broker.state == "failed",
-            "a venue that refuses tried again, or given up",
+            "another attempt at the venue that refuses, or the state failed",
         )
 
     async def wait_records(self, feeds: Iterable[Feed]) -> None:
-        """Have the venue give a record of each feed and wait for it."""
+        """Make the venue send a record of each feed, and wait for it."""
         for feed in sorted(feeds):
             await self.wait_record(feed)
 
     async def wait_records_again(self, feeds: Iterable[Feed]) -> None:
-        """Wait until records of all feeds come again, over sessions that end and begin meanwhile."""
+        """Wait until records of all feeds arrive again, even if sessions end and begin in the meantime."""
         for feed in sorted(feeds):
             count = len(self.host.of(feed))
             deadline = trio.current_time() + self.case.patience_s
@@ -242,30 +242,32 @@ class SuiteServer:
                 if trio.current_time() > deadline:
                     raise Failed(
                         f"no {feed.type} of {feed.symbol} within {self.case.patience_s:g} s: "
-                        f"the session does not come back (state {self.broker.state}, {self.broker.last_error})"
+                        f"the broker does not recover (state {self.broker.state}, {self.broker.last_error})"
                     )
                 await self.case.send(self.venue, feed)
                 await self._pause(0.2, feed, count)
 
     async def _pause(self, at_most_s: float, feed: Feed, count: int) -> None:
-        """Wait a while, no longer than until there are more records of the feed."""
+        """Wait up to ``at_most_s``, or until there are more than ``count`` records of the feed."""
         deadline = trio.current_time() + at_most_s
         while len(self.host.of(feed)) == count and trio.current_time() < deadline:  # noqa: ASYNC110 - until() fails
             await trio.sleep(0.005)
 
     def verify(self) -> None:
-        """Raise Failed for what must not happen in any check."""
+        """Raise Failed for anything that must not happen in any check."""
         self._verify_records()
         if crash := next((line for line in self.log_lines if "broker crashed" in line), None):
-            raise Failed(f"the session raised what is neither Unavailable nor Rejected: {crash[-400:]}")
+            raise Failed(
+                f"the session raised an error that is neither Unavailable nor Rejected: {crash[-400:]}"
+            )
 
     def _verify_records(self) -> None:
         if self.host.rejected:
-            raise Failed(f"the server does not take this record ({self.host.rejected[0]})")
+            raise Failed(f"the server refuses this record ({self.host.rejected[0]})")
 
 
 def is_priced(record: Record | Gap, price: float | None) -> bool:
-    """Tell whether a record has this price; None fits all."""
+    """Return whether a record has this price; None matches every record."""
     if price is None:
         return True
     for name in ("bid", "price", "close"):

@@ -1,4 +1,4 @@
-"""The checks of a broker's session: its life, what it serves, what it leaves behind."""
+"""The checks of a broker's session: its start and end, what it serves, what it leaves behind."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .watch import SessionWatch, mark_session, nothing_left
 __all__ = ["cancellation", "demand", "descriptor", "lifecycle", "nothing_behind", "refusal"]
 
 CUTS = 60
-"""Sessions that are cancelled at most, each at a later step."""
+"""The most sessions that are cancelled, each at a later step."""
 
 Case = BrokerCase[Any]
 
 
 async def descriptor(case: Case, watch: SessionWatch) -> str:
-    """The descriptor is one that the server takes, and the settings are a good config."""
+    """The server accepts the descriptor and the settings."""
     check_descriptor(case.plugin)
     async with case.open_venue() as venue:
         load_settings(case.plugin, case.settings(venue))
@@ -36,7 +36,7 @@ async def descriptor(case: Case, watch: SessionWatch) -> str:
 
 
 async def lifecycle(case: Case, watch: SessionWatch) -> str:
-    """A session calls started() in time, serves what is wanted, and ends soon after it is cancelled."""
+    """A session calls started() in time, serves the wanted feeds, and ends soon after it is cancelled."""
     feeds = case.feeds()
     async with case.open_venue() as venue:
         began = trio.current_time()
@@ -48,13 +48,13 @@ async def lifecycle(case: Case, watch: SessionWatch) -> str:
             await server.wait_records(feeds)
             ended = trio.current_time()
         ended = trio.current_time() - ended
-    return f"live after {1000 * live_s:.0f} ms, over {1000 * ended:.0f} ms after it was cancelled"
+    return f"live after {1000 * live_s:.0f} ms, ended {1000 * ended:.0f} ms after it was cancelled"
 
 
 async def cancellation(case: Case, watch: SessionWatch) -> str:
-    """Cancelled at a step, a later one each time, a session ends at once, raises nothing and leaves nothing behind.
+    """A session that is cancelled, at any step, ends at once, raises nothing and leaves nothing behind.
 
-    Every step up to the 16th, then in strides of an eighth, until the session serves what is wanted.
+    Each of the first 16 steps is tried, then every eighth part further, until the session serves the wanted feeds.
     """
     steps, count, longest_s = 1, 0, 0.0
     async with case.open_venue() as venue:
@@ -64,14 +64,14 @@ async def cancellation(case: Case, watch: SessionWatch) -> str:
                 reached, took_s = await _cancel_at(case, config, watch, venue, steps)
             if took_s > STOP_S:
                 raise Failed(
-                    f"cancelled at step {steps} it took {took_s:.1f} s to end, expected {STOP_S:g} s"
+                    f"cancelled at step {steps} it took {took_s:.1f} s to end, expected {STOP_S:g} s at most"
                 )
             longest_s = max(longest_s, took_s)
             if not reached:
                 break
             count += 1
             steps += max(1, steps // 8)
-    return f"{count} sessions cancelled up to step {steps}, the slowest over after {1000 * longest_s:.0f} ms"
+    return f"{count} sessions cancelled up to step {steps}, the slowest ended after {1000 * longest_s:.0f} ms"
 
 
 async def _cancel_at(
@@ -130,7 +130,7 @@ async def demand(case: Case, watch: SessionWatch) -> str:
         await server.wait_records(second)
         server.let_go(second)
         await server.wait_unserved({feed.symbol for feed in first | second})
-        # A client that leaves and returns at once is asked for like any other.
+        # A feed that is dropped and wanted again at once must be subscribed like any other.
         server.want(first | second)
         server.let_go(first)
         server.want(first)
@@ -142,9 +142,9 @@ async def demand(case: Case, watch: SessionWatch) -> str:
 
 
 async def refusal(case: Case, watch: SessionWatch) -> str:
-    """A symbol that the venue does not have is refused with a reason, harms no other, and may be asked for again.
+    """A symbol that the venue does not have is refused with a reason, harms no other, and may be wanted again.
 
-    Again in the same moment, before any task of the plugin has run, and again later.
+    It is wanted again at once, before any task of the plugin has run, and once more later.
     """
     feeds = case.feeds()
     unknown = Feed(case.unknown, case.plugin.types[0])
@@ -163,8 +163,8 @@ async def refusal(case: Case, watch: SessionWatch) -> str:
         server.want({*feeds, unknown})
         for count, when in (
             (1, ""),
-            (2, ", asked for again in the same moment"),
-            (3, ", asked for again later"),
+            (2, ", wanted again at once"),
+            (3, ", wanted again later"),
         ):
             await server.until(
                 lambda count=count: len(reasons) >= count,  # type: ignore[misc]
@@ -176,7 +176,7 @@ async def refusal(case: Case, watch: SessionWatch) -> str:
                 server.let_go([unknown])
                 server.want([unknown])
     if not all(reason.strip() for reason in reasons):
-        raise Failed("the reason of the refusal is empty: clients are told it")
+        raise Failed("the reason of the refusal is empty: clients receive it")
     return f"“{reasons[0][:70]}”"
 
 
@@ -192,4 +192,4 @@ async def nothing_behind(case: Case, watch: SessionWatch) -> str:
                 if "reconnect" not in case.not_applicable:
                     await case.cut(venue)
                     await server.wait_records_again({min(feeds)})
-    return f"{rounds} servers and {2 * rounds} sessions later all is as before"
+    return f"nothing left after {rounds} servers and {2 * rounds} sessions"

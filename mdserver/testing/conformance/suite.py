@@ -1,4 +1,4 @@
-"""Runs the checks of a case and makes the scorecard."""
+"""Runs the checks of a case and fills in the scorecard."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .watch import SessionWatch, nothing_left
 __all__ = ["check_names", "conformance_tests", "run_check", "run_suite"]
 
 CHECK_LIMIT_S = 120.0
-"""A check that takes longer hangs."""
+"""A check that takes longer has failed."""
 
 
 def run_suite(case: ConformanceCase, *, told: Callable[[Row], None] = lambda _: None) -> Scorecard:
     """Run all checks, one after the other, each in a loop of its own, and return the scorecard. Blocking.
 
-    ``told`` is called with each row as it comes.
+    ``told`` is called with each row as soon as its check has ended.
     """
     rows = []
     for name in check_names(case):
@@ -44,7 +44,7 @@ def run_check(case: ConformanceCase, name: str) -> Row:
 
 
 def _row_of(name: str, error: BaseException) -> Row:
-    """Return what an error says of a check; raises it where it is the operator's interrupt."""
+    """Return the row of a check that ended with ``error``; raise it again if it is the operator's interrupt."""
     found = list(leaves(error))
     if any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in found):
         raise error

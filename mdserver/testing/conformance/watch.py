@@ -1,4 +1,4 @@
-"""What a plugin leaves behind and how long it holds the loop, seen from outside of it."""
+"""Measures from outside what a plugin leaves behind and for how long it blocks the loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .scorecard import Failed
 __all__ = ["MAX_HOLD_S", "SessionWatch", "mark_session", "nothing_left", "until"]
 
 MAX_HOLD_S = 0.05
-"""Longest time for which a plugin may keep the loop: everybody else's records wait that long."""
+"""Longest time for which a plugin may block the loop: all other records wait as long."""
 
 _POLL_S = 0.005
 _SETTLE_S = 3.0
@@ -28,7 +28,7 @@ _SETTLE_S = 3.0
 _in_session: ContextVar[bool] = ContextVar("mdserver_conformance_session", default=False)
 
 _THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
-"""Linux alone counts by thread how often one gave the processor away."""
+"""Only Linux counts the voluntary context switches of each thread."""
 
 
 def mark_session() -> None:
@@ -37,16 +37,16 @@ def mark_session() -> None:
 
 
 def is_of_session(task: trio.lowlevel.Task) -> bool:
-    """Tell whether a task is the plugin's."""
+    """Return whether a task belongs to the plugin."""
     return task.context.get(_in_session, False)
 
 
 class SessionWatch(trio.abc.Instrument):
-    """Counts the steps of a plugin's tasks, times them, and may cancel a scope after so many.
+    """Counts and times the steps of a plugin's tasks; may cancel a scope after a number of steps.
 
-    ``longest_s``: the longest step, and ``longest_task`` whose it was. What the machine did meanwhile does not count: a
-    step is as long as it used the processor, or as long as it took where it gave the processor away, as a blocking
-    call does. ``excused_s`` is time of the step that is not the plugin's.
+    ``longest_s`` is the length of the longest step and ``longest_task`` its task. Time that the machine gave to other
+    processes does not count: the length of a step is the processor time that it used, or the elapsed time if it gave up
+    the processor, as a blocking call does. ``excused_s`` is the part of a step that is not the plugin's.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class SessionWatch(trio.abc.Instrument):
         self._began: tuple[float, float, int] | None = None
 
     def cancel_after(self, steps: int, scope: trio.CancelScope) -> None:
-        """Cancel ``scope`` after so many steps from now on."""
+        """Cancel ``scope`` after this many further steps."""
         self.steps, self._limit, self._scope = 0, steps, scope
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -86,12 +86,12 @@ class SessionWatch(trio.abc.Instrument):
 
 
 def _times_waited() -> int:
-    """Return how often this thread gave the processor away to wait for something."""
+    """Return how often this thread has given up the processor to wait."""
     return 0 if _THREAD is None else resource.getrusage(_THREAD).ru_nvcsw
 
 
 async def until(condition: Callable[[], Any], what: str, within_s: float) -> None:
-    """Return once ``condition`` holds; Failed, saying what was expected, if it does not in time."""
+    """Return once ``condition`` holds; raise Failed with ``what`` was expected after ``within_s``."""
     deadline = trio.current_time() + within_s
     while not condition():
         if trio.current_time() > deadline:
@@ -101,10 +101,10 @@ async def until(condition: Callable[[], Any], what: str, within_s: float) -> Non
 
 @asynccontextmanager
 async def nothing_left(what: str) -> AsyncIterator[None]:
-    """Raise Failed if tasks or sockets that were not there before the block live on after it."""
+    """Raise Failed if tasks or sockets exist after the block that did not exist before it."""
     with trio.move_on_after(
         _SETTLE_S
-    ):  # what a venue has just begun to start belongs to what was there before
+    ):  # a task that a venue is just starting counts as existing before the block
         await trio.testing.wait_all_tasks_blocked(_POLL_S)
     before, tasks_before = _sockets(), set(_all_tasks())
     yield
@@ -112,8 +112,8 @@ async def nothing_left(what: str) -> AsyncIterator[None]:
     while (tasks := [task.name for task in _all_tasks() if task not in tasks_before]) or _sockets() > before:
         if trio.current_time() > deadline:
             if tasks:
-                raise Failed(f"{what}: tasks live on: {', '.join(sorted(set(tasks)))}")
-            raise Failed(f"{what}: {_sockets() - before} sockets stay open")
+                raise Failed(f"{what}: tasks are still running: {', '.join(sorted(set(tasks)))}")
+            raise Failed(f"{what}: {_sockets() - before} sockets are still open")
         await trio.sleep(_POLL_S)
 
 
@@ -127,11 +127,11 @@ def _all_tasks() -> Iterator[trio.lowlevel.Task]:
 
 
 def _sockets() -> int:
-    """Return how many sockets this process has open."""
+    """Return the number of open sockets of this process."""
     count = 0
     for path in Path("/dev/fd").iterdir():
         try:
             count += stat.S_ISSOCK(os.fstat(int(path.name)).st_mode)
         except OSError:
-            continue  # that of the listing itself
+            continue  # the descriptor of the listing itself
     return count
