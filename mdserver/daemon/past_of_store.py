@@ -9,7 +9,7 @@ from ..errors import StoreUnavailable
 from ..model import Topic
 from ..store.series import SeriesInfo
 from ..store.store import Store
-from ..stream.stored_past import Begin, Page, Start
+from ..stream.stored_past import Begin, GapKey, Page, Start
 
 __all__ = ["PastOfStore"]
 
@@ -47,10 +47,12 @@ class PastOfStore:
     async def last_seqs(self, topics: Collection[Topic]) -> Mapping[Topic, int]:
         """See :class:`~mdserver.stream.stored_past.StoredPast`."""
         found = await self._store.replay_series(topics)
-        self._series |= found
-        return {topic: series.last_seq for topic, series in found.items()}
+        self._series |= {topic: series for topic, (series, _) in found.items()}
+        return {topic: last for topic, (_, last) in found.items()}
 
-    async def page(self, topic: Topic, after: int, limit: int, *, received: bool) -> Page:
+    async def page(
+        self, topic: Topic, after: int, limit: int, *, received: bool, told: frozenset[GapKey] = frozenset()
+    ) -> Page:
         """See :class:`~mdserver.stream.stored_past.StoredPast`."""
         if (
             away := self._storing.away
@@ -62,4 +64,4 @@ class PastOfStore:
             series = self._series.get(topic)
         if series is None:
             return Page([], 0, after, more=False)
-        return await self._store.replay_page(series, after, limit, received=received)
+        return await self._store.replay_page(series, after, limit, received=received, told=told)

@@ -13,7 +13,7 @@ from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
 from ..model import GapState, LastRecord, Published, Record, RecordType, Topic
 from ..stream.live_candles import CandleKey, StoredCandle
-from ..stream.stored_past import Begin, Page, Start
+from ..stream.stored_past import Begin, GapKey, Page, Start
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
 from .gap_ledger import GapRow, mark_gap, read_gaps
@@ -158,14 +158,22 @@ class Store:
 
         return await self._database.run(work, within_s=READ_S, one_state=True)
 
-    async def replay_series(self, topics: Collection[Topic]) -> dict[Topic, SeriesInfo]:
-        """Return the series of the topics that have one, as they stand."""
-        return await self._read(lambda conn: replay_records.series_of(conn, topics))
+    async def replay_series(self, topics: Collection[Topic]) -> dict[Topic, tuple[SeriesInfo, int]]:
+        """Return the series of the topics that have one, as they stand, each with its last number, also of a gap."""
+        return await self._read(lambda conn: replay_records.series_and_ends(conn, topics))
 
-    async def replay_page(self, series: SeriesInfo, after: int, limit: int, *, received: bool) -> Page:
-        """Return records of a series behind the number ``after``, at most ``limit``, as frames."""
+    async def replay_page(
+        self,
+        series: SeriesInfo,
+        after: int,
+        limit: int,
+        *,
+        received: bool,
+        told: frozenset[GapKey] = frozenset(),
+    ) -> Page:
+        """Return records of a series behind the number ``after``, at most ``limit``, and the gaps, as frames."""
         return await self._database.run(
-            lambda conn: replay_records.read_page(conn, series, after, limit, received=received),
+            lambda conn: replay_records.read_page(conn, series, after, limit, received=received, told=told),
             within_s=READ_S,
             one_state=True,
         )

@@ -21,7 +21,7 @@ from ..errors import StoreUnavailable
 from ..metrics import Metrics
 from ..model import Topic
 from .router import Router
-from .stored_past import Begin, Page, Start, StoredPast
+from .stored_past import Begin, GapKey, Page, Start, StoredPast
 from .tail import Tail
 
 __all__ = ["Replay", "ReplaySink", "Replays"]
@@ -89,10 +89,12 @@ class Replays:
             raise StoreUnavailable("this server stores nothing (database.store is false)")
         return self._past
 
-    async def page(self, topic: Topic, after: int, limit: int, *, received: bool) -> Page:
+    async def page(
+        self, topic: Topic, after: int, limit: int, *, received: bool, told: frozenset[GapKey]
+    ) -> Page:
         """Read a page when it is this one's turn."""
         async with self._turns:
-            page = await self.past().page(topic, after, limit, received=received)
+            page = await self.past().page(topic, after, limit, received=received, told=told)
         self.metrics.replayed.inc(page.records)
         return page
 
@@ -119,6 +121,8 @@ class Replay:
         self._received = frozenset(received)
         self._on_live = on_live
         self._limit = FIRST_RECORDS
+        self._told: dict[Topic, frozenset[GapKey]] = {}
+        """The gaps behind the last record of each topic that the client has been told of."""
 
     async def run(self) -> None:
         """Replay, and make the topics live. Raises :class:`StoreUnavailable`; then they are as they were."""
@@ -139,7 +143,11 @@ class Replay:
         more = True
         while more and topic in self.after and not self._sink.muted:
             page = await self._shared.page(
-                topic, self.after[topic], self._limit, received=topic in self._received
+                topic,
+                self.after[topic],
+                self._limit,
+                received=topic in self._received,
+                told=self._told.get(topic, frozenset()),
             )
             for piece in page.pieces:
                 await self._sink.drained()
@@ -150,6 +158,7 @@ class Replay:
             # a client that took it all at once gets more at once
             self._limit = FIRST_RECORDS if self._sink.behind else min(2 * self._limit, MOST_RECORDS)
             self.after[topic] = page.last_seq
+            self._told[topic] = page.told
             more = page.more
 
     async def _reach_live(self) -> bool:
@@ -168,12 +177,12 @@ class Replay:
                     await self._read(topic)
             await self._sink.drained()
             while tail.size > HAND_OVER_BYTES and self._wanted():
-                self._sink.write(tail.take(self.after, HAND_OVER_BYTES))
+                self._sink.write(tail.take(self.after, self._told, HAND_OVER_BYTES))
                 await self._sink.drained()
         finally:
             router.set_topics(tail, ())  # what its window has gathered goes to the tail first
         if tail.overflowed or not self._wanted():
             return False
-        self._sink.write(tail.take(self.after, TAIL_BYTES))
+        self._sink.write(tail.take(self.after, self._told, TAIL_BYTES))
         self._on_live(self)
         return True

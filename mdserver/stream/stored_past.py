@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
-from ..model import Topic
+from ..model import Gap, Topic
 
-__all__ = ["After", "Begin", "FromTime", "Page", "Start", "StoredPast"]
+__all__ = ["After", "Begin", "FromTime", "GapKey", "Page", "Start", "StoredPast", "gap_key"]
 
 
 class After(NamedTuple):
@@ -32,16 +32,31 @@ class Begin(NamedTuple):
     missing: str | None = None
 
 
-class Page(NamedTuple):
-    """Records of one topic in the order of their numbers: frames, in pieces that a socket takes at once.
+class GapKey(NamedTuple):
+    """What tells the gaps of one topic apart."""
 
-    ``last_seq`` is the number up to which it holds all there is; ``more``: there are others behind.
+    from_us: int
+    to_us: int
+    cause: str
+
+
+def gap_key(gap: Gap) -> GapKey:
+    """Return what tells a gap from the others of its topic, however it came."""
+    return GapKey(gap.from_us, max(gap.from_us, gap.time_us), gap.cause)
+
+
+class Page(NamedTuple):
+    """Records of one topic in the order of their numbers, and the gaps between: frames, in pieces for a socket.
+
+    ``records`` counts those that are no gaps. ``last_seq`` is the number up to which it holds all there is; ``more``:
+    there are others behind. ``told``: the gaps behind ``last_seq`` that are among them, or were told before.
     """
 
     pieces: list[bytes]
     records: int
     last_seq: int
     more: bool
+    told: frozenset[GapKey] = frozenset()
 
 
 class StoredPast(Protocol):
@@ -56,9 +71,14 @@ class StoredPast(Protocol):
         ...
 
     async def last_seqs(self, topics: Collection[Topic]) -> Mapping[Topic, int]:
-        """Return the number of the newest stored record of each topic; 0 where there is none."""
+        """Return the number of the newest stored record or gap of each topic; 0 where there is none."""
         ...
 
-    async def page(self, topic: Topic, after: int, limit: int, *, received: bool) -> Page:
-        """Return the next records behind the number ``after``, at most ``limit``; encoded outside the event loop."""
+    async def page(
+        self, topic: Topic, after: int, limit: int, *, received: bool, told: frozenset[GapKey] = frozenset()
+    ) -> Page:
+        """Return the next records behind the number ``after``, at most ``limit``; encoded outside the event loop.
+
+        The gaps behind ``after`` itself are among them, but those of ``told``.
+        """
         ...

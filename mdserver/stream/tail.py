@@ -6,9 +6,10 @@ To the router it is a client that takes nothing at once, so the streaming path k
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from ..model import Gap, Published, Topic
+from .stored_past import GapKey, gap_key
 
 __all__ = ["Tail"]
 
@@ -26,7 +27,7 @@ class Tail:
         self.overflowed = False
         self.size = 0
         self._bound_bytes = bound_bytes
-        self._kept: deque[tuple[Topic | None, int, bool, bytes]] = deque()
+        self._kept: deque[tuple[Topic | None, int, GapKey | None, bytes]] = deque()
 
     def write(self, frames: bytes) -> None:
         """Keep what belongs between two records."""
@@ -39,32 +40,38 @@ class Tail:
     def offer(self, published: Published, frame: bytes) -> None:
         """Keep a record."""
         # A gap has the number of the record before it: it is of no use to those who have one behind it already.
-        is_gap = type(published.record) is Gap
-        self._keep(published.topic, published.seq + 1 if is_gap else published.seq, frame, is_gap=is_gap)
+        record = published.record
+        if type(record) is Gap:
+            self._keep(published.topic, published.seq + 1, frame, gap_key(record))
+        else:
+            self._keep(published.topic, published.seq, frame)
 
-    def take(self, after: MutableMapping[Topic, int], most_bytes: int) -> bytes:
+    def take(
+        self, after: MutableMapping[Topic, int], told: Mapping[Topic, frozenset[GapKey]], most_bytes: int
+    ) -> bytes:
         """Remove the first frames and return those that ``after`` lacks: records above the number of their topic.
 
-        The numbers in ``after`` move on with what is returned. Topics that are not in it are left out.
+        The numbers in ``after`` move on with what is returned. Topics that are not in it are left out, and so are the
+        gaps that were ``told`` already.
         """
         frames = []
         taken = 0
         while self._kept and taken < most_bytes:
-            topic, seq, is_gap, frame = self._kept.popleft()
+            topic, seq, gap, frame = self._kept.popleft()
             self.size -= len(frame)
             if topic is not None:
-                if seq <= after.get(topic, seq):
+                if seq <= after.get(topic, seq) or gap in told.get(topic, ()):
                     continue
-                if not is_gap:
+                if gap is None:
                     after[topic] = seq
             frames.append(frame)
             taken += len(frame)
         return b"".join(frames)
 
-    def _keep(self, topic: Topic | None, seq: int, frame: bytes, *, is_gap: bool = False) -> None:
+    def _keep(self, topic: Topic | None, seq: int, frame: bytes, gap: GapKey | None = None) -> None:
         if self.overflowed:
             return
-        self._kept.append((topic, seq, is_gap, frame))
+        self._kept.append((topic, seq, gap, frame))
         self.size += len(frame)
         if self.size > self._bound_bytes:
             self.overflowed = True

@@ -298,5 +298,37 @@ def test_the_time_of_receipt_comes_to_a_database_with_records(database_url: str,
         conn.rollback() if engine == "plain" else conn.commit()
 
 
+@pytest.mark.both_engines
+def test_gaps_of_before_are_placed_by_time(engine: Engine, database_url: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        if engine == "timescaledb":
+            timescaledb.reset(conn)
+        else:
+            conn.execute("drop schema public cascade; create schema public")
+        old = load_migrations(engine)[:11]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mdserver.store.tables.migrations.load_migrations", lambda engine: old)
+            migrate(conn)
+        conn.execute("insert into series (broker, symbol, type, last_seq) values ('b', 'EURUSD', 'tick', 2)")
+        ensure_partitions(conn, "ticks", us(2024, 3, 1), us(2024, 3, 1))
+        conn.execute(
+            """insert into ticks (time, seq, bid, ask, series_id) values
+               ('2024-03-05 00:00:01', 1, 1, 1, 1), ('2024-03-05 00:00:05', 2, 1, 1, 1),
+               ('2024-03-05 00:00:03', -1000000, 1, 1, 1)"""
+        )
+        conn.execute(
+            """insert into gaps (series_id, from_time, to_time, cause) values
+               (1, '2024-03-04', '2024-03-05', 'a'), (1, '2024-03-05 00:00:01', '2024-03-05 00:00:05', 'b'),
+               (1, '2024-03-05 00:00:04', '2024-03-05 00:00:05', 'c')"""
+        )
+        assert migrate(conn)[0] == "0012_gap_seq.sql"
+        assert conn.execute("select cause, seq from gaps order by cause").fetchall() == [
+            ("a", 0),
+            ("b", 1),
+            ("c", 1),
+        ]
+        conn.rollback() if engine == "plain" else conn.commit()
+
+
 FILES = """select c.oid::regclass::text, pg_relation_filenode(c.oid) from pg_class c
     where c.oid::regclass::text ~ 'ticks|trades|_hyper_' and c.relkind = 'r' order by 1"""

@@ -98,6 +98,35 @@ async def test_many_topics_are_resumed_by_one_request(database: Database, tmp_pa
         assert (await client.get())["seq"] == 11
 
 
+async def test_a_hole_comes_in_its_place_also_at_the_seam_and_once(
+    database: Database, tmp_path: Path
+) -> None:
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        host = server.stream.brokers["one"]
+        server.publish(10)
+        assert host.host is not None
+        host.host.gap("disconnected")
+        server.publish(10)
+        host.host.gap("missed", size=3)
+        for since, last in ((5, 21), (10, 22), (20, 23)):
+            # the hole behind 20 ends while the seam is near: it comes from the database or live, not from both
+            await client.subscribe("EURUSD", broker="one", since={"seq": since})
+            server.publish(1)
+            read = [await client.get()]
+            while read[-1].get("seq") != last:
+                read.append(await client.get())
+            # a hole that still lasts has no end, and is told besides when a topic becomes live
+            shown = [one.get("seq") or one["cause"] for one in read if "seq" in one or "to" in one]
+            assert shown == [
+                *range(since + 1, 11),
+                *(["disconnected"] if since <= 10 else []),
+                *range(max(since, 10) + 1, 21),
+                "missed",
+                *range(21, last + 1),
+            ]
+            await client.ask({"action": "unsubscribe"})
+
+
 async def test_numbers_of_another_epoch_mean_nothing(database: Database, tmp_path: Path) -> None:
     async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
         server.publish(10)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from mdserver.candles import MAX_SIZE
-from mdserver.model import Published, Tick, Topic, Trade
+from mdserver.model import Gap, Published, Tick, Topic, Trade
 from mdserver.protocol.record_frames import encode_record
 from mdserver.protocol.server_frames import text_payloads
 from mdserver.store.connection.database import Database
 from mdserver.store.seq_times import BLOCK
 from mdserver.store.store import Store
-from mdserver.stream.stored_past import After, Begin, FromTime
+from mdserver.stream.stored_past import After, Begin, FromTime, GapKey
 
 pytestmark = pytest.mark.both_engines
 
@@ -41,15 +41,16 @@ async def replay(
     store: Store, topic: Topic, after: int, *, limit: int = 4096, received: bool = False
 ) -> list[dict[str, Any]]:
     """Return all records of a topic behind a number, read page by page."""
-    series = (await store.replay_series([topic]))[topic]
+    series, _ = (await store.replay_series([topic]))[topic]
     records: list[dict[str, Any]] = []
+    told: frozenset[GapKey] = frozenset()
     while True:
-        page = await store.replay_page(series, after, limit, received=received)
+        page = await store.replay_page(series, after, limit, received=received, told=told)
         read = [json.loads(text) for piece in page.pieces for text in text_payloads(piece)]
-        assert len(read) == page.records <= limit
+        assert sum("seq" in one for one in read) == page.records <= limit
         records += read
         assert page.last_seq > after or not page.more
-        after = page.last_seq
+        after, told = page.last_seq, page.told
         if not page.more:
             return records
 
@@ -87,6 +88,32 @@ async def test_numbers_may_jump_and_other_series_do_not_matter(store: Store) -> 
         expected = live([one for one in batch if one.seq > after])
         assert await replay(store, EURUSD, after) == expected
         assert await replay(store, EURUSD, after, limit=1) == expected
+
+
+def gap(
+    seq: int, from_us: int, to_us: int, cause: str = "disconnected", size: int | None = None
+) -> Published:
+    return Published(EURUSD, seq, Gap(EURUSD, START_US + from_us, START_US + to_us, cause, size))
+
+
+async def test_gaps_come_in_their_place_and_each_once_however_pages_fall(store: Store) -> None:
+    batch = [gap(0, 0, 1, "before the first")]
+    for seq in range(1, BLOCK + 5):
+        # late records: by their times the gaps would lie elsewhere
+        batch.append(tick(seq, START_US + seq - (HOUR_US if seq % 3 == 0 else 0)))
+        if seq in (1, 3, 4, BLOCK - 1, BLOCK, BLOCK + 4):
+            batch.append(gap(seq, seq, seq + 1))
+    batch.insert(-1, gap(BLOCK + 4, BLOCK + 4, BLOCK + 4, "unsubscribed", 7))
+    batch.append(gap(BLOCK + 9, BLOCK + 5, BLOCK + 9, "journal_full", 5))  # its records are not stored
+    for at in range(0, len(batch), 1_000):
+        await store.write(batch[at : at + 1_000])
+    for after in (0, 1, 2, 3, BLOCK - 1, BLOCK, BLOCK + 4):
+        owed = live(
+            [one for one in batch if one.seq > after or (one.seq == after and type(one.record) is Gap)]
+        )
+        for limit in (1, 2, 4096) if after > 3 else (97, 4096):
+            assert await replay(store, EURUSD, after, limit=limit) == owed
+    assert (await store.replay_series([EURUSD]))[EURUSD][1] == BLOCK + 9
 
 
 async def test_a_sparse_series_is_read_from_few_intervals(store: Store) -> None:

@@ -145,7 +145,7 @@ def write(
             written.stored[kind.name] += _add_rows(conn, rows, state)
     _update_series(conn, state)
     series_ids = {one.topic: one.id for one in state.series}
-    write_gaps(conn, [(series_ids[p.topic], p.record) for p in gaps if isinstance(p.record, Gap)])
+    write_gaps(conn, [(series_ids[p.topic], p.seq, p.record) for p in gaps if isinstance(p.record, Gap)])
     return written
 
 

@@ -6,7 +6,8 @@ a page of 4,096 ticks is 5 ms of a server process of PostgreSQL and 0.5 ms of ou
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
 from typing import Any, LiteralString, cast
 
 import msgspec
@@ -14,14 +15,16 @@ import psycopg
 from psycopg import sql
 
 from ...kinds import BY_NAME, StoredAs, StoredColumn
-from ...model import Topic
+from ...model import Gap, Published, Topic
+from ...protocol.record_frames import encode_record
 from ...protocol.server_frames import text_frames
-from ...stream.stored_past import After, Begin, Page, Start
+from ...stream.stored_past import After, Begin, GapKey, Page, Start, gap_key
+from ..gap_ledger import last_gap_seqs, read_gaps_by_seq
 from ..scan import timestamp
 from ..seq_times import BLOCK, Span, spans_from_seq, spans_from_time
 from ..series import SeriesInfo, list_series
 
-__all__ = ["begin", "read_page", "series_of"]
+__all__ = ["begin", "read_page", "series_and_ends", "series_of"]
 
 PIECE_BYTES = 64 * 1024
 """What is written to a socket at once, about."""
@@ -44,6 +47,15 @@ def series_of(conn: psycopg.Connection[Any], topics: Collection[Topic]) -> dict[
     symbols = {topic.symbol for topic in wanted}
     found = list_series(conn, symbols.pop() if len(symbols) == 1 else None)
     return {series.topic: series for series in found if series.topic in wanted}
+
+
+def series_and_ends(
+    conn: psycopg.Connection[Any], topics: Collection[Topic]
+) -> dict[Topic, tuple[SeriesInfo, int]]:
+    """Return the series of the topics that have one, and the last number of its records and gaps. Blocking."""
+    found = series_of(conn, topics)
+    gaps = last_gap_seqs(conn, [series.id for series in found.values()])
+    return {topic: (one, max(one.last_seq, gaps.get(one.id, 0))) for topic, one in found.items()}
 
 
 def begin(conn: psycopg.Connection[Any], series: SeriesInfo | None, start: Start) -> Begin:
@@ -104,15 +116,38 @@ def _least_seq(
 
 
 def read_page(
-    conn: psycopg.Connection[Any], series: SeriesInfo, after: int, limit: int, *, received: bool
+    conn: psycopg.Connection[Any],
+    series: SeriesInfo,
+    after: int,
+    limit: int,
+    *,
+    received: bool,
+    told: frozenset[GapKey] = frozenset(),
 ) -> Page:
-    """Return records behind the number ``after``, at most ``limit`` and of one block; run it in one state. Blocking.
+    """Return records behind the number ``after``, at most ``limit`` and of one block, and the gaps among them.
 
-    One state of the database: the intervals of a block and its records are two statements.
+    A gap lies behind the record of its number, so those behind ``after`` itself come first, but the ones of ``told``.
+    One state of the database: the intervals of a block, its records and the gaps are three statements. Blocking.
     """
     span = spans_from_seq(conn, series.id, after + 1)
-    if span is None:
-        return Page([], 0, after, more=False)
+    records: list[bytes] = []
+    end, to, more = after, None, False
+    if span is not None:
+        records, last = _read_records(conn, series, span, after, limit, received=received)
+        more = span.more or len(records) == limit
+        # All of this block is told. Where others follow it is complete, for numbers rise in the order of storing.
+        end = (span.block + 1) * BLOCK - 1 if span.more and len(records) < limit else last
+        to = end if more else None
+    gaps = read_gaps_by_seq(conn, series.id, series.topic, after, to)
+    fresh = [(seq, gap) for seq, gap in gaps if seq > after or gap_key(gap) not in told]
+    told = frozenset(gap_key(gap) for seq, gap in gaps if seq >= end)
+    return Page(_pieces(_with_gaps(records, fresh)), len(records), end, more, told)
+
+
+def _read_records(
+    conn: psycopg.Connection[Any], series: SeriesInfo, span: Span, after: int, limit: int, *, received: bool
+) -> tuple[list[bytes], int]:
+    """Return the JSON of the first records of a block behind a number, and the last number."""
     stored = BY_NAME[series.type].stored
     if stored is None:
         raise ValueError(f"{series.type}: records of this kind are not stored")
@@ -124,16 +159,32 @@ def read_page(
     )
     with conn.cursor(binary=True) as cursor:
         last, count, lines = cast("tuple[Any, int, bytes]", cursor.execute(query).fetchone())
-    if count == limit:
-        return Page(_pieces(lines), count, last, more=True)
-    # All of this block is told. Where others follow it is complete, for numbers rise in the order of storing.
-    end = (span.block + 1) * BLOCK - 1 if span.more else last or after
-    return Page(_pieces(lines) if count else [], count, end, more=span.more)
+    return (lines.split(b"\n"), last) if count else ([], after)
 
 
-def _pieces(lines: bytes) -> list[bytes]:
-    payloads = lines.split(b"\n")
-    step = max(1, PIECE_BYTES * len(payloads) // len(lines))
+class _Numbered(msgspec.Struct):
+    seq: int
+
+
+_number = msgspec.json.Decoder(_Numbered).decode
+
+
+def _with_gaps(records: list[bytes], gaps: Sequence[tuple[int, Gap]]) -> list[bytes]:
+    """Return records and gaps in order; where there are none, which is nearly always, at no cost."""
+    if not gaps:
+        return records
+    merged: list[bytes] = []
+    done = 0
+    for seq, gap in gaps:
+        place = bisect_right(records, seq, lo=done, key=lambda record: _number(record).seq)
+        merged += records[done:place]
+        merged.append(encode_record(Published(gap.topic, seq, gap)))
+        done = place
+    return merged + records[done:]
+
+
+def _pieces(payloads: list[bytes]) -> list[bytes]:
+    step = max(1, PIECE_BYTES * len(payloads) // max(1, sum(map(len, payloads))))
     return [text_frames(payloads[at : at + step]) for at in range(0, len(payloads), step)]
 
 
