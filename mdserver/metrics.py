@@ -1,7 +1,7 @@
-"""The Prometheus metrics, all in one place: each drop, conflation, gap, retry and refusal has its counter.
+"""All Prometheus metrics: each drop, conflation, gap, retry and refusal is counted.
 
-One :class:`Metrics` per server, made by the runtime and handed down; nothing registers globally. An ``inc``
-costs about half a microsecond, so the streaming path counts once per batch or pass, never per record.
+There is one :class:`Metrics` per server, passed to its parts; nothing is registered globally. An ``inc`` costs about
+half a microsecond, so the streaming path counts once per batch or pass, never per record.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["LoopCounter", "Metrics"]
 
 
 class LoopCounter(Collector):
-    """A counter for the streaming path, counted by the event loop alone: no lock, no layers.
+    """A counter for the streaming path without a lock, because only the event loop increments it.
 
-    prometheus_client's own takes a lock and half a microsecond, and a record that comes by itself counts twice.
+    prometheus_client's own takes a lock and half a microsecond, and a batch of one record is counted twice.
     """
 
     def __init__(self, name: str, text: str, registry: CollectorRegistry, label: str | None = None) -> None:
@@ -35,11 +35,11 @@ class LoopCounter(Collector):
         registry.register(self)
 
     def labels(self, value: str = "") -> Count:
-        """Return the count under a label's value, or of a counter without a label."""
+        """Return the count of a label's value, or the only count of a counter without a label."""
         return self._counted.setdefault(value, Count())
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the family, for a scrape."""
+        """Yield the metric with all its values, for a scrape."""
         family = CounterMetricFamily(*self._about, labels=[self._label] if self._label else [])
         for value, count in self._counted.items():
             family.add_metric([value] if self._label else [], count.value)
@@ -47,7 +47,7 @@ class LoopCounter(Collector):
 
 
 class Count:
-    """One number that only grows."""
+    """A number that only increases."""
 
     __slots__ = ("value",)
 
@@ -59,7 +59,7 @@ class Metrics:
     """Counters and gauges of one server."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a line more for each counter, which nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` doubles the lines of each counter
         self.registry = registry = CollectorRegistry(auto_describe=True)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -74,66 +74,83 @@ class Metrics:
         )
         self.rejected = counter(
             "records_rejected",
-            "Records skipped: fields of the wrong type, impossible times, prices, texts",
+            "Records skipped because a field has the wrong type or an impossible time, price or text",
             "broker",
             "reason",
         )
         self.unwanted = counter(
-            "records_unwanted", "Records of feeds that nobody wants, or no longer: not taken", "broker"
+            "records_unwanted", "Records skipped because nobody subscribes to their feed", "broker"
         )
         self.discarded = counter("messages_discarded", "Venue messages that could not be decoded", "broker")
-        self.ignored = counter("messages_ignored", "Venue messages of a kind not used", "broker", "kind")
-        self.sessions = counter("broker_sessions", "Sessions ended, by outcome", "broker", "outcome")
+        self.ignored = counter("messages_ignored", "Venue messages of an unused kind", "broker", "kind")
+        self.sessions = counter("broker_sessions", "Ended broker sessions, by outcome", "broker", "outcome")
         self.broker_up = gauge("broker_up", "1 while the broker is connected", "broker")
-        self.broker_state = gauge("broker_state", "1 for the state that the broker is in", "broker", "state")
+        self.broker_state = gauge("broker_state", "1 for the current state of the broker", "broker", "state")
         self.broker_state_changes = counter(
-            "broker_state_changes", "States that a broker entered", "broker", "state"
+            "broker_state_changes", "Changes of a broker's state, by the new state", "broker", "state"
         )
-        self.refused_feeds = counter("feeds_refused", "Feeds that a venue refused", "broker")
-        self.own_sessions = gauge(
-            "own_sessions", "Broker sessions that clients opened with their own credentials"
+        self.refused_feeds = counter("feeds_refused", "Feeds refused by the venue", "broker")
+        self.own_sessions = gauge("own_sessions", "Open broker sessions with credentials of a client")
+        self.gaps_filled = counter(
+            "gaps_filled", "Gaps that a backfill has processed, by their new state", "broker", "state"
         )
-        self.gaps_filled = counter("gaps_filled", "Gaps taken up, by what came of them", "broker", "state")
-        self.backfilled = counter("records_backfilled", "Records stored that a gap had swallowed", "broker")
-        self.gaps = counter("gaps", "Known holes in a feed", "broker", "cause")
+        self.backfilled = counter("records_backfilled", "Records of gaps stored by a backfill", "broker")
+        self.gaps = counter("gaps", "Gaps announced, by cause", "broker", "cause")
         # clients
         self.clients = gauge("clients", "Connected WebSocket clients")
         self.connections = counter("client_connections", "WebSocket clients accepted")
-        self.disconnects = counter("client_disconnects", "WebSocket clients gone, by close code", "code")
+        self.disconnects = counter(
+            "client_disconnects", "WebSocket clients disconnected, by close code", "code"
+        )
         self.client_errors = counter("client_errors", "Error messages sent to clients", "code")
-        self.delivered = LoopCounter("mdserver_records_delivered", "Records handed to clients", registry)
-        self.conflated = counter("records_conflated", "Ticks replaced by a newer one for a slow client")
-        self.replays = gauge("replays", "Replays of stored records to clients under way")
-        self.replayed = counter("records_replayed", "Stored records read for the replays of clients")
+        self.delivered = LoopCounter("mdserver_records_delivered", "Records queued for clients", registry)
+        self.conflated = counter(
+            "records_conflated", "Ticks replaced by a newer one in the queue of a slow client"
+        )
+        self.replays = gauge("replays", "Running replays of stored records to clients")
+        self.replayed = counter("records_replayed", "Stored records read for replays to clients")
         self.connections_refused = counter(
-            "connections_refused", "Connections over a bound, by bound", "bound"
+            "connections_refused", "Connections refused because a limit was reached, by limit", "bound"
         )
         self.access_refused = counter(
-            "access_refused", "Requests and clients that were not let in, by reason", "reason"
+            "access_refused", "Requests and WebSocket clients refused by access control, by reason", "reason"
         )
-        self.violations = counter("client_violations", "Clients that broke the WebSocket protocol", "code")
-        self.dropped_connections = counter("connections_dropped", "Connections cut after a fault of theirs")
+        self.violations = counter(
+            "client_violations",
+            "Clients disconnected for breaking the WebSocket protocol, by close code",
+            "code",
+        )
+        self.dropped_connections = counter(
+            "connections_dropped",
+            "Connections cut: the client does not read, or an unexpected error on the connection",
+        )
         # storage
-        self.journal_bytes = gauge("journal_bytes", "Bytes of the journal on disk")
-        self.journal_refused = counter("journal_refused", "Records not stored: journal at its bound")
-        self.stored = counter("records_stored", "Records committed to the database", "type")
-        self.skipped = counter("records_stored_before", "Records not stored: the database had their numbers")
-        self.store_retries = counter("store_retries", "Writes tried again", "cause")
-        self.housekeeping_failures = counter(
-            "housekeeping_failures", "Upkeep of the tables that failed and is tried again in an hour", "step"
+        self.journal_bytes = gauge("journal_bytes", "Size of the journal on disk")
+        self.journal_refused = counter(
+            "journal_refused", "Records not stored because the journal could not take them"
         )
-        self.store_lag_s = gauge("store_lag_seconds", "Age of the oldest record not yet committed")
+        self.stored = counter("records_stored", "Records committed to the database", "type")
+        self.skipped = counter(
+            "records_stored_before", "Records skipped because the database had their numbers already"
+        )
+        self.store_retries = counter("store_retries", "Database writes tried again", "cause")
+        self.housekeeping_failures = counter(
+            "housekeeping_failures", "Failed upkeep of the tables, tried again after an hour", "step"
+        )
+        self.store_lag_s = gauge("store_lag_seconds", "Age of the oldest record that is not stored yet")
         self.flush_seconds = Histogram(
             "mdserver_flush_seconds",
-            "Time of one write transaction",
+            "Duration of one write transaction",
             registry=registry,
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
         )
         # the server itself
-        self.part_failures = counter("part_failures", "Failures of parts of the server", "part")
-        self.loop_held = counter("loop_held", "Times that the event loop was held for too long", "by")
+        self.part_failures = counter("part_failures", "Failures of a part of the server", "part")
+        self.loop_held = counter(
+            "loop_held", "Times that the event loop was blocked for more than 250 ms, by culprit", "by"
+        )
         # HTTP
-        self.http_requests = counter("http_requests", "HTTP answers", "route", "status")
+        self.http_requests = counter("http_requests", "HTTP requests answered", "route", "status")
 
     def render(self) -> bytes:
         """Return the Prometheus text exposition."""

@@ -1,6 +1,6 @@
-"""The contracts between the server and its plugins: types only.
+"""The interfaces between the server and its plugins: types only.
 
-A distribution registers a descriptor under an entry-point group; the server loads it at start.
+A distribution registers a descriptor in an entry-point group; the server loads it at start.
 
 * ``mdserver.brokers`` → :class:`BrokerPlugin`
 * ``mdserver.history`` → :class:`HistoryPlugin`
@@ -50,7 +50,7 @@ __all__ = [
 T = TypeVar("T")
 
 API_VERSION = 1
-"""Goes up when a change breaks existing plugins."""
+"""Increased when a change breaks existing plugins."""
 
 BROKER_GROUP = "mdserver.brokers"
 COMMAND_GROUP = "mdserver.commands"
@@ -58,10 +58,10 @@ HISTORY_GROUP = "mdserver.history"
 
 
 class Demand(Protocol):
-    """What clients and the config want from one broker: a level, not a stream of edges."""
+    """The feeds that clients and the config want from one broker: always the whole set, never single changes."""
 
     def current(self) -> frozenset[Feed]:
-        """Return the feeds wanted now."""
+        """Return the feeds that are wanted now."""
         ...
 
     async def wait_changed(self, known: frozenset[Feed]) -> frozenset[Feed]:
@@ -70,11 +70,11 @@ class Demand(Protocol):
 
 
 class BrokerHost(Protocol):
-    """What a broker gets from the server. Nothing here blocks except ``demand.wait_changed``."""
+    """The server's side of a broker. No call blocks or waits, except ``demand.wait_changed``."""
 
     @property
     def name(self) -> str:
-        """The broker's name in the config: the one that clients use."""
+        """The broker's name in the config, which clients use too."""
         ...
 
     @property
@@ -84,48 +84,48 @@ class BrokerHost(Protocol):
     def log(self) -> structlog.stdlib.BoundLogger: ...
 
     def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
-        """Hand over records in the venue's order.
+        """Publish records, in the venue's order.
 
-        ``received_us`` is when the socket had their bytes, in Unix microseconds: one time for what one read brought
-        (``WebSocket.received_us``). Without it the time of this call counts.
+        ``received_us`` is the time at which their bytes were read from the socket, in Unix microseconds: one time for
+        all records of one read (``WebSocket.received_us``). The default is the time of this call.
 
-        They are checked, numbered, journalled and fanned out before this returns. A record that cannot be true is
-        counted, logged once a minute and skipped; the others go on. Records of feeds that are not wanted (any more)
-        are counted only.
+        The records are checked, numbered, journalled and sent on to clients before this returns. An impossible record
+        is counted, logged at most once a minute, and skipped; the others go on. Records of feeds that are not, or no
+        longer, wanted are only counted.
         """
         ...
 
     def confirm(self, feeds: Iterable[Feed]) -> None:
-        """Say that the venue accepted these feeds."""
+        """Report that the venue has accepted these feeds."""
         ...
 
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
-        """Say that the venue will not serve these feeds; their subscribers are told ``reason``."""
+        """Report that the venue will not serve these feeds; their subscribers receive ``reason``."""
         ...
 
     def gap(self, cause: str, feeds: Iterable[Feed] | None = None, size: int | None = None) -> None:
-        """Say that records may be missing behind the last one of these feeds (None: of all) though the session goes on.
+        """Report that records of these feeds (None: of all) may be missing, although the session goes on.
 
-        ``cause`` is a word for people and metrics, such as ``disconnected``. The hole ends with the next record, so
-        publish first what came before it. ``size`` is how many are missing, where that is known (a jump of the venue's
-        ids). The end of a session needs no such call.
+        The gap begins after the last published record of each feed and ends with its next one, so publish all earlier
+        records first. ``cause`` is one word for operators and metrics, such as ``disconnected``. ``size`` is the number
+        of missing records if it is known (a jump of the venue's ids). The end of a session needs no such call.
         """
         ...
 
     def alive(self) -> None:
-        """Say that the connection is live though no record came (a heartbeat)."""
+        """Report that the connection works although no record has arrived (a heartbeat)."""
         ...
 
     def discard(self, error: BadMessage) -> None:
-        """Count a message that could not be decoded, and log it once a minute."""
+        """Count a message that could not be decoded, and log it at most once a minute."""
         ...
 
     def ignored(self, what: str) -> None:
-        """Count a well-formed message of a kind that we do not use."""
+        """Count a well-formed message of a kind that the plugin does not use."""
         ...
 
     def instruments(self, table: Iterable[Instrument]) -> None:
-        """Give the venue's complete instrument list; from then on an unknown symbol is refused at once."""
+        """Set the venue's complete list of instruments; from then on the server refuses an unknown symbol at once."""
         ...
 
 
@@ -137,25 +137,25 @@ class Broker(Protocol):
     ) -> None:
         """Run one session: connect, subscribe to ``host.demand``, publish; return or raise when it ends.
 
-        Call ``task_status.started()`` once connected. The server restarts sessions with backoff:
-        raise :class:`~mdserver.errors.Unavailable` for what a retry may mend and
-        :class:`~mdserver.errors.Rejected` for what it cannot.
+        Call ``task_status.started()`` once connected. Raise :class:`~mdserver.errors.Unavailable` if trying again may
+        help: the server then starts another session, with backoff. Raise :class:`~mdserver.errors.Rejected` if it
+        cannot help: the broker has then failed for good.
         """
         ...
 
 
 @runtime_checkable
 class BrokerHistory(Protocol):
-    """What a :class:`Broker` may have besides: the records of its venue's past, so that gaps can be filled."""
+    """An optional part of a :class:`Broker`: past records of its venue, so that the server can fill gaps."""
 
     def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncGenerator[Sequence[Record], None]:
-        """Yield the records of a feed between two times, both included, oldest first, in batches; an async generator.
+        """Yield batches of a feed's records from ``from_us`` to ``to_us``, both inclusive, oldest first.
 
-        With the venue's times and ids, as the feed has them live. The server asks for one batch after the other, may
-        wait long in between, and closes the generator; it drops what it has already and what lies outside. A session
-        may run at the same time: stay within the venue's limits together. Raise
-        :class:`~mdserver.errors.Unavailable` for what may be had later and :class:`~mdserver.errors.Rejected` for what
-        cannot be had at all: then the gap is permanent.
+        Give the records the venue's times and ids, exactly as the live feed does. The server requests one batch after
+        the other, may wait long in between, and closes the generator; it drops records that it has already or that are
+        outside the interval. A session may run at the same time: both together must stay within the venue's limits.
+        Raise :class:`~mdserver.errors.Unavailable` if the records may be available later, and
+        :class:`~mdserver.errors.Rejected` if they never will be: the gap is then permanent.
         """
         ...
 
@@ -164,12 +164,12 @@ class BrokerHistory(Protocol):
 class BrokerPlugin:
     """Describes a broker plugin.
 
-    ``config`` is a frozen attrs class; the keys of the broker's entry in ``config.yaml`` other than the common
-    ones (``name``, ``plugin``, ``enabled``, ``symbols``, ``types``) are structured into it. ``factory`` makes
-    the broker from that object. ``candles_from`` names the record type from which charts of this venue are
-    drawn: trades on an exchange, quotes on a dealer's market. ``silence_s``: a session that gives neither
-    records nor heartbeats for that long though feeds are wanted is restarted; None switches that off.
-    ``synthetic``: its prices are made up, so they are never joined or counted with another source's.
+    ``config`` is a frozen attrs class, made from the keys of the broker's entry in ``config.yaml`` other than the
+    common ones (``name``, ``plugin``, ``enabled``, ``symbols``, ``types``). ``factory`` makes the broker from that
+    object. ``candles_from`` is the type of records from which this venue's candles are computed: trades on an exchange,
+    ticks on a dealer's market. ``silence_s``: a session is restarted if it gives neither records nor heartbeats for
+    this many seconds although feeds are wanted; None switches that off. ``synthetic``: the prices are made up, so they
+    are never combined with those of another source.
     """
 
     name: str
@@ -185,9 +185,10 @@ class BrokerPlugin:
 
 @attrs.frozen
 class HistoryInstrument:
-    """What a history source knows of a symbol.
+    """A history source's description of a symbol.
 
-    ``start_us`` is the first hour with ticks, None where that is unknown. ``market`` says when it is open.
+    ``start_us`` is the first hour with ticks, in Unix microseconds; None if unknown. ``market`` names the hours of
+    trading.
     """
 
     symbol: str
@@ -198,13 +199,14 @@ class HistoryInstrument:
 
 @attrs.frozen
 class RawHour:
-    """One hour of ticks as the source gave it, not decoded.
+    """One hour of ticks as the source sent it, not decoded.
 
-    ``service`` names the format, ``origin`` the URL or file. ``kind``: ``data``; ``empty``, where the source
-    says that there was no tick; ``missing``, where it denies to have this hour: kept in the ledger as *denied* and
-    asked again at each import, since a faulty server denies what it has (every hour ``missing`` means a wrong
-    symbol). ``settled`` is False where the answer proves nothing for good: the hour is so recent that data may still
-    come, or a local folder has no such file. ``cached``: it came from the local cache.
+    ``service`` names the format, ``origin`` the URL or file. ``hour_us`` is the hour's start in Unix microseconds.
+    ``kind`` is ``data``, ``empty`` (the source reports that there was no tick) or ``missing`` (it answers that it does
+    not have this hour). The ledger keeps a ``missing`` hour as *denied* and each import requests it again, because a
+    faulty server may deny hours that it has; if every hour is ``missing``, the symbol is wrong. ``settled`` is False if
+    the answer is not final: data of a recent hour may still be published, or a local folder lacks the file. ``cached``:
+    the body is from the local cache.
     """
 
     symbol: str
@@ -225,33 +227,33 @@ class HistorySource(Protocol):
     """A source of recorded ticks, by symbol and hour. It may be used by many tasks at once."""
 
     def instrument(self, symbol: str) -> HistoryInstrument:
-        """Return what is known of a canonical symbol; Rejected, naming similar ones, where nothing is."""
+        """Return the description of a canonical symbol. Raises Rejected, with similar symbols, for an unknown one."""
         ...
 
     async def fetch(self, symbol: str, hour_us: int, *, fresh: bool = False) -> RawHour:
-        """Return the ticks of the hour that begins at ``hour_us``; ``fresh`` passes the local cache by.
+        """Return the ticks of the hour that begins at ``hour_us``; ``fresh`` bypasses the local cache.
 
-        Waits for its turn and repeats what may be mended by that, a finite number of times. Raises Unavailable
-        (no answer, a block page, the hour not published yet), Rejected (unknown symbol, refused by the remote
-        side) or BadMessage (the same damaged file each time). No error is ever turned into ``empty``.
+        Waits for the source's rate limit and repeats requests that may succeed later, a bounded number of times. Raises
+        Unavailable (no answer, a block page, an hour not published yet), Rejected (an unknown symbol, a refusal by the
+        remote side) or BadMessage (the same damaged file each time). Never returns ``empty`` because of an error.
         """
         ...
 
     def decode(self, raw: RawHour) -> TickColumns:
         """Return the ticks of a fetched hour; called in a worker thread.
 
-        Raises BadMessage with the address of the file for anything that the format does not allow.
+        Raises BadMessage, with the address of the file, if the format does not allow the content.
         """
         ...
 
 
 @attrs.frozen
 class HistoryHost:
-    """What a history source gets from the server.
+    """The server's side of a history source.
 
-    ``cache_dir``: raw files are kept there and not fetched again (None: no cache). ``source_dir``: hours are
-    read from there, in the source's own layout, in place of the network. ``notice`` tells the operator
-    something that he should know, such as a switch to another service.
+    ``cache_dir``: the folder in which raw files are kept, so that they are not fetched again (None: no cache).
+    ``source_dir``: the folder from which hours are read, in the source's own layout, in place of the network.
+    ``notice`` shows the operator a message, such as a switch to another service.
     """
 
     log: structlog.stdlib.BoundLogger
@@ -277,19 +279,19 @@ class HistoryPlugin:
 
 
 class Progress(Protocol):
-    """How far a command is: a bar on a terminal, a plain line every few seconds elsewhere, on standard error."""
+    """The progress of a command, on standard error: a bar on a terminal, otherwise a line every few seconds."""
 
     def advance(self, count: float = 1.0) -> None:
-        """Count what is done."""
+        """Add ``count`` to the work that is done."""
         ...
 
     def notice(self, text: str) -> None:
-        """Tell the operator something, above the bar."""
+        """Show the operator a message, above the bar."""
         ...
 
 
 class StoredSeries(Protocol):
-    """One (broker, symbol, record type) that is stored; times are None while it has no rows."""
+    """A stored series: one broker, symbol and type of records. Its times are None while it has no rows."""
 
     @property
     def broker(self) -> str: ...
@@ -308,49 +310,50 @@ class StoredSeries(Protocol):
 class CommandDatabase(Protocol):
     """The configured database, as a command sees it.
 
-    Each call is one transaction in a worker thread. All raise :class:`~mdserver.errors.StoreUnavailable` while the
-    database is away, and :class:`~mdserver.errors.Rejected`, with its words, for what it refuses. The views to query
-    are in the reference: ``market_ticks``, ``market_trades``, ``forex_candles_1m`` … ``forex_candles_1d``.
+    Each call is one transaction in a worker thread. Each raises :class:`~mdserver.errors.StoreUnavailable` while the
+    database is unavailable, and :class:`~mdserver.errors.Rejected`, with the database's message, if it refuses the
+    statement. The reference lists the views to query: ``market_ticks``, ``market_trades``, ``forex_candles_1m`` …
+    ``forex_candles_1d``.
     """
 
     @property
     def engine(self) -> Literal["plain", "timescaledb"]:
-        """How ticks are kept: monthly partitions of PostgreSQL, or TimescaleDB's hypertables."""
+        """How ticks are stored: in monthly partitions of PostgreSQL (``plain``), or in TimescaleDB's hypertables."""
         ...
 
     @property
     def server_version(self) -> int:
-        """The server's version as libpq counts: 150018 is 15.18."""
+        """The database server's version as libpq encodes it: 150018 is 15.18."""
         ...
 
     async def series(self, symbol: str | None = None) -> Sequence[StoredSeries]:
-        """Return what is stored, of one symbol if given."""
+        """Return the stored series; with ``symbol``, only those of that symbol."""
         ...
 
     async def query(
         self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> list[tuple[Any, ...]]:
-        """Run a statement that reads and return its rows; ``%s`` and ``%(name)s`` stand for parameters.
+        """Run a reading statement and return its rows; ``%s`` and ``%(name)s`` are placeholders for parameters.
 
-        The transaction is read-only, also where the database is open for writing. All rows are held in memory.
+        The transaction is read-only even if the database is open for writing. All rows are held in memory.
         """
         ...
 
     async def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> int:
-        """Run a statement that writes, into tables of the command's own; return the number of rows it touched.
+        """Run a statement that writes to the command's own tables; return the number of affected rows.
 
-        Raises :class:`~mdserver.errors.Rejected` where the database was not opened for writing. The server's own
-        tables are not for this: their candles, counters and numbers are kept by the server.
+        Raises :class:`~mdserver.errors.Rejected` if the database was not opened for writing. Do not write to the
+        server's own tables: only the server keeps their candles, counters and numbers consistent.
         """
         ...
 
 
 class CommandContext(Protocol):
-    """What a command gets as ``ctx.obj``: one invocation of ``mdserver``."""
+    """One invocation of ``mdserver``; a command gets it as ``ctx.obj``."""
 
     @property
     def config(self) -> Config:
-        """The checked config, read when it is first asked for. Raises :class:`~mdserver.errors.ConfigError`."""
+        """The checked config, read at first use. Raises :class:`~mdserver.errors.ConfigError`."""
         ...
 
     @property
@@ -358,30 +361,30 @@ class CommandContext(Protocol):
 
     @property
     def brokers(self) -> Mapping[str, BrokerPlugin]:
-        """The broker plugins that can be used, by name."""
+        """The usable broker plugins, by name."""
         ...
 
     @property
     def history(self) -> Mapping[str, HistoryPlugin]:
-        """The history plugins that can be used, by name."""
+        """The usable history plugins, by name."""
         ...
 
     def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run ``work(*args)`` in trio to its end and return its result; what it raises comes out."""
+        """Run ``work(*args)`` in trio to its end and return its result; its exceptions propagate."""
         ...
 
     def progress(self, label: str, total: float | None = None) -> AbstractContextManager[Progress]:
-        """Show how far the block is, of ``total`` where that is known."""
+        """Show the progress of the block, out of ``total`` if it is given."""
         ...
 
     def open_database(
         self, *, write: bool = False, statement_timeout_s: float = 0.0
     ) -> AbstractAsyncContextManager[CommandDatabase]:
-        """Open the configured database, read-only unless ``write``; beside a running daemon it is the daemon's.
+        """Open the configured database, read-only unless ``write``; it may be the one that a running daemon uses.
 
         ``statement_timeout_s`` bounds each statement; 0: no bound. Raises
-        :class:`~mdserver.errors.StoreUnavailable` if it stays away and :class:`~mdserver.errors.Rejected` if it
-        refuses us.
+        :class:`~mdserver.errors.StoreUnavailable` if the database does not answer and
+        :class:`~mdserver.errors.Rejected` if it refuses the connection.
         """
         ...
 
@@ -390,8 +393,8 @@ class CommandContext(Protocol):
 class CommandPlugin:
     """Describes ``mdserver run NAME``: ``command`` is a click command whose ``ctx.obj`` is a :class:`CommandContext`.
 
-    ``--config FILE`` is added to it and to its subcommands. What it raises of :mod:`mdserver.errors` is printed as a
-    message, and the exit code is 1 (2 for a ``ConfigError``).
+    The option ``--config FILE`` is added to it and to its subcommands. If it raises an error of :mod:`mdserver.errors`,
+    the message is printed and the exit code is 1 (2 for a ``ConfigError``).
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""What authors of plugins get on the command line: a project to begin with, and the scorecard."""
+"""Commands for plugin authors: generate a plugin project, and print the scorecard of a plugin."""

@@ -28,20 +28,18 @@ _MARKS = {"ok": "ok", "failed": "FAILED", "not applicable": "-"}
     "--into",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Make this folder; without it, one of the plugin's name in the current one.",
+    help="Create this folder; the default is a folder with the plugin's name in the current one.",
 )
 def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
-    """Write a plugin's project that works as it stands: `mdserver plugins new NAME` makes a broker.
+    """Generate a working plugin project; without a kind, `mdserver plugins new NAME` generates a broker.
 
-    It has a package with config, codec and the plugin itself, a fake venue, tests that need no network, the conformance
-    suite among them, and a README that says where to go on.
+    The project has a package with config, codec and the plugin itself, a fake venue, tests that need no network, among
+    them the conformance suite, and a README with the next steps.
     """
     if kind is not None and name is None:
         kind, name = "broker", kind
     if kind is None or name is None:
-        raise click.UsageError(
-            "expected a NAME, with broker, history or command before it if it is no broker"
-        )
+        raise click.UsageError("expected a NAME, preceded by broker, history or command (default: broker)")
     known = next((one for one in KINDS if one == kind), None)
     if known is None:
         raise click.UsageError(f"found the kind {kind!r}, expected one of {', '.join(KINDS)}")
@@ -55,7 +53,7 @@ def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
         click.echo(f"  {path}")
     click.echo(
         f"Next: cd {folder} && python -m pytest; pip install -e . lets the server see it, and "
-        f"mdserver plugins test {name} prints its scorecard. Its README.md says where to go on."
+        f"mdserver plugins test {name} prints its scorecard. README.md has the next steps."
     )
 
 
@@ -66,8 +64,8 @@ def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
 def test_plugin(context: click.Context, name: str, *, as_json: bool) -> None:
     """Run the conformance suite on the installed plugin NAME and print its scorecard. Exit code 1 if a check failed.
 
-    The plugin is tried on its own fake venue, over real sockets on this machine, under the server's supervisor. It says
-    how to open that in its module `conformance`, as `case`.
+    The plugin runs against its own fake venue, over real sockets on this machine, under the server's supervisor. Its
+    module `conformance` defines, as `case`, how to open that venue.
     """
     from ..testing.conformance import find_case, run_suite  # late: no other command needs the fakes
 

@@ -1,4 +1,4 @@
-"""Writes a plugin's project from the templates: each is a whole project named ``acme``, and works."""
+"""Generates a plugin's project from the templates, each of which is a whole working project named ``acme``."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ KINDS: tuple[PluginKind, ...] = get_args(PluginKind)
 _SUFFIX = ".template"
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _MAX_NAME = 30
-_RENAMED = {"gitignore": ".gitignore"}  # a dot file would be left out of some archives
+_RENAMED = {"gitignore": ".gitignore"}  # some archives leave out dot files
 
 
 def write_project(kind: PluginKind, name: str, folder: Path) -> list[Path]:
-    """Write the project of a plugin into ``folder``, which must not be there; return its files, relative, in order.
+    """Write the project of a plugin to ``folder``, which must not exist; return its files' relative paths, sorted.
 
-    Raises PluginError for a name that a plugin cannot have, or a folder that is there. Blocking.
+    Raises PluginError if the name is not allowed for a plugin or the folder exists. Blocking.
     """
     if _NAME.fullmatch(name) is None or len(name) > _MAX_NAME:
         raise PluginError(
             f"found the name {name!r}, expected at most {_MAX_NAME} small letters and digits, in words joined by - or _"
         )
     if folder.exists():
-        raise PluginError(f"{folder} is there already; expected a folder to make")
+        raise PluginError(f"{folder} exists already, expected a folder that does not exist")
     words = re.split("[-_]", name)
     names = {
         "mdserver_acme": "mdserver_" + "_".join(words),

@@ -66,7 +66,7 @@ def test_a_broker_where_no_kind_is_said(tmp_path: Path) -> None:
         (["plugins", "new", "borker", "zebra"], "found the kind 'borker'"),
         (["plugins", "new", "Zebra"], "found the name 'Zebra'"),
         (["plugins", "new", "z" * 31], "at most 30"),
-        (["plugins", "new", "zebra", "--into", "."], "is there already"),
+        (["plugins", "new", "zebra", "--into", "."], "exists already"),
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str) -> None:
@@ -77,6 +77,6 @@ def test_wrong_usage(arguments: list[str], says: str) -> None:
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("work")
-    with pytest.raises(PluginError, match="is there already"):
+    with pytest.raises(PluginError, match="exists already"):
         write_project("broker", "zebra", tmp_path)
     assert (tmp_path / "mine").read_text() == "work"
