@@ -191,6 +191,15 @@ class Host:
         last = self._last_records.get(topic)
         return None if last is None or not last.time_us else Gap(topic, last.time_us, None, "restart")
 
+    def last_seq(self, feed: Feed) -> int:
+        """Return the number of the newest record of a feed; 0 where there was none."""
+        kind = BY_NAME.get(feed.type)
+        line = None if kind is None else self._lines[kind.struct].get(_key(kind, feed.symbol, feed.variant))
+        if line is not None:
+            return line.seq
+        last = self._last_records.get(Topic(self.name, *feed))
+        return 0 if last is None else last.seq
+
     def last_records(self) -> dict[Topic, LastRecord]:
         """Return where each topic that it has published stands: where a host in its place goes on."""
         return {line.topic: LastRecord(line.seq, line.last_us) for line in self._all_lines()}

@@ -11,6 +11,7 @@ from itertools import chain
 __all__ = [
     "CloseCode",
     "close_frame",
+    "payloads",
     "ping_frame",
     "text_frame",
     "text_frames",
@@ -71,6 +72,11 @@ def text_payload(frame: bytes) -> bytes:
 
 def text_payloads(data: bytes) -> Iterator[str]:
     """Yield the texts of whole text frames made by :func:`text_frame`, one after the other."""
+    return map(bytes.decode, payloads(data))
+
+
+def payloads(data: bytes) -> Iterator[bytes]:
+    """Yield what is in whole frames made by :func:`text_frame`, one after the other."""
     at = 0
     while at < len(data):
         size, head = data[at + 1], 2
@@ -79,5 +85,5 @@ def text_payloads(data: bytes) -> Iterator[str]:
         elif size == 127:
             size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
         at += head
-        yield data[at : at + size].decode()
+        yield data[at : at + size]
         at += size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from ..config import ServerConfig
 from ..feed.supervisor import Supervisor
@@ -13,11 +14,13 @@ from ..stream.router import Router
 from ..stream.stored_past import StoredPast
 from .access.access import Access
 from .api.dependencies import Dependencies
+from .api.event_stream import event_stream
 from .api.guard import guard
 from .api.routes import http_routes
 from .server.websocket_connection import StreamingQuartTrio
 from .stream.clients import Clients
 from .stream.endpoint import stream_endpoint
+from .stream.event_session import EventSession
 from .stream.heartbeats import Heartbeats
 from .stream.session import Session
 
@@ -46,11 +49,9 @@ def make_app(
     access = access or Access(config, services.metrics)
     app = StreamingQuartTrio("mdserver")
     guard(app, access)
-    app.register_blueprint(http_routes(services))
     supervisor.follow(clients.subscribers.watch, clients.subscribers.unwatch)
     supervisor.follow(lambda broker: broker.listeners.append(clients.on_broker_state), lambda _: None)
-    make_session = partial(
-        Session,
+    shared = dict[str, Any](
         brokers=supervisor.brokers,
         router=router,
         replays=Replays(past, router, services.metrics),
@@ -64,9 +65,10 @@ def make_app(
     clients.heartbeats = Heartbeats(router)
     if candles is not None:
         candles.listeners.append(clients.on_candles_state)
-    endpoint = stream_endpoint(
-        clients, make_session, access, epoch=epoch, buffer_bytes=config.client_buffer_bytes
-    )
+    given = dict[str, Any](epoch=epoch, buffer_bytes=config.client_buffer_bytes)
+    events = event_stream(clients, partial(EventSession, **shared), access, **given)
+    app.register_blueprint(http_routes(services, events))
+    endpoint = stream_endpoint(clients, partial(Session, **shared), access, **given)
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)
     return app

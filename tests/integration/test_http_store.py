@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+from quart import Response
 from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
@@ -34,6 +35,10 @@ def tick(at_s: float, bid: float, ask: float, size: float | None = None) -> Tick
     return Tick("EURUSD", round(at_s * US_PER_S), bid, ask, size, size)
 
 
+async def no_stream() -> Response:
+    raise AssertionError("nothing streams here")
+
+
 class Site:
     """An app on a store, and a numbering of what is written."""
 
@@ -53,7 +58,7 @@ class Site:
             now_us=lambda: (T0 + 30 * DAY) * US_PER_S,
         )
         app = QuartTrio("site")
-        app.register_blueprint(http_routes(services))
+        app.register_blueprint(http_routes(services, no_stream))
         self.client = app.test_client()
 
     async def write(self, topic: Topic, records: Sequence[Record]) -> None:

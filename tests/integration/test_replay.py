@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,16 @@ import pytest
 import trio
 
 from mdserver.errors import StoreUnavailable
+from mdserver.protocol.server_frames import CloseCode
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
 from mdserver.stream import replay as replay_module
 from tests.component.conftest import EPOCH, open_stream_server
+from tests.component.event_source import open_events
 from tests.component.test_slow_clients import open_raw
 
 from .storing_server import T0_S, StoringServer, open_client, open_storing_server, record, seqs_until
+from .test_clients_of_others import program
 
 
 async def ended(server: StoringServer) -> None:
@@ -404,3 +410,75 @@ async def test_records_carry_their_receipt_where_that_is_asked_for(
         await client.get()
         server.publish(1)
         assert list(await client.get()) == list(records[0])
+
+
+async def test_events_go_on_behind_the_last_one_in_all_topics(database: Database, tmp_path: Path) -> None:
+    """A client of server-sent events that is cut at any event misses nothing and gets nothing twice."""
+    rng = random.Random(3)  # noqa: S311
+    kinds = [(symbol, kind) for symbol in ("EURUSD", "GBPUSD") for kind in ("tick", "trade")]
+    query = "symbols=EURUSD,GBPUSD&types=tick,trade&since=0"
+    got: dict[tuple[str, str], list[int]] = {key: [] for key in kinds}
+    async with open_storing_server(database, tmp_path, flush_s=0.05) as server:
+        for symbol, kind in kinds:
+            server.publish(2_000, symbol, kind)
+        last, rounds = {}, 0
+        while any(seqs[-1:] != [server.sent[key]] for key, seqs in got.items()):
+            rounds += 1
+            async with open_events(server.stream.port, query, **last) as events:
+                for _ in range(rng.choice((1, 3, 900, 2_500))):
+                    if (event := await events.get()).get("seq"):
+                        got[event["symbol"], event["type"]].append(event["seq"])
+                        if all(seqs[-1:] == [server.sent[key]] for key, seqs in got.items()):
+                            break
+                last = {"Last_Event_ID": events.last_id}
+            if rounds < 12:  # while nobody listens
+                for symbol, kind in kinds:
+                    server.publish(rng.randrange(300), symbol, kind)
+    assert rounds > 5
+    assert {key: len(seqs) for key, seqs in got.items()} == server.sent
+    assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in got.values())
+
+
+EVENT_SOURCE = """
+const source = new EventSource(process.argv[1]);
+source.onmessage = (event) => {
+  const message = JSON.parse(event.data);
+  if (message.seq) console.log(message.seq);
+  if (message.seq >= 30) process.exit(0);
+};
+setInterval(() => {}, 1000); // its wait for the next try does not keep Node alive
+"""
+
+
+async def test_an_event_source_goes_on_by_itself_after_a_shutdown(database: Database, tmp_path: Path) -> None:
+    """Node's ``EventSource`` comes back when it was told to, with the id of its last event."""
+    node = program("node")
+    script = [node, "--experimental-eventsource", "--no-warnings", "-e", EVENT_SOURCE]
+    if (await trio.run_process([*script[:2], "-e", ""], check=False, capture_stderr=True)).returncode:
+        pytest.skip("this Node has no EventSource")
+    async with open_storing_server(database, tmp_path) as server, trio.open_nursery() as nursery:
+        url = f"http://127.0.0.1:{server.stream.port}/api/stream?symbols=EURUSD"
+        run = partial(trio.run_process, [*script, url], stdout=subprocess.PIPE)
+        process = await nursery.start(run)
+        printed = ""
+
+        async def read_until(seq: int) -> None:
+            nonlocal printed
+            while not printed.endswith(f"{seq}\n"):
+                printed += (await process.stdout.receive_some()).decode()
+
+        clients, router = server.stream.clients, server.stream.router
+        with trio.fail_after(20):
+            while not any(router.topics_of(session.sink) for session in clients.sessions):
+                await trio.sleep(0.01)
+            server.publish(10)
+            await read_until(10)
+            for session in tuple(clients.sessions):
+                session.close(CloseCode.RESTART, "server shutdown")
+            await clients.gone()
+            server.publish(10)  # while it is away
+            while not clients.sessions:
+                await trio.sleep(0.01)
+            server.publish(10)
+            await read_until(30)
+        assert list(map(int, printed.split())) == list(range(1, 31))

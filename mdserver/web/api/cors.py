@@ -11,7 +11,7 @@ __all__ = ["cross_origin"]
 _EXPOSED = "ETag, Link, X-Available-From, X-Available-To, X-Broker, X-Next-Cursor, X-Price"
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
-    "Access-Control-Allow-Headers": "Accept, Authorization, If-None-Match",
+    "Access-Control-Allow-Headers": "Accept, Authorization, If-None-Match, Last-Event-ID",
     "Access-Control-Max-Age": "600",
 }
 

@@ -284,6 +284,24 @@ _PATHS = {
         problems=(400, 500, 503),
     ),
     "/api/brokers": _get("The state of each broker", _ref("Brokers"), problems=(400, 500)),
+    "/api/stream": _get(
+        "The stream as server-sent events; the fields are those of `subscribe`",
+        None,
+        [
+            _parameter("symbols", "one or more, divided by commas", _TEXT, required=True),
+            _parameter("types", "default: tick; several are divided by commas", _TEXT),
+            _parameter("broker", "default: the first in the config that has the symbol", _TEXT),
+            _parameter("interval", "of candles", {"type": "string", "enum": list(TIMEFRAMES)}),
+            _parameter("since", 'Unix seconds, or `{"seq": n}`: where in the past to begin', _TEXT),
+            _parameter("snapshot", "the last record of each topic first", {"type": "boolean"}),
+            _parameter("received", "records carry the time of their receipt", {"type": "boolean"}),
+            _parameter(
+                "Last-Event-ID", "the id of the last event that the client has", _TEXT, where="header"
+            ),
+        ],
+        kind="text/event-stream",
+        problems=(400, 404, 500, 503),
+    ),
     "/api/openapi.json": _get("This document", {"type": "object"}, problems=(400, 500)),
     "/health/live": _get("Whether the process answers", _ref("Health")),
     "/health/ready": _get("Whether the server can do all of its work", _ref("Health"), problems=(503,)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ __all__ = ["http_routes"]
 _log = structlog.get_logger("mdserver.web")
 
 
-def http_routes(services: Dependencies) -> Blueprint:
+def http_routes(services: Dependencies, event_stream: Callable[[], Awaitable[Response]]) -> Blueprint:
     """Return the blueprint with all HTTP routes and the error handlers of the whole app."""
     routes = Blueprint("http", __name__)
     reading = Reading(services)
@@ -42,6 +42,7 @@ def http_routes(services: Dependencies) -> Blueprint:
     _add_overview_routes(routes, reading)
     _add_operator_routes(routes, services)
     _add_error_handlers(routes)
+    routes.add_url_rule("/api/stream", "event_stream", event_stream)
 
     @routes.after_app_request
     async def finish(response: Response) -> Response:

@@ -11,15 +11,21 @@ from typing import Any
 import structlog
 import trio
 from hypercorn.protocol.h2 import H2Protocol
+from quart import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from . import tcp_server
 from .tcp_server import SLICE_BYTES, GuardedTCPServer
 
-__all__ = ["HttpConnection"]
+__all__ = ["HttpConnection", "nursery_of_request"]
 
 ANSWERS_AT_ONCE = 2
 """Answers of one HTTP/2 connection that are made and sent at the same time; other requests wait unread."""
+
+STREAMS = frozenset(("/api/stream",))
+"""Answers without an end: they hold up no others, since each is bounded by itself."""
+
+_NURSERY = "mdserver.nursery"
 
 _log = structlog.get_logger("mdserver.web")
 
@@ -45,8 +51,25 @@ class HttpConnection(TrioASGIHTTPConnection):
                 message = {**message, "body": body[(len(body) - 1) // SLICE_BYTES * SLICE_BYTES :]}
             await _within_bound(tcp, send, message)
 
+        if self.scope["path"] in STREAMS:
+            await super().__call__(receive, send_in_time)
+            return
         async with tcp.answers:
             await super().__call__(receive, send_in_time)
+
+    async def handle_request(self, nursery: trio.Nursery, request: Request, send: Any) -> None:  # type: ignore[override]
+        """Make the answer and send it; its handler finds the nursery in which that is done."""
+        extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
+        extensions[_NURSERY] = nursery
+        self.scope["extensions"] = extensions
+        await super().handle_request(nursery, request, send)
+
+
+def nursery_of_request(request: Request) -> trio.Nursery:
+    """Return the nursery in which a request is answered; it is cancelled when the answer is sent, or the peer gone."""
+    nursery = (request.scope.get("extensions") or {})[_NURSERY]
+    assert isinstance(nursery, trio.Nursery)  # noqa: S101
+    return nursery
 
 
 async def _within_bound(tcp: GuardedTCPServer, send: Any, message: Any) -> None:

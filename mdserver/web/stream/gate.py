@@ -47,6 +47,10 @@ class Gate:
         except TooManyRequests as error:
             wait_s = math.ceil(error.wait_s)
             raise RequestError(402, f"authentication failed: {error}; try again in {wait_s} s") from None
+        self.take(grant)
+
+    def take(self, grant: Grant) -> None:
+        """Take rights that were looked up before. Raises RequestError: 406 where their key has too many connections."""
         if self._entered is None or self._entered.id != grant.id:
             if not self._access.enter(grant):
                 raise RequestError(406, "too many connections of this key")

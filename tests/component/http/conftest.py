@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
+from quart import Response
 from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
@@ -184,6 +185,10 @@ class FakeStore:
         return places[:limit]
 
 
+async def no_stream() -> Response:
+    raise AssertionError("nothing streams here")
+
+
 class Site:
     """An app with its fakes."""
 
@@ -203,7 +208,7 @@ class Site:
             "now_us": lambda: self.now_s * US_PER_S,
         }
         app = QuartTrio("site")
-        app.register_blueprint(http_routes(Dependencies(**(given | services))))
+        app.register_blueprint(http_routes(Dependencies(**(given | services)), no_stream))
         self.app = app
         self.client = app.test_client()
 

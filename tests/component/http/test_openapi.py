@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mdserver.web.api import candle_query, gaps_view, records_view
+from mdserver.web.api import candle_query, event_stream, gaps_view, records_view
 from mdserver.web.api.openapi import openapi_document
 
 T0 = 1_710_892_800
@@ -73,6 +73,7 @@ def test_parameters_are_those_that_the_routes_know() -> None:
         "/api/ticks": records_view.QUERY,
         "/api/trades": records_view.QUERY,
         "/api/gaps": gaps_view.QUERY,
+        "/api/stream": (*event_stream.QUERY, "Last-Event-ID"),
     }
     for path, names in known.items():
         assert sorted(parameter["name"] for parameter in paths[path]["get"]["parameters"]) == sorted(names)

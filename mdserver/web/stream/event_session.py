@@ -1,0 +1,74 @@
+"""A client of server-sent events: the session of a WebSocket client whose one request is that of its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from time import time
+
+import trio
+
+from ... import __version__
+from ...kinds import BY_NAME
+from ...model import Feed
+from ...protocol import answers
+from ...protocol.answers import Outcome
+from ...protocol.event_ids import Positions, StreamKey
+from ...protocol.requests import RequestError, RequestId, Subscribe
+from ...protocol.server_frames import CloseCode
+from .clients import Clients
+from .event_sink import EventSink
+from .session import Session
+from .sink import CLOSE_GRACE_S
+
+__all__ = ["EventSession", "keep_event_session", "stream_keys"]
+
+RETRY_MS = {CloseCode.RESTART: 1_000}
+RETRY_LATER_MS = 5_000
+
+
+class EventSession(Session):
+    """See :class:`.session.Session`; its sink is an :class:`.event_sink.EventSink`."""
+
+    results: Sequence[Outcome] = ()
+
+    async def begin(self, request: Subscribe, sink: EventSink, epoch: str) -> None:
+        """Subscribe. Raises RequestError where nothing of the request can be served."""
+        sink.write(answers.hello(__version__, epoch, time()))
+        async with self._turn:
+            await self._subscribe(request)
+        if not self._topics and self.beats is None:
+            worst = self.results[0]
+            raise RequestError(worst.code or 408, worst.message or "nothing to subscribe to")
+        # Nothing has run since the topics went to the router: what they are at now is what the client goes on from.
+        sink.positions = Positions(epoch, stream_keys(request), dict(self._positions()))
+
+    async def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
+        self.results = results
+        await super()._ack(request_id, action, results)
+
+    def _positions(self) -> Iterator[tuple[StreamKey, tuple[str, int]]]:
+        for topic in self._topics:
+            if BY_NAME[topic.type].stored is None:
+                continue
+            replay = self._resuming.topics.get(topic)
+            host = self._brokers[topic.broker].host
+            seq = host.last_seq(Feed(*topic[1:])) if replay is None else replay.after[topic]
+            yield (topic.symbol, topic.type), (topic.broker, seq)
+
+
+def stream_keys(request: Subscribe) -> list[StreamKey]:
+    """Return what a request names, in its order; there, an id of an event has its numbers."""
+    return [(symbol, kind) for symbol in request.symbols for kind in request.types]
+
+
+async def keep_event_session(session: EventSession, sink: EventSink, clients: Clients) -> None:
+    """Have the client taken part until it leaves, which cancels this, or is to be closed: then end its response."""
+    try:
+        with session.reading:
+            await trio.sleep_forever()
+        with trio.move_on_after(CLOSE_GRACE_S):
+            await sink.drained()
+        sink.end(RETRY_MS.get(session.close_code or 0, RETRY_LATER_MS))
+    finally:
+        sink.mute()
+        clients.forget(session)
