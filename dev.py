@@ -44,7 +44,13 @@ Usage: python3 dev.py COMMAND [ARGUMENTS]
              --long   the sweeps in full: every kill, every example
   install  only make the virtual environment, with what the tests need"""
 
-SOURCES = [*ROOT.glob("mdserver/**/*.py"), *ROOT.glob("plugins/*/mdserver_*/**/*.py")]
+OWN = ("plugins/*", "clients/python")
+"""Folders with distributions of ours, besides the server itself."""
+
+SOURCES = [
+    *ROOT.glob("mdserver/**/*.py"),
+    *(path for folder in OWN for path in ROOT.glob(f"{folder}/mdserver_*/**/*.py")),
+]
 
 # Off: the optional ones (9xx, 124), a list of names to keep (114), and that a function which hands its task_status
 # on never calls it itself (128).
@@ -207,8 +213,7 @@ def install(*, development: bool) -> None:
     make_venv()
     print(f"Installing what is needed to {kind} into {VENV} (once; about a minute) …", flush=True)
     CONSTRAINTS.write_text("\n".join(locked_versions()) + "\n", encoding="utf-8")
-    plugins = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
-    editable = [argument for folder in (ROOT, *plugins) for argument in ("-e", str(folder))]
+    editable = [argument for folder in (ROOT, *own_folders()) for argument in ("-e", str(folder))]
     more = [requirement for requirement in development_requirements() if development]
     pip_install(["-c", str(CONSTRAINTS), *editable, *more])
     for name in gone_plugins():
@@ -218,6 +223,11 @@ def install(*, development: bool) -> None:
     kept = {key: value for key, value in stamp.items() if value == wanted}
     STAMP.write_text(json.dumps({**kept, kind: wanted, "run": wanted}), encoding="utf-8")
     print(f"Installed in {time.monotonic() - began:.0f} s.", flush=True)
+
+
+def own_folders() -> list[Path]:
+    """Return the folders with distributions of ours, besides the server itself."""
+    return sorted(path.parent for own in OWN for path in ROOT.glob(f"{own}/pyproject.toml"))
 
 
 def gone_plugins() -> list[str]:
@@ -337,7 +347,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def fingerprint() -> str:
     """Return a hash over all that decides what is installed."""
     digest = hashlib.sha256(f"{sys.version}\0{ROOT}\0".encode())
-    for path in [ROOT / "uv.lock", ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]:
+    own = [folder / "pyproject.toml" for folder in own_folders()]
+    for path in [ROOT / "uv.lock", ROOT / "pyproject.toml", *own]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

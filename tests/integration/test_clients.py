@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ async def test_every_tick_exactly_once_over_kill_9(node_folder: Path, folder: Pa
     brokers = [{"name": "mock", "rate": 500, "symbols": ["EURUSD"]}]
     config = write_config(folder, brokers=brokers, server={"port": port})
     base, count = f"http://127.0.0.1:{port}", 1_000 * (kills + 1)
-    programs = [Program("node", [program("node"), node_folder / "stream.mjs", base, str(count)])]
+    python = [sys.executable, "-W", "error", PROGRAMS / "stream.py", base, str(count)]
+    programs = [Program(loop, [*python, loop]) for loop in ("asyncio", "trio", "no loop")]
+    programs.append(Program("node", [program("node"), node_folder / "stream.mjs", base, str(count)]))
     async with trio.open_nursery() as nursery:
         for number in range(kills + 1):
             async with open_daemon(config) as daemon:
