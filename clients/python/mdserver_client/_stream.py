@@ -31,6 +31,7 @@ HISTORY_WAIT_S = 15.0
 """For a server that has just started, until its history is there."""
 HISTORY_RETRY_S = 1.0
 GARBAGE_IN_A_ROW = 5
+DROP_S = 2.0
 
 _RECORDS = frozenset((Tick, Trade, Candle, OrderBook, Gap))
 _KEY_CODES = (401, 402, 404)
@@ -120,7 +121,7 @@ class Stream:
     async def _next_batch(self) -> list[Record]:
         if self._reading:
             raise RuntimeError("this stream is read by another task already; each needs a stream of its own")
-        self._reading = True
+        self._reading, succeeded = True, False
         try:
             while not self._pending:
                 if self._failure is not None:
@@ -128,15 +129,15 @@ class Stream:
                 if self._closed:
                     raise StopAsyncIteration
                 await self._read_once()
+            succeeded = True
         except MdserverError as error:
             self._failure = error
-            await self._drop()
-            raise
-        except BaseException:  # cancelled: iterated over again it would connect anew, and resume
-            await self._drop()
             raise
         finally:
             self._reading = False
+            if not succeeded:  # cancelled, perhaps: iterated over again, it connects anew and resumes
+                with anyio.move_on_after(DROP_S, shield=True):
+                    await self._drop()
         batch, self._pending = self._pending, []
         self._attempt = self._garbage = 0
         return batch
