@@ -17,6 +17,7 @@ __all__ = [
     "MdserverError",
     "PluginError",
     "Rejected",
+    "Silent",
     "StoreUnavailable",
     "Unavailable",
     "leaves",
@@ -56,6 +57,10 @@ class Unavailable(MdserverError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Silent(Unavailable):
+    """The remote side is connected, and has sent nothing for too long."""
 
 
 class Rejected(MdserverError):

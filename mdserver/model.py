@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "JOURNAL_FULL",
     "TIMEFRAMES",
     "US_PER_S",
     "BookAction",
@@ -174,6 +175,9 @@ class Topic(NamedTuple):
     variant: str = ""
 
 
+JOURNAL_FULL = "journal_full"
+"""The cause of a gap in what is stored: clients had these records, but the journal took none."""
+
 GapState: TypeAlias = Literal["open", "filled", "permanent"]
 """Of a hole in a topic: not filled, filled from a history, or known to be beyond filling."""
 
@@ -213,7 +217,11 @@ class Published(Struct, frozen=True, gc=False, array_like=True):
 
 
 class LastRecord(NamedTuple):
-    """Where a topic stands: the number of its newest record, and the newest time of its records."""
+    """Where a topic stands: the number of its newest record, the newest time of its records, the hole behind them.
+
+    ``hole`` is a gap without an end, None where none is known to last.
+    """
 
     seq: int
     time_us: int
+    hole: Gap | None = None

@@ -169,12 +169,17 @@ class JournalPart(Part):
 
 
 def _merge(one: Mapping[Topic, LastRecord], other: Mapping[Topic, LastRecord]) -> dict[Topic, LastRecord]:
-    """Return where topics stand by two accounts of them: the higher number and the later time."""
-    none = LastRecord(0, 0)
+    """Return where topics stand by two accounts of them, ``other`` the later one: the higher number and time."""
     return {
-        topic: LastRecord(*map(max, one.get(topic, none), other.get(topic, none)))
+        topic: _later(one.get(topic, LastRecord(0, 0)), other.get(topic, LastRecord(0, 0)))
         for topic in one.keys() | other.keys()
     }
+
+
+def _later(one: LastRecord, other: LastRecord) -> LastRecord:
+    # An account without a time knows numbers alone.
+    hole = other.hole if other.time_us and other.seq >= one.seq else one.hole
+    return LastRecord(max(one.seq, other.seq), max(one.time_us, other.time_us), hole)
 
 
 class DrainPart(Part):

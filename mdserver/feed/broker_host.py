@@ -47,9 +47,11 @@ class _Line:
     ``served``: the venue is known to serve it.
     ``interrupted`` is why it was not served for a while, or None: what is still on its way then does not end the hole,
     which lasts until the venue serves it again.
+    ``announced``: the hole behind the last record, if there is one, was given on.
     """
 
     __slots__ = (
+        "announced",
         "broken_off",
         "earliest_us",
         "fault",
@@ -65,12 +67,12 @@ class _Line:
         self.topic = topic
         self.fault = kind.check().fault
         self.earliest_us = kind.earliest_us
-        self.seq, self.last_us = last or (0, 0)
+        self.seq, self.last_us, hole = last or (0, 0, None)
         self.served = False
         self.interrupted: str | None = None
-        self.broken_off: str | None = None
-        self.lost: int | None = None
-        self.break_off("restart")
+        self.broken_off: str | None = None if hole is None else hole.cause
+        self.lost: int | None = None if hole is None else hole.size
+        self.announced = hole is not None
 
     def break_off(self, cause: str, lost: int | None = None) -> None:
         """Note that records may be missing behind the last one, if there was one."""
@@ -120,7 +122,9 @@ class Host:
         self.has_heartbeats = False
         """Whether the broker has ever told of one: from then on its silence is a fault at any time."""
         self._emit = emit
-        self._last_records = last_records
+        self._last_records = {
+            topic: last for topic, last in last_records.items() if topic.broker == name and last.seq
+        }
         self._lines: dict[type, dict[_Key, _Line]] = {kind.struct: {} for kind in BY_NAME.values()}
         self._metrics = metrics
         self._published = metrics.published.labels(name)
@@ -129,6 +133,7 @@ class Host:
         self._causes: set[str] = set()
         self._rarely = RarelyLogged(self.log)
         demand.watch(self._feeds_changed)
+        self._note_restart()
 
     def publish(self, batch: Sequence[Record], *, received_us: int | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.publish`."""
@@ -181,15 +186,38 @@ class Host:
             if chosen is None or Feed(*line.topic[1:]) in chosen:
                 line.break_off(cause, size)
 
+    def announce_holes(self) -> None:
+        """Give on the holes that last and were not given on yet: so they are in the ledger, whatever happens next."""
+        self._announce(self._all_lines())
+
+    def _announce(self, lines: Iterable[_Line]) -> None:
+        begun = []
+        for line in lines:
+            if not line.announced and (hole := line.hole(None)) is not None:
+                line.announced = True
+                begun.append(Published(line.topic, line.seq, hole))
+        if begun:
+            self._emit(begun)
+
+    def _note_restart(self) -> None:
+        """Give on a hole behind each last record that has none yet: nothing was received while there was no host."""
+        begun = []
+        for topic, last in self._last_records.items():
+            if last.hole is None and last.time_us:
+                hole = Gap(topic, last.time_us, None, "restart")
+                self._last_records[topic] = last._replace(hole=hole)
+                begun.append(Published(topic, last.seq, hole))
+        if begun:
+            self._emit(begun)
+
     def hole(self, feed: Feed) -> Gap | None:
         """Return the hole that a feed is in now: nothing has come yet behind its last record."""
         kind = BY_NAME.get(feed.type)
         line = None if kind is None else self._lines[kind.struct].get(_key(kind, feed.symbol, feed.variant))
         if line is not None:
             return line.hole(None)
-        topic = Topic(self.name, *feed)
-        last = self._last_records.get(topic)
-        return None if last is None or not last.time_us else Gap(topic, last.time_us, None, "restart")
+        last = self._last_records.get(Topic(self.name, *feed))
+        return None if last is None else last.hole
 
     def last_seq(self, feed: Feed) -> int:
         """Return the number of the newest record of a feed; 0 where there was none."""
@@ -202,7 +230,7 @@ class Host:
 
     def last_records(self) -> dict[Topic, LastRecord]:
         """Return where each topic that it has published stands: where a host in its place goes on."""
-        return {line.topic: LastRecord(line.seq, line.last_us) for line in self._all_lines()}
+        return {line.topic: LastRecord(line.seq, line.last_us, line.hole(None)) for line in self._all_lines()}
 
     def _all_lines(self) -> Iterator[_Line]:
         for lines in self._lines.values():
@@ -222,6 +250,7 @@ class Host:
         return True
 
     def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
+        interrupted = []
         for feed, status, _ in changes:
             kind = BY_NAME.get(feed.type)
             line = (
@@ -233,6 +262,8 @@ class Host:
                 line.resume()
             else:
                 line.interrupt("unsubscribed" if status == "unwanted" else "refused")
+                interrupted.append(line)
+        self._announce(interrupted)
 
     def confirm(self, feeds: Iterable[Feed]) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.confirm`."""
@@ -303,6 +334,7 @@ class Host:
         gap = line.hole(time_us)
         assert gap is not None  # noqa: S101 - it was broken off
         line.broken_off = line.lost = None
+        line.announced = False
         self._metrics.gaps.labels(self.name, _label(gap.cause, self._causes)).inc()
         return Published(line.topic, line.seq, gap)
 

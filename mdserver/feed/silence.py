@@ -14,12 +14,12 @@ from time import time
 
 import trio
 
-from ..errors import Unavailable
+from ..errors import Silent
 from ..market_hours import HOUR_US, is_open, market_of
 from ..model import US_PER_S
 from .broker_host import Host
 
-__all__ = ["Silence", "Silent"]
+__all__ = ["Silence"]
 
 MOST_PATIENCE_S = 3600.0
 LOOKS = 10
@@ -28,10 +28,6 @@ SHRINKS = 0.9
 """What patience shrinks by with each look that finds something heard: from an hour to 90 s in five minutes."""
 OF_A_PAUSE = 1.5
 """What patience is at least, of the last pause that was none for good."""
-
-
-class Silent(Unavailable):
-    """The venue has sent nothing for too long."""
 
 
 class Silence:
@@ -45,7 +41,7 @@ class Silence:
         self._silent_since: float | None = None
 
     async def watch(self) -> None:
-        """Watch a session until cancelled. Raises :class:`Silent` where there was nothing for too long."""
+        """Watch a session until cancelled. Raises Silent where there was nothing for too long."""
         host = self._host
         began = trio.current_time()
         # A pause that a new session did not end goes on: only so is its true length known when it ends.

@@ -14,14 +14,14 @@ from typing import TypeAlias
 import trio
 
 from ..backoff import Backoff
-from ..errors import Unavailable
+from ..errors import Silent, Unavailable
 from ..metrics import Metrics
 from ..plugin import Broker, BrokerHistory, BrokerPlugin
 from .broker_host import Host, clean_text
 from .broker_state import BrokerState, Outcome, State, StateHistory
 from .demand import BrokerDemand, FeedChange
 from .session_end import judge
-from .silence import Silence, Silent
+from .silence import Silence
 
 __all__ = ["StateListener", "SupervisedBroker"]
 
@@ -217,6 +217,7 @@ class SupervisedBroker:
             self.demand.end_session()
             if live_since is not None:
                 self.host.gap(cause)
+                self.host.announce_holes()
         if live_since is not None and trio.current_time() - live_since >= STABLE_S:
             self.attempt = 0
             self._backoff.reset()

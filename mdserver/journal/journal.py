@@ -205,7 +205,7 @@ class Journal:
         delete_segments(done)
 
     def last_records(self) -> dict[Topic, LastRecord]:
-        """Return the last pending record of each topic, in one pass over the backlog. Blocking.
+        """Return the last pending record of each topic and the hole behind it, in one pass over the backlog. Blocking.
 
         A restarted server continues numbering from these where they are above the store's own.
         """
@@ -216,11 +216,14 @@ class Journal:
             if not records:
                 return newest
             for published in records:
-                topic = published.topic
-                if type(published.record) is Gap:
-                    continue  # a gap has the number of the record before it and the time of the record after it
-                if topic not in newest or published.seq > newest[topic].seq:
-                    newest[topic] = LastRecord(published.seq, published.record.time_us)
+                topic, record = published.topic, published.record
+                if type(record) is Gap:
+                    # A gap has the number of the record before it. One that has ended has the time of the one after it.
+                    if record.to_us is None:
+                        known = newest.get(topic, LastRecord(published.seq, record.from_us))
+                        newest[topic] = known._replace(hole=record)
+                elif topic not in newest or published.seq > newest[topic].seq:
+                    newest[topic] = LastRecord(published.seq, record.time_us)
 
     def sync(self) -> None:
         """Force everything appended to the disk. Blocking. Raises :class:`OSError` if that fails."""

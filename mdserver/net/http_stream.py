@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import trio
 
-from ..errors import Unavailable
+from ..errors import Silent, Unavailable
 from .http import MAX_ERROR_BYTES, make_client
 from .http_errors import RETRY_STATUSES, is_web_page, mapped_errors, page_error, status_error
 from .http_lines import LineReader, LineTooLong
@@ -52,7 +52,7 @@ class HttpStream:
             except StopAsyncIteration:
                 raise Unavailable(f"{self.url}: the server ended the stream") from None
         if scope.cancelled_caught:
-            raise Unavailable(f"{self.url}: nothing received for {silence_s:g} s, not even a heartbeat")
+            raise Silent(f"{self.url}: nothing received for {silence_s:g} s, not even a heartbeat")
         self.received_us = time.time_ns() // 1000
         return data
 

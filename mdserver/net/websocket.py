@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from ..errors import MdserverError, Rejected, Unavailable
+from ..errors import MdserverError, Rejected, Silent, Unavailable
 from . import frame_reader as frames
 from .handshake import Handshake, HandshakeError, Refused
 from .http_errors import RETRY_STATUSES, status_error
@@ -224,7 +224,7 @@ class WebSocket:
                 seen, since, asked = self._reads, now, False
             elif now - since >= silence_s:
                 text = f"{self.url}: nothing received for {silence_s:g} s, not even a pong"
-                await self._cut(Unavailable(text))
+                await self._cut(Silent(text))
                 return
             elif now - since >= silence_s / 2 and not asked:
                 asked = True

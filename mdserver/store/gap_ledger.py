@@ -1,4 +1,8 @@
-"""The table ``gaps``: intervals in which records of a series may be missing, and the state of each."""
+"""The tables of intervals in which records of a series may be missing: ``gaps`` that ended, and ``lasting_gaps``.
+
+A gap that lasts is written when it begins, one of a series at most, so that it survives a crash of the server; when it
+ends it moves to ``gaps``, which has the state of each.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,18 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import args_row
 
-from ..model import Gap, GapState, RecordType, Topic
+from ..model import JOURNAL_FULL, Gap, GapState, RecordType, Topic
 
-__all__ = ["GapRow", "last_gap_seqs", "mark_gap", "read_gaps", "read_gaps_by_seq", "write_gaps"]
+__all__ = [
+    "GapRow",
+    "LastingGap",
+    "last_gap_seqs",
+    "mark_gap",
+    "read_gaps",
+    "read_gaps_by_seq",
+    "read_lasting_gaps",
+    "write_gaps",
+]
 
 
 class GapRow(Struct, frozen=True):
@@ -28,6 +41,33 @@ class GapRow(Struct, frozen=True):
     size: int | None
     state: GapState
 
+
+class LastingGap(Struct, frozen=True):
+    """A gap that has not ended, with its series' names; time in microseconds."""
+
+    broker: str
+    symbol: str
+    type: RecordType
+    from_us: int
+    cause: str
+    size: int | None
+
+
+# After a crash the same gap is written once more, perhaps with a cause that knows less.
+_BEGIN = """insert into lasting_gaps as known (series_id, from_time, cause, size)
+    values (%s, timestamptz 'epoch' + %s * interval '1 microsecond', %s, %s)
+    on conflict (series_id) do update set from_time = excluded.from_time, cause = excluded.cause, size = excluded.size
+        where known.from_time <> excluded.from_time"""
+
+_END = "delete from lasting_gaps where series_id = %s"
+
+_READ_LASTING: LiteralString = """select s.broker, s.symbol, s.type,
+        (extract(epoch from g.from_time) * 1000000)::bigint, g.cause, g.size
+    from lasting_gaps g join series s on s.id = g.series_id
+    where (%(symbol)s::text is null or s.symbol = %(symbol)s)
+      and (%(broker)s::text is null or s.broker = %(broker)s)
+      and g.from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
+    order by g.from_time, g.series_id limit %(limit)s"""
 
 _WRITE = """insert into gaps (series_id, from_time, to_time, cause, size, state, seq)
     values (%s, timestamptz 'epoch' + %s * interval '1 microsecond',
@@ -62,22 +102,37 @@ _MARK = "update gaps set state = %s where id = %s returning series_id"
 
 
 def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, int, Gap]]) -> None:
-    """Add gaps, each with the id of its series and the number of the record before it; a known one stays unchanged.
+    """Add gaps in their order, each with the id of its series and the number of the record before it.
 
-    Where a series has a gap, another source may answer for it, so its history counts as changed. Blocking; runs
-    inside the caller's transaction.
+    One that is already stored is left unchanged.
+
+    One without an end is the series' lasting gap until one with an end comes. Where a series has a gap, another source
+    may answer for it, so its history counts as changed. Blocking; runs inside the caller's transaction.
     """
     if not gaps:
         return
+    lasting: dict[int, Gap | None] = {}
+    ended: list[tuple[int, int, Gap]] = []
+    for series_id, seq, gap in gaps:
+        if gap.to_us is not None:
+            ended.append((series_id, seq, gap))
+        if gap.cause != JOURNAL_FULL:  # what the journal did not take says nothing of the venue
+            lasting[series_id] = gap if gap.to_us is None else None
     with conn.cursor() as cursor:
         cursor.executemany(
             _WRITE,
             [
                 (series_id, gap.from_us, max(gap.from_us, gap.time_us), gap.cause, gap.size, gap.state, seq)
-                for series_id, seq, gap in gaps
+                for series_id, seq, gap in ended
             ],
         )
-    conn.execute(_BUMP_HISTORY, [sorted({series_id for series_id, _, _ in gaps})])
+        cursor.executemany(_END, [[series_id] for series_id, gap in lasting.items() if gap is None])
+        begun = [(series_id, gap) for series_id, gap in lasting.items() if gap is not None]
+        cursor.executemany(
+            _BEGIN, [(series_id, gap.from_us, gap.cause, gap.size) for series_id, gap in begun]
+        )
+    if ended:
+        conn.execute(_BUMP_HISTORY, [sorted({series_id for series_id, _, _ in ended})])
 
 
 def read_gaps(
@@ -121,6 +176,20 @@ def read_gaps_by_seq(
 def last_gap_seqs(conn: psycopg.Connection[Any], series_ids: Collection[int]) -> dict[int, int]:
     """Return the number that the last gap of each series lies behind; a series without gaps is left out. Blocking."""
     return dict(conn.execute(_LAST_SEQS, [list(series_ids)]).fetchall())
+
+
+def read_lasting_gaps(
+    conn: psycopg.Connection[Any],
+    last_us: int,
+    *,
+    symbol: str | None = None,
+    broker: str | None = None,
+    limit: int,
+) -> list[LastingGap]:
+    """Return the gaps that last and began until ``last_us``, earliest first. Blocking."""
+    values = {"symbol": symbol, "broker": broker, "last": last_us, "limit": limit}
+    with conn.cursor(row_factory=args_row(LastingGap)) as cursor:
+        return cursor.execute(_READ_LASTING, values).fetchall()
 
 
 def mark_gap(conn: psycopg.Connection[Any], gap_id: int, state: GapState) -> bool:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from psycopg.rows import args_row
 
 from ..kinds import BY_NAME
-from ..model import LastRecord, RecordType, Topic
+from ..model import Gap, LastRecord, RecordType, Topic
 
 __all__ = ["SeriesInfo", "list_series", "lock_series", "read_last_records"]
 
@@ -41,6 +41,9 @@ _COLUMNS: LiteralString = """s.id, s.broker, s.symbol, s.type, s.last_seq, s.row
     (extract(epoch from s.earliest) * 1000000)::bigint, (extract(epoch from s.latest) * 1000000)::bigint,
     s.hist_v, s.live_v, s.variant"""
 
+_LASTING: LiteralString = """select series_id, (extract(epoch from from_time) * 1000000)::bigint, cause, size
+    from lasting_gaps"""
+
 _LIST: LiteralString = f"""select {_COLUMNS} from series s
     where %(symbol)s::text is null or s.symbol = %(symbol)s order by s.id"""  # noqa: S608
 
@@ -60,8 +63,20 @@ def list_series(conn: psycopg.Connection[Any], symbol: str | None = None) -> lis
 
 
 def read_last_records(conn: psycopg.Connection[Any]) -> dict[Topic, LastRecord]:
-    """Return the last number and time of each topic, also of kinds of which only the numbers are stored."""
-    return {one.topic: LastRecord(one.last_seq, one.latest_us or 0) for one in _list(conn, None)}
+    """Return the last number and time of each topic and the gap that lasts, also of kinds that are not stored.
+
+    Of those the number alone is kept, and the time from which a gap lasts.
+    """
+    lasting = {row[0]: row[1:] for row in conn.execute(_LASTING).fetchall()}
+    found: dict[Topic, LastRecord] = {}
+    for one in _list(conn, None):
+        hole = None
+        if one.id in lasting:
+            from_us, cause, size = lasting[one.id]
+            hole = Gap(one.topic, from_us, None, cause, size)
+        time_us = one.latest_us or (0 if hole is None else hole.from_us)
+        found[one.topic] = LastRecord(one.last_seq, time_us, hole)
+    return found
 
 
 def _list(conn: psycopg.Connection[Any], symbol: str | None) -> list[SeriesInfo]:

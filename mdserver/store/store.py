@@ -16,7 +16,7 @@ from ..stream.live_candles import CandleKey, StoredCandle
 from ..stream.stored_past import Begin, GapKey, Page, Start
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
-from .gap_ledger import GapRow, mark_gap, read_gaps
+from .gap_ledger import GapRow, LastingGap, mark_gap, read_gaps, read_lasting_gaps
 from .history.fill_gap import add_records
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
@@ -33,6 +33,7 @@ __all__ = [
     "FetchedHour",
     "GapRow",
     "HourResult",
+    "LastingGap",
     "RecordPage",
     "RowPosition",
     "SeriesInfo",
@@ -133,6 +134,14 @@ class Store:
                 but=but,
                 limit=limit,
             )
+        )
+
+    async def lasting_gaps(
+        self, last_us: int, *, symbol: str | None = None, broker: str | None = None, limit: int
+    ) -> list[LastingGap]:
+        """Return the gaps that have not ended and began until ``last_us``, earliest first."""
+        return await self._read(
+            lambda conn: read_lasting_gaps(conn, last_us, symbol=symbol, broker=broker, limit=limit)
         )
 
     async def add_missed(self, topic: Topic, records: Sequence[Record]) -> list[int]:

@@ -15,7 +15,7 @@ from ..errors import JournalFull
 from ..journal.journal import Journal
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import Gap, Published, Topic
+from ..model import JOURNAL_FULL, Gap, Published, Topic
 
 __all__ = ["Publisher"]
 
@@ -91,5 +91,5 @@ class Publisher:
             from_us, size = record.time_us, 1
             if known is not None and type(known.record) is Gap:
                 from_us, size = known.record.from_us, (known.record.size or 0) + 1
-            gap = Gap(topic, from_us, max(from_us, record.time_us), "journal_full", size)
+            gap = Gap(topic, from_us, max(from_us, record.time_us), JOURNAL_FULL, size)
             self._lost[topic] = Published(topic, published.seq, gap)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from mdserver.model import Gap, Published, Tick, Topic
+from mdserver.model import JOURNAL_FULL, Gap, LastRecord, Published, Tick, Topic
 from mdserver.store.connection.database import Database
 from mdserver.store.store import GapRow, Store
 
@@ -19,9 +19,10 @@ BOOK = Topic("b", "GBPUSD", "orderbook", "10")
 
 
 def gap(
-    topic: Topic, from_us: int, to_us: int, cause: str = "disconnected", size: int | None = None
+    topic: Topic, from_us: int, to_us: int | None, cause: str = "disconnected", size: int | None = None
 ) -> Published:
-    return Published(topic, 1, Gap(topic, START_US + from_us, START_US + to_us, cause, size))
+    end = None if to_us is None else START_US + to_us
+    return Published(topic, 1, Gap(topic, START_US + from_us, end, cause, size))
 
 
 def tick(seq: int, at_us: int) -> Published:
@@ -81,3 +82,37 @@ async def test_a_gap_is_marked(database: Database) -> None:
     assert not await store.mark_gap(row.id + 1, "permanent")
     await store.write([gap(EURUSD, 0, 10)])  # a journal that is read again opens it no more
     assert [one.state for one in await everything(store)] == ["filled"]
+
+
+async def test_a_gap_that_lasts_is_known_until_it_ends(database: Database) -> None:
+    store = Store(database)
+
+    async def lasting() -> list[tuple[object, ...]]:
+        found = await store.lasting_gaps(2 * START_US, limit=9)
+        return [(one.broker, one.type, one.from_us - START_US, one.cause, one.size) for one in found]
+
+    await store.write([tick(1, 0), gap(EURUSD, 0, None, size=3), gap(BOOK, 4, None, "unsubscribed")])
+    assert await lasting() == [
+        ("a", "tick", 0, "disconnected", 3),
+        ("b", "orderbook", 4, "unsubscribed", None),
+    ]
+    assert await everything(store) == []
+    known = await store.last_records()
+    assert known[EURUSD] == LastRecord(1, START_US, Gap(EURUSD, START_US, None, "disconnected", 3))
+    assert (
+        known[BOOK].time_us == START_US + 4
+    )  # of a kind that is not stored, or else its next hole would be lost
+    await store.write([gap(EURUSD, 0, None, "restart")])  # the same, by a server that does not know this one
+    await store.write([gap(EURUSD, 0, 0, JOURNAL_FULL, 1)])
+    assert (await lasting())[0] == ("a", "tick", 0, "disconnected", 3)
+    batch = [gap(EURUSD, 0, 9), tick(2, 9)]
+    await store.write(batch)
+    assert [one[0] for one in await lasting()] == ["b"]
+    assert (await store.last_records())[EURUSD] == LastRecord(2, START_US + 9)
+    await store.write([gap(EURUSD, 0, None), *batch, gap(EURUSD, 9, None, "silence")])  # a journal read again
+    assert (await lasting())[1] == ("a", "tick", 9, "silence", None)
+    assert await store.lasting_gaps(START_US + 5, symbol="EURUSD", limit=9) == []
+    assert [one[:5] for one in shown(await everything(store))] == [
+        ("a", "tick", 0, 0, JOURNAL_FULL),
+        ("a", "tick", 0, 9, "disconnected"),
+    ]

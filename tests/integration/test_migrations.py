@@ -92,6 +92,7 @@ def test_every_file_once_in_order(empty: Connection) -> None:
             "numbering",
             "gaps",
             "seq_times",
+            "lasting_gaps",
         ),
     }
     for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):

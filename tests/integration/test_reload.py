@@ -127,10 +127,11 @@ async def test_a_change_of_settings_keeps_the_brokers_own_subscribers(folder: Pa
         config_of(folder, {**MOCK, "seed": 2})
         seen = await client.until(tick)
         await reload(daemon)
-        seen += await client.until(lambda m: m["type"] == "gap" and m["record_type"] == "tick")
+        seen += await client.until(lambda m: m["type"] == "gap" and "to" in m)
         before = [m["seq"] for m in seen if tick(m)][-1]
         assert seen[-1]["cause"] == "restart"
         assert [m["state"] for m in seen if m.get("broker") == "mock" and "state" in m] == [
+            "open",
             "starting",
             "starting",
             "live",

@@ -20,10 +20,11 @@ FEED = Feed("EURUSD", "tick")
 
 
 class Told:
-    """What a host gave on, in order: seqs and gaps."""
+    """What a host gave on, in order: seqs and gaps; those that last are in ``lasting``, with the place in the order."""
 
     def __init__(self, **last: LastRecord) -> None:
         self.events: list[int | Gap] = []
+        self.lasting: list[tuple[int, Gap]] = []
         self.metrics = Metrics()
         self.demand = BrokerDemand()
         self.host = Host(
@@ -36,7 +37,12 @@ class Told:
         )
 
     def _emit(self, batch: list[Published]) -> None:
-        self.events += [p.record if isinstance(p.record, Gap) else p.seq for p in batch]
+        for published in batch:
+            record = published.record
+            if isinstance(record, Gap) and record.to_us is None:
+                self.lasting.append((len(self.events), record))
+            else:
+                self.events.append(record if isinstance(record, Gap) else published.seq)
 
     def publish(self, *seconds: int) -> None:
         self.host.publish([Tick("EURUSD", T0 + second * 1_000_000, 1.1, 1.2) for second in seconds])
@@ -45,8 +51,8 @@ class Told:
         return self.metrics.registry.get_sample_value(f"mdserver_{name}", labels) or 0.0
 
 
-def gap(from_s: int, to_s: int, cause: str) -> Gap:
-    return Gap(EURUSD, T0 + from_s * 1_000_000, T0 + to_s * 1_000_000, cause)
+def gap(from_s: int, to_s: int | None, cause: str) -> Gap:
+    return Gap(EURUSD, T0 + from_s * 1_000_000, None if to_s is None else T0 + to_s * 1_000_000, cause)
 
 
 def test_what_comes_after_nobody_wanted_it_follows_a_gap() -> None:
@@ -110,6 +116,46 @@ def test_one_of_two_holders_leaving_makes_no_gap() -> None:
     told.demand.release(FEED)
     told.publish(2)
     assert told.events == [1, 2]
+
+
+def test_a_hole_is_given_on_when_it_begins_and_once() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.host.gap("disconnected")
+    told.host.announce_holes()
+    told.host.gap("silence")
+    told.host.announce_holes()
+    assert told.lasting == [(1, gap(1, None, "disconnected"))]
+    told.publish(5)
+    told.host.announce_holes()
+    told.demand.release(FEED)
+    told.demand.hold(FEED)
+    told.demand.refuse([FEED], "gone")
+    assert told.lasting[1:] == [(3, gap(5, None, "unsubscribed"))]
+    assert told.events == [1, gap(1, 5, "disconnected"), 2]
+
+
+def test_a_hole_that_lasted_when_the_server_ended_goes_on_with_its_cause() -> None:
+    hole = gap(3, None, "disconnected")
+    told = Told(
+        EURUSD=LastRecord(127, T0 + 3_000_000, hole), GBPUSD=LastRecord(5, 0), USDJPY=LastRecord(9, T0)
+    )
+    (restart,) = (
+        told.lasting
+    )  # of what is in the ledger, or what nobody knows the time of, there is nothing to give on
+    assert restart == (0, Gap(Topic("x", "USDJPY", "tick"), T0, None, "restart"))
+    assert told.host.hole(FEED) == hole
+    told.demand.hold(FEED)
+    told.host.gap("silence")
+    told.host.announce_holes()
+    assert told.host.hole(FEED) == hole
+    told.publish(8)
+    assert told.events == [gap(3, 8, "disconnected"), 128]
+    assert len(told.lasting) == 1
+    assert told.host.last_records() == {EURUSD: LastRecord(128, T0 + 8_000_000)}
+    told.host.gap("disconnected")
+    assert told.host.last_records()[EURUSD].hole == gap(8, None, "disconnected")
 
 
 def test_a_restart_makes_a_gap_behind_what_was_stored() -> None:

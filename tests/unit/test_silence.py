@@ -9,9 +9,10 @@ import pytest
 import structlog
 import trio
 
+from mdserver.errors import Silent
 from mdserver.feed.broker_host import Host
 from mdserver.feed.demand import BrokerDemand
-from mdserver.feed.silence import MOST_PATIENCE_S, Silence, Silent
+from mdserver.feed.silence import MOST_PATIENCE_S, Silence
 from mdserver.metrics import Metrics
 from mdserver.model import Feed
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from quart import Request
 
 from ...model import GapState
-from ...store.store import GapRow
+from ...store.store import GapRow, LastingGap
 from .encoding import seconds
 from .guard import current_grant
 from .params import number_up_to, query_of, symbol_of, time_range_us
@@ -32,14 +32,14 @@ async def gaps_document(request: Request, reading: Reading) -> dict[str, Any]:
     symbol = symbol_of(query) if "symbol" in query else None
     first_us, last_us = time_range_us({"from": "0", "to": str(_LAST_S), **query})
     limit = number_up_to(query, "limit", MAX_GAPS_SHOWN, DEFAULT_GAPS)
-    found = await reading.store.gaps(
-        first_us,
-        last_us,
-        symbol=symbol,
-        broker=query.get("broker"),
-        state=_state_of(query.get("state")),
-        limit=limit + 1,
+    broker, state = query.get("broker"), _state_of(query.get("state"))
+    found: list[GapRow | LastingGap] = []
+    found += await reading.store.gaps(
+        first_us, last_us, symbol=symbol, broker=broker, state=state, limit=limit + 1
     )
+    if state in (None, "open"):
+        found += await reading.store.lasting_gaps(last_us, symbol=symbol, broker=broker, limit=limit + 1)
+        found.sort(key=lambda gap: gap.from_us)
     return {"gaps": list(_shown(found[:limit])), "more": len(found) > limit}
 
 
@@ -52,19 +52,19 @@ def _state_of(text: str | None) -> GapState | None:
     raise invalid_parameter("state", text, f"expected one of {', '.join(STATES)}")
 
 
-def _shown(gaps: Iterable[GapRow]) -> Iterable[dict[str, Any]]:
+def _shown(gaps: Iterable[GapRow | LastingGap]) -> Iterable[dict[str, Any]]:
     grant = current_grant()
     for gap in gaps:
         if not grant.may_see(gap.broker, gap.symbol):
             continue
-        first, last = seconds([gap.from_us, gap.to_us])
+        to_us, state = (gap.to_us, gap.state) if isinstance(gap, GapRow) else (None, "open")
         yield {
             "broker": gap.broker,
             "symbol": gap.symbol,
             "record_type": gap.type,
-            "from": first,
-            "to": last,
+            "from": seconds([gap.from_us])[0],
+            "to": None if to_us is None else seconds([to_us])[0],
             "cause": gap.cause,
             "size": gap.size,
-            "state": gap.state,
+            "state": state,
         }

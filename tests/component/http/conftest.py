@@ -14,7 +14,7 @@ from quart_trio import QuartTrio
 from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S, Topic
 from mdserver.store.query.read_records import RecordPage
-from mdserver.store.store import GapRow
+from mdserver.store.store import GapRow, LastingGap
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
 
@@ -135,6 +135,11 @@ class FakeStore:
     async def is_settled(self, series_id: int, first_us: int, last_us: int) -> bool:
         self._note("is_settled")
         return all(first_us > last or last_us < first for first, last in self.holes)
+
+    async def lasting_gaps(self, last_us: int, **chosen: Any) -> list[LastingGap]:
+        row = LastingGap("kraken", "ETHUSD", "trade", (T0 + 20) * US_PER_S, "disconnected", None)
+        fits = chosen["symbol"] in (None, row.symbol) and chosen["broker"] in (None, row.broker)
+        return [row] if fits and row.from_us <= last_us else []
 
     async def gaps(self, first_us: int, last_us: int, **chosen: Any) -> list[GapRow]:
         self._note("gaps")

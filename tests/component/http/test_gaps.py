@@ -29,6 +29,16 @@ GAPS = [
         "size": None,
         "state": "filled",
     },
+    {
+        "broker": "kraken",
+        "symbol": "ETHUSD",
+        "record_type": "trade",
+        "from": T0 + 20,
+        "to": None,
+        "cause": "disconnected",
+        "size": None,
+        "state": "open",
+    },
 ]
 
 
@@ -36,9 +46,9 @@ GAPS = [
     ("query", "expected"),
     [
         ("", GAPS),
-        ("?symbol=eur/usd", GAPS[1:]),
+        ("?symbol=eur/usd", GAPS[1:2]),
         ("?broker=binance", GAPS[:1]),
-        ("?state=open", GAPS[:1]),
+        ("?state=open", GAPS[::2]),
         (f"?from={T0 + 1}", GAPS[1:]),
         (f"?to={T0 + 1}", GAPS[:1]),
         ("?state=permanent", []),
