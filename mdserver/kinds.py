@@ -15,10 +15,20 @@ from msgspec import Struct
 from .candles import Prices, prices_of_ticks, prices_of_trades
 from .model import Candle, Gap, OrderBook, Published, RecordType, Tick, Trade
 from .record_check import EARLIEST_US, CandleCheck, OrderBookCheck, TickCheck, TradeCheck
-from .record_wire import Received, candle_wire, gap_wire, order_book_wire, tick_wire, trade_wire
+from .record_wire import (
+    FULL_BOOK,
+    Received,
+    best_levels,
+    candle_wire,
+    gap_wire,
+    order_book_wire,
+    tick_wire,
+    trade_wire,
+)
 
 __all__ = [
     "BY_NAME",
+    "FULL_BOOK",
     "KINDS",
     "Check",
     "ColumnForm",
@@ -73,8 +83,11 @@ class Kind:
 
     ``struct`` has ``symbol`` and ``time_us`` and is array-like with a tag of its own: the journal tells kinds apart
     by it. ``check`` makes the check of a topic. ``wire`` makes what is encoded for clients, given when the socket
-    had the record. ``latest_wins``: whether a newer record of the topic takes the place of this one while a client
-    is behind. ``variant`` tells apart the topics of one symbol; None: there is one; ``default_variant`` is that of
+    had the record; ``times`` are its fields that are times, with those of the struct. ``cut`` leaves so many levels.
+    ``latest_wins``: whether a newer record of the topic takes the place of this one while a client is behind;
+    ``may_wait``: whether there are any such records.
+    ``changes``: whether it only changes what came before it, so that nothing but the whole can take its place.
+    ``variant`` tells apart the topics of one symbol; None: there is one; ``default_variant`` is that of
     whoever names none. ``stored`` None: the number is kept, the record is not; else the wire form is the columns under
     their names, for a replay is encoded by the database. No record is older than ``earliest_us``.
     """
@@ -84,6 +97,10 @@ class Kind:
     check: Callable[[], Check]
     wire: Callable[[Published, Any, Received], Struct]
     latest_wins: Callable[[Any], bool]
+    may_wait: bool = False
+    changes: Callable[[Any], bool] | None = None
+    cut: Callable[[Any, int], Any] | None = None
+    times: tuple[tuple[str, str], ...] = (("time", "time_us"),)
     variant: Callable[[Any], str] | None = None
     default_variant: str = ""
     stored: StoredAs | None = attrs.field(default=None)
@@ -102,6 +119,7 @@ _ROWS = (
         check=TickCheck,
         wire=tick_wire,
         latest_wins=lambda _: True,
+        may_wait=True,
         stored=StoredAs(
             "ticks",
             (
@@ -137,7 +155,10 @@ _ROWS = (
         OrderBook,
         check=OrderBookCheck,
         wire=order_book_wire,
-        latest_wins=lambda book: book.action == "snapshot" and book.depth != "full",
+        latest_wins=lambda book: book.action == "snapshot" and book.depth != FULL_BOOK,
+        may_wait=True,
+        changes=lambda book: book.depth == FULL_BOOK,
+        cut=best_levels,
         variant=lambda book: book.depth,
         default_variant="25",
     ),
@@ -147,6 +168,7 @@ _ROWS = (
         check=CandleCheck,
         wire=candle_wire,
         latest_wins=lambda candle: not candle.closed,
+        may_wait=True,
         variant=lambda candle: candle.interval,
     ),
 )
@@ -156,7 +178,14 @@ def _no_check() -> Check:
     raise TypeError("gaps come from the server, not from a broker")
 
 
-_GAP = Kind("gap", Gap, check=_no_check, wire=gap_wire, latest_wins=lambda _: False)
+_GAP = Kind(
+    "gap",
+    Gap,
+    check=_no_check,
+    wire=gap_wire,
+    latest_wins=lambda _: False,
+    times=(("from_s", "from_us"), ("to_s", "to_us")),
+)
 
 BY_NAME: dict[RecordType, Kind] = {kind.name: kind for kind in _ROWS}
 """The rows by the name that clients use: the kinds that a broker may have."""

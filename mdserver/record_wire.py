@@ -13,7 +13,9 @@ from msgspec import UNSET, Struct, UnsetType
 from .model import US_PER_S, Candle, Gap, GapState, Level, OrderBook, Published, Side, Tick, Trade
 
 __all__ = [
+    "FULL_BOOK",
     "Received",
+    "best_levels",
     "candle_wire",
     "gap_wire",
     "order_book_wire",
@@ -22,6 +24,9 @@ __all__ = [
     "trade_wire",
     "whole",
 ]
+
+FULL_BOOK = "full"
+"""The depth of a book with all levels: a snapshot and then its changes. Books of other depths stand for themselves."""
 
 Received: TypeAlias = float | UnsetType
 """When the socket had a record, in Unix seconds; unset for clients that did not ask."""
@@ -135,6 +140,13 @@ def trade_wire(published: Published, trade: Trade, received: Received) -> Struct
     )
 
 
+def best_levels(book: OrderBook, levels: int) -> OrderBook:
+    """Return the best levels of a book that stands for itself."""
+    return OrderBook(
+        book.symbol, book.time_us, book.bids[:levels], book.asks[:levels], book.action, str(levels)
+    )
+
+
 def order_book_wire(published: Published, book: OrderBook, received: Received) -> Struct:
     """Return an order book as it is encoded.
 
@@ -150,7 +162,7 @@ def order_book_wire(published: Published, book: OrderBook, received: Received) -
         (int(depth) if depth.isdecimal() else depth) if depth else UNSET,
         [(whole(price), whole(size)) for price, size in book.bids],
         [(whole(price), whole(size)) for price, size in book.asks],
-        True if depth == "full" and book.action == "snapshot" else UNSET,
+        True if depth == FULL_BOOK and book.action == "snapshot" else UNSET,
         received,
     )
 

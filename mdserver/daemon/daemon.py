@@ -149,7 +149,7 @@ class _Server:
                 control,
                 *filling,
                 brokers,
-                RouterPart(router, has_window=bool(config.server.window_ms)),
+                RouterPart(router),
                 self.web,
                 *storing,
             ],

@@ -139,7 +139,7 @@ class BrokersPart(Part):
         except ValueError as error:
             raise RequestError(400, str(error)) from None
         plugin, metrics, demand = self._plugins[entry.plugin], self._own_metrics, BrokerDemand()
-        router = Router(metrics)
+        router = Router(metrics, pacer=self._router.pacer)
         host = Host(
             name,
             demand,
@@ -206,21 +206,17 @@ def _pinned(entry: BrokerEntry, plugin: BrokerPlugin) -> list[Feed]:
 
 
 class RouterPart(Part):
-    """Closes the router's window of time, and delivers what is left in it at the end."""
+    """Closes the router's window of time, sends what waits for its rate, and delivers what is left at the end."""
 
     name = "router"
 
-    def __init__(self, router: Router, *, has_window: bool) -> None:
+    def __init__(self, router: Router) -> None:
         self._router = router
-        self._has_window = has_window
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
         task_status.started()
-        if self._has_window:
-            await self._router.run()
-        else:
-            await trio.sleep_forever()
+        await self._router.run()
 
     async def stop(self) -> None:
         """Deliver what the window holds."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.json import Encoder
 
 from ..model import RecordType, Topic
+from .encoding import Wire, array_head
 from .requests import RequestId
-from .server_frames import text_frame
+from .times import ShownTime
 
 __all__ = [
     "PROTOCOL_VERSION",
     "Outcome",
+    "Subscription",
     "ack",
     "ack_pieces",
     "error",
@@ -31,8 +32,6 @@ PROTOCOL_VERSION = 1
 PIECE = 500
 """Results or subscriptions in one piece of a long acknowledgement."""
 
-_encode = Encoder().encode
-
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
     """What became of one symbol and type of a request; a name that cannot be served is as the client wrote it.
@@ -48,13 +47,17 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     message: str | None = None
     interval: str | None = None
     recovered: bool | None = None
+    depth: int | str | None = None
 
 
-class _Subscription(Struct, frozen=True, omit_defaults=True):
+class Subscription(Struct, frozen=True, omit_defaults=True):
+    """What a client is subscribed to, as it is listed."""
+
     broker: str
     symbol: str
     type: RecordType
     interval: str | None = None
+    depth: int | str | None = None
 
 
 class _AckHead(Struct, frozen=True, tag_field="type", tag="ack"):
@@ -64,7 +67,7 @@ class _AckHead(Struct, frozen=True, tag_field="type", tag="ack"):
 
 class _Pong(Struct, frozen=True, tag_field="type", tag="pong"):
     id: RequestId | UnsetType
-    time: float
+    time: ShownTime
 
 
 class _Error(Struct, frozen=True, tag_field="type", tag="error"):
@@ -78,7 +81,7 @@ class _Hello(Struct, frozen=True, tag_field="type", tag="status"):
     protocol: int
     server: str
     epoch: str
-    time: float
+    time: ShownTime
 
 
 class _Status(Struct, frozen=True, tag_field="type", tag="status"):
@@ -89,7 +92,7 @@ class _Status(Struct, frozen=True, tag_field="type", tag="status"):
 
 class _Heartbeat(Struct, frozen=True, tag_field="type", tag="heartbeat"):
     n: int
-    time: float
+    time: ShownTime
     seqs: list[tuple[str, str, RecordType, int]]
 
 
@@ -102,82 +105,95 @@ class _ReplayComplete(Struct, frozen=True, tag_field="type", tag="status"):
     id: RequestId | UnsetType
     message: str
     seqs: list[tuple[str, str, RecordType, int]]
-    time: float
+    time: ShownTime
 
 
 def _id(request_id: RequestId) -> RequestId | UnsetType:
     return UNSET if request_id is None else request_id
 
 
-def hello(server_version: str, epoch: str, time_s: float) -> bytes:
+def hello(wire: Wire, server_version: str, epoch: str, time_us: int) -> bytes:
     """Frame the first message of every connection.
 
-    ``epoch`` names the numbering of records; ``time_s`` is the server's clock in Unix seconds.
+    ``epoch`` names the numbering of records; ``time_us`` is the server's clock.
     """
     server = f"mdserver/{server_version}"
-    hello = _Hello("Connected to Market Data Server", PROTOCOL_VERSION, server, epoch, time_s)
-    return text_frame(_encode(hello))
+    return wire.message(
+        _Hello("Connected to Market Data Server", PROTOCOL_VERSION, server, epoch, wire.show(time_us))
+    )
 
 
 def ack(
-    request_id: RequestId, action: str, results: Sequence[Outcome], subscriptions: Iterable[Topic]
+    wire: Wire,
+    request_id: RequestId,
+    action: str,
+    results: Sequence[Outcome],
+    subscriptions: Sequence[Subscription],
 ) -> bytes:
     """Frame an acknowledgement with the complete list of subscriptions as it is now."""
-    return text_frame(b"".join(ack_pieces(request_id, action, results, tuple(subscriptions))))
+    return wire.frame(b"".join(ack_pieces(wire, request_id, action, results, subscriptions)))
 
 
 def ack_pieces(
-    request_id: RequestId, action: str, results: Sequence[Outcome], subscriptions: Sequence[Topic]
+    wire: Wire,
+    request_id: RequestId,
+    action: str,
+    results: Sequence[Outcome],
+    subscriptions: Sequence[Subscription],
 ) -> Iterator[bytes]:
-    """Yield the text of an acknowledgement in pieces that take a millisecond or two each."""
-    head = _encode(_AckHead(_id(request_id), action))[:-1]
-    yield from _listed(head + b',"results":[', results)
-    lists = (
-        [_Subscription(*topic[:3], topic.variant or None) for topic in subscriptions[start : start + PIECE]]
-        for start in range(0, len(subscriptions), PIECE)
-    )
-    lead = b'],"subscriptions":['
-    for part in lists:
-        yield lead + _encode(part)[1:-1]
-        lead = b","
-    yield (b"" if lead == b"," else lead) + b"]}"
+    """Yield the payload of an acknowledgement in pieces that take a millisecond or two each."""
+    head = wire.encode(_AckHead(_id(request_id), action))
+    if wire.format == "json":
+        yield head[:-1] + b',"results":['
+        yield from _items(wire, results)
+        yield b'],"subscriptions":['
+        yield from _items(wire, subscriptions)
+        yield b"]}"
+        return
+    yield bytes((head[0] + 2,)) + head[1:]  # a map of two fields more
+    for name, items in (("results", results), ("subscriptions", subscriptions)):
+        yield wire.encode(name) + array_head(len(items))
+        yield from _items(wire, items)
 
 
-def _listed(lead: bytes, items: Sequence[Struct]) -> Iterator[bytes]:
-    if not items:
-        yield lead
+def _items(wire: Wire, items: Sequence[Struct]) -> Iterator[bytes]:
+    is_json = wire.format == "json"
     for start in range(0, len(items), PIECE):
-        yield lead + _encode(items[start : start + PIECE])[1:-1]
-        lead = b","
+        piece = items[start : start + PIECE]
+        encoded = wire.encode(piece)
+        if is_json:
+            yield (b"," if start else b"") + encoded[1:-1]
+        else:
+            yield encoded[len(array_head(len(piece))) :]
 
 
-def pong(request_id: RequestId, time_s: float) -> bytes:
-    """Frame the answer to the action ``ping``; ``time_s`` is the server's clock in Unix seconds."""
-    return text_frame(_encode(_Pong(_id(request_id), time_s)))
+def pong(wire: Wire, request_id: RequestId, time_us: int) -> bytes:
+    """Frame the answer to the action ``ping``; ``time_us`` is the server's clock."""
+    return wire.message(_Pong(_id(request_id), wire.show(time_us)))
 
 
-def error(request_id: RequestId, code: int, message: str) -> bytes:
+def error(wire: Wire, request_id: RequestId, code: int, message: str) -> bytes:
     """Frame an error."""
-    return text_frame(_encode(_Error(_id(request_id), code, message)))
+    return wire.message(_Error(_id(request_id), code, message))
 
 
-def heartbeat(number: int, time_s: float, seqs: Mapping[Topic, int]) -> bytes:
+def heartbeat(wire: Wire, number: int, time_us: int, seqs: Mapping[Topic, int]) -> bytes:
     """Frame a client's heartbeat; ``seqs``: the last number of each of its topics that changed since the one before."""
     rows = [(*topic[:3], seq) for topic, seq in seqs.items()]
-    return text_frame(_encode(_Heartbeat(number, time_s, rows)))
+    return wire.message(_Heartbeat(number, wire.show(time_us), rows))
 
 
-def notice(state: str, message: str) -> bytes:
+def notice(wire: Wire, state: str, message: str) -> bytes:
     """Frame what concerns no single broker."""
-    return text_frame(_encode(_Notice(state, message)))
+    return wire.message(_Notice(state, message))
 
 
-def status(broker: str, state: str, message: str) -> bytes:
+def status(wire: Wire, broker: str, state: str, message: str) -> bytes:
     """Frame a change of a broker's state."""
-    return text_frame(_encode(_Status(broker, state, message)))
+    return wire.message(_Status(broker, state, message))
 
 
-def replay_complete(request_id: RequestId, seqs: Mapping[Topic, int], time_s: float) -> bytes:
+def replay_complete(wire: Wire, request_id: RequestId, seqs: Mapping[Topic, int], time_us: int) -> bytes:
     """Frame the seam between a replay and what is live; ``seqs``: the last number of each topic that was replayed."""
     rows = [(*topic[:3], seq) for topic, seq in seqs.items()]
-    return text_frame(_encode(_ReplayComplete(_id(request_id), "replay complete", rows, time_s)))
+    return wire.message(_ReplayComplete(_id(request_id), "replay complete", rows, wire.show(time_us)))

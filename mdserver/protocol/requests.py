@@ -8,15 +8,17 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from ..kinds import BY_NAME
+from ..kinds import BY_NAME, FULL_BOOK
 from ..model import TIMEFRAMES
 from ..symbols import canonical
 from .since import Since, SinceSeqs, parse_since
 
 __all__ = [
+    "EVERY",
     "HEARTBEAT",
     "Auth",
     "Authenticate",
+    "Depth",
     "Fault",
     "ListSubscriptions",
     "Ping",
@@ -32,7 +34,16 @@ __all__ = [
 RequestId: TypeAlias = str | int | None
 
 
+Depth: TypeAlias = int | str
+"""Levels of an order book a side, or ``full``."""
+
 DEFAULT_INTERVAL = "1m"
+DEFAULT_DEPTH = 10
+MOST_LEVELS = 25
+MOST_RATE_MS = 60_000
+
+EVERY = "*"
+"""The symbol that stands for all symbols of a broker."""
 
 HEARTBEAT = "heartbeat"
 """A type of its own: it comes by the clock and belongs to no symbol."""
@@ -53,7 +64,9 @@ class Subscribe(Struct, frozen=True):
     """Start streams. ``broker`` None: each broker that has the symbol is tried in config order.
 
     ``received``: records carry when the server's socket had them. ``since``: from where in the past; where it names
-    the topics itself, ``symbols`` may be empty: then those are meant.
+    the topics itself, ``symbols`` may be empty: then those are meant. ``depth``: levels of order books, or ``full``.
+    ``rate_ms``: at most one record in so many milliseconds, 0: all. ``keep_all``: a client that is behind is closed
+    rather than told the latest only.
     """
 
     id: RequestId
@@ -64,6 +77,9 @@ class Subscribe(Struct, frozen=True):
     received: bool = False
     interval: str = DEFAULT_INTERVAL
     snapshot: bool = False
+    depth: Depth = DEFAULT_DEPTH
+    rate_ms: int = 0
+    keep_all: bool = False
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -74,6 +90,7 @@ class Unsubscribe(Struct, frozen=True):
     types: Selection
     broker: str | None
     interval: str | None = None
+    depth: Depth | None = None
 
 
 class ListSubscriptions(Struct, frozen=True):
@@ -120,16 +137,23 @@ class RequestError(Exception):
 
 
 _FIELDS = {
-    "subscribe": {"symbols", "types", "broker", "interval", "received", "since", "snapshot"},
-    "unsubscribe": {"symbols", "types", "broker", "interval"},
+    "subscribe": {
+        *("symbols", "types", "broker", "interval", "depth"),
+        *("received", "since", "snapshot", "rate_ms", "slow"),
+    },
+    "unsubscribe": {"symbols", "types", "broker", "interval", "depth"},
     "list": set(),
     "ping": set(),
     "auth": {"key"},
     "authenticate": {"broker", "credentials"},
 }
 
-_ONLY_OF = {"interval": "candle"}
-"""Fields that say something about one type alone."""
+_ONLY_OF = {
+    "interval": ("candle",),
+    "depth": ("orderbook",),
+    "rate_ms": tuple(name for name, kind in BY_NAME.items() if kind.may_wait),
+}
+"""Fields that say something about some types only."""
 
 MAX_TYPES = 16
 """Types that one request may name: each symbol is answered once for each of them."""
@@ -178,7 +202,9 @@ def _build(message: dict[str, Any], request_id: RequestId) -> Request:
             symbols = _symbols(message) if "symbols" in message else {}
             types = _types(message)
             _check_placed(message, types)
-            return Unsubscribe(request_id, symbols, types, _broker(message), _interval(message))
+            return Unsubscribe(
+                request_id, symbols, types, _broker(message), _interval(message), _depth(message)
+            )
         case "list":
             return ListSubscriptions(request_id)
         case "ping":
@@ -202,9 +228,25 @@ def _subscribe(message: dict[str, Any], request_id: RequestId) -> Subscribe:
     received = _flag(message, "received")
     if snapshot and since is not None:
         raise RequestError(400, "snapshot: not together with since, which brings the records themselves")
+    broker = _broker(message)
+    if EVERY in symbols and since is not None:
+        raise RequestError(400, f'since: not together with the symbol "{EVERY}": name the symbols')
+    if EVERY in symbols and broker is None:
+        symbols = {**symbols, EVERY: Fault(400, f'symbols: "{EVERY}" needs a broker, whose symbols it means')}
     _check_placed(message, types)
-    interval = _interval(message) or DEFAULT_INTERVAL
-    return Subscribe(request_id, symbols, types, _broker(message), since, received, interval, snapshot)
+    return Subscribe(
+        request_id,
+        symbols,
+        types,
+        broker,
+        since,
+        received,
+        _interval(message) or DEFAULT_INTERVAL,
+        snapshot,
+        _depth(message) or DEFAULT_DEPTH,
+        _rate_ms(message),
+        _keep_all(message),
+    )
 
 
 def _authenticate(message: dict[str, Any], request_id: RequestId) -> Authenticate:
@@ -230,6 +272,9 @@ def _symbols(message: dict[str, Any]) -> Selection:
     for item in _list(message, "symbols"):
         if not isinstance(item, str):
             out[_show(item)] = Fault(400, f"symbols: expected strings, found {_kind(item)}")
+            continue
+        if item == EVERY:
+            out[EVERY] = None
             continue
         try:
             out[canonical(item)] = None
@@ -261,9 +306,10 @@ def _types(message: dict[str, Any]) -> Selection:
 def _check_placed(message: dict[str, Any], types: Selection) -> None:
     """Refuse a field that none of the request's types knows: it would be ignored without a word."""
     for field, only_of in _ONLY_OF.items():
-        if field in message and only_of not in types:
+        if field in message and not any(name in types for name in only_of):
             asked = ", ".join(types) or "every type"
-            raise RequestError(400, f"{field}: belongs to the type {only_of}, got it with {asked}")
+            known = " and ".join(only_of)
+            raise RequestError(400, f"{field}: belongs to the type {known}, got it with {asked}")
 
 
 def _broker(message: dict[str, Any]) -> str | None:
@@ -287,6 +333,34 @@ def _interval(message: dict[str, Any]) -> str | None:
     if not isinstance(interval, str) or interval not in TIMEFRAMES:
         raise RequestError(400, f"interval: expected one of {', '.join(TIMEFRAMES)}, got {_show(interval)}")
     return interval
+
+
+def _depth(message: dict[str, Any]) -> Depth | None:
+    if "depth" not in message:
+        return None
+    if message["depth"] == FULL_BOOK:
+        return FULL_BOOK
+    return _whole(message, "depth", MOST_LEVELS, f' or "{FULL_BOOK}"')
+
+
+def _rate_ms(message: dict[str, Any]) -> int:
+    return _whole(message, "rate_ms", MOST_RATE_MS) if "rate_ms" in message else 0
+
+
+def _whole(message: dict[str, Any], field: str, most: int, otherwise: str = "") -> int:
+    value = message[field]
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    shown = str(value)[:40] if is_number else _show(value)
+    raise RequestError(400, f"{field}: expected a whole number from 1 to {most}{otherwise}, got {shown}")
+
+
+def _keep_all(message: dict[str, Any]) -> bool:
+    slow = message.get("slow", "conflate")
+    if slow not in ("conflate", "close"):
+        raise RequestError(400, f'slow: expected "conflate" or "close", got {_show(slow)}')
+    return bool(slow == "close")
 
 
 def _list(message: dict[str, Any], field: str) -> list[object]:

@@ -10,12 +10,14 @@ from itertools import chain
 
 __all__ = [
     "CloseCode",
+    "binary_frame",
     "close_frame",
+    "messages",
+    "payload_of",
     "payloads",
     "ping_frame",
     "text_frame",
     "text_frames",
-    "text_payload",
     "text_payloads",
 ]
 
@@ -38,6 +40,11 @@ def text_frame(payload: bytes) -> bytes:
     if size < 65_536:
         return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
     return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """Frame one binary message."""
+    return b"\x82" + text_frame(payload)[1:]
 
 
 def text_frames(payloads: Sequence[bytes]) -> bytes:
@@ -64,10 +71,22 @@ def close_frame(code: int, reason: str = "") -> bytes:
     return b"\x88%c%b%b" % (len(text) + 2, code.to_bytes(2, "big"), text)
 
 
-def text_payload(frame: bytes) -> bytes:
-    """Return the payload of one text frame made by :func:`text_frame`."""
+def payload_of(frame: bytes) -> bytes:
+    """Return the payload of one text or binary frame made here."""
     head = {126: 4, 127: 10}.get(frame[1], 2)
     return frame[head:]
+
+
+def messages(data: bytes) -> Iterator[str | bytes]:
+    """Yield what is in whole frames made here, one after the other: text or bytes, as it is to be sent."""
+    for is_text, payload in _cut(data):
+        yield payload.decode() if is_text else payload
+
+
+def payloads(data: bytes) -> Iterator[bytes]:
+    """Yield what is in whole frames made here, one after the other."""
+    for _, payload in _cut(data):
+        yield payload
 
 
 def text_payloads(data: bytes) -> Iterator[str]:
@@ -75,15 +94,14 @@ def text_payloads(data: bytes) -> Iterator[str]:
     return map(bytes.decode, payloads(data))
 
 
-def payloads(data: bytes) -> Iterator[bytes]:
-    """Yield what is in whole frames made by :func:`text_frame`, one after the other."""
+def _cut(data: bytes) -> Iterator[tuple[bool, bytes]]:
     at = 0
     while at < len(data):
-        size, head = data[at + 1], 2
+        is_text, size, head = data[at] == 0x81, data[at + 1], 2
         if size == 126:
             size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
         elif size == 127:
             size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
         at += head
-        yield data[at : at + size]
+        yield is_text, data[at : at + size]
         at += size

@@ -174,10 +174,17 @@ class LiveCandles:
 
     def forming(self, topic: Topic, source: RecordType) -> list[Published]:
         """Return the candles of a topic that have not closed yet, as they were sent last."""
-        line = self._lines.get((topic.broker, topic.symbol, source), {}).get(TIMEFRAMES[topic.variant])
-        if line is None:
-            return []
-        return [line.candle(open_s, values, closed=False) for open_s, values in sorted(line.forming.items())]
+        found = []
+        for series, lines in self._lines.items() if topic.symbol == "*" else self._lines_of(topic, source):
+            line = lines.get(TIMEFRAMES[topic.variant])
+            if line is not None and (series[0], series[2]) == (topic.broker, source):
+                forming = sorted(line.forming.items())
+                found += [line.candle(open_s, values, closed=False) for open_s, values in forming]
+        return found
+
+    def _lines_of(self, topic: Topic, source: RecordType) -> list[tuple[_Series, dict[int, _Line]]]:
+        series = (topic.broker, topic.symbol, source)
+        return [(series, self._lines[series])] if series in self._lines else []
 
     def _start_clock(self, timeframe_s: int) -> None:
         clock = self._clocks.get(timeframe_s)

@@ -12,7 +12,7 @@ however slowly the client reads: a page, or what the socket did not take of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import trio
@@ -20,6 +20,8 @@ import trio
 from ..errors import StoreUnavailable
 from ..metrics import Metrics
 from ..model import Topic
+from ..protocol.encoding import Encoding
+from ..protocol.terms import Terms
 from .router import Router
 from .stored_past import Begin, GapKey, Page, Start, StoredPast
 from .tail import Tail
@@ -103,7 +105,7 @@ class Replay:
     """One client's replay of some topics.
 
     ``after``: where each stands: the number up to which the client has it. A topic that is taken out of it is left
-    alone from then on. ``received``: those whose records carry the time of their receipt.
+    alone from then on. ``encodings``: in which bytes the client gets each.
     """
 
     def __init__(
@@ -111,14 +113,14 @@ class Replay:
         shared: Replays,
         sink: ReplaySink,
         after: Mapping[Topic, int],
-        received: Collection[Topic],
+        encodings: Mapping[Topic, Encoding],
         on_live: Callable[[Replay], None],
     ) -> None:
         """``on_live`` is called once, when the client has all of the past: it makes the topics live at once."""
         self.after = dict(after)
         self._shared = shared
         self._sink = sink
-        self._received = frozenset(received)
+        self._encodings = dict(encodings)
         self._on_live = on_live
         self._limit = FIRST_RECORDS
         self._told: dict[Topic, frozenset[GapKey]] = {}
@@ -146,13 +148,13 @@ class Replay:
                 topic,
                 self.after[topic],
                 self._limit,
-                received=topic in self._received,
+                received=self._encodings[topic].received,
                 told=self._told.get(topic, frozenset()),
             )
             for piece in page.pieces:
                 await self._sink.drained()
                 if topic in self.after:
-                    self._sink.write(piece)
+                    self._sink.write(self._encodings[topic].translate(piece))
             if topic not in self.after:
                 return
             # a client that took it all at once gets more at once
@@ -165,7 +167,7 @@ class Replay:
         """Read what was published before now, hand over what is published from now on; False if that was too much."""
         tail = Tail(TAIL_BYTES)
         router, past = self._shared.router, self._shared.past()
-        router.set_topics(tail, self.after, self._received & self.after.keys())
+        router.set_topics(tail, {topic: Terms(self._encodings[topic]) for topic in self.after})
         try:
             with trio.move_on_after(SEAM_S) as waiting:
                 await past.caught_up()
@@ -180,7 +182,7 @@ class Replay:
                 self._sink.write(tail.take(self.after, self._told, HAND_OVER_BYTES))
                 await self._sink.drained()
         finally:
-            router.set_topics(tail, ())  # what its window has gathered goes to the tail first
+            router.set_topics(tail, {})  # what its window has gathered goes to the tail first
         if tail.overflowed or not self._wanted():
             return False
         self._sink.write(tail.take(self.after, self._told, TAIL_BYTES))

@@ -1,179 +1,168 @@
 """Fan-out: from accepted records to the clients that subscribed to them.
 
-One synchronous pass per batch: each record is encoded and framed once, what a client is owed is joined, and each
-client gets one write. Clients with the same set of topics form a group and share the joined bytes. Records
-that nobody subscribed to are not encoded. No await per delivery: a task switch costs more than the write. Not even
-Python code runs per delivery as long as all goes well: the writes of a pass are one loop in C.
+One synchronous pass per batch: each record is encoded and framed once for all who want the same bytes, what a client is
+owed is joined, and each client gets one write. Clients with the same subscriptions form a group and share the joined
+bytes. Records that nobody subscribed to are not encoded. No await per delivery: a task switch costs more than the
+write. Not even Python code runs per delivery as long as all goes well: the writes of a pass are one loop in C.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress, islice, repeat
-from typing import Protocol, TypeAlias
 
 import trio
 
+from ..kinds import FULL_BOOK, KINDS
 from ..metrics import Metrics
 from ..model import Gap, Published, Topic
-from ..protocol.record_frames import frame_record
+from ..protocol.encoding import Encoding, mark
+from ..protocol.requests import EVERY
+from ..protocol.terms import Terms
+from .audience import Array, Audience, Entry, Group, Key, Line, Owed, Sink
+from .full_books import FullBooks
+from .pacing import Pace, Pacer
 
-__all__ = ["Router", "Sink"]
-
-
-class Sink(Protocol):
-    """The write side of one client, as the router sees it. Nothing here blocks or raises."""
-
-    @property
-    def descriptor(self) -> int:
-        """The non-blocking socket that takes frames right now, -1 when they must be handed to the sink."""
-        ...
-
-    @property
-    def behind(self) -> bool:
-        """True while the client has not taken what it was sent before."""
-        ...
-
-    def write(self, frames: bytes) -> None:
-        """Send whole frames."""
-        ...
-
-    def park(self, rest: bytes) -> None:
-        """Send the rest of frames that went out through the descriptor in part."""
-        ...
-
-    def offer(self, published: Published, frame: bytes) -> None:
-        """Keep a record for a client that is behind: ticks may be conflated, trades never are."""
-        ...
-
-
-_Owed: TypeAlias = tuple[Published, bytes]
-"""A record and its frame."""
-
-
-class _Group:
-    """Clients with one and the same set of topics; ``only`` is the client of a group of one.
-
-    ``received`` are the topics whose records they want with the time of receipt.
-    ``first`` and ``more`` are what it is owed in the current pass: mostly one record, which needs no list.
-    """
-
-    __slots__ = ("first", "more", "only", "received", "sinks", "topics")
-
-    def __init__(self, topics: frozenset[Topic], received: frozenset[Topic]) -> None:
-        self.topics = topics
-        self.received = received
-        self.sinks: dict[Sink, None] = {}
-        self.only: Sink | None = None
-        self.first: _Owed | None = None
-        self.more: list[_Owed] | None = None
-
-    def add(self, sink: Sink) -> None:
-        self.sinks[sink] = None
-        self.only = sink if len(self.sinks) == 1 else None
-
-    def remove(self, sink: Sink) -> None:
-        del self.sinks[sink]
-        self.only = next(iter(self.sinks)) if len(self.sinks) == 1 else None
-
-    def owed(self) -> list[_Owed]:
-        assert self.first is not None  # noqa: S101 - it was touched
-        return [self.first, *(self.more or ())]
-
-
-class _Audience:
-    """The groups that listen to one topic; ``sinks`` are their clients, None until they are listed again.
-
-    ``timed``: those of another frame, in which records carry the time of their receipt; None while nobody asks.
-    """
-
-    __slots__ = ("groups", "sinks", "timed")
-
-    def __init__(self) -> None:
-        self.groups: dict[_Group, None] = {}
-        self.sinks: list[Sink] | None = None
-        self.timed: dict[_Group, None] | None = None
-
-    def add(self, group: _Group, *, timed: bool) -> None:
-        if not timed:
-            self.groups[group] = None
-        elif self.timed is None:
-            self.timed = {group: None}
-        else:
-            self.timed[group] = None
-
-    def discard(self, group: _Group) -> None:
-        """Forget a group; the audience may be empty then."""
-        self.groups.pop(group, None)
-        if self.timed is not None:
-            self.timed.pop(group, None)
-            self.timed = self.timed or None
-
-    @property
-    def empty(self) -> bool:
-        return not self.groups and self.timed is None
+__all__ = ["Router"]
 
 
 class Router:
     """Topics and who listens to them.
 
     ``window_s`` 0: each batch goes out before :meth:`publish` returns. Above 0: batches are collected that long,
-    so that many small ones cost one write per client; :meth:`run` must then be running.
+    so that many small ones cost one write per client. :meth:`run` must be running for that, and for subscriptions
+    with a rate; ``pacer`` is one that runs already.
     """
 
-    def __init__(self, metrics: Metrics, window_s: float = 0.0) -> None:
-        self._audiences: dict[Topic, _Audience] = {}
-        self._groups: dict[tuple[frozenset[Topic], frozenset[Topic]], _Group] = {}
-        self._group_of: dict[Sink, _Group] = {}
+    def __init__(self, metrics: Metrics, window_s: float = 0.0, *, pacer: Pacer | None = None) -> None:
+        self.pacer = pacer or Pacer()
+        self._audiences: dict[Topic, Audience] = {}
+        self._groups: dict[Key, Group] = {}
+        self._group_of: dict[Sink, Group] = {}
+        self._of_every = 0
+        """Topics that stand for all symbols of a broker: while there are none nothing is looked up for them."""
         self._window_s = window_s
         self._collected: list[Published] = []
         self._wake = trio.Event()
         self._delivered = metrics.delivered.labels()
+        self._conflated = metrics.conflated
         self._last: dict[Topic, Published] = {}
+        self._books = FullBooks()
+        self._for_books: list[Published] = []
+
+    # -- who listens ---------------------------------------------------------------------------------
 
     def topics_of(self, sink: Sink) -> frozenset[Topic]:
         """Return what a client is subscribed to."""
         group = self._group_of.get(sink)
-        return frozenset() if group is None else group.topics
+        return frozenset() if group is None else frozenset(group.terms)
 
-    def set_topics(self, sink: Sink, topics: Iterable[Topic], received: Iterable[Topic] = ()) -> None:
+    def set_topics(self, sink: Sink, topics: Mapping[Topic, Terms], array: Array = None) -> None:
         """Make ``topics`` the complete set of a client's subscriptions; an empty one forgets the client.
 
-        ``received``: those of them whose records carry the time of their receipt.
+        A topic with the symbol ``*`` stands for all topics of its broker, type and variant that are not named
+        themselves. ``array`` puts the frames of several records into one for this client.
         """
         self.flush()  # what was published before is owed to the old set
-        wanted, timed = frozenset(topics), frozenset(received)
-        self._leave(sink)
-        if not wanted:
+        before = self._group_of.get(sink)
+        if not topics:
+            if before is not None:
+                self._leave(sink, before)
             return
-        group = self._groups.get((wanted, timed))
-        if group is None:
-            group = self._groups[wanted, timed] = _Group(wanted, timed)
-            for topic in wanted:
-                self._audiences.setdefault(topic, _Audience()).add(group, timed=topic in timed)
-        group.add(sink)
-        self._group_of[sink] = group
-        self._relist(wanted)
+        terms = dict(topics)
+        key: Key = (frozenset(terms.items()), array)
+        group = self._groups.get(key)
+        if group is not None and group is before:
+            return
+        if before is not None and before.paced:
+            self._send_held(sink, before, terms)
+        paced_before = {} if before is None else {topic: before.terms[topic] for topic in before.paced}
+        if group is None and before is not None and before.only is sink and before.array is array:
+            group = before
+            self._change(group, terms, key)
+        else:
+            if group is None:
+                group = self._groups[key] = Group(terms, array)
+                self._listen(group, terms)
+            group.add(sink)  # before it leaves the other: what both listen to is not given up
+            self._relist(group)
+            if before is not None:
+                self._leave(sink, before)
+            self._group_of[sink] = group
+        new = [topic for topic in group.paced if paced_before.get(topic) != group.terms[topic]]
+        if new:
+            self.told(sink, new)
 
-    def _leave(self, sink: Sink) -> None:
-        group = self._group_of.pop(sink, None)
-        if group is None:
+    def told(self, sink: Sink, topics: Iterable[Topic]) -> None:
+        """Note that a client has the newest record of these topics, also if it waits for its time otherwise."""
+        group = self._group_of.get(sink)
+        if group is None or not group.paced:
             return
-        group.remove(sink)
-        self._relist(group.topics)
-        if group.sinks:
-            return
-        del self._groups[group.topics, group.received]
-        for topic in group.topics:
-            audience = self._audiences[topic]
-            audience.discard(group)
-            if audience.empty:
-                del self._audiences[topic]
-
-    def _relist(self, topics: Iterable[Topic]) -> None:
         for topic in topics:
-            self._audiences[topic].sinks = None
+            for held, pace in self._paces(group, topic):
+                if pace.held is not None:
+                    pace.known[sink] = self._last[held].seq
+
+    def _paces(self, group: Group, topic: Topic) -> list[tuple[Topic, Pace]]:
+        """Return what a group's subscription holds back, by topic."""
+        terms = group.terms.get(topic)
+        if terms is None or not terms.rate_ms:
+            return []
+        return list((self._audiences[topic].lines[terms].paces or {}).items())
+
+    def _send_held(self, sink: Sink, group: Group, topics: Mapping[Topic, Terms]) -> None:
+        """Send a client what waits for it by subscriptions that it keeps on other terms."""
+        for topic in group.paced:
+            if topic in topics and topics[topic] != group.terms[topic]:
+                for _, pace in self._paces(group, topic):
+                    if pace.held is not None:
+                        skipped = pace.missed_by(sink, pace.held)
+                        self._write_held([(sink, skipped)], pace.held, group.terms[topic])
+
+    def _listen(self, group: Group, topics: Mapping[Topic, Terms]) -> None:
+        audiences = self._audiences
+        for topic, terms in topics.items():
+            audience = audiences.get(topic)
+            if audience is None:
+                audience = audiences[topic] = Audience(is_every=topic.symbol == EVERY)
+                self._of_every += audience.is_every
+            audience.add(group, terms)
+
+    def _unlisten(self, group: Group, topics: Mapping[Topic, Terms]) -> None:
+        audiences = self._audiences
+        for topic, terms in topics.items():
+            if audiences[topic].discard(group, terms):
+                del audiences[topic]
+                self._of_every -= topic.symbol == EVERY
+                if topic.variant == FULL_BOOK:
+                    self._books.drop(topic)
+
+    def _change(self, group: Group, terms: dict[Topic, Terms], key: Key) -> None:
+        """Give a group of one other topics: of thousands only those that change are touched."""
+        before = group.terms
+        del self._groups[frozenset(before.items()), group.array]
+        self._groups[key] = group
+        added = {topic: one for topic, one in terms.items() if before.get(topic) != one}
+        gone = {topic: one for topic, one in before.items() if terms.get(topic) != one}
+        group.take(terms)
+        self._listen(group, added)
+        self._unlisten(group, gone)
+
+    def _leave(self, sink: Sink, group: Group) -> None:
+        del self._group_of[sink]
+        group.remove(sink)
+        if group.sinks:
+            self._relist(group)
+            return
+        del self._groups[frozenset(group.terms.items()), group.array]
+        self._unlisten(group, group.terms)
+
+    def _relist(self, group: Group) -> None:
+        for topic, terms in group.terms.items():
+            self._audiences[topic].lines[terms].sinks = None
+
+    # -- what is published ---------------------------------------------------------------------------
 
     def publish(self, batch: Sequence[Published]) -> None:
         """Hand a batch to its subscribers, at once or at the end of the window."""
@@ -181,6 +170,8 @@ class Router:
         for published in batch:
             if type(published.record) is not Gap:
                 last[published.topic] = published
+            if published.topic.variant == FULL_BOOK:
+                self._for_books.append(published)
         if not self._window_s:
             self._deliver(batch)
             return
@@ -188,8 +179,14 @@ class Router:
         self._wake.set()
 
     def last(self, topic: Topic) -> Published | None:
-        """Return the newest record of a topic that was published since the start, or None."""
-        return self._last.get(topic)
+        """Return the newest record of a topic that was delivered since the start, or None; of a full book all of it."""
+        return self._books.whole(topic) if topic.variant == FULL_BOOK else self._last.get(topic)
+
+    def last_of_every(self, every: Topic) -> list[Published]:
+        """Return the newest records of the topics that one with the symbol ``*`` stands for."""
+        known = self._books.topics() if every.variant == FULL_BOOK else self._last
+        topics = [topic for topic in known if (topic.broker, *topic[2:]) == (every.broker, *every[2:])]
+        return [one for topic in topics if (one := self.last(topic)) is not None]
 
     def last_seqs(self) -> dict[Topic, int]:
         """Return the number of the newest record of each topic; topics whose records have none are left out."""
@@ -202,17 +199,28 @@ class Router:
             self._deliver(batch)
 
     async def run(self) -> None:
-        """Close each window after its time; runs until cancelled, and then delivers what is left."""
+        """Close each window after its time, and keep rates; runs until cancelled, and then delivers what is left."""
         try:
-            while True:
-                await self._wake.wait()
-                await trio.sleep(self._window_s)
-                self._wake = trio.Event()
-                self.flush()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.pacer.run)
+                nursery.start_soon(self._close_windows)
         finally:
             self.flush()
 
+    async def _close_windows(self) -> None:
+        while True:
+            await self._wake.wait()
+            await trio.sleep(self._window_s)
+            self._wake = trio.Event()
+            self.flush()
+
+    # -- delivery ------------------------------------------------------------------------------------
+
     def _deliver(self, batch: Sequence[Published]) -> None:
+        if self._for_books:
+            for published in self._for_books:
+                self._books.take(published)
+            self._for_books.clear()
         delivered = self._deliver_one(batch[0]) if len(batch) == 1 else self._deliver_many(batch)
         if delivered:
             self._delivered.value += delivered
@@ -220,36 +228,35 @@ class Router:
     def _deliver_one(self, published: Published) -> int:
         """Deliver a record that came alone: nothing to join."""
         audience = self._audiences.get(published.topic)
+        if self._of_every or (audience is not None and audience.is_paced):
+            return self._deliver_many([published])
         if audience is None:
             return 0
-        sinks = audience.sinks
-        if sinks is None:
-            sinks = audience.sinks = [sink for group in audience.groups for sink in group.sinks]
-        if audience.timed is None:
-            return _write_to_all(sinks, published, frame_record(published))
-        timed = [sink for group in audience.timed for sink in group.sinks]
-        delivered = _write_to_all(timed, published, frame_record(published, received=True))
-        return delivered + (_write_to_all(sinks, published, frame_record(published)) if sinks else 0)
+        delivered = 0
+        frames: dict[Encoding, bytes] = {}
+        for terms, line in audience.lines.items():
+            frame = frames.get(terms.encoding)
+            if frame is None:
+                frame = frames[terms.encoding] = terms.encoding.frame(published)
+            delivered += _write_to_all(line.listed(), (published, frame, terms, 0), self.last)
+        return delivered
 
     def _deliver_many(self, batch: Sequence[Published]) -> int:
         """Deliver records that came together: join what each client is owed, and write it once."""
-        touched: list[_Group] = []
+        touched: list[Group] = []
         try:
-            self._touch(batch, touched)
-            return self._deliver_owed(touched)
+            delivered = self._touch(batch, touched)
+            return delivered + self._deliver_owed(touched)
         finally:
             for group in touched:
                 group.first = group.more = None
 
-    def _deliver_owed(self, touched: Sequence[_Group]) -> int:
+    def _deliver_owed(self, touched: Sequence[Group]) -> int:
         sinks: list[Sink] = []
         frames: list[bytes] = []
         delivered = 0
         for group in touched:
-            assert group.first is not None  # noqa: S101 - it was touched
-            joined, records = group.first[1], 1
-            if group.more is not None:
-                joined, records = b"".join([frame for _, frame in group.owed()]), 1 + len(group.more)
+            joined, records = group.joined()
             if group.only is not None:
                 sinks.append(group.only)
                 frames.append(joined)
@@ -262,22 +269,128 @@ class Router:
         if sent != list(map(len, frames)):
             for sink, joined, count in zip(sinks, frames, sent, strict=True):
                 if count != len(joined):
-                    _hand_over(sink, self._group_of[sink].owed(), joined, count)
+                    _hand_over(sink, self._group_of[sink].owed(), joined, count, self.last)
         return delivered
 
-    def _touch(self, batch: Sequence[Published], touched: list[_Group]) -> None:
-        """Note for each group what it is owed, and add to ``touched`` the groups that are owed something."""
+    def _touch(self, batch: Sequence[Published], touched: list[Group]) -> int:
+        """Note for each group what it is owed, and add to ``touched`` the groups that are owed something.
+
+        Returns how many records were delivered by the way.
+        """
+        delivered = 0
         for published in batch:
-            audience = self._audiences.get(published.topic)
-            if audience is None:
-                continue
-            if audience.groups:
-                _owe(audience.groups, (published, frame_record(published)), touched)
-            if audience.timed is not None:
-                _owe(audience.timed, (published, frame_record(published, received=True)), touched)
+            topic = published.topic
+            audience = self._audiences.get(topic)
+            frames: dict[Encoding, bytes] = {}
+            if audience is not None:
+                for line in audience.lines.values():
+                    if line.paces is None:
+                        _owe(line.groups, _entry(published, line.terms, frames), touched)
+                    else:
+                        delivered += self._pace(line, published, line.groups, frames, touched)
+            every = self._audiences.get(Topic(topic.broker, EVERY, *topic[2:])) if self._of_every else None
+            if every is not None:
+                for line in every.lines_for(topic):
+                    groups = line.groups_for(topic)
+                    if line.paces is None:
+                        _owe(groups, _entry(published, line.terms, frames), touched)
+                    else:
+                        delivered += self._pace(line, published, groups, frames, touched)
+        return delivered
+
+    # -- subscriptions with a rate -------------------------------------------------------------------
+
+    def _pace(
+        self,
+        line: Line,
+        published: Published,
+        groups: Iterable[Group],
+        frames: dict[Encoding, bytes],
+        touched: list[Group],
+    ) -> int:
+        """Owe a record to those who get it at a rate, or hold it back; return how many were delivered by the way."""
+        assert line.paces is not None  # noqa: S101 - the caller looked
+        topic = published.topic
+        pace = line.paces.get(topic)
+        if pace is None:
+            pace = line.paces[topic] = Pace()
+        delivered = 0
+        if _may_wait(published):
+            now_s = trio.current_time()
+            if pace.held is not None or now_s < pace.due_s:
+                if pace.hold(published):
+                    self.pacer.call_at(pace.due_s, self._release_due, line, topic)
+                return 0
+            pace.due_s = now_s + line.terms.rate_ms / 1000
+        elif pace.held is not None and not (pace.skipped and _changes(pace.held)):
+            # What waits comes first, and behind what is owed already. Of a full book with changes left out it waits on:
+            # it becomes a snapshot, and one of now must not stand before this record.
+            delivered = self._deliver_owed(touched)
+            for group in touched:
+                group.first = group.more = None
+            touched.clear()
+            delivered += self._release(line, topic)
+        _owe(groups, _entry(published, line.terms, frames), touched)
+        return delivered
+
+    def _release_due(self, line: Line, topic: Topic) -> None:
+        """Send what waited for its time, unless it is sent already."""
+        pace = (line.paces or {}).get(topic)
+        if pace is None or pace.held is None or trio.current_time() < pace.due_s:
+            return
+        pace.due_s = trio.current_time() + line.terms.rate_ms / 1000
+        self._delivered.value += self._release(line, topic)
+
+    def _release(self, line: Line, topic: Topic) -> int:
+        assert line.paces is not None  # noqa: S101 - the callers looked
+        pace = line.paces[topic]
+        sinks = [sink for group in line.groups_for(topic) for sink in group.sinks]
+        missed = [(sink, pace.missed_by(sink, pace.held)) for sink in sinks if pace.held is not None]
+        published, _, _ = pace.release()
+        return self._write_held(missed, published, line.terms)
+
+    def _write_held(
+        self, sinks: Sequence[tuple[Sink, int | None]], published: Published, terms: Terms
+    ) -> int:
+        """Write a record that waited; each client with the number of those left out for it, None: it has it."""
+        by_skipped: dict[int, list[Sink]] = {}
+        for sink, skipped in sinks:
+            if skipped is not None:
+                by_skipped.setdefault(skipped, []).append(sink)
+        delivered = 0
+        for skipped, theirs in by_skipped.items():
+            shown = published
+            if skipped and _changes(published):
+                shown = self.last(published.topic) or published
+            frame = terms.encoding.frame(shown)
+            if skipped:
+                frame = mark(frame, "conflated", skipped)
+                self._conflated.inc(skipped * len(theirs))
+            delivered += _write_to_all(theirs, (shown, frame, terms, skipped), self.last)
+        return delivered
 
 
-def _owe(groups: Iterable[_Group], entry: _Owed, touched: list[_Group]) -> None:
+def _may_wait(published: Published) -> bool:
+    """Whether a later record may stand for this one, or for a change of a full book the book."""
+    record = published.record
+    return KINDS[type(record)].latest_wins(record) or _changes(published)
+
+
+def _changes(published: Published) -> bool:
+    changes = KINDS[type(published.record)].changes
+    return changes is not None and changes(published.record)
+
+
+def _entry(published: Published, terms: Terms, frames: dict[Encoding, bytes]) -> Entry:
+    """Return a record as it is owed; ``frames`` are its encodings so far."""
+    encoding = terms.encoding
+    frame = frames.get(encoding)
+    if frame is None:
+        frame = frames[encoding] = encoding.frame(published)
+    return published, frame, terms, 0
+
+
+def _owe(groups: Iterable[Group], entry: Entry, touched: list[Group]) -> None:
     for group in groups:
         if group.first is None:
             group.first = entry
@@ -288,13 +401,14 @@ def _owe(groups: Iterable[_Group], entry: _Owed, touched: list[_Group]) -> None:
             group.more.append(entry)
 
 
-def _write_to_all(sinks: Sequence[Sink], published: Published, frame: bytes) -> int:
+def _write_to_all(sinks: Sequence[Sink], entry: Entry, last: Callable[[Topic], Published | None]) -> int:
     """Write one record to each sink; return how many there are."""
+    frame = entry[1]
     sent = _write_each(sinks, repeat(frame))
     if sent.count(len(frame)) < len(sinks):
         for sink, count in zip(sinks, sent, strict=True):
             if count != len(frame):
-                _hand_over(sink, [(published, frame)], frame, count)
+                _hand_over(sink, [entry], frame, count, last)
     return len(sinks)
 
 
@@ -324,12 +438,18 @@ def _write_open(descriptors: Sequence[int], frames: Iterable[bytes]) -> list[int
     return sent
 
 
-def _hand_over(sink: Sink, owed: Sequence[_Owed], frames: bytes, sent: int) -> None:
+def _hand_over(
+    sink: Sink,
+    entries: Sequence[Entry],
+    frames: bytes,
+    sent: int,
+    last: Callable[[Topic], Published | None],
+) -> None:
     """Leave to the sink what its descriptor did not take: it knows whether the client is slow, gone or not direct."""
     if sent >= 0:
         sink.park(frames[sent:])
     elif sink.behind:
-        for published, frame in owed:
-            sink.offer(published, frame)
+        for entry in entries:
+            sink.offer(Owed(*entry, last))
     else:
         sink.write(frames)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, MutableMapping
 
-from ..model import Gap, Published, Topic
+from ..model import Gap, Topic
+from .audience import Owed
 from .stored_past import GapKey, gap_key
 
 __all__ = ["Tail"]
@@ -37,8 +38,9 @@ class Tail:
         """Never called: nothing is taken through a descriptor."""
         raise AssertionError(f"{len(rest)} bytes of a frame were taken by nobody")
 
-    def offer(self, published: Published, frame: bytes) -> None:
+    def offer(self, owed: Owed) -> None:
         """Keep a record."""
+        published, frame = owed.published, owed.frame
         # A gap has the number of the record before it: it is of no use to those who have one behind it already.
         record = published.record
         if type(record) is Gap:

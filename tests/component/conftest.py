@@ -162,8 +162,7 @@ async def open_stream_server(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervisor.run)
         nursery.start_soon(clients.keep)
-        if window_s:
-            nursery.start_soon(router.run)
+        nursery.start_soon(router.run)
         await nursery.start(
             partial(
                 serve_app,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from mdserver.model import Feed
-from mdserver.protocol.answers import PIECE, Outcome, ack
+from mdserver.protocol.answers import PIECE, Outcome, Subscription, ack
+from mdserver.protocol.encoding import PLAIN_WIRE, wire_of
+from mdserver.protocol.server_frames import payloads
 from mdserver.web.stream.session import SLICE
 
 from .conftest import Client, StreamServer, open_client, open_stream_server
@@ -86,7 +89,7 @@ async def test_a_client_that_leaves_lets_go_of_everything_in_slices() -> None:
             async with open_client(server.url) as leaves:
                 await leaves.send({"action": "subscribe", "symbols": SYMBOLS})
                 await outcomes(leaves, len(SYMBOLS))
-                (session,) = [one for one in server.clients.sessions if len(one._topics) > 1]
+                (session,) = [one for one in server.clients.sessions if len(one._held.topics) > 1]
             with trio.fail_after(10):
                 while await held(server) > 1:
                     await trio.sleep(0.01)
@@ -97,13 +100,13 @@ async def test_a_client_that_leaves_lets_go_of_everything_in_slices() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
 def test_a_long_answer_is_whole(count: int) -> None:
-    from mdserver.model import Topic
-
     results = [Outcome("b", f"S{n}", "tick", "active") for n in range(count)]
-    topics = [Topic("b", f"S{n}", "tick") for n in range(count)]
-    data = ack("x", "list", results, topics)
+    topics = [Subscription("b", f"S{n}", "tick") for n in range(count)]
+    data = ack(PLAIN_WIRE, "x", "list", results, topics)
+    (packed,) = payloads(ack(wire_of("msgpack"), "x", "list", results, topics))
     head = {0x7E: 4, 0x7F: 10}.get(data[1], 2)
     document = json.loads(data[head:])
+    assert msgspec.msgpack.decode(packed) == document
     assert list(document) == ["type", "id", "action", "results", "subscriptions"]
     assert [one["symbol"] for one in document["results"]] == [f"S{n}" for n in range(count)]
     assert document["results"] == [one | {"status": "active"} for one in document["subscriptions"]]

@@ -110,7 +110,7 @@ async def test_every_error_carries_the_id_of_its_request(request_: dict[str, Any
 async def test_an_error_of_ours_carries_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_stream_server() as server, open_client(server.url) as client:
         (session,) = server.clients.sessions
-        monkeypatch.setattr(session, "_symbols", lambda: 1 / 0)
+        monkeypatch.setattr(session._held, "symbols", lambda: 1 / 0)
         error = await client.subscribe("EURUSD", id=5)
         assert (error["code"], error["id"]) == (500, 5)
 

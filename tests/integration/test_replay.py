@@ -245,10 +245,10 @@ async def test_while_the_database_is_away_live_goes_on(
 
         read = Store.replay_page
 
-        async def page(store: Store, series: Any, after: int, limit: int, *, received: bool) -> Any:
+        async def page(store: Store, series: Any, after: int, limit: int, **more: Any) -> Any:
             if after > 1_000:
                 raise StoreUnavailable("gone fishing")
-            return await read(store, series, after, limit, received=received)
+            return await read(store, series, after, limit, **more)
 
         with monkeypatch.context() as patch:
             patch.setattr(Store, "replay_page", page)

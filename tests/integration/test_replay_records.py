@@ -11,7 +11,7 @@ import pytest
 
 from mdserver.candles import MAX_SIZE
 from mdserver.model import Gap, Published, Tick, Topic, Trade
-from mdserver.protocol.record_frames import encode_record
+from mdserver.protocol.encoding import PLAIN_WIRE, encoding
 from mdserver.protocol.server_frames import text_payloads
 from mdserver.store.connection.database import Database
 from mdserver.store.seq_times import BLOCK
@@ -56,7 +56,7 @@ async def replay(
 
 
 def live(batch: Sequence[Published], *, received: bool = False) -> list[dict[str, Any]]:
-    return [json.loads(encode_record(one, received=received)) for one in batch]
+    return [json.loads(encoding(PLAIN_WIRE, received=received).payload(one)) for one in batch]
 
 
 async def test_all_there_is_comes_in_order_whatever_its_times(store: Store) -> None:

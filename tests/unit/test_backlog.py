@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdserver.model import Candle, OrderBook, Published, Tick, Topic, Trade
-from mdserver.protocol.record_frames import frame_record
+from mdserver.model import Candle, Gap, OrderBook, Published, Tick, Topic, Trade
+from mdserver.protocol.encoding import PLAIN, mark
 from mdserver.protocol.server_frames import text_frame, text_payloads
+from mdserver.protocol.terms import PLAIN_TERMS, Terms
+from mdserver.stream.audience import Owed
+from mdserver.stream.full_books import FullBooks
 from mdserver.web.stream.backlog import CHUNK_BYTES, Backlog
 
 TICKS = [Topic("x", symbol, "tick") for symbol in "AB"]
@@ -27,7 +30,7 @@ def trade(seq: int) -> Published:
 
 def offer(backlog: Backlog, *records: Published) -> None:
     for record in records:
-        backlog.offer(record, frame_record(record))
+        backlog.offer(Owed(record, PLAIN.frame(record), PLAIN_TERMS, 0, lambda _: None))
 
 
 def take(backlog: Backlog) -> list[dict[str, Any]]:
@@ -104,15 +107,82 @@ def test_a_closed_candle_neither_replaces_nor_overtakes_the_forming_one() -> Non
     assert shown == [(2, False, 1), (3, True, None), (5, False, 1)]
 
 
-def test_of_order_books_the_latest_wins_but_no_change_of_a_full_one_is_left_out() -> None:
+def test_of_order_books_of_some_levels_the_latest_wins() -> None:
     backlog = Backlog()
-    for depth in ("10", "full"):
-        topic = Topic("x", "A", "orderbook", depth)
-        for seq, action in enumerate(("snapshot", "update" if depth == "full" else "snapshot"), start=1):
-            book = OrderBook("A", seq, ((1.0, 2.5),), (), action, depth)
-            offer(backlog, Published(topic, seq, book))
-    assert [(m["depth"], m["seq"], m.get("snapshot")) for m in take_all(backlog)] == [
-        ("full", 1, True),
-        ("full", 2, None),
-        (10, 2, None),
+    topic = Topic("x", "A", "orderbook", "10")
+    for seq in (1, 2):
+        offer(backlog, Published(topic, seq, OrderBook("A", seq, ((1.0, 2.5),), (), "snapshot", "10")))
+    assert [(m["depth"], m["seq"], m["conflated"]) for m in take_all(backlog)] == [(10, 2, 1)]
+
+
+FULL = Topic("x", "A", "orderbook", "full")
+
+
+def book(seq: int, *bids: tuple[float, float], action: Literal["snapshot", "update"] = "update") -> Published:
+    return Published(FULL, seq, OrderBook("A", seq, bids, (), action, "full"))
+
+
+def test_changes_of_a_full_book_that_were_left_out_become_a_snapshot_of_now() -> None:
+    backlog, books = Backlog(), FullBooks()
+
+    def offer_book(*records: Published, terms: Terms = PLAIN_TERMS) -> None:
+        for one in records:
+            books.take(one)
+            backlog.offer(Owed(one, terms.encoding.frame(one), terms, 0, books.whole))
+
+    books.take(book(1, (1.0, 5.0), (2.0, 5.0), action="snapshot"))
+    offer_book(book(2, (1.0, 6.0)))
+    assert [(m["seq"], m.get("snapshot"), m["bids"]) for m in take_all(backlog)] == [(2, None, [[1, 6]])]
+    offer_book(book(3, (1.0, 7.0)), book(4, (2.0, 0.0)), book(5, (3.0, 1.5)))
+    books.take(book(6, (4.0, 1.0)))
+    (message,) = take_all(backlog)
+    assert (message["seq"], message["snapshot"], message["conflated"]) == (6, True, 2)
+    assert message["bids"] == [[4, 1], [3, 1.5], [1, 7]]
+    offer_book(book(7, (1.0, 1.0)), book(8, (1.0, 2.0)), terms=Terms(keep_all=True))
+    assert [(m["seq"], m["bids"]) for m in take_all(backlog)] == [(7, [[1, 1]]), (8, [[1, 2]])]
+
+
+def test_a_gap_in_a_full_book_comes_before_the_snapshot_that_ends_it() -> None:
+    backlog, books = Backlog(), FullBooks()
+    batch = [
+        book(1, (1.0, 1.0), action="snapshot"),
+        book(2, (1.0, 2.0)),
+        book(3, (1.0, 3.0)),
+        Published(FULL, 3, Gap(FULL, 3, 4, "disconnected")),
+        book(4, (9.0, 1.0), action="snapshot"),
     ]
+    for one in batch:
+        books.take(one)
+    for one in batch:
+        backlog.offer(Owed(one, PLAIN.frame(one), PLAIN_TERMS, 0, books.whole))
+    shown = [(m["type"], m.get("seq"), m.get("bids"), m.get("conflated")) for m in take_all(backlog)]
+    assert shown == [("gap", None, None, None), ("orderbook", 4, [[9, 1]], 3)]
+
+
+def test_changes_behind_a_gap_make_no_book() -> None:
+    books = FullBooks()
+    books.take(book(1, (1.0, 1.0), action="snapshot"))
+    books.take(Published(FULL, 1, Gap(FULL, 1, 2, "unsubscribed")))
+    assert books.whole(FULL) is not None
+    books.take(book(2, (1.0, 2.0)))
+    books.take(book(3, (1.0, 3.0)))
+    assert books.whole(FULL) is None
+
+
+def test_nothing_is_conflated_for_who_wants_all() -> None:
+    backlog = Backlog()
+    terms = Terms(keep_all=True)
+    for seq in range(1, 4):
+        assert backlog.offer(
+            Owed(tick(TICKS[0], seq), PLAIN.frame(tick(TICKS[0], seq)), terms, 0, lambda _: None)
+        )
+    assert [(m["seq"], m.get("conflated")) for m in take_all(backlog)] == [(1, None), (2, None), (3, None)]
+
+
+def test_records_left_out_by_a_rate_and_by_being_behind_are_counted_together() -> None:
+    backlog = Backlog()
+    for seq, skipped in ((3, 2), (5, 1), (6, 0)):
+        one = tick(TICKS[0], seq)
+        frame = mark(PLAIN.frame(one), "conflated", skipped) if skipped else PLAIN.frame(one)
+        backlog.offer(Owed(one, frame, PLAIN_TERMS, skipped, lambda _: None))
+    assert [(m["seq"], m["conflated"]) for m in take_all(backlog)] == [(6, 5)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -15,11 +16,18 @@ from hypothesis import strategies as st
 
 from mdserver.metrics import Metrics
 from mdserver.model import Gap, Published, Tick, Topic
-from mdserver.protocol.record_frames import frame_record
+from mdserver.protocol.encoding import PLAIN, PLAIN_WIRE, encoding
 from mdserver.protocol.server_frames import text_payloads
+from mdserver.protocol.terms import PLAIN_TERMS, Terms
+from mdserver.stream.audience import Owed
 from mdserver.stream.router import Router
 
 TOPICS = [Topic("mock", symbol, "tick") for symbol in "ABCD"]
+TIMED = Terms(encoding(PLAIN_WIRE, received=True))
+
+
+def plain(topics: Iterable[Topic]) -> dict[Topic, Terms]:
+    return dict.fromkeys(topics, PLAIN_TERMS)
 
 
 class RecordingSink:
@@ -40,8 +48,8 @@ class RecordingSink:
         self.descriptor = -1
         self.parked.append(rest)
 
-    def offer(self, published: Published, frame: bytes) -> None:
-        self.offered.append(published)
+    def offer(self, owed: Owed) -> None:
+        self.offered.append(owed.published)
 
     def seqs(self) -> list[tuple[str, int]]:
         texts = [json.loads(text) for frames in self.writes for text in text_payloads(frames)]
@@ -54,10 +62,10 @@ def record(topic: Topic, seq: int) -> Published:
 
 def test_a_record_that_cannot_be_encoded_costs_its_batch_and_no_other() -> None:
     router, sink = Router(Metrics()), RecordingSink()
-    router.set_topics(sink, TOPICS[:2])
+    router.set_topics(sink, plain(TOPICS[:2]))
     bad = record(Topic("mock", "\ud83d", "tick"), 1)
     other = RecordingSink()
-    router.set_topics(other, [bad.topic])
+    router.set_topics(other, plain([bad.topic]))
     with pytest.raises(UnicodeEncodeError):
         router.publish([record(TOPICS[0], 1), bad])
     router.publish([record(TOPICS[0], 2), record(TOPICS[0], 3)])
@@ -66,7 +74,7 @@ def test_a_record_that_cannot_be_encoded_costs_its_batch_and_no_other() -> None:
 
 def test_a_pass_is_one_write_per_client() -> None:
     router, sink = Router(Metrics()), RecordingSink()
-    router.set_topics(sink, TOPICS[:2])
+    router.set_topics(sink, plain(TOPICS[:2]))
     router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1), record(TOPICS[2], 1), record(TOPICS[0], 2)])
     assert len(sink.writes) == 1
     assert sink.seqs() == [("A", 1), ("B", 1), ("A", 2)]
@@ -74,15 +82,15 @@ def test_a_pass_is_one_write_per_client() -> None:
 
 def test_clients_with_the_same_topics_share_the_bytes() -> None:
     router, one, two = Router(Metrics()), RecordingSink(), RecordingSink()
-    router.set_topics(one, TOPICS[:2])
-    router.set_topics(two, reversed(TOPICS[:2]))
+    router.set_topics(one, plain(TOPICS[:2]))
+    router.set_topics(two, plain(reversed(TOPICS[:2])))
     router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
     assert one.writes[0] is two.writes[0]
 
 
 def test_a_client_that_is_behind_is_offered_each_record() -> None:
     router, sink = Router(Metrics()), RecordingSink()
-    router.set_topics(sink, TOPICS)
+    router.set_topics(sink, plain(TOPICS))
     sink.behind = True
     router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
     assert [p.topic.symbol for p in sink.offered] == ["A", "B"]
@@ -106,11 +114,11 @@ def test_a_write_that_fails_or_stops_midway_concerns_nobody_else(
         monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10] if fd == narrow else data))
         router, sinks = Router(Metrics()), [RecordingSink(ours.fileno()) for ours, _ in pairs]
         for sink in sinks:
-            router.set_topics(sink, TOPICS[:1])
-        router.set_topics(sinks[4], TOPICS[:2])  # in a group of its own
+            router.set_topics(sink, plain(TOPICS[:1]))
+        router.set_topics(sinks[4], plain(TOPICS[:2]))  # in a group of its own
         records = [record(TOPICS[0], 1 + number) for number in range(together)]
         router.publish(records)
-        frames = b"".join(map(frame_record, records))
+        frames = b"".join(map(PLAIN.frame, records))
         assert [sink.writes for sink in sinks] == [[], [frames], [], [], []]
         for number in (0, 2, 4):
             assert pairs[number][1].recv(1 << 20) == frames
@@ -142,18 +150,18 @@ def test_everyone_gets_exactly_their_topics(steps: list[tuple[int, set[Topic]] |
         else:
             who, topics = step
             wanted[who] = topics
-            router.set_topics(sinks[who], topics)
+            router.set_topics(sinks[who], plain(topics))
     assert [sink.seqs() for sink in sinks] == expected
     for sink, topics in zip(sinks, wanted, strict=True):
         assert router.topics_of(sink) == topics
-        router.set_topics(sink, ())
+        router.set_topics(sink, {})
     assert not router._audiences
     assert not router._groups
 
 
 def test_a_hole_is_told_behind_what_came_before_it() -> None:
     router, sink = Router(Metrics(), window_s=60), RecordingSink()
-    router.set_topics(sink, TOPICS[:1])
+    router.set_topics(sink, plain(TOPICS[:1]))
     router.publish([record(TOPICS[0], 1)])
     router.publish([Published(TOPICS[0], 1, Gap(TOPICS[0], 1, 2, "disconnected")), record(TOPICS[0], 2)])
     router.flush()
@@ -163,7 +171,7 @@ def test_a_hole_is_told_behind_what_came_before_it() -> None:
 
 async def test_a_window_joins_batches_and_loses_none_at_the_end(autojump_clock: object) -> None:
     router, sink = Router(Metrics(), 0.005), RecordingSink()
-    router.set_topics(sink, TOPICS)
+    router.set_topics(sink, plain(TOPICS))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(router.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -179,34 +187,34 @@ async def test_a_window_joins_batches_and_loses_none_at_the_end(autojump_clock: 
 
 def test_a_change_of_topics_does_not_take_what_came_before() -> None:
     router, sink = Router(Metrics(), 0.005), RecordingSink()
-    router.set_topics(sink, TOPICS[:1])
+    router.set_topics(sink, plain(TOPICS[:1]))
     router.publish([record(TOPICS[0], 1), record(TOPICS[1], 1)])
-    router.set_topics(sink, TOPICS[:2])
+    router.set_topics(sink, plain(TOPICS[:2]))
     assert sink.seqs() == [("A", 1)]
 
 
 @pytest.mark.parametrize("together", [1, 2])
 def test_only_who_asks_gets_the_time_of_receipt(together: int) -> None:
     """One topic with it and one without in the same client, and clients of all three sorts beside each other."""
-    router, plain, timed, mixed = Router(Metrics()), RecordingSink(), RecordingSink(), RecordingSink()
-    router.set_topics(plain, TOPICS[:2])
-    router.set_topics(timed, TOPICS[:2], TOPICS[:2])
-    router.set_topics(mixed, TOPICS[:2], TOPICS[1:2])
+    router, bare, timed, mixed = Router(Metrics()), RecordingSink(), RecordingSink(), RecordingSink()
+    router.set_topics(bare, plain(TOPICS[:2]))
+    router.set_topics(timed, dict.fromkeys(TOPICS[:2], TIMED))
+    router.set_topics(mixed, {TOPICS[0]: PLAIN_TERMS, TOPICS[1]: TIMED})
 
     def publish() -> list[list[float | None]]:
         batch = [Published(t, 1, Tick(t.symbol, 1, 1.0, 2.0), 1_500_000) for t in TOPICS[:2]]
         for start in range(0, 2, together):
             router.publish(batch[start : start + together])
         shown = []
-        for sink in (plain, timed, mixed):
+        for sink in (bare, timed, mixed):
             texts = [json.loads(text) for frames in sink.writes for text in text_payloads(frames)]
             shown.append([message.get("received") for message in texts])
             sink.writes.clear()
         return shown
 
     assert publish() == [[None, None], [1.5, 1.5], [None, 1.5]]
-    router.set_topics(plain, ())
+    router.set_topics(bare, {})
     assert publish() == [[], [1.5, 1.5], [None, 1.5]]
-    router.set_topics(timed, TOPICS[:2])
-    router.set_topics(mixed, ())
+    router.set_topics(timed, plain(TOPICS[:2]))
+    router.set_topics(mixed, {})
     assert publish() == [[], [None, None], []]

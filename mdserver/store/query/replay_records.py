@@ -16,7 +16,7 @@ from psycopg import sql
 
 from ...kinds import BY_NAME, StoredAs, StoredColumn
 from ...model import Gap, Published, Topic
-from ...protocol.record_frames import encode_record
+from ...protocol.encoding import PLAIN
 from ...protocol.server_frames import text_frames
 from ...stream.stored_past import After, Begin, GapKey, Page, Start, gap_key
 from ..gap_ledger import last_gap_seqs, read_gaps_by_seq
@@ -178,7 +178,7 @@ def _with_gaps(records: list[bytes], gaps: Sequence[tuple[int, Gap]]) -> list[by
     for seq, gap in gaps:
         place = bisect_right(records, seq, lo=done, key=lambda record: _number(record).seq)
         merged += records[done:place]
-        merged.append(encode_record(Published(gap.topic, seq, gap)))
+        merged.append(PLAIN.payload(Published(gap.topic, seq, gap)))
         done = place
     return merged + records[done:]
 

@@ -22,9 +22,12 @@ from .problem import RETRY_AFTER_S, Problem, invalid_parameter, missing_paramete
 
 __all__ = ["QUERY", "event_stream"]
 
-QUERY = ("symbols", "types", "broker", "interval", "since", "snapshot", "received")
+QUERY = (
+    *("symbols", "types", "broker", "interval", "depth", "since", "snapshot", "received"),
+    *("rate_ms", "slow"),
+)
 _LISTS = frozenset(("symbols", "types"))
-_TEXTS = frozenset(("broker", "interval"))
+_TEXTS = frozenset(("broker", "interval", "slow"))
 MAX_STREAMS = 500
 """Symbols times types of one stream: each event names its place in all of them."""
 

@@ -295,6 +295,15 @@ _PATHS = {
             _parameter("since", 'Unix seconds, or `{"seq": n}`: where in the past to begin', _TEXT),
             _parameter("snapshot", "the last record of each topic first", {"type": "boolean"}),
             _parameter("received", "records carry the time of their receipt", {"type": "boolean"}),
+            _parameter("depth", "of order books: 1 to 25 levels, or `full`; default: 10", _TEXT),
+            _parameter(
+                "rate_ms",
+                "at most one record of an instrument in so many ms",
+                {"type": "integer", "minimum": 1, "maximum": 60_000},
+            ),
+            _parameter(
+                "slow", "what becomes of a slow client", {"type": "string", "enum": ["conflate", "close"]}
+            ),
             _parameter(
                 "Last-Event-ID", "the id of the last event that the client has", _TEXT, where="header"
             ),

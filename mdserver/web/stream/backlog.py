@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from ...kinds import KINDS
-from ...model import Published, Topic
-from ...protocol.record_frames import with_conflated
+from ...model import Topic
+from ...protocol.encoding import mark
+from ...stream.audience import Owed
 
 __all__ = ["CHUNK_BYTES", "Backlog"]
 
@@ -27,7 +28,8 @@ class Backlog:
         self._frames: deque[bytes] | None = (
             None  # nearly no client is ever behind, and an empty one takes 0.6 kB
         )
-        self._latest: dict[Topic, tuple[bytes, int]] = {}
+        self._latest: dict[Topic, tuple[Owed, int]] = {}
+        """By topic the newest record that waits, and how many were left out for it while it waited."""
         self.size = 0
         self._conflated = 0
 
@@ -38,21 +40,23 @@ class Backlog:
             self._keep(latest)
         self._keep(frames)
 
-    def offer(self, published: Published, frame: bytes) -> bool:
+    def offer(self, owed: Owed) -> bool:
         """Keep a record in the place of an older one of its topic, or in full: tell whether in full."""
-        topic, record = published.topic, published.record
+        record, topic = owed.published.record, owed.published.topic
         older = self._latest.get(topic)
-        if KINDS[type(record)].latest_wins(record):
+        kind = KINDS[type(record)]
+        changes = kind.changes is not None and kind.changes(record)
+        if (changes or kind.latest_wins(record)) and not owed.terms.keep_all:
             if older is None:
-                self._latest[topic] = (frame, 0)
+                self._latest[topic] = (owed, 0)
             else:
-                self._latest[topic] = (frame, older[1] + 1)
+                self._latest[topic] = (owed, older[1] + older[0].skipped + 1)
                 self._conflated += 1
             return False
-        if older is not None:  # this one must not overtake it
+        if older is not None and not _needs_whole(*older):  # this one must not overtake it
             del self._latest[topic]
             self._keep(_shown(*older))
-        self._keep(frame)
+        self._keep(owed.frame)
         return True
 
     def clear(self) -> None:
@@ -82,7 +86,7 @@ class Backlog:
 
     def _take_latest(self) -> bytes:
         latest, self._latest = self._latest, {}
-        return b"".join(_shown(frame, skipped) for frame, skipped in latest.values())
+        return b"".join(_shown(owed, skipped) for owed, skipped in latest.values())
 
     def take_conflated(self) -> int:
         """Return how many records were replaced by newer ones since the last call."""
@@ -90,5 +94,27 @@ class Backlog:
         return count
 
 
-def _shown(frame: bytes, skipped: int) -> bytes:
-    return with_conflated(frame, skipped) if skipped else frame
+def _needs_whole(owed: Owed, skipped: int) -> bool:
+    """Whether changes of a full book were left out: then only all of it, as it is when it is sent, will do."""
+    record = owed.published.record
+    changes = KINDS[type(record)].changes
+    return skipped > 0 and changes is not None and changes(record)
+
+
+def _shown(owed: Owed, skipped: int) -> bytes:
+    """Return the frame of a record that stands for others.
+
+    Nothing of a full book that is not known as a whole now: a gap said so, and the venue's next snapshot begins anew.
+    """
+    if not skipped:
+        return owed.frame
+    published = owed.published
+    if _needs_whole(owed, skipped):
+        whole = owed.last(published.topic)
+        if whole is None:
+            return b""
+        published = whole
+    # a frame that stands for others already has a number
+    as_it_was = published is owed.published and not owed.skipped
+    frame = owed.frame if as_it_was else owed.terms.encoding.frame(published)
+    return mark(frame, "conflated", skipped + owed.skipped)

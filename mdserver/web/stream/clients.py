@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import cache, partial
 
 import trio
 
@@ -64,16 +65,16 @@ class Clients:
 
     def on_broker_state(self, broker: SupervisedBroker, state: State, message: str) -> None:
         """Tell the broker's subscribers of a change."""
-        frame = answers.status(broker.name, state, message)
+        frame = cache(partial(answers.status, broker=broker.name, state=state, message=message))
         for subscriber in self.subscribers.of_broker(broker.name):
-            subscriber.tell(frame)
+            subscriber.tell(frame(subscriber.wire))
 
     def on_candles_state(self, state: str, message: str) -> None:
         """Tell those who hold candles that these wait, or go on."""
-        frame = answers.notice(state, message)
+        frame = cache(partial(answers.notice, state=state, message=message))
         for session in tuple(self.sessions):
             if session.holds_candles:
-                session.tell(frame)
+                session.tell(frame(session.wire))
 
     def close_all(self) -> None:
         """Close every client, and those still to come, with 1012."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from time import time
+from time import time_ns
 from typing import cast
 
 import h11
@@ -95,7 +95,7 @@ def _break_off(session: Session, clients: Clients, code: int, reason: str) -> No
 
 
 async def _serve(session: Session, clients: Clients, epoch: str, key: str | None, *, refused: bool) -> None:
-    session.sink.write(answers.hello(__version__, epoch, time()))
+    session.sink.write(answers.hello(session.wire, __version__, epoch, time_ns() // 1000))
     if refused or not clients.admit(session):
         session.complain(406, "too many connections")
         session.close(CloseCode.TRY_LATER, "too many connections")

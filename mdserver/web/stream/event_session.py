@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from time import time
+from time import time_ns
 
 import trio
 
@@ -33,10 +33,10 @@ class EventSession(Session):
 
     async def begin(self, request: Subscribe, sink: EventSink, epoch: str) -> None:
         """Subscribe. Raises RequestError where nothing of the request can be served."""
-        sink.write(answers.hello(__version__, epoch, time()))
+        sink.write(answers.hello(self.wire, __version__, epoch, time_ns() // 1000))
         async with self._turn:
             await self._subscribe(request)
-        if not self._topics and self.beats is None:
+        if not self._held.topics and self.beats is None:
             worst = self.results[0]
             raise RequestError(worst.code or 408, worst.message or "nothing to subscribe to")
         # Nothing has run since the topics went to the router: what they are at now is what the client goes on from.
@@ -47,11 +47,11 @@ class EventSession(Session):
         await super()._ack(request_id, action, results)
 
     def _positions(self) -> Iterator[tuple[StreamKey, tuple[str, int]]]:
-        for topic in self._topics:
+        for topic in self._held.topics:
             if BY_NAME[topic.type].stored is None:
                 continue
             replay = self._resuming.topics.get(topic)
-            host = self._brokers[topic.broker].host
+            host = self._held.brokers[topic.broker].host
             seq = host.last_seq(Feed(*topic[1:])) if replay is None else replay.after[topic]
             yield (topic.symbol, topic.type), (topic.broker, seq)
 

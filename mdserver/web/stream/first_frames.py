@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from ...feed.supervised_broker import SupervisedBroker
-from ...kinds import default_variant
 from ...model import Feed, Published, Topic
-from ...protocol.answers import Outcome
-from ...protocol.record_frames import as_snapshot, frame_record
+from ...protocol.requests import EVERY
 from ...stream.router import Router
 from .candle_topics import CandleTopics
+from .holdings import Holdings
 
-__all__ = ["hole_frames", "last_frames"]
+__all__ = ["forming_frames", "hole_frames", "last_frames"]
 
 
-def last_frames(
-    results: Sequence[Outcome], router: Router, candles: CandleTopics, *, received: bool
-) -> bytes:
+def last_frames(topics: Iterable[Topic], held: Holdings, router: Router, candles: CandleTopics) -> bytes:
     """Return the last record of each topic, marked as such; send it before the topics go to the router.
 
     What the router still collects goes out first, so that nothing lies between these and what is new. Candles that the
     server makes are not among them: the forming ones come by themselves.
     """
     router.flush()
+    found: dict[Topic, Published] = {}
+    for topic in topics:
+        if topic.symbol == EVERY:
+            found |= {one.topic: one for one in router.last_of_every(topic)}
+        elif not candles.makes(topic) and (last := router.last(topic)) is not None:
+            found[topic] = last
     frames = []
-    for result in results:
-        if result.broker is None or result.status == "error":
-            continue
-        variant = result.interval or default_variant(result.type)
-        topic = Topic(result.broker, result.symbol, result.type, variant)
-        last = None if candles.makes(topic) else router.last(topic)
-        if last is not None:
-            frames.append(as_snapshot(last, received=received))
+    for topic, last in found.items():
+        terms = held.terms_of(topic)
+        if terms is not None:
+            frames.append(terms.encoding.snapshot(last))
     return b"".join(frames)
 
 
-def hole_frames(results: Sequence[Outcome], brokers: Mapping[str, SupervisedBroker]) -> bytes:
+def forming_frames(candles: CandleTopics, held: Holdings, *, snapshot: bool) -> bytes:
+    """Return the forming candles of what was subscribed just now; with ``snapshot`` marked as the last ones."""
+    frames = []
+    for one in candles.new_forming():
+        terms = held.terms_of(one.topic)
+        if terms is not None:
+            frames.append((terms.encoding.snapshot if snapshot else terms.encoding.frame)(one))
+    return b"".join(frames)
+
+
+def hole_frames(topics: Iterable[Topic], held: Holdings, brokers: Mapping[str, SupervisedBroker]) -> bytes:
     """Return the holes that topics are in now: nothing has come yet behind their last record."""
     frames = []
-    for result in results:
-        broker = brokers.get(result.broker or "")
-        if broker is None or result.status == "error":
-            continue
-        hole = broker.host.hole(Feed(result.symbol, result.type, default_variant(result.type)))
-        if hole is not None:
-            frames.append(frame_record(Published(hole.topic, 0, hole)))
+    for topic in topics:
+        broker = brokers.get(topic.broker)
+        for feed in () if broker is None else _feeds(broker, topic):
+            hole = None if broker is None else broker.host.hole(feed)
+            terms = None if hole is None else held.terms_of(hole.topic)
+            if hole is not None and terms is not None:
+                frames.append(terms.encoding.frame(Published(hole.topic, 0, hole)))
     return b"".join(frames)
+
+
+def _feeds(broker: SupervisedBroker, topic: Topic) -> Iterator[Feed]:
+    if topic.symbol != EVERY:
+        yield Feed(*topic[1:])
+        return
+    for feed in broker.demand.current():
+        if feed[1:] == topic[2:]:
+            yield feed

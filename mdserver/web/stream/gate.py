@@ -78,9 +78,14 @@ class Gate:
             self._access.count("not_permitted")
             raise RequestError(409, f"not permitted: this key has no scope {scope}")
 
-    def may_see(self, broker: str | None, symbol: str) -> bool:
-        """Tell whether the client may see a broker's records of a symbol; None: of any broker."""
+    def may_see(self, broker: str | None, symbol: str | None) -> bool:
+        """Tell whether the client may see a broker's records of a symbol; None stands for any."""
         return self.grant is not None and self.grant.may_see(broker, symbol)
+
+    @property
+    def symbols(self) -> frozenset[str] | None:
+        """The symbols that the client may see; None: all."""
+        return frozenset() if self.grant is None else self.grant.symbols
 
     def may_use(self, broker: str) -> bool:
         """Tell whether the client may see anything of a broker."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from time import time
+from time import time_ns
 from typing import Protocol
 
 from ...model import Topic
 from ...protocol import answers
+from ...protocol.encoding import Wire
 from ...stream.router import Router
 
 __all__ = ["HEARTBEAT", "Beating", "Heartbeats"]
@@ -22,12 +23,17 @@ class Beating(Protocol):
     beats: int | None
     """How many heartbeats it has had; None: it wants none."""
 
+    @property
+    def wire(self) -> Wire:
+        """How it gets what it is sent."""
+        ...
+
     def tell(self, frames: bytes) -> None:
         """Send the client whole frames."""
         ...
 
-    def holds(self) -> Mapping[Topic, object]:
-        """Return the topics that the client holds."""
+    def mine(self, seqs: Mapping[Topic, int]) -> Mapping[Topic, int]:
+        """Return the numbers of the topics that the client gets, among those of all."""
         ...
 
 
@@ -47,10 +53,7 @@ class Heartbeats:
         self._router.flush()
         before, self._seqs = self._seqs, self._router.last_seqs()
         changed = {topic: seq for topic, seq in self._seqs.items() if before.get(topic) != seq}
-        now_s = time()
+        now_us = time_ns() // 1000
         for client in wanting:
-            held = client.holds()
-            fewer, more = (held, changed) if len(held) < len(changed) else (changed, held)
-            theirs = {topic: changed[topic] for topic in fewer if topic in more}
             client.beats = (client.beats or 0) + 1
-            client.tell(answers.heartbeat(client.beats, now_s, theirs))
+            client.tell(answers.heartbeat(client.wire, client.beats, now_us, client.mine(changed)))

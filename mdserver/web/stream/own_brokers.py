@@ -12,8 +12,11 @@ from ...feed.demand import FeedChange
 from ...feed.supervised_broker import SupervisedBroker
 from ...model import Topic
 from ...protocol import answers
+from ...protocol.encoding import Wire
 from ...protocol.requests import Authenticate, RequestError, RequestId, Subscribe
 from ...protocol.server_frames import CloseCode
+from ...protocol.terms import Terms
+from ...stream.audience import Array
 from ...stream.own_session import OpenOwn, OwnSession
 from ...stream.router import Router
 from .sink import BaseSink
@@ -25,6 +28,9 @@ __all__ = ["OwnBrokers"]
 class _Client(Protocol):
     @property
     def sink(self) -> BaseSink: ...
+
+    @property
+    def wire(self) -> Wire: ...
 
     def tell(self, frames: bytes) -> None: ...
 
@@ -78,27 +84,25 @@ class OwnBrokers:
 
     def _end_one(self, session: OwnSession) -> None:
         session.broker.listeners.clear()
-        session.router.set_topics(self._client.sink, ())
+        session.router.set_topics(self._client.sink, {})
         session.end()
 
     def holders(self, broker: str, others: Subscribers) -> Subscribers:
         """Return who is told of a broker's feeds: this client alone, or ``others``."""
         return self._holders.get(broker, others)
 
-    def set_topics(self, router: Router, topics: Mapping[Topic, object], received: Collection[Topic]) -> None:
+    def set_topics(self, router: Router, topics: Mapping[Topic, Terms], array: Array) -> None:
         """Route what the client holds: its own brokers' topics from their routers, all others from ``router``."""
         sink = self._client.sink
-        shared = self.shared(topics)
-        router.set_topics(sink, shared, [topic for topic in received if topic in shared])
+        shared = {topic: terms for topic, terms in topics.items() if self.is_shared(topic)}
+        router.set_topics(sink, shared if self._sessions else topics, array)
         for name, session in self._sessions.items():
-            own = [topic for topic in topics if topic.broker == name]
-            session.router.set_topics(sink, own, [topic for topic in received if topic.broker == name])
+            own = {topic: terms for topic, terms in topics.items() if topic.broker == name}
+            session.router.set_topics(sink, own, array)
 
-    def shared(self, topics: Mapping[Topic, object]) -> Mapping[Topic, object]:
-        """Return those of some topics that come from the brokers of all."""
-        if not self._sessions:
-            return topics
-        return {topic: hold for topic, hold in topics.items() if topic.broker not in self._sessions}
+    def is_shared(self, topic: Topic) -> bool:
+        """Whether a topic comes from the brokers of all."""
+        return topic.broker not in self._sessions
 
     def check(self, request: Subscribe) -> None:
         """Refuse what needs stored records. Raises RequestError."""
@@ -117,7 +121,7 @@ class OwnBrokers:
 
     def _on_state(self, request_id: RequestId, broker: SupervisedBroker, state: State, message: str) -> None:
         client = self._client
-        client.tell(answers.status(broker.name, state, message))
+        client.tell(answers.status(client.wire, broker.name, state, message))
         if state is State.LIVE:
             client.authenticated(request_id)
         elif state is State.FAILED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from time import time
+from time import time_ns
 from typing import Protocol
 
 import structlog
@@ -16,14 +16,16 @@ from ...kinds import BY_NAME
 from ...model import US_PER_S, Topic
 from ...protocol import answers
 from ...protocol.answers import Outcome
+from ...protocol.encoding import Encoding, Wire
 from ...protocol.requests import RequestError, RequestId, Subscribe
 from ...protocol.server_frames import CloseCode
 from ...protocol.since import Since, SinceSeq, SinceTime
 from ...stream.replay import Replay, Replays
 from ...stream.stored_past import After, FromTime, Start
+from .selection import topic_of
 from .sink import BaseSink
 
-__all__ = ["Client", "Resuming", "check_since", "topic_of"]
+__all__ = ["Client", "Resuming", "check_since"]
 
 AT_ONCE = 4
 """Replays of one client under way; further requests wait for their turn."""
@@ -40,6 +42,15 @@ class Client(Protocol):
     @property
     def sink(self) -> BaseSink:
         """The write side."""
+        ...
+
+    @property
+    def wire(self) -> Wire:
+        """How it gets what it is sent."""
+        ...
+
+    def encoding_of(self, topic: Topic) -> Encoding:
+        """Return in which bytes the client gets a topic that it holds."""
         ...
 
     def complain(self, code: int, message: str, request_id: RequestId = None) -> None:
@@ -103,8 +114,10 @@ class Resuming:
             self.drop(topic)
         if not after:
             return told, lambda: None
-        received = after if request.received else ()
-        replay = Replay(self._replays, self._client.sink, after, received, partial(self._on_live, request_id))
+        encodings = {topic: self._client.encoding_of(topic) for topic in after}
+        replay = Replay(
+            self._replays, self._client.sink, after, encodings, partial(self._on_live, request_id)
+        )
         self.topics |= dict.fromkeys(after, replay)
 
         def start() -> None:
@@ -130,18 +143,14 @@ class Resuming:
             self._client.close(CloseCode.INTERNAL, "internal error")
 
     def _on_live(self, request_id: RequestId, replay: Replay) -> None:
-        self._client.sink.write(answers.replay_complete(request_id, replay.after, time()))
+        wire, now_us = self._client.wire, time_ns() // 1000
+        self._client.sink.write(answers.replay_complete(wire, request_id, replay.after, now_us))
         self._let_go(replay)
 
     def _let_go(self, replay: Replay) -> None:
         for topic in replay.after:
             del self.topics[topic]
         self._client.replay_ended(replay.after.keys())
-
-
-def topic_of(outcome: Outcome) -> Topic:
-    """Return the topic of a result, of a kind without variants."""
-    return Topic(outcome.broker or "", outcome.symbol, outcome.type)
 
 
 def _starts(

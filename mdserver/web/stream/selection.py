@@ -6,12 +6,24 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from ...feed.supervised_broker import SupervisedBroker
+from ...kinds import BY_NAME, FULL_BOOK, default_variant
 from ...model import Feed, Topic
 from ...protocol.answers import Outcome
+from ...protocol.encoding import Wire, encoding
 from ...protocol.requests import HEARTBEAT, Fault, Subscribe, Unsubscribe
 from ...protocol.since import SinceSeqs
+from ...protocol.terms import Terms
 
-__all__ = ["no_broker", "outcome_of", "selects", "wanted"]
+__all__ = [
+    "depth_of",
+    "feed_of",
+    "no_broker",
+    "outcome_of",
+    "selects",
+    "terms_of",
+    "topic_of",
+    "wanted",
+]
 
 
 def wanted(request: Subscribe) -> Iterator[tuple[str | None, str, str, Fault | None]]:
@@ -29,25 +41,61 @@ def wanted(request: Subscribe) -> Iterator[tuple[str | None, str, str, Fault | N
                 yield request.broker, symbol, kind, symbol_fault or type_fault
 
 
-def selects(request: Unsubscribe, topic: Topic) -> bool:
+def selects(request: Unsubscribe, topic: Topic, terms: Terms) -> bool:
     """Whether a request means a topic; a list that was given without one good name means none."""
     return (
         (not request.symbols or topic.symbol in request.symbols)
         and (not request.types or topic.type in request.types)
         and request.broker in (None, topic.broker)
         and (topic.type != "candle" or request.interval in (None, topic.variant))
+        and (topic.type != "orderbook" or request.depth in (None, depth_of(topic, terms)))
     )
+
+
+def feed_of(request: Subscribe, symbol: str, kind: str) -> Feed:
+    """Return the feed that a request means by a symbol and a type."""
+    if kind == "candle":
+        return Feed(symbol, kind, request.interval)
+    return Feed(
+        symbol,
+        kind,
+        FULL_BOOK if kind == "orderbook" and request.depth == FULL_BOOK else default_variant(kind),
+    )
+
+
+def terms_of(request: Subscribe, kind: str, wire: Wire, symbols: frozenset[str] | None) -> Terms:
+    """Return on which terms a request has records of a type; ``symbols``: which a topic of all is cut down to.
+
+    What says nothing of a type is left out, so that clients who get the same share it.
+    """
+    levels = request.depth if kind == "orderbook" and isinstance(request.depth, int) else 0
+    rate_ms = request.rate_ms if BY_NAME[kind].may_wait else 0
+    return Terms(encoding(wire, received=request.received, levels=levels), rate_ms, request.keep_all, symbols)
+
+
+def depth_of(topic: Topic, terms: Terms) -> int | str | None:
+    """Return the depth of an order book as clients name it; None for other types."""
+    if topic.type != "orderbook":
+        return None
+    return topic.variant if topic.variant == FULL_BOOK else terms.encoding.levels
+
+
+def topic_of(outcome: Outcome) -> Topic:
+    """Return the topic of a result."""
+    variant = FULL_BOOK if outcome.depth == FULL_BOOK else default_variant(outcome.type)
+    return Topic(outcome.broker or "", outcome.symbol, outcome.type, outcome.interval or variant)
 
 
 def outcome_of(
     topic: Topic,
+    terms: Terms,
     status: Literal["active", "pending", "error", "removed"],
     code: int | None = None,
     message: str | None = None,
 ) -> Outcome:
     """Return what became of a topic."""
     interval = topic.variant if topic.type == "candle" else None
-    return Outcome(*topic[:3], status, code, message, interval)
+    return Outcome(*topic[:3], status, code, message, interval, depth=depth_of(topic, terms))
 
 
 def no_broker(feed: Feed, name: str | None, brokers: Mapping[str, SupervisedBroker]) -> Outcome:

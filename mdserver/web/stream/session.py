@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import islice
 from math import inf
-from time import time
+from time import time, time_ns
 
-import attrs
 import trio
 
 from ...feed.demand import FeedChange
 from ...feed.supervised_broker import SupervisedBroker
-from ...kinds import default_variant
 from ...metrics import Metrics
-from ...model import Feed, Topic
+from ...model import Topic
 from ...protocol import answers
-from ...protocol.answers import Outcome
-from ...protocol.record_frames import as_snapshot, frame_record
+from ...protocol.answers import Outcome, Subscription
+from ...protocol.encoding import PLAIN_WIRE, Encoding, Wire
 from ...protocol.requests import (
+    EVERY,
     Auth,
     Authenticate,
     Fault,
@@ -31,18 +30,20 @@ from ...protocol.requests import (
     Unsubscribe,
     parse_request,
 )
-from ...protocol.server_frames import CloseCode, text_frame
+from ...protocol.server_frames import CloseCode
+from ...stream.audience import Array
 from ...stream.live_candles import LiveCandles
 from ...stream.own_session import OpenOwn
 from ...stream.replay import Replays
 from ...stream.router import Router
 from .candle_topics import CandleTopics
-from .first_frames import hole_frames, last_frames
+from .first_frames import forming_frames, hole_frames, last_frames
 from .gate import AUTH_WITHIN_S, Gate
 from .heartbeats import HEARTBEAT
+from .holdings import Holdings
 from .own_brokers import OwnBrokers
-from .resuming import Resuming, check_since, topic_of
-from .selection import no_broker, outcome_of, selects, wanted
+from .resuming import Resuming, check_since
+from .selection import feed_of, no_broker, outcome_of, selects, terms_of, topic_of, wanted
 from .sink import BaseSink
 from .subscribers import Subscribers
 
@@ -55,25 +56,13 @@ SLICE = 500
 """Subscriptions that are worked on before other tasks run: some milliseconds."""
 
 
-@attrs.define(eq=False)
-class _Hold:
-    """A topic that the client holds.
-
-    ``waiting``: the requests that get another answer once the broker has settled it; ``others``: the brokers to try
-    if this one refuses; ``received``: its records carry the time of their receipt.
-    """
-
-    others: list[SupervisedBroker] = attrs.Factory(list)
-    waiting: list[RequestId] = attrs.Factory(list)
-    received: bool = False
-
-
 class Session:
     """A connected client.
 
     ``reading`` is the scope in which its requests are read; it is cancelled once the close code and reason are set, and
     the endpoint closes the connection then.
-    ``request_id`` is that of the request under way: every error that it ends in carries it.
+    ``request_id`` is that of the request under way: every error that it ends in carries it. ``wire``: how the client
+    gets what it is sent; ``array`` puts several records into one frame, None: each has its own.
     """
 
     def __init__(
@@ -91,22 +80,25 @@ class Session:
         candles: LiveCandles | None = None,
         open_own: OpenOwn | None = None,
         gate: Gate,
+        wire: Wire = PLAIN_WIRE,
+        array: Array = None,
     ) -> None:
         self.sink = sink
+        self.wire = wire
+        self._array = array
         self.gate = gate
         self.close_code: int | None = None
         self.close_reason = ""
         self.reading = trio.CancelScope()
         self.last_ping_s = trio.current_time()
         self.pinged_s: float | None = None
-        self._brokers = self._all_brokers = brokers
+        self._all_brokers = brokers
         self._own = OwnBrokers(self, open_own)
         self._router = router
-        self._holders = holders
         self._metrics = metrics
         self._max_symbols = max_symbols
-        self._topics: dict[Topic, _Hold] = {}
         self._candles = CandleTopics(candles)
+        self._held = Holdings(self, brokers, self._own, self._candles, holders)
         self.beats: int | None = None
         """How many heartbeats the client has had; None: it wants none."""
         self._bad_in_a_row = 0
@@ -144,7 +136,7 @@ class Session:
     def complain(self, code: int, message: str, request_id: RequestId = None) -> None:
         """Send an error."""
         self._metrics.client_errors.labels(str(code)).inc()
-        self.sink.write(answers.error(request_id, code, message))
+        self.sink.write(answers.error(self.wire, request_id, code, message))
 
     def close(self, code: int, reason: str) -> None:
         """Have the connection closed; the first call wins."""
@@ -155,7 +147,7 @@ class Session:
     def overflow(self) -> None:
         """The client's buffer is full of what must not be dropped: say so and close."""
         self._metrics.client_errors.labels("407").inc()
-        self.sink.write_last(answers.error(None, 407, "slow client: its buffer is full"))
+        self.sink.write_last(answers.error(self.wire, None, 407, "slow client: its buffer is full"))
         self.close(CloseCode.TRY_LATER, "slow client")
 
     def leave(self) -> None:
@@ -163,22 +155,27 @@ class Session:
         self._gone = True
         self.gate.leave()
         self._deferred.clear()
-        self._router.set_topics(self.sink, ())
+        self._router.set_topics(self.sink, {})
         self._own.end()
 
     def release_some(self, most: int = SLICE) -> bool:
         """Let go of some of what the client held; False once that is all."""
-        for topic in tuple(islice(self._topics, most)):
+        for topic in tuple(islice(self._held.topics, most)):
             self._let_go(topic)
-        return bool(self._topics)
+        return bool(self._held.topics)
 
     def tell(self, frames: bytes) -> None:
         """Send the client whole frames."""
         self.sink.write(frames)
 
-    def holds(self) -> Mapping[Topic, object]:
-        """Return the topics that the client holds."""
-        return self._own.shared(self._live())
+    def mine(self, seqs: Mapping[Topic, int]) -> Mapping[Topic, int]:
+        """Return the numbers of the topics that the client gets, among those of all."""
+        replayed = self._resuming.topics
+        return {topic: seq for topic, seq in self._held.mine(seqs).items() if topic not in replayed}
+
+    def encoding_of(self, topic: Topic) -> Encoding:
+        """Return in which bytes the client gets a topic that it holds."""
+        return self._held.topics[topic].terms.encoding
 
     @property
     def holds_candles(self) -> bool:
@@ -192,7 +189,7 @@ class Session:
         self.gate.permit("stream")
         if request.since is not None:
             self.gate.permit("history")
-        check_since(request, time(), len(self._brokers))
+        check_since(request, time(), len(self._held.brokers))
         self._check_room(request)
         self._own.check(request)
         results: list[Outcome] = []
@@ -203,28 +200,32 @@ class Session:
         if HEARTBEAT.type in request.types:
             self.beats = self.beats or 0
             results.append(Outcome(*HEARTBEAT[:3], "active"))
+        served = [topic_of(one) for one in results if one.status in ("active", "pending")]
+        topics = [topic for topic in served if topic in self._held.topics]
         if request.snapshot:
-            self.sink.write(last_frames(results, self._router, self._candles, received=request.received))
+            self.sink.write(last_frames(topics, self._held, self._router, self._candles))
+            self._held.untold.clear()
         self._update_router()
+        if request.snapshot:
+            self._router.told(self.sink, topics)
         await self._ack(request.id, "subscribe", results)
-        frame = as_snapshot if request.snapshot else frame_record
-        forming = [frame(one, received=request.received) for one in self._candles.new_forming()]
-        live = [one for one in results if topic_of(one) not in self._resuming.topics]
-        self.sink.write(b"".join([hole_frames(live, self._brokers), *forming]))
+        live = [topic for topic in topics if topic not in self._resuming.topics]
+        holes = hole_frames(live, self._held, self._held.brokers)
+        self.sink.write(holes + forming_frames(self._candles, self._held, snapshot=request.snapshot))
         begin()
 
     def replay_ended(self, topics: Collection[Topic]) -> None:
         """Have topics live that are replayed no more, and tell of the holes that they are in now."""
         if not self._gone:
             self._update_router()
-            self.sink.write(hole_frames([Outcome(*one[:3], "active") for one in topics], self._brokers))
+            self.sink.write(hole_frames(topics, self._held, self._held.brokers))
 
     def _check_room(self, request: Subscribe) -> None:
         """Refuse what would exceed the bound; symbols that cannot be served take no room, but are answered too."""
         asked = {symbol: fault for _, symbol, _, fault in wanted(request)}
         served = {symbol for symbol, fault in asked.items() if fault is None}
         most = self.gate.most_symbols(self._max_symbols)
-        if len(asked) > most or len(self._symbols() | served) > most:
+        if len(asked) > most or len(self._held.symbols() | served) > most:
             raise RequestError(405, f"too many symbols: {most} allowed per client")
 
     def _subscribe_one(
@@ -232,43 +233,26 @@ class Session:
     ) -> Outcome:
         if fault is not None:
             return self._faulty(name, symbol, kind, fault)
-        feed = Feed(symbol, kind, request.interval if kind == "candle" else default_variant(kind))
-        candidates = list(self._candidates(feed, name))
-        seen = [broker for broker in candidates if self.gate.may_see(broker.name, symbol)]
-        if not seen and not self.gate.may_see(name, symbol):
+        feed = feed_of(request, symbol, kind)
+        candidates = list(self._held.candidates(feed, name))
+        named = None if symbol == EVERY else symbol
+        seen = [broker for broker in candidates if self.gate.may_see(broker.name, named)]
+        if not seen and not self.gate.may_see(name, named):
             forbidden = Fault(409, f"this key may not see {symbol} of {name or 'any broker'}")
             return self._faulty(name, symbol, kind, forbidden)
         candidates = seen
         if not candidates:
-            return self._no_broker(feed, name)
+            self._metrics.client_errors.labels("408").inc()
+            return no_broker(feed, name, self._held.brokers)
         if kind == "candle" and (why := self._candles.refusal(candidates[0].plugin)):
             return self._faulty(name, symbol, kind, Fault(410, why))
-        held = [broker for broker in candidates if Topic(broker.name, *feed) in self._topics]
-        return self._hold(request.id, feed, held or candidates, received=request.received)
+        held = [broker for broker in candidates if Topic(broker.name, *feed) in self._held.topics]
+        terms = terms_of(request, kind, self.wire, self.gate.symbols if symbol == EVERY else None)
+        return self._held.take(request.id, feed, held or candidates, terms)
 
     def _faulty(self, broker: str | None, symbol: str, kind: str, fault: Fault) -> Outcome:
         self._metrics.client_errors.labels(str(fault.code)).inc()
         return Outcome(broker, symbol, kind, "error", *fault)
-
-    def _hold(
-        self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker], *, received: bool
-    ) -> Outcome:
-        """Hold a feed of the first candidate; the others are for the case that it refuses."""
-        broker, *others = candidates
-        topic = Topic(broker.name, *feed)
-        hold = self._topics.get(topic)
-        source = self._candles.source(feed, broker.plugin)
-        if hold is None:
-            broker.demand.hold(source)
-            self._candles.hold(topic, source)
-            hold = self._topics[topic] = _Hold(others)
-            self._own.holders(broker.name, self._holders).add(Topic(broker.name, *source), self)
-        hold.received = received
-        if broker.demand.status(source) == "active":
-            return outcome_of(topic, "active")
-        if request_id not in hold.waiting:
-            hold.waiting.append(request_id)
-        return outcome_of(topic, "pending")
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
         """Tell the client what a venue said to its feeds; one answer for each request that waited for it.
@@ -277,14 +261,14 @@ class Session:
         """
         if self._gone:
             return
-        if not self._turn.locked() and not self._deferred and len(changes) + len(self._topics) <= SLICE:
+        if not self._turn.locked() and not self._deferred and len(changes) + len(self._held.topics) <= SLICE:
             answers_: dict[RequestId, list[Outcome]] = {}
             for change in changes:
                 self._apply(broker, change, answers_)
             if any(change.status == "refused" for change in changes):
                 self._update_router()
             for request_id, outcomes in answers_.items():
-                self.sink.write(answers.ack(request_id, "subscribe", outcomes, self._listed()))
+                self.sink.write(answers.ack(self.wire, request_id, "subscribe", outcomes, self._listed()))
             return
         idle = not self._deferred and not self._turn.locked()
         self._deferred.extend((broker, change) for change in changes)
@@ -315,36 +299,29 @@ class Session:
             self._apply_to(topic, change, answers_)
 
     def _apply_to(self, topic: Topic, change: FeedChange, answers_: dict[RequestId, list[Outcome]]) -> None:
-        hold = self._topics.get(topic)
+        hold = self._held.topics.get(topic)
         if hold is None:
             return  # let go of since
         if change.status == "refused":
-            for request_id, outcome in self._refused(topic, hold, change.reason):
+            self._resuming.drop(topic)
+            for request_id, outcome in self._held.refuse(topic, hold, change.reason):
+                if outcome.code is not None:
+                    self._metrics.client_errors.labels(str(outcome.code)).inc()
                 answers_.setdefault(request_id, []).append(outcome)
             return
         waiting, hold.waiting, hold.others = hold.waiting, [], []
         for request_id in waiting:
-            answers_.setdefault(request_id, []).append(outcome_of(topic, "active"))
-
-    def _refused(self, topic: Topic, hold: _Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
-        """Let go of a refused feed; where the next broker may have it, hold that one in its place."""
-        self._let_go(topic)
-        feed = Feed(*topic[1:])
-        others = [broker for broker in hold.others if self._may_have(broker, feed)]
-        for request_id in hold.waiting or [None]:  # one that was active before is told without an id
-            if others:
-                outcome = self._hold(request_id, feed, others, received=hold.received)
-            else:
-                self._metrics.client_errors.labels("408").inc()
-                outcome = outcome_of(topic, "error", 408, reason)
-            if outcome.status != "pending":
-                yield request_id, outcome
+            answers_.setdefault(request_id, []).append(outcome_of(topic, hold.terms, "active"))
 
     async def _unsubscribe(self, request: Unsubscribe) -> None:
         self._check_broker(request.broker)
         if len(request.symbols) > self._max_symbols:
             raise RequestError(405, f"too many symbols: {self._max_symbols} allowed per client")
-        gone = [topic for topic in self._topics if selects(request, topic)]
+        gone = {
+            topic: hold.terms
+            for topic, hold in self._held.topics.items()
+            if selects(request, topic, hold.terms)
+        }
         for number, topic in enumerate(gone):
             self._let_go(topic)
             await _let_others_run(number)
@@ -353,7 +330,7 @@ class Session:
         if not request.symbols and (not request.types or HEARTBEAT.type in request.types):
             self.beats = None
         found = {topic.symbol for topic in gone}
-        results = [outcome_of(topic, "removed") for topic in gone]
+        results = [outcome_of(topic, terms, "removed") for topic, terms in gone.items()]
         if beating and self.beats is None:
             results.append(Outcome(*HEARTBEAT[:3], "removed"))
         for symbol, symbol_fault in (request.symbols or {"*": None}).items():
@@ -369,7 +346,7 @@ class Session:
         await self._ack(request.id, "list", [])
 
     async def _ping(self, request: Ping) -> None:
-        self.sink.write(answers.pong(request.id, time()))
+        self.sink.write(answers.pong(self.wire, request.id, time_ns() // 1000))
 
     async def _auth(self, request: Auth) -> None:
         if not self.gate.has_keys:  # not 402, which closes: that is for a key that was compared with others
@@ -384,12 +361,12 @@ class Session:
         self._check_broker(request.broker)
         if not self.gate.may_use(request.broker):
             raise RequestError(409, f"not permitted: this key may not see {request.broker}")
-        self._own.begin(request, self._topics)
-        self._brokers = self._own.before(self._all_brokers)
+        self._own.begin(request, self._held.topics)
+        self._held.brokers = self._own.before(self._all_brokers)
 
     def authenticated(self, request_id: RequestId) -> None:
         """Tell the client that the venue took its credentials."""
-        self.sink.write(answers.ack(request_id, "authenticate", [], self._listed()))
+        self.sink.write(answers.ack(self.wire, request_id, "authenticate", [], self._listed()))
 
     async def present_key(self, key: str, request_id: RequestId = None) -> bool:
         """Take the rights of a key; False where that fails: the client is told and closed."""
@@ -413,73 +390,42 @@ class Session:
         if not self.gate.renew():
             self.complain(402, "the key that this connection began with is not valid any more")
             self.close(CloseCode.POLICY, "key withdrawn")
+        elif self._held.holds_every(self.gate.symbols):
+            self._update_router()
         self.wait_for_key()
 
     # -- helpers -------------------------------------------------------------------------------------
 
-    def _candidates(self, feed: Feed, name: str | None) -> Iterator[SupervisedBroker]:
-        """Yield the brokers that may have a feed, in config order."""
-        for broker in self._brokers.values():
-            if name in (None, broker.name) and self._may_have(broker, feed):
-                yield broker
-
-    def _may_have(self, broker: SupervisedBroker, feed: Feed) -> bool:
-        types = broker.plugin.types
-        return (
-            (feed.type in types or (feed.type == "candle" and broker.plugin.candles_from in types))
-            and self._brokers.get(broker.name) is broker  # not gone since
-            and broker.state != "failed"
-            and broker.demand.has(feed.symbol) is not False
-        )
-
-    def _no_broker(self, feed: Feed, name: str | None) -> Outcome:
-        self._metrics.client_errors.labels("408").inc()
-        return no_broker(feed, name, self._brokers)
-
     def _check_broker(self, name: str | None) -> None:
-        if name is not None and name not in self._brokers:
-            known = ", ".join(self._brokers) or "none"
+        if name is not None and name not in self._held.brokers:
+            known = ", ".join(self._held.brokers) or "none"
             raise RequestError(408, f'broker: unknown broker "{name[:40]}"; there are: {known}')
 
-    def _symbols(self) -> set[str]:
-        return {topic.symbol for topic in self._topics}
-
     def _let_go(self, topic: Topic) -> None:
-        del self._topics[topic]
+        self._held.let_go(topic)
         self._resuming.drop(topic)
-        source = self._candles.release(topic)
-        if not self._holds_from(source):
-            self._own.holders(source.broker, self._holders).discard(source, self)
-        self._brokers[topic.broker].demand.release(Feed(*source[1:]))
 
-    def _holds_from(self, source: Topic) -> bool:
-        """Whether any topic that the client still holds comes from a venue's feed."""
-        return any(topic in self._topics for topic in self._candles.made_from(source))
-
-    def _listed(self) -> tuple[Topic, ...]:
-        return (*self._topics, HEARTBEAT) if self.beats is not None else tuple(self._topics)
+    def _listed(self) -> list[Subscription]:
+        return self._held.listed(beating=self.beats is not None)
 
     def _update_router(self) -> None:
-        live = self._live()
-        self._own.set_topics(self._router, live, [topic for topic, hold in live.items() if hold.received])
-
-    def _live(self) -> dict[Topic, _Hold]:
+        """Have the client get what it holds, but what is replayed to it; a full book that is new to it begins whole."""
+        if self._held.untold:
+            self.sink.write(last_frames(self._held.untold, self._held, self._router, self._candles))
+            self._held.untold.clear()
         replayed = self._resuming.topics
-        return (
-            {one: hold for one, hold in self._topics.items() if one not in replayed}
-            if replayed
-            else self._topics
-        )
+        live = {topic: hold.terms for topic, hold in self._held.topics.items() if topic not in replayed}
+        self._own.set_topics(self._router, live, self._array)
 
     async def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
-        if len(results) + len(self._topics) <= SLICE:
-            self.sink.write(answers.ack(request_id, action, results, self._listed()))
+        if len(results) + len(self._held.topics) <= SLICE:
+            self.sink.write(answers.ack(self.wire, request_id, action, results, self._listed()))
             return
         pieces = []
-        for piece in answers.ack_pieces(request_id, action, results, self._listed()):
+        for piece in answers.ack_pieces(self.wire, request_id, action, results, self._listed()):
             pieces.append(piece)
             await trio.lowlevel.checkpoint()
-        self.sink.write(text_frame(b"".join(pieces)))
+        self.sink.write(self.wire.frame(b"".join(pieces)))
 
 
 _HANDLERS: dict[type, Callable[..., Awaitable[None]]] = {

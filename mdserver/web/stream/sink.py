@@ -25,8 +25,8 @@ from hypercorn.protocol.h11 import H11Protocol
 from quart import Websocket
 
 from ...metrics import Metrics
-from ...model import Published
-from ...protocol.server_frames import ping_frame, text_payloads
+from ...protocol.server_frames import messages, ping_frame
+from ...stream.audience import Owed
 from ..server.tcp_server import GuardedTCPServer
 from ..server.tls import TlsStream
 from ..server.websocket_connection import stream_of
@@ -91,10 +91,10 @@ class BaseSink:
         if frames and not self.muted:
             self._enqueue(frames)
 
-    def offer(self, published: Published, frame: bytes) -> None:
+    def offer(self, owed: Owed) -> None:
         """Keep a record for a client that is behind."""
         # what takes the place of an older record fills nothing
-        if not self.muted and self._backlog.offer(published, frame):
+        if not self.muted and self._backlog.offer(owed):
             self._check_bound()
 
     def write_last(self, frames: bytes) -> None:
@@ -308,9 +308,9 @@ class AsgiSink(BaseSink):
         return frames
 
     async def _send_rest(self, data: bytes) -> None:
-        for text in text_payloads(data):
+        for payload in messages(data):
             with trio.move_on_after(STALL_S) as scope:
-                await self._websocket.send(text)
+                await self._websocket.send(payload)
             if scope.cancelled_caught:  # it takes nothing, by a window of 0, say
                 self._on_overflow()
                 raise trio.BrokenResourceError("the client takes nothing")

@@ -9,12 +9,18 @@ from typing import Protocol
 from ...feed.demand import FeedChange, Watcher
 from ...feed.supervised_broker import SupervisedBroker
 from ...model import Topic
+from ...protocol.encoding import Wire
 
 __all__ = ["Subscriber", "Subscribers"]
 
 
 class Subscriber(Protocol):
     """A client, as what is told of its feeds."""
+
+    @property
+    def wire(self) -> Wire:
+        """How it gets what it is sent."""
+        ...
 
     def tell(self, frames: bytes) -> None:
         """Send the client whole frames."""

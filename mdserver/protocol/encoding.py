@@ -1,0 +1,185 @@
+"""In which bytes a client gets its messages: JSON or MessagePack, times in one of four forms, framed once.
+
+A :class:`Wire` is what a connection asked for by its URL, an :class:`Encoding` what a subscription asked for besides.
+There is one object of each, so they are compared by identity, and what is encoded once serves all who hold the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from ..kinds import KINDS
+from ..model import US_PER_S, Published
+from ..record_wire import Received
+from .server_frames import binary_frame, payload_of, payloads, text_frame
+from .times import TIMES, ShownTime, Times
+
+__all__ = ["PLAIN", "PLAIN_WIRE", "Encoding", "Format", "Wire", "array_head", "encoding", "mark", "wire_of"]
+
+Format: TypeAlias = Literal["json", "msgpack"]
+
+ARRAY_BYTES = 64 * 1024
+"""What one frame with several records holds, at most one record more: clients bound what they take in one message."""
+
+_TEXT = 0x81
+_TIMES_OF_RECORDS = ("time", "received", "from", "to")
+_json = msgspec.json.Encoder().encode
+_msgpack = msgspec.msgpack.Encoder().encode
+
+
+class Wire:
+    """How a connection gets whatever it is sent. Made by :func:`wire_of`.
+
+    ``show`` writes a time given in microseconds, ``encode`` makes the bytes of one message, ``frame`` frames them.
+    """
+
+    __slots__ = ("encode", "format", "frame", "show", "times")
+
+    def __init__(self, format_: Format, times: Times) -> None:
+        self.format: Format = format_
+        self.times: Times = times
+        self.show: Callable[[int], ShownTime] = TIMES[times]
+        self.encode: Callable[[Any], bytes] = _json if format_ == "json" else _msgpack
+        self.frame: Callable[[bytes], bytes] = text_frame if format_ == "json" else binary_frame
+
+    def message(self, message: Struct) -> bytes:
+        """Return a message as one frame."""
+        return self.frame(self.encode(message))
+
+    def array(self, frames: Sequence[bytes]) -> bytes:
+        """Return messages, framed one by one, in frames of several: arrays in the same order.
+
+        One that is alone stays as it is.
+        """
+        out: list[bytes] = []
+        gathered: list[bytes] = []
+        size = 0
+        for frame in frames:
+            gathered.append(frame)
+            size += len(frame)
+            if size >= ARRAY_BYTES:
+                out.append(self._array(gathered))
+                gathered, size = [], 0
+        if gathered:
+            out.append(self._array(gathered))
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _array(self, frames: Sequence[bytes]) -> bytes:
+        if len(frames) == 1:
+            return frames[0]
+        payloads = list(map(payload_of, frames))
+        if self.format == "json":
+            return text_frame(b"[%b]" % b",".join(payloads))
+        return binary_frame(array_head(len(payloads)) + b"".join(payloads))
+
+
+class Encoding:
+    """The bytes of records for those who asked for the same. Made by :func:`encoding`.
+
+    ``received``: with the time of their receipt; ``levels``: so many levels of an order book, 0 for all of it.
+    """
+
+    __slots__ = ("_encode", "_frame", "_show", "levels", "received", "wire")
+
+    def __init__(self, wire: Wire, *, received: bool, levels: int) -> None:
+        self.wire = wire
+        self.received = received
+        self.levels = levels
+        self._encode, self._frame = wire.encode, wire.frame
+        self._show = None if wire.times == "s" else wire.show
+
+    def payload(self, published: Published) -> bytes:
+        """Return a record without a frame."""
+        return self._encode(self._shown(published))
+
+    def frame(self, published: Published) -> bytes:
+        """Return a record as one frame."""
+        return self._frame(self._encode(self._shown(published)))
+
+    def snapshot(self, published: Published) -> bytes:
+        """Return a record as one frame that says that it is the last one and not a new one."""
+        shown = self._shown(published)
+        frame = self._frame(self._encode(shown))
+        return frame if getattr(shown, "snapshot", UNSET) is True else mark(frame, "snapshot", True)
+
+    def _shown(self, published: Published) -> Struct:
+        record = published.record
+        kind = KINDS[type(record)]
+        if self.levels and kind.cut is not None:
+            record = kind.cut(record, self.levels)
+        stamp: Received = UNSET
+        if self.received and (received_us := published.received_us) is not None:
+            # as seconds() does; written out, since this is done for each record
+            stamp = received_us / US_PER_S if received_us % US_PER_S else received_us // US_PER_S
+        shown = kind.wire(published, record, stamp)
+        if self._show is not None:
+            self._show_times(shown, published, kind.times)
+        return shown
+
+    def _show_times(self, shown: Any, published: Published, times: Sequence[tuple[str, str]]) -> None:
+        """Write the times of an encoded form anew, in the client's."""
+        show = self._show
+        assert show is not None  # noqa: S101 - else they are as they are to be
+        for name, source in times:
+            if getattr(shown, name) is not UNSET:
+                setattr(shown, name, show(getattr(published.record, source)))
+        if self.received and published.received_us is not None and hasattr(shown, "received"):
+            shown.received = show(published.received_us)
+
+    def translate(self, frames: bytes) -> bytes:
+        """Return records that come as JSON with times in seconds, framed: as a replay reads them."""
+        wire = self.wire
+        if wire is PLAIN_WIRE:
+            return frames
+        out = []
+        for text in payloads(frames):
+            message = msgspec.json.decode(text)
+            if wire.times != "s":
+                for name in _TIMES_OF_RECORDS:
+                    if name in message:
+                        message[name] = wire.show(round(message[name] * US_PER_S))
+            out.append(wire.frame(wire.encode(message)))
+        return b"".join(out)
+
+
+_one_wire = cache(Wire)
+_one_encoding = cache(Encoding)
+
+
+def wire_of(format_: Format = "json", times: Times = "s") -> Wire:
+    """Return how a connection with these parameters gets its messages: one and the same object each time."""
+    return _one_wire(format_, times)
+
+
+def encoding(wire: Wire, *, received: bool = False, levels: int = 0) -> Encoding:
+    """Return the encoding of records for a subscription: one and the same object each time."""
+    return _one_encoding(wire, received=received, levels=levels)
+
+
+def mark(frame: bytes, name: str, value: int) -> bytes:
+    """Return a record's frame with one field more, behind the others."""
+    payload = payload_of(frame)
+    if frame[0] == _TEXT:
+        return text_frame(payload[:-1] + b',"%b":%b}' % (name.encode(), _json(value)))
+    size, head = (payload[0] & 0x0F, 1) if payload[0] != 0xDE else (int.from_bytes(payload[1:3], "big"), 3)
+    added = bytes((0x80 | size + 1,)) if size < 15 else b"\xde" + (size + 1).to_bytes(2, "big")
+    return binary_frame(added + payload[head:] + _msgpack(name) + _msgpack(value))
+
+
+def array_head(size: int) -> bytes:
+    """Return what comes before the items of a MessagePack array."""
+    if size < 16:
+        return bytes((0x90 | size,))
+    return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")
+
+
+PLAIN_WIRE = wire_of()
+"""JSON, and times in Unix seconds."""
+
+PLAIN = encoding(PLAIN_WIRE)
+"""Records as whoever asks for nothing else gets them; an order book with all its levels."""

@@ -1,0 +1,166 @@
+"""Who listens to what: groups of clients with the same subscriptions, and per topic the terms on which they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from ..model import Published, Topic
+from ..protocol.terms import Terms
+from .pacing import Pace
+
+__all__ = ["Array", "Audience", "Entry", "Group", "Key", "Line", "Owed", "Sink"]
+
+Entry: TypeAlias = tuple[Published, bytes, Terms, int]
+"""A record, its frame, on which terms it is owed, and how many records it stands for besides (the frame says so)."""
+
+Array: TypeAlias = Callable[[Sequence[bytes]], bytes] | None
+"""Puts several frames into one; None: they stay as they are."""
+
+Key: TypeAlias = tuple[frozenset[tuple[Topic, Terms]], Array]
+
+
+class Owed(NamedTuple):
+    """A record for a client that is behind; ``last`` finds the newest record of a topic, of a full book the whole."""
+
+    published: Published
+    frame: bytes
+    terms: Terms
+    skipped: int
+    last: Callable[[Topic], Published | None]
+
+
+class Sink(Protocol):
+    """The write side of one client, as the router sees it. Nothing here blocks or raises."""
+
+    @property
+    def descriptor(self) -> int:
+        """The non-blocking socket that takes frames right now, -1 when they must be handed to the sink."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """True while the client has not taken what it was sent before."""
+        ...
+
+    def write(self, frames: bytes) -> None:
+        """Send whole frames."""
+        ...
+
+    def park(self, rest: bytes) -> None:
+        """Send the rest of frames that went out through the descriptor in part."""
+        ...
+
+    def offer(self, owed: Owed) -> None:
+        """Keep a record for a client that is behind: ticks may be conflated, trades never are."""
+        ...
+
+
+class Group:
+    """Clients with one and the same set of topics; ``only`` is the client of a group of one.
+
+    ``paced`` are the topics with a rate. ``first`` and ``more`` are what it is owed in the current pass: mostly one
+    record, which needs no list.
+    """
+
+    __slots__ = ("array", "first", "more", "only", "paced", "sinks", "terms")
+
+    def __init__(self, terms: Mapping[Topic, Terms], array: Array) -> None:
+        self.array = array
+        self.sinks: dict[Sink, None] = {}
+        self.only: Sink | None = None
+        self.first: Entry | None = None
+        self.more: list[Entry] | None = None
+        self.take(terms)
+
+    def take(self, terms: Mapping[Topic, Terms]) -> None:
+        """Have these topics."""
+        self.terms = terms
+        self.paced = [topic for topic, one in terms.items() if one.rate_ms]
+
+    def add(self, sink: Sink) -> None:
+        """Let a client in."""
+        self.sinks[sink] = None
+        self.only = sink if len(self.sinks) == 1 else None
+
+    def remove(self, sink: Sink) -> None:
+        """Let a client go."""
+        del self.sinks[sink]
+        self.only = next(iter(self.sinks)) if len(self.sinks) == 1 else None
+
+    def owed(self) -> list[Entry]:
+        """Return what it is owed."""
+        assert self.first is not None  # noqa: S101 - it was touched
+        return [self.first, *(self.more or ())]
+
+    def joined(self) -> tuple[bytes, int]:
+        """Return the bytes of what it is owed, and how many records that is."""
+        assert self.first is not None  # noqa: S101 - it was touched
+        if self.more is None:
+            return self.first[1], 1
+        frames = [self.first[1], *[entry[1] for entry in self.more]]
+        return b"".join(frames) if self.array is None else self.array(frames), len(frames)
+
+
+class Line:
+    """Those who get one topic on the same terms.
+
+    ``is_every``: the topic stands for all symbols. ``paces``: what is held back, by topic, where there is a rate.
+    """
+
+    __slots__ = ("groups", "is_every", "paces", "sinks", "terms")
+
+    def __init__(self, terms: Terms, *, is_every: bool) -> None:
+        self.terms = terms
+        self.is_every = is_every
+        self.groups: dict[Group, None] = {}
+        self.sinks: list[Sink] | None = None
+        self.paces: dict[Topic, Pace] | None = {} if terms.rate_ms else None
+
+    def listed(self) -> list[Sink]:
+        """Return the clients."""
+        if self.sinks is None:
+            self.sinks = [sink for group in self.groups for sink in group.sinks]
+        return self.sinks
+
+    def groups_for(self, topic: Topic) -> Collection[Group]:
+        """Return the groups that get a topic by this line; by one of every symbol: unless by one of its own."""
+        if not self.is_every:
+            return self.groups
+        return [group for group in self.groups if topic not in group.terms]
+
+
+class Audience:
+    """The lines of one topic."""
+
+    __slots__ = ("is_every", "is_paced", "lines")
+
+    def __init__(self, *, is_every: bool) -> None:
+        self.is_every = is_every
+        self.lines: dict[Terms, Line] = {}
+        self.is_paced = False
+
+    def add(self, group: Group, terms: Terms) -> None:
+        """Let a group listen."""
+        line = self.lines.get(terms)
+        if line is None:
+            line = self.lines[terms] = Line(terms, is_every=self.is_every)
+            self.is_paced = any(one.rate_ms for one in self.lines)
+        line.groups[group] = None
+        line.sinks = None
+
+    def discard(self, group: Group, terms: Terms) -> bool:
+        """Forget a group; tell whether nobody listens any more."""
+        line = self.lines[terms]
+        del line.groups[group]
+        line.sinks = None
+        if not line.groups:
+            del self.lines[terms]
+            self.is_paced = any(one.rate_ms for one in self.lines)
+        return not self.lines
+
+    def lines_for(self, topic: Topic) -> Iterator[Line]:
+        """Yield the lines of every symbol that a topic may be seen by."""
+        for line in self.lines.values():
+            if line.terms.symbols is None or topic.symbol in line.terms.symbols:
+                yield line

@@ -1,0 +1,162 @@
+"""What one client holds: topics, on which terms, of which broker, and who else may have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from ...feed.supervised_broker import SupervisedBroker
+from ...kinds import FULL_BOOK
+from ...model import Feed, Topic
+from ...protocol.answers import Outcome, Subscription
+from ...protocol.requests import EVERY, RequestId
+from ...protocol.terms import Terms
+from .candle_topics import CandleTopics
+from .heartbeats import HEARTBEAT
+from .own_brokers import OwnBrokers
+from .selection import depth_of, outcome_of
+from .subscribers import Subscriber, Subscribers
+
+__all__ = ["Hold", "Holdings"]
+
+
+@attrs.define(eq=False)
+class Hold:
+    """A topic that the client holds.
+
+    ``others``: the brokers to try if this one refuses; ``waiting``: the requests that get another answer once the
+    broker has settled it.
+    """
+
+    terms: Terms
+    others: list[SupervisedBroker] = attrs.Factory(list)
+    waiting: list[RequestId] = attrs.Factory(list)
+
+
+class Holdings:
+    """The topics of one client. ``brokers`` are those that it may subscribe to, in config order."""
+
+    def __init__(
+        self,
+        client: Subscriber,
+        brokers: Mapping[str, SupervisedBroker],
+        own: OwnBrokers,
+        candles: CandleTopics,
+        holders: Subscribers,
+    ) -> None:
+        self.brokers = brokers
+        self.topics: dict[Topic, Hold] = {}
+        self.untold: list[Topic] = []
+        """Full books that are new to the client: it gets all their levels before it gets a change."""
+        self._client = client
+        self._own = own
+        self._candles = candles
+        self._holders = holders
+
+    def symbols(self) -> set[str]:
+        """Return the symbols that are held; ``*`` is one."""
+        return {topic.symbol for topic in self.topics}
+
+    def candidates(self, feed: Feed, name: str | None) -> Iterator[SupervisedBroker]:
+        """Yield the brokers that may have a feed, in config order."""
+        for broker in self.brokers.values():
+            if name in (None, broker.name) and self._may_have(broker, feed):
+                yield broker
+
+    def _may_have(self, broker: SupervisedBroker, feed: Feed) -> bool:
+        types = broker.plugin.types
+        return (
+            (feed.type in types or (feed.type == "candle" and broker.plugin.candles_from in types))
+            and self.brokers.get(broker.name) is broker  # not gone since
+            and broker.state != "failed"
+            and (feed.symbol == EVERY or broker.demand.has(feed.symbol) is not False)
+        )
+
+    def take(
+        self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker], terms: Terms
+    ) -> Outcome:
+        """Hold a feed of the first candidate; the others are for the case that it refuses.
+
+        All symbols of a broker are not asked for: what it streams is what its config and other clients ask for.
+        """
+        broker, *others = candidates
+        topic = Topic(broker.name, *feed)
+        hold = self.topics.get(topic)
+        source = self._candles.source(feed, broker.plugin)
+        if hold is None:
+            if feed.symbol != EVERY:
+                broker.demand.hold(source)
+            self._candles.hold(topic, source)
+            hold = self.topics[topic] = Hold(terms, others)
+            self._own.holders(broker.name, self._holders).add(Topic(broker.name, *source), self._client)
+            if topic.variant == FULL_BOOK:
+                self.untold.append(topic)
+        hold.terms = terms
+        if feed.symbol == EVERY or broker.demand.status(source) == "active":
+            return outcome_of(topic, terms, "active")
+        if request_id not in hold.waiting:
+            hold.waiting.append(request_id)
+        return outcome_of(topic, terms, "pending")
+
+    def let_go(self, topic: Topic) -> None:
+        """Hold a topic no more."""
+        del self.topics[topic]
+        source = self._candles.release(topic)
+        if not any(one in self.topics for one in self._candles.made_from(source)):
+            self._own.holders(source.broker, self._holders).discard(source, self._client)
+        if topic.symbol != EVERY:
+            self.brokers[topic.broker].demand.release(Feed(*source[1:]))
+
+    def refuse(self, topic: Topic, hold: Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
+        """Let go of a refused feed; where the next broker may have it, hold that one in its place.
+
+        Yields what each request that waited is answered; one that was active before is answered without an id.
+        """
+        self.let_go(topic)
+        feed = Feed(*topic[1:])
+        others = [broker for broker in hold.others if self._may_have(broker, feed)]
+        for request_id in hold.waiting or [None]:
+            if others:
+                outcome = self.take(request_id, feed, others, hold.terms)
+            else:
+                outcome = outcome_of(topic, hold.terms, "error", 408, reason)
+            if outcome.status != "pending":
+                yield request_id, outcome
+
+    def holds_every(self, symbols: frozenset[str] | None) -> bool:
+        """Have topics of all symbols show those that the client may see now; tell whether there are any."""
+        of_every = [topic for topic in self.topics if topic.symbol == EVERY]
+        for topic in of_every:
+            hold = self.topics[topic]
+            hold.terms = hold.terms._replace(symbols=symbols)
+        return bool(of_every)
+
+    def terms_of(self, topic: Topic) -> Terms | None:
+        """Return on which terms the client gets a topic, by its name or with all of its broker; None: it does not."""
+        hold = self.topics.get(topic) or self.topics.get(topic._replace(symbol=EVERY))
+        if hold is None or (hold.terms.symbols is not None and topic.symbol not in hold.terms.symbols):
+            return None
+        return hold.terms
+
+    def mine(self, seqs: Mapping[Topic, int]) -> dict[Topic, int]:
+        """Return the numbers of the topics that the client gets, among those of all."""
+        if not self._own and len(self.topics) < len(seqs) and EVERY not in self.symbols():
+            return {topic: seqs[topic] for topic in self.topics if topic in seqs}
+        return {
+            topic: seq
+            for topic, seq in seqs.items()
+            if self.terms_of(topic) is not None and self._own.is_shared(topic)
+        }
+
+    def listed(self, *, beating: bool) -> list[Subscription]:
+        """Return what the client is subscribed to, as it is listed."""
+        rows = [
+            Subscription(
+                *topic[:3],
+                topic.variant if topic.type == "candle" else None,
+                depth_of(topic, hold.terms),
+            )
+            for topic, hold in self.topics.items()
+        ]
+        return [*rows, Subscription(*HEARTBEAT[:3])] if beating else rows
