@@ -1,1 +1,1 @@
-"""The composition root: builds the server from its config, runs it, and takes it down in the order of the data."""
+"""The composition root: builds the server from its config, runs it, and stops its parts in the order of the data."""

@@ -1,4 +1,4 @@
-"""Fill gaps at leisure: one after the other, the oldest first, never while streaming or storing would wait for it."""
+"""Fills gaps in the background: one after the other, the oldest first, and only while streaming and storing keep up."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = ["BackfillPart"]
 
 LOOK_EVERY_S = 30.0
 SETTLED_S = 60.0
-"""A gap is taken up when it ended this long ago: venues publish their past a little later."""
+"""A gap is filled no sooner than this after its end, because venues publish their past with a delay."""
 BATCHES_PER_MINUTE = 30
-"""Batches that are asked of one broker's venue at leisure; most are one request each."""
+"""Batches a minute that the background requests from one venue; most batches are one request."""
 PAUSES_S = (60.0, 3600.0)
-"""After a failure the gap is taken up again so much later."""
+"""First and longest pause before a gap is tried again after a failure."""
 AT_A_TIME = 50
 MOST_AT_ONCE = 10_000
-"""Gaps that one command fills."""
+"""The most gaps that one command fills."""
 UNWANTED = ("unsubscribed", "refused")
-"""Nobody wanted the records of these gaps; only the command fills them."""
+"""Causes of gaps without subscribers; only the command fills these gaps."""
 
 _LATE_S = 0.05
 _LOOK_S = 0.1
@@ -44,7 +44,7 @@ _log = structlog.get_logger("mdserver")
 
 
 class BackfillPart(Part):
-    """Fills the gaps of brokers that are connected. :meth:`fill_now` is for the command."""
+    """Fills the gaps of connected brokers. The command ``run backfill`` uses :meth:`fill_now`."""
 
     name = "backfill"
     needed = False
@@ -66,7 +66,7 @@ class BackfillPart(Part):
         self._candles = candles
         self._at_work: set[str] = set()
         self._again: dict[int, tuple[float, Backoff]] = {}
-        """Gaps that could not be filled: when to try again."""
+        """Gaps that could not be filled, each with the time of the next attempt."""
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
@@ -82,7 +82,7 @@ class BackfillPart(Part):
                 await trio.sleep(LOOK_EVERY_S)
 
     async def _fill_gaps_of(self, name: str) -> None:
-        """Fill the gaps of one broker that are due; another broker's venue may be slower."""
+        """Fill the due gaps of one broker; each broker has a task of its own, because venues differ in speed."""
         filler = self._filler(self._at_leisure)
         try:
             until_us = int((time() - SETTLED_S) * US_PER_S)
@@ -101,16 +101,16 @@ class BackfillPart(Part):
                 else:
                     self._again.pop(gap.id, None)
         except StoreUnavailable:
-            pass  # streaming reports it; the next look tries again
+            pass  # another part logs it; the next round tries again
         finally:
             self._at_work.discard(name)
 
     async def fill_now(self, request: Mapping[str, Any]) -> Any:
-        """Fill all open gaps of the ``broker`` and the ``symbol`` of a command's request (None: of all); count them."""
+        """Fill all open gaps of a command's ``broker`` and ``symbol`` (None: of all); return a summary with counts."""
         broker, symbol = request.get("broker"), request.get("symbol")
         if broker is not None and broker not in self._supervisor.brokers:
             known = ", ".join(self._supervisor.brokers) or "none"
-            raise Rejected(f'found broker "{broker}", expected one that runs: {known}')
+            raise Rejected(f'found broker "{broker}", expected a running one: {known}')
         filler = self._filler(trio.lowlevel.checkpoint)
         now_us = int(time() * US_PER_S)
         gaps = await self._database.store.gaps(
@@ -140,7 +140,7 @@ class BackfillPart(Part):
         return broker.history()
 
     def _tell(self, gap: Gap) -> None:
-        """Tell the topic's subscribers of now that a gap is over; behind the last record that they have."""
+        """Send the new state of a gap to the topic's present subscribers, after the last record that they have."""
         last = self._router.last(gap.topic)
         self._router.publish([Published(gap.topic, 0 if last is None else last.seq, gap)])
 
@@ -149,7 +149,7 @@ class BackfillPart(Part):
         self._metrics.backfilled.labels(result.gap.broker).inc(result.added)
 
     async def _at_leisure(self) -> None:
-        """Wait for the turn of the next batch: not too often, not while the loop is late or storing has trouble."""
+        """Wait until the next batch may be requested: within the rate, with a prompt event loop and working storage."""
         await trio.sleep(60 / BATCHES_PER_MINUTE)
         while True:
             began = trio.current_time()

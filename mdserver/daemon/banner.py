@@ -1,4 +1,4 @@
-"""What a person at a terminal reads once the server serves: where it is, and a line to paste."""
+"""The text that a terminal shows once the server is ready: its addresses, and a command to paste."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..plugin import BrokerPlugin
 __all__ = ["Banner", "close_stdout"]
 
 SOME_SYMBOL = "SYMBOL"
-"""Stands in the place of a symbol where the config names none."""
+"""The example symbol if the config names none."""
 
 
 class Banner:
-    """Prints the addresses when the daemon has started; logs are for the rest. A ``trio.TaskStatus[str]``."""
+    """Prints the addresses once the daemon has started. Implements ``trio.TaskStatus[str]``."""
 
     def __init__(self, config: Config, plugins: Mapping[str, BrokerPlugin]) -> None:
         self._config = config
         self._plugins = plugins
 
     def started(self, value: str | None = None) -> None:
-        """Print where the server is. A standard output that is closed stops nothing."""
+        """Print the server's addresses. A closed standard output is logged and does not stop the server."""
         if value is None:
             return
         try:
@@ -58,7 +58,7 @@ class Banner:
         )
 
     def _example(self) -> tuple[str, tuple[str, ...]]:
-        """Return a symbol that the config has streamed, and the record types that its broker has."""
+        """Return a symbol of the config, and the types of records that its broker has."""
         for entry in self._config.brokers:
             if entry.enabled:
                 types = entry.types or self._plugins[entry.plugin].types
@@ -68,7 +68,7 @@ class Banner:
 
 
 def _ourselves() -> str:
-    """Return how this program was started, as a shell takes it."""
+    """Return the command that started this program, quoted for a shell."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m mdserver"
@@ -76,7 +76,7 @@ def _ourselves() -> str:
 
 
 def close_stdout() -> None:
-    """Drop what is still printed: the reader has gone, and Python would complain of it once more at its end."""
+    """Discard all further output: its reader has gone, and Python would report that once more at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, sys.stdout.fileno())

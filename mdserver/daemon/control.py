@@ -1,4 +1,4 @@
-"""What commands ask of the running server, over a private socket in its data folder."""
+"""Requests of commands to the running server, over a private socket in its data folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = ["ControlPart"]
 
 MAX_REQUEST_BYTES = 64 * 1024
 REQUEST_S = 5.0
-"""A request must have come within this time."""
+"""A request must be received within this time."""
 SETTLE_S = 15.0
-"""How long a restarted broker is waited for, to tell what came of it."""
+"""How long the answer waits for the new state of a restarted broker."""
 
 _log = structlog.get_logger("mdserver")
 _rarely = RarelyLogged(_log)
@@ -35,7 +35,7 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
 class ControlPart(Part):
-    """Answers commands. ``handlers`` may be added before it starts, by the name that a request has as ``do``."""
+    """Answers commands. ``handlers`` are keyed by the request's ``do``; add them before the start."""
 
     name = "control"
     needed = False
@@ -69,13 +69,13 @@ class ControlPart(Part):
                 await stream.send_all(msgspec.json.encode(answer) + b"\n")
         except (ValueError, trio.TooSlowError, trio.BrokenResourceError) as error:
             _rarely.warning(
-                "a command's request was not understood", error=str(error) or type(error).__name__
+                "a request on the control socket is invalid", error=str(error) or type(error).__name__
             )
         finally:
             await trio.aclose_forcefully(stream)
 
     async def _answer_while_there(self, line: bytes, stream: trio.SocketStream) -> dict[str, Any] | None:
-        """Return the answer, None where the command was interrupted: then nothing more is done for it."""
+        """Return the answer, or None if the command was interrupted; its work is then cancelled."""
         answer: dict[str, Any] | None = None
         async with trio.open_nursery() as nursery:
 
@@ -106,16 +106,16 @@ class ControlPart(Part):
         broker = self._supervisor.brokers.get(request.get("broker", ""))
         if broker is None:
             known = ", ".join(self._supervisor.brokers) or "none"
-            raise Rejected(f'found broker "{request.get("broker")}", expected one that runs: {known}')
+            raise Rejected(f'found broker "{request.get("broker")}", expected a running one: {known}')
         _log.info("a command restarts a broker", broker=broker.name)
         if not await broker.restart("a command asked for it"):
-            raise Rejected(f"{broker.name} does not stop: it restarts as soon as it has")
+            raise Rejected(f"{broker.name} does not stop in time: it restarts once it has stopped")
         await _settled(broker)
         return broker_list([broker.snapshot()])["brokers"][0]
 
 
 async def _settled(broker: SupervisedBroker) -> None:
-    """Wait until a restarted broker is connected or not, but not for ever."""
+    """Wait, for a bounded time, until a restarted broker is connected or has failed to connect."""
     changed = trio.Event()
 
     def note(_: SupervisedBroker, state: State, __: str) -> None:

@@ -1,8 +1,8 @@
 """The composition root: makes the parts of the server from its config, runs them, and bounds their end.
 
-The parts stand in the order of the data: they are started from the last to the first, and stopped from the first to
-the last. Brokers end, clients are closed, what is journalled is stored, the database is closed: each with a deadline,
-all within :data:`SHUTDOWN_S`.
+The parts are in the order of the data flow. They are started from the last to the first and stopped from the first to
+the last: the brokers end, the clients are closed, the journalled records are stored, the database is closed. Each step
+has a deadline, and all of them together take at most :data:`SHUTDOWN_S`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["SHUTDOWN_S", "serve"]
 
 SHUTDOWN_S = 10.0
 SPARE_FILES = 512
-"""Descriptors besides those of connections: journal, database, venues."""
+"""File descriptors for purposes other than client connections: journal, database, venues."""
 
 _log = structlog.get_logger("mdserver")
 
@@ -58,22 +58,23 @@ async def serve(
     Args:
         config: The checked config.
         plugins: The broker plugins that loaded, by name.
-        watch: Has changed files taken over; None: only SIGHUP does.
-        load: Reads and checks the config once more, at SIGHUP; raises ConfigError. Called in a thread.
+        watch: Watches files and reloads the config when they change; None: only SIGHUP reloads it.
+        load: Reads and checks the config again, at SIGHUP; raises ConfigError. Called in a thread.
         task_status: Started with the server's base URL once clients are served.
 
     Raises:
         DataFolderInUse: Another server owns the data folder.
-        ConfigError: The address cannot be bound, or would be open to others without keys.
-        StoreUnavailable: A database that is not known yet did not answer in time.
+        ConfigError: The address cannot be bound, or others could connect to it without keys.
+        StoreUnavailable: A database that the data folder does not know did not answer in time.
     """
     check_exposure(config.server)
     _allow_open_files(config.server.max_connections)
     with lock_data_folder(config.data_dir):
-        # An address that is taken is told before anything starts; until the server is ready connections are refused.
+        # Bound first, so that an address in use is reported before anything starts. Until the server is ready it
+        # refuses connections.
         for listener in await open_listeners(config.server.hosts, config.server.port):
             await listener.aclose()
-        # From the stop on the process has SHUTDOWN_S, whatever hangs: a thread, since the loop may be what hangs.
+        # A stopping process ends within SHUTDOWN_S, whatever hangs. A thread sees to it, because the loop may hang too.
         last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
         last_resort.daemon = True
         server = _Server(config, plugins, load)
@@ -128,7 +129,7 @@ class _Server:
             emit=lambda: router.publish if self.journal is None else self.journal.publish,
             last_records=lambda: {} if self.journal is None else self.journal.last_records,
         )
-        unstored = secrets.token_hex(8)  # numbers that nobody keeps begin anew with each start
+        unstored = secrets.token_hex(8)  # without storage the numbers begin again at each start
         self.web = WebPart(
             config,
             supervisor,
@@ -175,13 +176,13 @@ class _Server:
         )
 
     def _past(self) -> PastOfStore | None:
-        """Return what replays read; asked when the database and the way into it have started."""
+        """Return the stored past for replays; called once the database and the drain have started."""
         if self.database is None or self.drain is None:
             return None
         return PastOfStore(self.database.store, self.drain)
 
     def _not_ready(self) -> Sequence[str]:
-        """Return why the server is not ready; not in detail, for that holds addresses, and is in the log."""
+        """Return why the server is not ready, without details: these contain addresses and are in the log."""
         if self.walk.stopping.is_set():
             return ["the server is stopping"]
         whys = []

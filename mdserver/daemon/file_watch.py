@@ -1,4 +1,4 @@
-"""For development: a changed config file is taken over, and changed plugins restart the server, by themselves."""
+"""For development: reload the config when its file changes, and restart the server when a plugin changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = structlog.get_logger("mdserver")
 
 
 class FileWatch:
-    """Looks once a second whether files have changed. ``restart`` is set once the server should begin anew.
+    """Checks once a second whether files have changed. ``restart`` is set once the server should restart.
 
     ``config_files`` need not exist. ``plugins`` are folders of Python code, or modules.
     """
@@ -28,7 +28,7 @@ class FileWatch:
         self._plugins = tuple(plugins)
 
     async def run(self, reload: Callable[[], None], stop: Callable[[], None]) -> None:
-        """Call ``reload`` at each change of the config, ``stop`` at the first of a plugin; runs until then."""
+        """Call ``reload`` at each change of the config, and ``stop`` at the first change of a plugin, then return."""
         config, plugins = await trio.to_thread.run_sync(self._look)
         _log.info("watching the config and the plugins for changes", files=len(config) + len(plugins))
         while True:
@@ -46,7 +46,7 @@ class FileWatch:
                 reload()
 
     def _look(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return when each file was changed; blocking."""
+        """Return the time of the last change of each file, first of the config, then of the plugins. Blocking."""
         return dict(_changed_at(self._config_files)), dict(_changed_at(_modules(self._plugins)))
 
 
@@ -59,5 +59,5 @@ def _changed_at(paths: Sequence[Path] | Iterator[Path]) -> Iterator[tuple[str, i
     for path in paths:
         try:
             yield os.fspath(path), path.stat().st_mtime_ns
-        except FileNotFoundError:  # being written anew, or not there: that is a state too
+        except FileNotFoundError:  # a missing file counts as a state of its own: it may be being rewritten
             yield os.fspath(path), 0

@@ -1,8 +1,8 @@
-"""What the data folder knows of its database, so that a start need not wait for one that is away.
+"""The data folder's memory of its database, so that a start need not wait for an unavailable one.
 
-Two things let a server stream without its database: the certainty that the database at this address was its own, and
-numbers that are not below any that were given out. The first is the database's identity. The second is a floor per
-topic, written ahead of what is stored, each time before the journal may forget it; the rest is in the journal.
+A server can stream without its database if it knows two things: that the database at this address was its own, and
+which sequence numbers are used. The first is the database's identity. The second is a floor for each topic. It is
+written ahead of the stored records, always before the journal may delete them; the journal has the numbers since then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILE_NAME = "identity.json"
 
 
 class _Identity(msgspec.Struct, frozen=True):
-    """Where the database was, without password, what tells it from every other, and the epoch of its numbers."""
+    """The database's address without password, its unique identifier, and the epoch of its numbers."""
 
     where: str
     identity: str
@@ -33,9 +33,9 @@ class _Identity(msgspec.Struct, frozen=True):
 
 
 class KnownDatabase:
-    """The identity of a database and the floors of its numbers, in a folder of their own; blocking.
+    """The identity of a database and the floors of its numbers, in a folder of their own. Blocking.
 
-    Raises :class:`OSError` if the folder cannot be used, and :class:`ConfigError` if what is in it is not ours.
+    Raises :class:`OSError` if the folder cannot be used, and :class:`ConfigError` if its content is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,16 +59,16 @@ class KnownDatabase:
 
     @property
     def seqs(self) -> Mapping[Topic, int]:
-        """The number of each topic that none of what is stored is above."""
+        """The floor of each topic: no stored record has a higher number."""
         return self._floor.seqs
 
     @property
     def epoch(self) -> str:
-        """What names the numbering in it; empty if that is not known."""
+        """The epoch of the numbers in it; empty if unknown."""
         return "" if self._known is None else self._known.epoch
 
     def is_at(self, where: str) -> bool:
-        """Tell whether the database at this address was ours, and all is known that clients are told of it."""
+        """Return whether the database at this address was this server's, and its epoch is known."""
         return self._known is not None and self._known.where == where and self._known.epoch != ""
 
     def check(self, opened: Opened) -> None:
@@ -76,12 +76,12 @@ class KnownDatabase:
         known = self._known
         if known is not None and (opened.identity, opened.epoch) != (known.identity, known.epoch):
             raise StoreUnavailable(
-                f"another database answers at {known.where} than the one before: its sequence numbers are not "
-                "known; restart the server if it is to be used"
+                f"another database answers at {known.where}: its sequence numbers are unknown; restart the "
+                "server to use it"
             )
 
     def remember(self, where: str, opened: Opened, last_records: Mapping[Topic, LastRecord]) -> None:
-        """Note that this database is ours; without an identity the next start waits for it, as at first."""
+        """Record that this database is ours. If it has no identity, the next start waits for it, like the first one."""
         self._floor.raise_above({topic: last.seq for topic, last in last_records.items()})
         self._floor.sync()
         known = None if opened.identity is None else _Identity(where, opened.identity, opened.epoch)
@@ -96,11 +96,11 @@ class KnownDatabase:
         new.replace(self._path)
 
     def is_behind(self, batch: Sequence[Published]) -> bool:
-        """Tell whether :meth:`cover` has anything to write for a batch."""
+        """Return whether :meth:`cover` has anything to write for a batch."""
         seqs = self.seqs
         return any(p.seq > seqs.get(p.topic, 0) for p in batch)
 
     def cover(self, batch: Sequence[Published]) -> None:
-        """Put the floors above the numbers of a batch, some way ahead, and onto the disk."""
+        """Raise the floors well above the numbers of a batch and flush them to the disk."""
         self._floor.cover(batch)
         self._floor.sync()

@@ -35,7 +35,7 @@ _WAITING = "trio._core._io_"
 
 
 class WatchdogPart(Part):
-    """Reports whoever holds the event loop: in the log, at most once a minute each, and in a metric."""
+    """Reports which plugin blocks the event loop: in the log, at most once a minute each, and in a metric."""
 
     name = "watchdog"
     needed = False
@@ -45,7 +45,7 @@ class WatchdogPart(Part):
     ) -> None:
         modules = {name: getattr(plugin.factory, "__module__", "") or "" for name, plugin in plugins.items()}
         self._packages = {module.partition(".")[0]: name for name, module in modules.items()}
-        self._packages.pop("mdserver", None)  # what stands in for plugins that cannot be used
+        self._packages.pop("mdserver", None)  # its package replaces plugins that cannot be used
         self._metrics = metrics
         self._log = log
         self._rarely: dict[str, RarelyLogged] = {}
@@ -99,7 +99,7 @@ class WatchdogPart(Part):
             )
 
     def _culprit(self, innermost: FrameType) -> tuple[str, FrameType]:
-        """Return the plugin that is at work, and the frame where it is; else the server and the innermost frame."""
+        """Return the running plugin and its frame, or the server and the innermost frame."""
         frame: FrameType | None = innermost
         while frame is not None:
             package = frame.f_globals.get("__name__", "").partition(".")[0]

@@ -1,7 +1,7 @@
-"""The parts of the daemon, and the walk along them: started from the database to the brokers, stopped the other way.
+"""The parts of the daemon. They are started from the database to the brokers, and stopped in the opposite order.
 
-Each part runs shielded from the cancellation of the whole, so that only the walk stops it, in order and with a
-deadline: records are still stored when the brokers are gone, and the database outlives what writes to it.
+Each part runs shielded from the daemon's cancellation, so that only :class:`Walk` stops it, in order and with a
+deadline. So records are still stored after the brokers have ended, and the database is closed after its last writer.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ..metrics import Metrics
 __all__ = ["Part", "Walk"]
 
 STABLE_S = 60.0
-"""A part that ran this long before it failed is tried again at once."""
+"""A part that has run this long before it fails is started again after the shortest pause."""
 
 
 class Part:
     """One part of the daemon.
 
-    ``needed``: nothing can be streamed without it, so its failure stops the server, in order. The work of any other
-    part can be done later: its failure is logged and counted, and it is run again after ``pauses_s`` (first, longest).
-    ``stop_s`` bounds :meth:`stop` and, counted anew, the end of :meth:`run` once that is cancelled.
-    ``reconfigures`` has the settings that it takes over while it runs: dotted paths, or names of whole sections.
+    ``needed``: nothing can be streamed without the part, so its failure stops the server in order. The work of other
+    parts can be done later: their failure is logged and counted, and they are started again after ``pauses_s`` (first
+    and longest pause). ``stop_s`` bounds :meth:`stop`, and separately the end of the cancelled :meth:`run`.
+    ``reconfigures``: the settings that the part can change while it runs, as dotted paths or names of whole sections.
     """
 
     name: ClassVar[str]
@@ -40,23 +40,23 @@ class Part:
     reconfigures: ClassVar[frozenset[str]] = frozenset()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Work until cancelled; started once others can rely on it. What it opened is closed when it ends."""
+        """Run until cancelled. Call ``started`` once other parts can rely on this one; close everything at the end."""
         raise NotImplementedError
 
     async def reconfigure(self, config: Config, changed: frozenset[str]) -> None:
-        """Take its settings over from another config; ``changed`` names all that differ from the one in force.
+        """Apply the settings of a new config; ``changed`` names all settings that differ from the present one.
 
-        Called at each reload, also where nothing differs. Raises ConfigError where they cannot be used: then it goes on
-        with those that it has.
+        Called at each reload, even if nothing differs. Raises ConfigError if the settings cannot be used; the part then
+        keeps its present ones.
         """
 
     async def stop(self) -> None:
-        """Bring the work to its end before :meth:`run` is cancelled; by default there is nothing to bring to an end."""
+        """Finish the work before :meth:`run` is cancelled; by default there is nothing to finish."""
 
 
 @attrs.define(eq=False)
 class _Running:
-    """A part on its way. ``settled`` is set once it has started, has ended, or need not be waited for any more."""
+    """A part that is being run. ``settled`` is set once the other parts need not wait for its start any more."""
 
     part: Part
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
@@ -77,7 +77,7 @@ class Walk:
         self.parts = tuple(parts)
         self.stopping = trio.Event()
         self.stuck: list[str] = []
-        """Parts that had not ended by their deadline; they may still be running when :meth:`run` wants to return."""
+        """Parts that had not ended by their deadline; they may still run when :meth:`run` is about to return."""
         self._metrics = metrics
         self._log = log
         self._running: list[_Running] = []
@@ -85,7 +85,7 @@ class Walk:
         self._on_stop: Callable[[], None] = lambda: None
 
     def stop(self) -> None:
-        """Have the parts stopped in order; during the start no further part is started."""
+        """Stop the parts in order; during the start no further part is started."""
         if not self.stopping.is_set():
             self.stopping.set()
             self._on_stop()
@@ -101,9 +101,9 @@ class Walk:
     ) -> None:
         """Run the parts until :meth:`stop` or until one that is needed fails.
 
-        ``on_started`` is called once all have started, ``on_stop`` when the stop begins, ``on_stuck`` where a part
-        does not end: it should end the process, for this task waits for that part. Raises what a part raised, a group
-        where several did.
+        ``on_started`` is called once all have started, ``on_stop`` when the stop begins, ``on_stuck`` if a part does
+        not end: it should end the process, because this task waits for that part. Raises the error of a part, or a
+        group if there are several.
         """
         self._on_stop = on_stop
         async with trio.open_nursery() as nursery:
@@ -147,7 +147,7 @@ class Walk:
     async def _run_once(self, running: _Running) -> None:
         try:
             await running.part.run(task_status=running)
-        except* Exception as group:  # noqa: BLE001 - raised at the end, when all is stopped in order
+        except* Exception as group:  # noqa: BLE001 - raised at the end, after all parts have stopped
             if running.has_started:
                 self._count(running.part)
                 self._log.exception(

@@ -1,4 +1,4 @@
-"""The stored past, as replays read it: what the store has, once the journal has gone into it."""
+"""The stored past for replays: the records of the store, after the journal has been stored too."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["PastOfStore"]
 
 
 class Storing(Protocol):
-    """The way of what is published into the store."""
+    """The process that stores published records."""
 
     @property
     def away(self) -> str | None:
-        """Why nothing can be stored just now, or None."""
+        """Why nothing can be stored at present, or None."""
         ...
 
     async def store_now(self) -> None:
-        """Return once all that is journalled now is stored. Raises :class:`StoreUnavailable` while that cannot be."""
+        """Return once all records journalled so far are stored. Raises :class:`StoreUnavailable` if that fails."""
         ...
 
 
@@ -34,7 +34,7 @@ class PastOfStore:
         self._store = store
         self._storing = storing
         self._series: dict[Topic, SeriesInfo] = {}
-        """Of each topic that was replayed: its id, which stays. What else a row says is of an earlier time."""
+        """The rows of replayed topics, kept for their ids, which never change; their other columns may be outdated."""
 
     async def caught_up(self) -> None:
         """See :class:`~mdserver.stream.stored_past.StoredPast`."""
@@ -56,7 +56,7 @@ class PastOfStore:
         """See :class:`~mdserver.stream.stored_past.StoredPast`."""
         if (
             away := self._storing.away
-        ) is not None:  # or else each page would wait for it, and nobody would go live
+        ) is not None:  # otherwise each page would wait for it, and no client would become live
             raise StoreUnavailable(away)
         series = self._series.get(topic)
         if series is None:

@@ -1,4 +1,4 @@
-"""A changed config, taken over while the server runs: a difference of two, applied to the parts that it touches."""
+"""Reloads the config while the server runs: compares it with the present one and applies the changes to the parts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .parts import Part
 __all__ = ["Reload"]
 
 _TAKEN_HERE = frozenset({"history", "log"})
-"""Whoever needs the sources of history asks for the config in force."""
+"""Sections without a part of their own: their users read the present config each time."""
 
 
 class Reload:
-    """Reads the config again when it is asked to.
+    """Reloads the config on request.
 
-    ``config`` is the one in force, but for settings that only a restart takes over. ``load`` reads and checks the file;
-    blocking. The parts take theirs over one after the other, those that clients talk to first: what they refuse
-    changes nothing.
+    ``config`` is the present config, except for settings that only a restart applies. ``load`` reads and checks the
+    file; blocking. The parts apply their settings one after the other, first the web server: if it refuses them,
+    nothing changes.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Reload:
         self._turn = trio.Lock()
 
     def ask(self) -> None:
-        """Have the config read again soon; from a signal."""
+        """Request a reload; for signals."""
         self._asked.set()
 
     async def run(self) -> None:
-        """Read the config again each time that it was asked for; runs until cancelled."""
+        """Reload the config at each request. Runs until cancelled."""
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
@@ -60,7 +60,7 @@ class Reload:
                 )
 
     async def now(self) -> None:
-        """Read the config and take it over. Raises ConfigError where it cannot be used; then nothing has changed."""
+        """Read the config and apply it. Raises ConfigError if it cannot be used; then nothing has changed."""
         async with self._turn:
             new = await trio.to_thread.run_sync(self._load)
             hide_values(secret_values(new))
@@ -77,7 +77,7 @@ class Reload:
             await part.reconfigure(new, changed)
         except* ConfigError as group:
             problems += map(str, leaves(group))
-        except* Exception as group:  # noqa: BLE001 - a fault of one part: the others take the config over
+        except* Exception as group:  # noqa: BLE001 - the other parts still apply the config
             self._log.exception("a part failed to reload its settings", part=part.name, exc_info=group)
         if problems:
             raise ConfigError(problems)

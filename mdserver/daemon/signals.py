@@ -1,9 +1,9 @@
-"""Signals: the first one stops the server in order, the second at once; SIGHUP is for reading the config again.
+"""Signals: the first one stops the server in order, the second one at once; SIGHUP reloads the config.
 
-SIGHUP has two senders. An operator (``kill -HUP``, ``systemctl reload``) wants the config read again. The kernel and
-the shell send it when the terminal of a server in the foreground is closed: then nobody is there any more, and without
-a stop in order the embedded database would be left running. The two look alike, except that after the latter the
-terminal is gone. A server that was started under nohup outlives its terminal.
+SIGHUP has two senders. An operator (``kill -HUP``, ``systemctl reload``) wants a reload. The kernel and the shell send
+it when the terminal of a server in the foreground is closed; the server must then stop in order, or the embedded
+database would be left running. The signals are equal, but in the second case the terminal no longer exists. A server
+that was started under nohup goes on without its terminal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = structlog.get_logger("mdserver")
 async def watch_signals(
     stop: Callable[[], None], is_stopping: Callable[[], bool], reload: Callable[[], None]
 ) -> None:
-    """Handle signals until cancelled. The second one that stops ends the process with exit code 130."""
+    """Handle signals until cancelled. The second SIGINT or SIGTERM ends the process with exit code 130."""
     outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     had_terminal = _has_terminal()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:

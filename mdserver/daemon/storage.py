@@ -1,4 +1,4 @@
-"""The parts that store: the database, the journal, the way from the one to the other, and housekeeping."""
+"""The parts that store: the database, the journal, the drain from the journal to the database, and housekeeping."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _log = structlog.get_logger("mdserver")
 
 
 class DatabasePart(Part):
-    """The database: connected before anything is streamed, unless it is known to be ours and away.
+    """The database. It is connected before anything is streamed, unless it is known to be ours and unavailable.
 
-    ``database``, ``store``, ``last_records`` (where each topic's numbering goes on) and ``epoch`` (what names the
-    numbering) are there once it has started.
+    ``database``, ``store``, ``last_records`` (the last number and time of each topic) and ``epoch`` (the name of the
+    numbering) are set once the part has started.
     """
 
     name = "database"
@@ -116,14 +116,14 @@ class DatabasePart(Part):
         await self._open_later(opening, known)
 
     async def _open_later(self, opening: Opening, known: KnownDatabase) -> None:
-        """Connect as soon as it is there, if it is the one that is known: the numbers in it are ours."""
+        """Connect as soon as the database answers; only the known one is accepted, since the numbers in it are ours."""
         backoff = Backoff(0.5, 5.0)
         rarely = RarelyLogged(_log)
         while self.away is not None:
             await trio.sleep(backoff.next_s())
             try:
                 opened = await opening.connect(0, accept=known.check)
-            except Exception as error:  # noqa: BLE001 - whatever keeps us from it: streaming goes on
+            except Exception as error:  # noqa: BLE001 - streaming goes on, whatever the error
                 self.away = str(error)
                 rarely.error("the database is still unavailable", error=self.away)
             else:
@@ -132,9 +132,9 @@ class DatabasePart(Part):
 
 
 class JournalPart(Part):
-    """The journal: open while anyone appends to it or reads from it.
+    """The journal, open as long as any part appends to it or reads from it.
 
-    ``journal``, ``publish`` (journal first, then the router) and ``last_records`` are there once it has started.
+    ``journal``, ``publish`` (to the journal, then to the router) and ``last_records`` are set once it has started.
     """
 
     name = "journal"
@@ -169,7 +169,7 @@ class JournalPart(Part):
 
 
 def _merge(one: Mapping[Topic, LastRecord], other: Mapping[Topic, LastRecord]) -> dict[Topic, LastRecord]:
-    """Return where topics stand by two accounts of them, ``other`` the later one: the higher number and time."""
+    """Return the last record of each topic of both, ``other`` being the later account: the higher number and time."""
     return {
         topic: _later(one.get(topic, LastRecord(0, 0)), other.get(topic, LastRecord(0, 0)))
         for topic in one.keys() | other.keys()
@@ -229,14 +229,14 @@ class DrainPart(Part):
             raise
 
     async def store_now(self) -> None:
-        """Return once all that is journalled now is stored. Raises :class:`StoreUnavailable` while that cannot be."""
+        """Return once all records journalled so far are stored. Raises :class:`StoreUnavailable` if that fails."""
         away, drain = self.away, self._drain
         if away is not None or drain is None:
             raise StoreUnavailable(away or "storing has failed")
         await drain.store_now()
 
     async def stop(self) -> None:
-        """Store what is journalled, as far as the time allows."""
+        """Store the journalled records, as many as the time allows."""
         if self._drain is not None:
             with trio.move_on_after(DRAIN_S - 0.1):
                 await self._drain.drain()
@@ -271,7 +271,7 @@ class _RememberingStore:
 
 
 class LiveCandlesPart(Part):
-    """Sends the candles of what is stored to those who subscribed to them."""
+    """Computes live candles from the stored records and sends them to their subscribers."""
 
     name = "live candles"
     needed = False

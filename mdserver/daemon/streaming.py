@@ -1,4 +1,4 @@
-"""The parts that stream: brokers, the window of the router, the web server, and what keeps the loop prompt."""
+"""The parts that stream: brokers, the router's window, the web server, and the garbage collector's settings."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from .parts import Part
 __all__ = ["BrokersPart", "MemoryPart", "RouterPart", "WebPart", "sources_of"]
 
 MAX_OWN_SESSIONS = 100
-"""Sessions of brokers that clients opened with their credentials, of all clients together."""
+"""The most sessions with clients' own credentials, of all clients together."""
 CLIENTS_CLOSE_S = 2.0
-"""Bound on the close handshakes of all clients, and again on the end of requests under way."""
+"""Bound on the close handshakes of all clients, and separately on the end of running requests."""
 
 _log = structlog.get_logger("mdserver")
 
 
 class MemoryPart(Part):
-    """Keeps the garbage collector from stopping the stream."""
+    """Keeps the garbage collector from interrupting the stream."""
 
     name = "memory"
     needed = False
@@ -60,7 +60,8 @@ class MemoryPart(Part):
 class BrokersPart(Part):
     """The brokers of the config.
 
-    ``emit`` and ``last_records`` are asked when a broker is made: they are known once what comes before has started.
+    ``emit`` and ``last_records`` are called when a broker is made, because they are known only once the parts that
+    start earlier have started.
     """
 
     name = "brokers"
@@ -86,12 +87,14 @@ class BrokersPart(Part):
         self._emit = emit
         self._last_records = last_records
         self._of_those_gone: dict[Topic, LastRecord] = {}
-        self._own_metrics = Metrics()  # those of the config's brokers must not change with a client's
+        self._own_metrics = (
+            Metrics()
+        )  # a client's session must not change the metrics of the config's brokers
         metrics.own_sessions.set_function(lambda: supervisor.aside)
         supervisor.follow(lambda _: None, self._remember_numbers)
 
     def _remember_numbers(self, broker: SupervisedBroker) -> None:
-        """Keep where a broker that goes has left off: one that comes in its place must use no number again."""
+        """Keep the last numbers of a removed broker: one that replaces it must not use them again."""
         self._of_those_gone |= broker.host.last_records()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -102,10 +105,10 @@ class BrokersPart(Part):
         await self._supervisor.run()
 
     async def reconfigure(self, config: Config, changed: frozenset[str]) -> None:
-        """Let brokers come, go and change, each by itself; try again what had failed. See :meth:`Part.reconfigure`."""
+        """Add, remove and change brokers, and restart failed ones. See :meth:`Part.reconfigure`."""
         plan = broker_changes(list(self._entries.values()), config.brokers)
         touched = {*plan.removed, *(entry.name for entry in plan.restarted)}
-        async with trio.open_nursery() as nursery:  # one that is slow to stop delays no other
+        async with trio.open_nursery() as nursery:  # a broker that stops slowly must not delay the others
             for name in plan.removed:
                 nursery.start_soon(self._remove, name)
             for entry in plan.restarted:
@@ -118,13 +121,13 @@ class BrokersPart(Part):
             self._settle(self._supervisor.brokers[entry.name], entry)
         for entry in plan.added:
             if entry.name in self._entries:
-                continue  # the one of another plugin does not stop; the next reload tries again
+                continue  # the broker of the previous plugin has not stopped; the next reload tries again
             self._entries[entry.name] = entry
             self._supervisor.add(self.make(entry))
         self._supervisor.arrange(plan.order)
 
     def open_own(self, name: str, credentials: dict[str, object]) -> OwnSession:
-        """Make a session of a broker for one client, with its credentials. See :data:`.own_session.OpenOwn`."""
+        """Open a session of a broker for one client, with its credentials. See :data:`.own_session.OpenOwn`."""
         entry = self._entries.get(name)
         if entry is None:
             raise RequestError(408, f'broker: unknown broker "{name[:40]}"')
@@ -178,7 +181,7 @@ class BrokersPart(Part):
         )
 
     def make(self, entry: BrokerEntry) -> SupervisedBroker:
-        """Return the broker of a config entry, not running yet."""
+        """Return the broker of a config entry; it does not run yet."""
         plugin = self._plugins[entry.plugin]
         demand = BrokerDemand(_pinned(entry, plugin))
         host = Host(
@@ -200,7 +203,7 @@ class BrokersPart(Part):
 
 
 def _pinned(entry: BrokerEntry, plugin: BrokerPlugin) -> list[Feed]:
-    """Return the feeds that a config entry has streamed."""
+    """Return the feeds that a config entry names."""
     types = entry.types or plugin.types
     return [Feed(symbol, kind, default_variant(kind)) for symbol in entry.symbols for kind in types]
 
@@ -219,12 +222,12 @@ class RouterPart(Part):
         await self._router.run()
 
     async def stop(self) -> None:
-        """Deliver what the window holds."""
+        """Deliver the records in the window."""
         self._router.flush()
 
 
 class WebPart(Part):
-    """The HTTP and WebSocket server. ``url`` is there once it has started."""
+    """The HTTP and WebSocket server. ``url`` is set once it has started."""
 
     name = "web server"
     stop_s = 2 * CLIENTS_CLOSE_S
@@ -305,10 +308,10 @@ class WebPart(Part):
             self._closed.set()
 
     async def reconfigure(self, config: Config, changed: frozenset[str]) -> None:
-        """Take over keys, limits, origins and the certificate: its files are read again. See :meth:`Part.reconfigure`.
+        """Apply new keys, limits and origins, and read the certificate's files again. See :meth:`Part.reconfigure`.
 
-        Clients stay, except those whose key is gone. Addresses, the port and the limits on connections and buffers are
-        those of the start, and so is whether there is TLS.
+        Clients stay connected, except those whose key was removed. Only a restart changes the addresses, the port, the
+        limits on connections and buffers, and whether TLS is used.
         """
         server = config.server
         check_exposure(server)
@@ -321,7 +324,7 @@ class WebPart(Part):
         self._clients.renew_grants()
 
     async def stop(self) -> None:
-        """Close the clients with 1012, then the listeners; requests under way may come to their end."""
+        """Close the clients with 1012, then the listeners; running requests may end."""
         self._clients.close_all()
         with trio.move_on_after(CLIENTS_CLOSE_S):
             await self._clients.gone()
@@ -342,14 +345,14 @@ class WebPart(Part):
 
 
 def _url(server: ServerConfig, host: str, port: int) -> str:
-    """Return where this machine reaches the server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - an address to look for
+    """Return the URL at which this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     scheme = "http" if server.tls is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def sources_of(config: Config, plugins: Mapping[str, BrokerPlugin]) -> list[SourceInfo]:
-    """Return the sources of records in the order in which they are tried: brokers, then history."""
+    """Return the sources of records in their order of preference: brokers, then history."""
     sources = []
     for entry in config.brokers:
         if entry.enabled:
@@ -359,7 +362,7 @@ def sources_of(config: Config, plugins: Mapping[str, BrokerPlugin]) -> list[Sour
                 SourceInfo(entry.name, plugin.candles_from, entry.symbols, types, plugin.synthetic)
             )
     sources += [SourceInfo(source.name) for source in config.history]
-    # what a first run made up stays made up when the config names other brokers
+    # records of the first run's mock stay marked as made up after the config names other brokers
     named = {source.name for source in sources}
     made_up = [plugin.name for plugin in plugins.values() if plugin.synthetic]
     return sources + [SourceInfo(name, synthetic=True) for name in made_up if name not in named]

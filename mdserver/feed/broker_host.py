@@ -22,14 +22,14 @@ from .demand import BrokerDemand, FeedChange
 __all__ = ["Emit", "Host", "clean_text", "shown_record"]
 
 Emit = Callable[[list[Published]], None]
-"""Takes an accepted batch: appends it to the journal, then fans it out."""
+"""Publishes an accepted batch: appends it to the journal, then sends it to clients."""
 
 MAX_LABELS = 100
-"""Kinds of messages, and causes of gaps, that are counted by name: a venue's texts must not make the metrics grow
-without a bound."""
+"""The most kinds of messages, and causes of gaps, that are counted by name: a venue's texts must not make the metrics
+grow without a bound."""
 
 MAX_CAUSE = 40
-"""Characters of the cause of a gap."""
+"""The most characters of the cause of a gap."""
 
 MAX_VARIANT_BYTES = 16
 """The longest name of an interval or a depth."""
@@ -37,17 +37,17 @@ MAX_VARIANT_BYTES = 16
 _SHOWN = 80  # characters of a field of a rejected record in the log
 
 _Key: TypeAlias = str | tuple[str, str]
-"""The symbol, with the variant where the kind has any: so that the symbol alone never finds those."""
+"""The symbol, or the symbol and the variant for a kind with variants; the symbol alone never finds such a line."""
 
 
 class _Line:
-    """One topic of this broker: its number, its check, and where its last record stood.
+    """One topic of this broker: its number, its check, and its last record's time.
 
-    ``broken_off`` is why records may be missing behind that one, or None; ``lost`` is how many, where that is known.
-    ``served``: the venue is known to serve it.
-    ``interrupted`` is why it was not served for a while, or None: what is still on its way then does not end the hole,
-    which lasts until the venue serves it again.
-    ``announced``: the hole behind the last record, if there is one, was given on.
+    ``broken_off`` is why records may be missing after that one, or None; ``lost`` is their number if it is known.
+    ``served``: the venue is known to serve the topic.
+    ``interrupted`` is why it was not served for a while, or None. A late record of the old subscription does not end
+    the gap, which lasts until the venue serves the topic again.
+    ``announced``: the gap after the last record, if there is one, has been published.
     """
 
     __slots__ = (
@@ -75,27 +75,27 @@ class _Line:
         self.announced = hole is not None
 
     def break_off(self, cause: str, lost: int | None = None) -> None:
-        """Note that records may be missing behind the last one, if there was one."""
+        """Record that records may be missing after the last one, if there was one."""
         self.served = False
         if not self.last_us:
             return
         if self.broken_off is None:
             self.broken_off, self.lost = self.interrupted or cause, None if self.interrupted else lost
-        else:  # of two holes in one nobody knows how much is missing in all
+        else:  # two gaps in one: the total number of missing records is unknown
             self.lost = None
 
     def interrupt(self, cause: str) -> None:
-        """Note that the venue is not asked for it any more."""
+        """Record that the topic is no longer subscribed at the venue."""
         self.served = False
         self.interrupted = self.interrupted or cause
 
     def hole(self, to_us: int | None) -> Gap | None:
-        """Return the hole behind the last record, or None: up to ``to_us``, None if it still lasts."""
+        """Return the gap after the last record until ``to_us`` (None: it still lasts), or None if there is no gap."""
         cause = self.broken_off or (self.interrupted if self.last_us else None)
         return None if cause is None else Gap(self.topic, self.last_us, to_us, cause, self.lost)
 
     def resume(self) -> None:
-        """Note that the venue serves it (again)."""
+        """Record that the venue serves the topic (again)."""
         if self.interrupted is not None:
             self.break_off(self.interrupted)
             self.interrupted = None
@@ -120,7 +120,7 @@ class Host:
         self.log = log.bind(broker=name)
         self.last_event_s: float | None = None
         self.has_heartbeats = False
-        """Whether the broker has ever told of one: from then on its silence is a fault at any time."""
+        """Whether the broker has ever reported a heartbeat: from then on its silence is a fault at any time."""
         self._emit = emit
         self._last_records = {
             topic: last for topic, last in last_records.items() if topic.broker == name and last.seq
@@ -150,7 +150,7 @@ class Host:
                 lines = by_type.get(type(record))
                 try:
                     line = None if lines is None else lines.get(record.symbol)
-                except TypeError:  # what cannot be hashed is no symbol either
+                except TypeError:  # an unhashable value is not a symbol
                     line = None
                 if line is None:
                     line = self._find_line(record)
@@ -172,7 +172,7 @@ class Host:
                     accepted.append(Published(line.topic, line.seq, record, received_us))
                 else:
                     self._reject(record, fault)
-        finally:  # whatever breaks off a batch: a number that was given goes out with its record
+        finally:  # even if a batch fails midway, each numbered record must be published
             self.last_event_s = now_s
             if accepted:
                 self._published.value += len(accepted) - gaps
@@ -187,7 +187,7 @@ class Host:
                 line.break_off(cause, size)
 
     def announce_holes(self) -> None:
-        """Give on the holes that last and were not given on yet: so they are in the ledger, whatever happens next."""
+        """Publish the lasting gaps that were not published yet, so that the ledger has them, whatever happens next."""
         self._announce(self._all_lines())
 
     def _announce(self, lines: Iterable[_Line]) -> None:
@@ -200,7 +200,7 @@ class Host:
             self._emit(begun)
 
     def _note_restart(self) -> None:
-        """Give on a hole behind each last record that has none yet: nothing was received while there was no host."""
+        """Publish a gap after each last record without one: nothing was received while there was no host."""
         begun = []
         for topic, last in self._last_records.items():
             if last.hole is None and last.time_us:
@@ -211,7 +211,7 @@ class Host:
             self._emit(begun)
 
     def hole(self, feed: Feed) -> Gap | None:
-        """Return the hole that a feed is in now: nothing has come yet behind its last record."""
+        """Return the gap that a feed is in now: no record has arrived since it began. None if there is none."""
         kind = BY_NAME.get(feed.type)
         line = None if kind is None else self._lines[kind.struct].get(_key(kind, feed.symbol, feed.variant))
         if line is not None:
@@ -229,7 +229,7 @@ class Host:
         return 0 if last is None else last.seq
 
     def last_records(self) -> dict[Topic, LastRecord]:
-        """Return where each topic that it has published stands: where a host in its place goes on."""
+        """Return the last record of each published topic: a host that replaces this one continues from there."""
         return {line.topic: LastRecord(line.seq, line.last_us, line.hole(None)) for line in self._all_lines()}
 
     def _all_lines(self) -> Iterator[_Line]:
@@ -237,9 +237,9 @@ class Host:
             yield from lines.values()
 
     def _note_served(self, line: _Line) -> bool:
-        """Tell whether a record's feed is wanted: then it says as much as a confirmation.
+        """Return whether a record's feed is wanted; if so, the record confirms the feed.
 
-        Else it was on its way when the last holder let go, or when the venue refused.
+        Otherwise the venue sent it before the last holder let go, or before it refused the feed.
         """
         feed = Feed(*line.topic[1:])
         if self.demand.status(feed) not in ("pending", "active"):
@@ -304,7 +304,7 @@ class Host:
             self.log.warning("feeds refused", feeds=feeds, reason=reason)
 
     def _find_line(self, record: Record) -> _Line | None:
-        """Return the line of a record: of a kind with variants, or of a new topic; None for what is not taken."""
+        """Return the line of a record with a variant or a new topic, or None if the record is refused."""
         kind = KINDS.get(type(record))
         if kind is None or kind.name not in BY_NAME or type(record.symbol) is not str:
             self._reject(record, "type")
@@ -330,7 +330,7 @@ class Host:
         return line
 
     def _end_hole(self, line: _Line, time_us: int) -> Published:
-        """Return the hole that a record at ``time_us`` ends: it goes before that record, and is told to the ledger."""
+        """Return the gap that a record at ``time_us`` ends; it precedes that record and goes to the ledger."""
         gap = line.hole(time_us)
         assert gap is not None  # noqa: S101 - it was broken off
         line.broken_off = line.lost = None
@@ -349,7 +349,7 @@ class Host:
 
 
 def _label(text: str, known: set[str]) -> str:
-    """Return a text as a metric's label: one of at most so many, else ``other``."""
+    """Return a text as a metric's label: the text itself for the first so many, then ``other``."""
     label = clean_text(text[:MAX_CAUSE])
     if label not in known:
         if len(known) >= MAX_LABELS:
@@ -370,7 +370,7 @@ def _is_canonical(symbol: str) -> bool:
 
 
 def shown_record(record: object) -> str:
-    """Return a record as the log shows it: a field that a venue filled with megabytes is cut before it is formatted."""
+    """Return a record as text for the log; a long field is cut before it is formatted, since it may be megabytes."""
     if not isinstance(record, Struct):
         return type(record).__name__
     fields = (_cut(getattr(record, name)) for name in record.__struct_fields__)
@@ -384,5 +384,5 @@ def _cut(value: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return a text that a plugin gave as it may be shown: without secrets, and without what cannot be written."""
+    """Return a plugin's text without secrets and without characters that cannot be written."""
     return redact(text.encode(errors="replace").decode())

@@ -1,4 +1,4 @@
-"""The states of a broker, which may follow which, and what operators see of them."""
+"""The states of a broker, the allowed changes between them, and the view of them for operators."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ..metrics import Metrics
 __all__ = ["BrokerState", "Outcome", "SessionError", "State", "StateChange", "StateHistory"]
 
 KEPT = 10
-"""Errors and changes of state that are kept of each broker."""
+"""The most errors, and changes of state, that are kept for each broker."""
 
 Outcome: TypeAlias = Literal["rejected", "crashed", "unavailable"]
-"""How a session ended: for a reason that no retry changes, by a bug of the plugin, or for one that may pass."""
+"""How a session ended: by a final refusal, by a bug of the plugin, or for a reason that may pass."""
 
 
 class State(StrEnum):
-    """What a broker does.
+    """The states of a broker.
 
-    ``degraded``: connected, and the venue refuses feeds that the config names. ``failed``: given up until it is
-    restarted, or its config changes. ``stopped``: the server stops, or the broker is not in the config any more.
+    ``degraded``: connected, but the venue refuses feeds of the config. ``failed``: it does not connect again until it
+    is restarted or its config changes. ``stopped``: the server stops, or the config no longer has the broker.
     """
 
     STARTING = "starting"
@@ -43,7 +43,7 @@ class State(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Whether no session comes by itself any more."""
+        """Whether there will be no further session unless the broker is restarted."""
         return self in (State.FAILED, State.STOPPED)
 
 
@@ -59,11 +59,11 @@ NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
         State.STOPPED: frozenset({State.STARTING, State.FAILED}),
     }
 )
-"""What may follow each state. From connected to starting: somebody restarts the broker."""
+"""The states that may follow each state. The change from a connected state to starting is a restart."""
 
 
 class StateChange(Struct, frozen=True):
-    """A state that a broker entered, with a text for people; ``time`` is in Unix seconds."""
+    """A state that a broker entered, with a text for operators; ``time`` is in Unix seconds."""
 
     time: float
     state: State
@@ -81,8 +81,8 @@ class SessionError(Struct, frozen=True):
 class BrokerState(Struct, frozen=True):
     """A broker as operators see it. Times are Unix seconds; errors and changes are the latest ones, newest first.
 
-    ``feeds`` counts what is wanted now, ``active`` what the venue confirmed of it; ``refused`` has the
-    config's feeds that the venue refuses, and why.
+    ``feeds`` is the number of wanted feeds, ``active`` the number of those that the venue has confirmed; ``refused``
+    has the config's feeds that the venue refuses, with the reasons.
     """
 
     name: str
@@ -100,7 +100,7 @@ class BrokerState(Struct, frozen=True):
 
 
 class StateHistory:
-    """The state of one broker now and how it came to it: the one place where it changes."""
+    """The present state of one broker and its history; the state changes only here."""
 
     def __init__(self, name: str, metrics: Metrics) -> None:
         self.state = State.STARTING
@@ -126,12 +126,12 @@ class StateHistory:
         return tuple(self._changes)
 
     def note_error(self, outcome: Outcome, message: str) -> None:
-        """Remember why a session ended."""
+        """Record why a session ended."""
         self._errors.appendleft(SessionError(time(), outcome, message))
         self._metrics.sessions.labels(self._name, outcome).inc()
 
     def enter(self, state: State, message: str) -> bool:
-        """Change the state; return whether that is something new. Raises ValueError if it cannot follow this one."""
+        """Change the state; return whether state or text differ. Raises ValueError if the change is not allowed."""
         before = self.state
         if state is before and state is not State.STARTING:
             return False

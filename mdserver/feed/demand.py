@@ -1,7 +1,7 @@
-"""What is wanted from one broker, counted by holders, and what the venue said to it.
+"""The feeds that are wanted from one broker, with a count of their holders, and the venue's answers.
 
-Feeds that the config names are held as long as it does; each client holds what it subscribed. A feed stays wanted until
-its last holder lets go, so that one client leaving never cuts another.
+The config holds the feeds that it names, and each client holds the feeds that it has subscribed to. A feed is wanted
+until its last holder releases it, so a client that leaves never ends another client's feed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FeedStatus: TypeAlias = Literal["pending", "active", "refused"]
 
 
 class FeedChange(NamedTuple):
-    """What became of a feed, and the reason of a refusal; ``unwanted``: its last holder let go."""
+    """The new status of a feed, with the reason of a refusal; ``unwanted``: its last holder has released it."""
 
     feed: Feed
     status: Literal["active", "refused", "unwanted"]
@@ -28,7 +28,7 @@ class FeedChange(NamedTuple):
 
 
 Watcher: TypeAlias = Callable[[Sequence[FeedChange]], None]
-"""Called with all that changed at once."""
+"""Called with all simultaneous changes."""
 
 
 class BrokerDemand:
@@ -47,7 +47,7 @@ class BrokerDemand:
     # -- the broker's side ---------------------------------------------------------------------------
 
     def current(self) -> frozenset[Feed]:
-        """Return the feeds wanted now: all held ones but those that the venue refused."""
+        """Return the feeds that are wanted now: all held ones except those that the venue refused."""
         if self._wanted is None:
             self._wanted = frozenset(f for f in self._holders if self._status[f] != "refused")
         return self._wanted
@@ -59,17 +59,17 @@ class BrokerDemand:
         return wanted
 
     def confirm(self, feeds: Iterable[Feed]) -> None:
-        """Note that the venue accepted these feeds."""
+        """Record that the venue has accepted these feeds."""
         self._settle([FeedChange(f, "active") for f in feeds if self._status.get(f, "active") != "active"])
 
     def refuse(self, feeds: Iterable[Feed], reason: str) -> None:
-        """Note that the venue will not serve these feeds: they are no longer wanted."""
+        """Record that the venue will not serve these feeds; they are no longer wanted."""
         self._settle([FeedChange(f, "refused", reason) for f in feeds if f in self._holders])
 
     def set_instruments(self, table: Iterable[Instrument]) -> dict[Feed, str]:
-        """Take the venue's complete list; return the held feeds that are refused as their symbols are not in it.
+        """Set the venue's complete list; return the held feeds whose symbols are not in it, with the reason.
 
-        What was refused and is newly listed is asked for once more.
+        A refused feed whose symbol is newly listed is wanted again.
         """
         before, self._symbols = self._symbols, frozenset(i.symbol for i in table)
         gone = {
@@ -87,13 +87,13 @@ class BrokerDemand:
         return gone
 
     def begin_session(self) -> None:
-        """Ask for everything once more, also for what the venue refused in the last session."""
+        """Want all held feeds again, also those that the venue refused in the last session."""
         self._reasons.clear()
         self._status = dict.fromkeys(self._holders, "pending")
         self._touch()
 
     def end_session(self) -> None:
-        """Note that nothing is served any more: what was active waits for the next session's answer."""
+        """Record that no feed is served any more; active feeds wait for the next session's answer."""
         for feed, status in self._status.items():
             if status == "active":
                 self._status[feed] = "pending"
@@ -101,7 +101,7 @@ class BrokerDemand:
     # -- the config's side ---------------------------------------------------------------------------
 
     def pin(self, feeds: Iterable[Feed]) -> None:
-        """Hold these feeds for the config, and none of those that it named before."""
+        """Hold these feeds for the config, and release those that it named before."""
         before, self._pinned = self._pinned, frozenset(feeds)
         for feed in self._pinned - before:
             self.hold(feed)
@@ -109,7 +109,7 @@ class BrokerDemand:
             self.release(feed)
 
     def is_pinned(self, feed: Feed) -> bool:
-        """Tell whether the config names a feed."""
+        """Return whether the config names a feed."""
         return feed in self._pinned
 
     def pinned_refused(self) -> dict[Feed, str]:
@@ -119,7 +119,7 @@ class BrokerDemand:
     # -- the clients' side ---------------------------------------------------------------------------
 
     def hold(self, feed: Feed) -> FeedStatus:
-        """Want a feed (once more); return what the venue has said to it so far."""
+        """Add a holder of a feed; return the venue's answer so far."""
         self._holders[feed] += 1
         if self._holders[feed] == 1 or self._status[feed] == "refused":
             self._status[feed] = "pending"
@@ -128,7 +128,7 @@ class BrokerDemand:
         return self._status[feed]
 
     def release(self, feed: Feed) -> None:
-        """Let go of a feed held before."""
+        """Remove a holder of a feed."""
         self._holders[feed] -= 1
         if not self._holders[feed]:
             del self._holders[feed], self._status[feed]
@@ -137,11 +137,11 @@ class BrokerDemand:
             self._notify([FeedChange(feed, "unwanted")])
 
     def status(self, feed: Feed) -> FeedStatus | None:
-        """Return what the venue has said so far to a feed; None if nobody holds it."""
+        """Return the venue's answer to a feed so far, or None if it has no holder."""
         return self._status.get(feed)
 
     def has(self, symbol: str) -> bool | None:
-        """Tell whether the venue has a symbol; None where it gave no list."""
+        """Return whether the venue has a symbol, or None if it gave no list."""
         return None if self._symbols is None else symbol in self._symbols
 
     def refused(self) -> dict[Feed, str]:
@@ -149,7 +149,7 @@ class BrokerDemand:
         return dict(self._reasons)
 
     def count(self) -> int:
-        """Return how many feeds the venue confirmed."""
+        """Return the number of feeds that the venue has confirmed."""
         return sum(status == "active" for status in self._status.values())
 
     def watch(self, watcher: Watcher) -> None:
@@ -157,7 +157,7 @@ class BrokerDemand:
         self._watchers[watcher] = None
 
     def unwatch(self, watcher: Watcher) -> None:
-        """Call ``watcher`` no more."""
+        """Stop calling ``watcher``."""
         self._watchers.pop(watcher, None)
 
     def _settle(self, changes: Sequence[FeedChange]) -> None:

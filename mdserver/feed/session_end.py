@@ -1,4 +1,4 @@
-"""What the errors of a session say of its end. Pure."""
+"""Derives from the errors of a session how it ended. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["judge"]
 
 
 def judge(group: BaseExceptionGroup[BaseException]) -> tuple[Outcome, BaseException]:
-    """Return how a session ended that raised several errors, perhaps, and the one that says why.
+    """Return how a session ended that raised ``group``, and the error that explains it.
 
-    A rejection beside other errors is a rejection: the others are what it tore down, and trying again would not help.
+    A rejection among other errors decides: it usually caused the others, and trying again would not help.
     """
     errors = list(leaves(group))
     for error in errors:

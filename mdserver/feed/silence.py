@@ -1,10 +1,10 @@
-"""When the silence of a venue is a fault.
+"""Decides when the silence of a venue is a fault.
 
-A venue that sends heartbeats is never silent while its socket works, whatever the markets do. Of one that sends none
-nothing is heard while its markets are closed, or while nobody trades its quiet instruments. So there silence counts
-only while the market of a wanted symbol is open; and where a new session is as silent as the last one, patience
-doubles: it was the market that was quiet, or else the venue is as good as away, and asking less often does no harm.
-What is heard tells how long pauses are, and patience follows.
+A venue that sends heartbeats is never silent while its socket works, whatever the markets do. A venue without
+heartbeats is silent while its markets are closed, or while its quiet instruments are not traded. For such a venue
+silence counts only while the market of a wanted symbol is open. If a new session is as silent as the last one, the
+permitted silence (patience) doubles: either the market is quiet, or the venue is unavailable and reconnecting less
+often does no harm. Patience then adapts to the observed pauses between messages.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ __all__ = ["Silence"]
 
 MOST_PATIENCE_S = 3600.0
 LOOKS = 10
-"""How often the watch looks in the time of its patience."""
+"""How often the watch checks within the time of its patience."""
 SHRINKS = 0.9
-"""What patience shrinks by with each look that finds something heard: from an hour to 90 s in five minutes."""
+"""The factor by which patience shrinks with each check that finds a message: from an hour to 90 s in five minutes."""
 OF_A_PAUSE = 1.5
-"""What patience is at least, of the last pause that was none for good."""
+"""The least patience, as a multiple of the last pause that ended by itself."""
 
 
 class Silence:
-    """Watches one broker, session after session. ``silence_s`` is how long a venue that works says nothing at most."""
+    """Watches one broker over all sessions. ``silence_s`` is the longest silence of a working venue."""
 
     def __init__(self, silence_s: float, host: Host, now_s: Callable[[], float] = time) -> None:
         self._silence_s = silence_s
@@ -41,10 +41,10 @@ class Silence:
         self._silent_since: float | None = None
 
     async def watch(self) -> None:
-        """Watch a session until cancelled. Raises Silent where there was nothing for too long."""
+        """Watch a session until cancelled. Raises Silent after too long a silence."""
         host = self._host
         began = trio.current_time()
-        # A pause that a new session did not end goes on: only so is its true length known when it ends.
+        # A pause that a new session did not end goes on: only then is its full length known at its end.
         pause_began, self._silent_since = self._silent_since or began, None
         seen, since = host.last_event_s, began
         heard = False
@@ -64,7 +64,7 @@ class Silence:
                 raise Silent(f"nothing from the venue for {now - since:.0f} s")
 
     def _counts(self) -> bool:
-        """Tell whether a venue that works would be heard now."""
+        """Return whether a working venue would send something now."""
         wanted = self._host.demand.current()
         if self._host.has_heartbeats:
             return bool(wanted)

@@ -1,7 +1,8 @@
 """Keeps one broker running: sessions, backoff, watchdog, state.
 
-One broker's failure never reaches another: a session's errors end here. Named failures are handled by
-name; anything else is a bug of the plugin, logged whole and tried again a bounded number of times.
+One broker's failure never affects another: the errors of a session are handled here. Unavailable and Rejected have
+their meaning; any other error is a bug of the plugin, which is logged with its traceback and tried again a bounded
+number of times.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ __all__ = ["StateListener", "SupervisedBroker"]
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
 STABLE_S = 60.0
-"""A session that was live this long resets the backoff."""
+"""A session that has been live this long resets the backoff."""
 MAX_CRASHES = 5
 CRASHES_WITHIN_S = 600.0
-"""So many unknown exceptions within this time, and a broker is given up."""
+"""A broker fails for good after this many unknown exceptions within this time."""
 START_TIMEOUT_S = 60.0
 """A session must be connected within this time."""
 STOP_TIMEOUT_S = 3.0
-"""A cancelled session may clean up this long."""
+"""The time that a cancelled session has for its cleanup."""
 
 StateListener: TypeAlias = Callable[["SupervisedBroker", State, str], None]
-"""Called with the broker, its new state, and a text for people."""
+"""Called with the broker, its new state, and a text for operators."""
 
 
 class SupervisedBroker:
     """One broker: its plugin, its demand, its host and its state.
 
-    ``make`` gives the plugin's object for one session; the demand and the host outlive sessions and settings, and so do
-    subscriptions. ``client_credentials``: clients may have a session of their own with theirs.
+    ``make`` returns the plugin's object for one session. The demand and the host, and so the subscriptions, outlive
+    sessions and changes of settings. ``client_credentials``: clients may open sessions with credentials of their own.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class SupervisedBroker:
 
     @property
     def state(self) -> State:
-        """What the broker does now."""
+        """The present state."""
         return self._history.state
 
     @property
@@ -88,7 +89,7 @@ class SupervisedBroker:
         return self._history.last_error
 
     def snapshot(self) -> BrokerState:
-        """Return the state now."""
+        """Return the broker as operators see it now."""
         history = self._history
         return BrokerState(
             self.name,
@@ -106,15 +107,16 @@ class SupervisedBroker:
         )
 
     def history(self) -> BrokerHistory | None:
-        """Return what gives the records of the venue's past: the session's own object if there is one, else a new one.
+        """Return the source of the venue's past records, or None if the plugin has none.
 
-        Raises whatever the plugin's factory does.
+        It is the running session's object if there is one, otherwise a new one. Raises the errors of the plugin's
+        factory.
         """
         broker = self._broker or self._make()
         return broker if isinstance(broker, BrokerHistory) else None
 
     async def run(self) -> None:
-        """Run sessions until cancelled. A broker that is given up (``failed``) waits for its restart."""
+        """Run sessions until cancelled. A broker that has failed for good waits for its restart."""
         try:
             while True:
                 await self._keep_distance()
@@ -131,9 +133,9 @@ class SupervisedBroker:
             raise
 
     async def restart(self, why: str) -> bool:
-        """End the session, the pause or the failure, and begin anew; two sessions never begin within moments.
+        """End the session, the pause or the failure, and start a new session; at least the first pause is kept.
 
-        Returns False where the session does not end within :data:`STOP_TIMEOUT_S`: the new one begins when it has.
+        Returns False if the session does not end within :data:`STOP_TIMEOUT_S`; the new one then starts once it has.
         """
         self._crashed_at.clear()
         self._why_restarted = why
@@ -150,36 +152,36 @@ class SupervisedBroker:
         return False
 
     def reconfigure(self, make: Callable[[], Broker], backoff: Backoff) -> None:
-        """Take other settings over, from the next session on."""
+        """Use other settings from the next session on."""
         self._make = make
         self._broker = None
         self._backoff = backoff
 
     def give_up(self, reason: str) -> None:
-        """Count as failed from now on: whoever waits for an answer gets it, or the next broker's."""
+        """Enter the state failed. Waiting subscribers get a refusal, or the next broker that has the feed."""
         self._enter(State.FAILED, reason)
         self.demand.refuse(self.demand.current(), f"{self.name} has failed: {reason}")
 
     def leave(self) -> None:
-        """Be there no more: whoever waits for an answer gets it, or the next broker's."""
+        """Stop for good. Waiting subscribers get a refusal, or the next broker that has the feed."""
         self._stop()
-        self.demand.refuse(self.demand.current(), f"{self.name} is not there any more: {self.why_stopped}")
+        self.demand.refuse(self.demand.current(), f"{self.name} was stopped: {self.why_stopped}")
 
     def _stop(self) -> None:
         if self.state is not State.FAILED:
             self._enter(State.STOPPED, self.why_stopped)
 
     async def _keep_distance(self) -> None:
-        """Wait until a session may begin: whoever asks, a venue is not stormed."""
+        """Wait until the first pause has passed since the last start, whoever requested this one."""
         since_s = trio.current_time() - self._began
         if since_s < self._backoff.first_s:
             await trio.sleep(self._backoff.first_s - since_s)
         self._began = trio.current_time()
 
     async def _take_turn(self) -> None:
-        """Run one session, and wait as long as it calls for."""
+        """Run one session, then wait for the pause that its end requires."""
         wait_s = await self._one_session()
-        await trio.lowlevel.checkpoint()  # one that shielded itself may have outlived the wish for it
+        await trio.lowlevel.checkpoint()  # a shielded session may end only after its cancellation
         if wait_s is None:
             self.host.log.error("broker failed for good: it is not connected again", error=self.last_error)
             self.give_up(self.last_error or "")
@@ -190,14 +192,14 @@ class SupervisedBroker:
         await trio.sleep(wait_s)
 
     async def _one_session(self) -> float | None:
-        """Run one session; return how long to wait before the next, or None to give up."""
+        """Run one session; return the pause before the next in seconds, or None if there must be none."""
         self.attempt += 1
         self.demand.begin_session()
         self._enter(State.STARTING, "connecting")
         live_since: float | None = None
         outcome: Outcome = "unavailable"
         error: BaseException = Unavailable("")
-        cause = "restart"  # where the session is cancelled
+        cause = "restart"  # if the session is cancelled
 
         def went_live() -> None:
             nonlocal live_since
@@ -242,7 +244,7 @@ class SupervisedBroker:
         raise Unavailable("the venue ended the session")
 
     def _note(self, outcome: Outcome, error: BaseException) -> float | None:
-        """Count a session's end; return the pause before the next one, None to give up."""
+        """Count a session's end; return the pause before the next one, or None if there must be none."""
         text = clean_text(str(error)) or type(error).__name__
         self._history.note_error(outcome, text)
         self.host.log.warning("broker session ended", outcome=outcome, error=text)
@@ -259,14 +261,14 @@ class SupervisedBroker:
             self._weigh_refusals()
 
     def _weigh_refusals(self) -> None:
-        """Count as degraded while the venue refuses what the config names; a client's wish for more is no fault."""
+        """Enter degraded if the venue refuses feeds of the config, otherwise live; clients' feeds do not count."""
         refused = self.demand.pinned_refused()
         if refused:
             feed, why = next(iter(refused.items()))
             more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
             self._enter(State.DEGRADED, f"refused: {feed.symbol} {feed.type} ({why}){more}")
         elif self.state is State.DEGRADED:
-            self._enter(State.LIVE, "nothing of the config is refused any more")
+            self._enter(State.LIVE, "no feed of the config is refused any more")
 
     def _enter(self, state: State, message: str) -> None:
         if not self._history.enter(state, message):

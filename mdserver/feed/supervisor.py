@@ -18,14 +18,14 @@ BrokerFollower: TypeAlias = Callable[[SupervisedBroker], None]
 
 
 class Supervisor:
-    """The brokers in config order. Each runs in a task of its own: none waits for another."""
+    """The brokers in config order. Each runs in a task of its own, so none waits for another."""
 
     def __init__(self, brokers: Iterable[SupervisedBroker] = ()) -> None:
         self._brokers: dict[str, SupervisedBroker] = {}
         self._followers: list[tuple[BrokerFollower, BrokerFollower]] = []
         self._nursery: trio.Nursery | None = None
         self.aside = 0
-        """Brokers that run for one client each."""
+        """The number of brokers that run for one client each."""
         self._runs: dict[str, tuple[trio.CancelScope, trio.Event]] = {}
         self.brokers: Mapping[str, SupervisedBroker] = MappingProxyType(self._brokers)
         """The brokers by name; a live view."""
@@ -37,15 +37,15 @@ class Supervisor:
         return [broker.snapshot() for broker in self._brokers.values()]
 
     def follow(self, joined: BrokerFollower, left: BrokerFollower) -> None:
-        """Call ``joined`` with each broker, present and future, and ``left`` with each that is removed."""
+        """Call ``joined`` with each present and future broker, and ``left`` with each removed one."""
         self._followers.append((joined, left))
         for broker in self._brokers.values():
             joined(broker)
 
     def add(self, broker: SupervisedBroker) -> None:
-        """Take in a broker, behind the others, and run it if the others run. Raises ValueError if its name is taken."""
+        """Add a broker after the others, and run it if they run. Raises ValueError if the name is in use."""
         if broker.name in self._brokers:
-            raise ValueError(f'found "{broker.name}" again, expected a name of its own')
+            raise ValueError(f'found a second broker "{broker.name}", expected a unique name')
         self._brokers[broker.name] = broker
         for joined, _ in self._followers:
             joined(broker)
@@ -53,17 +53,17 @@ class Supervisor:
             self._start(broker, self._nursery)
 
     def arrange(self, names: Sequence[str]) -> None:
-        """Put the brokers into this order of preference; those not named come last."""
+        """Put the brokers into this order of preference; brokers that are not named are last."""
         rank = {name: place for place, name in enumerate(names)}
         ordered = sorted(self._brokers.values(), key=lambda broker: rank.get(broker.name, len(rank)))
         self._brokers.clear()
         self._brokers.update((broker.name, broker) for broker in ordered)
 
     async def remove(self, name: str, reason: str) -> bool:
-        """Stop a broker and forget it; its subscribers are told ``reason``, or get the next broker that has the feed.
+        """Stop and remove a broker; its subscribers get ``reason``, or the next broker that has the feed.
 
-        Returns False where its session does not end within :data:`STOP_TIMEOUT_S`: then it stays, as failed, for it
-        may still publish.
+        Returns False if its session does not end within :data:`STOP_TIMEOUT_S`. It then stays in the state failed,
+        because it may still publish.
         """
         broker = self._brokers[name]
         broker.why_stopped = reason
@@ -87,9 +87,9 @@ class Supervisor:
         return True
 
     def run_aside(self, broker: SupervisedBroker, secrets: Collection[str]) -> Callable[[], None]:
-        """Run a broker that is none of all: a client's own; return what ends it. ``secrets`` are hidden until then.
+        """Run a client's own broker, which is not listed; return a function that ends it.
 
-        Raises RuntimeError where the others do not run.
+        ``secrets`` are hidden in logs until then. Raises RuntimeError if the listed brokers do not run.
         """
         if self._nursery is None:
             raise RuntimeError("the brokers do not run")
@@ -108,7 +108,7 @@ class Supervisor:
             self.aside -= 1
 
     async def run(self) -> None:
-        """Run all brokers, also those that come later, until cancelled."""
+        """Run all brokers, also those added later, until cancelled."""
         async with trio.open_nursery() as self._nursery:
             for broker in self._brokers.values():
                 self._start(broker, self._nursery)

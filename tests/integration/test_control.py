@@ -49,7 +49,7 @@ async def test_a_command_restarts_a_broker(folder: Path, monkeypatch: pytest.Mon
 
         unknown = await run_broker(config, "restart", "nobody")
         assert unknown.returncode == 1
-        assert unknown.stderr == b'mdserver: found broker "nobody", expected one that runs: mock, keyed\n'
+        assert unknown.stderr == b'mdserver: found broker "nobody", expected a running one: mock, keyed\n'
 
         listed = await run_broker(config, "list", "--json")
         assert [one["state"] for one in json.loads(listed.stdout)["brokers"]] == ["live", "failed"]

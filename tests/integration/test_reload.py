@@ -111,7 +111,7 @@ async def test_brokers_come_go_and_change_while_a_client_of_another_goes_on(fold
         config_of(folder, MOCK, {**other, "enabled": False})
         await reload(daemon)
         assert list(await brokers_of(daemon)) == ["mock"]
-        seen = await client.until(lambda m: "third is not there any more" in json.dumps(m))
+        seen = await client.until(lambda m: "third was stopped" in json.dumps(m))
         assert (await brokers_of(daemon))["mock"]["since"] == began
         ticks = [m for m in seen + await client.until(tick) if tick(m) and m["broker"] == "mock"]
         assert [m["seq"] for m in ticks] == list(range(ticks[0]["seq"], ticks[-1]["seq"] + 1))
