@@ -33,7 +33,7 @@ from tests.integration.importing import (
 
 IMPATIENT = """import sys
 from mdserver.commands.importing import pipeline
-pipeline.STORE_PAUSES_S = (0.1,)
+pipeline.STORE_GIVE_UP_S = 1.0
 from mdserver.__main__ import main
 sys.exit(main())"""
 """The command line with a short patience for a database that is away."""
@@ -56,7 +56,9 @@ HOUR_SUMS = """select count(*), sum(round(ask * 100000)), sum(round(bid * 100000
 
 
 @pytest.mark.recorded
-async def test_a_recorded_day_under_fire(tmp_path: Path, database_url: str, recorded_data: Path) -> None:
+async def test_a_recorded_day_under_fire(
+    tmp_path: Path, database_url: str, recorded_data: Path, long: bool
+) -> None:
     folder, facts = recorded_day(recorded_data)
     assert len(facts) == 24
     day = ("--from", "2019-02-04", "--to", "2019-02-04")
@@ -77,7 +79,7 @@ async def test_a_recorded_day_under_fire(tmp_path: Path, database_url: str, reco
         feed.fail(Fault("cut"), times=4)
         feed.fail(Fault("hang"), times=2)
         feed.fail(Fault("broken off"), times=2)
-        for _ in range(7):  # while it fetches
+        for _ in range(7 if long else 2):  # while it fetches
             until = len(feed.requests) + random_.randint(1, 5)
             async with fired.running(*day) as run:
                 with trio.fail_after(DEADLINE_S):
@@ -95,12 +97,13 @@ async def test_a_recorded_day_under_fire(tmp_path: Path, database_url: str, reco
                     await trio.sleep(random_.uniform(0, 0.1))
                     codes.append(await run.end(signal.SIGKILL))
                 holder.rollback()
-        assert codes == [-signal.SIGKILL] * 10
+        assert codes == [-signal.SIGKILL] * (10 if long else 5)
         assert fired.tables()["ticks"] == []
 
         assert (await fired.run(*day))["added"] == 24
         met = {request.fault.kind for request in feed.requests if request.fault is not None}
-        assert met == {"hang", "status", "cut", "broken off"}
+        assert met >= {"status", "cut"}
+        assert not long or met == {"hang", "status", "cut", "broken off"}
         assert (await fired.run(*day))["skipped"] == 24
     assert fired.tables() == expected
     with psycopg.connect(database_url) as conn:

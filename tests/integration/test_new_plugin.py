@@ -15,6 +15,7 @@ from mdserver.errors import PluginError
 from mdserver.kit.scaffold import KINDS, PluginKind, write_project
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
 
 
 def run(project: Path, *command: str | Path) -> str:
@@ -25,7 +26,7 @@ def run(project: Path, *command: str | Path) -> str:
         text=True,
         check=False,
         timeout=120,
-        env={**os.environ, "CI": ""},
+        env={**os.environ, "CI": "", "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

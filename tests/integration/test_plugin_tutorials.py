@@ -72,7 +72,7 @@ def test_what_the_broker_page_says_to_break_is_found(
     assert sound in path.read_text()
     path.write_text(path.read_text().replace(sound, broken))
     case = tmp_path / "my-plugins/tidewater/conformance.py"
-    case.write_text(case.read_text() + "\nTidewaterCase.patience_s = 2.0\n")
+    case.write_text(case.read_text() + "\nTidewaterCase.patience_s = 0.5\n")
     done = mdserver(tmp_path, "plugins", "test", "tidewater", "--json")
     assert done.returncode == 1
     failed = [row["check"] for row in json.loads(done.stdout)["checks"] if row["outcome"] == "failed"]
