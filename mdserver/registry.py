@@ -137,6 +137,11 @@ def plugin_code(folders: Folders = ()) -> list[Path]:
     return found
 
 
+def installed_names(group: str, folders: Folders = ()) -> set[str]:
+    """Return the names of the plugins of a group, also of those that cannot be used; nothing is imported."""
+    return {point.name for point in _points(group, folders)}
+
+
 def _usable(loaded: Iterable[_Loaded]) -> tuple[dict[str, Any], list[PluginProblem]]:
     plugins: dict[str, Any] = {}
     problems: list[PluginProblem] = []

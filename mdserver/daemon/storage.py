@@ -68,7 +68,7 @@ class DatabasePart(Part):
             ) as opening:
                 self.database = opening.database
                 self.store = Store(opening.database, store_received=settings.store_received)
-                self.signs = SignsOfLife(opening.database)
+                self.signs = SignsOfLife(opening.database, _log)
                 if url != settings.url:
                     await self._open(opening)
                     task_status.started()

@@ -16,9 +16,9 @@ from ..feed.broker_state import State
 from ..feed.demand import BrokerDemand
 from ..feed.supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
 from ..feed.supervisor import Supervisor
-from ..kinds import default_variant
+from ..kinds import BY_NAME, default_variant
 from ..metrics import Metrics
-from ..model import Feed, LastRecord, Topic
+from ..model import Feed, LastRecord, RecordType, Topic
 from ..plugin import BrokerPlugin
 from ..protocol.requests import RequestError
 from ..store.store import Store
@@ -35,7 +35,7 @@ from ..web.stream.clients import Clients
 from .interpreter import keep_memory_in_bounds
 from .parts import Part
 
-__all__ = ["BrokersPart", "MemoryPart", "RouterPart", "WebPart", "sources_of"]
+__all__ = ["BrokersPart", "MemoryPart", "RouterPart", "WebPart", "sources_of", "streamed_types"]
 
 MAX_OWN_SESSIONS = 100
 """The most sessions with clients' own credentials, of all clients together."""
@@ -204,8 +204,17 @@ class BrokersPart(Part):
 
 def _pinned(entry: BrokerEntry, plugin: BrokerPlugin) -> list[Feed]:
     """Return the feeds that a config entry names."""
-    types = entry.types or plugin.types
+    types = streamed_types(entry, plugin)
     return [Feed(symbol, kind, default_variant(kind)) for symbol in entry.symbols for kind in types]
+
+
+def streamed_types(entry: BrokerEntry, plugin: BrokerPlugin) -> tuple[RecordType, ...]:
+    """Return the record types that the symbols of a config entry are streamed of.
+
+    Where it names none: those of the plugin that are stored, since what nobody stores is of no use without a client.
+    """
+    stored = tuple(kind for kind in plugin.types if BY_NAME[kind].stored is not None)
+    return entry.types or stored or plugin.types
 
 
 class RouterPart(Part):
@@ -357,7 +366,7 @@ def sources_of(config: Config, plugins: Mapping[str, BrokerPlugin]) -> list[Sour
     for entry in config.brokers:
         if entry.enabled:
             plugin = plugins[entry.plugin]
-            types = entry.types or plugin.types
+            types = streamed_types(entry, plugin)
             sources.append(
                 SourceInfo(entry.name, plugin.candles_from, entry.symbols, types, plugin.synthetic)
             )

@@ -11,6 +11,8 @@ import click
 
 from ..commands.context import Invocation
 from ..errors import PluginError
+from ..plugin import BROKER_GROUP, COMMAND_GROUP, HISTORY_GROUP
+from ..registry import installed_names
 from .scaffold import KINDS, write_project
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["new_plugin", "test_plugin"]
 
+_GROUPS = {"broker": BROKER_GROUP, "history": HISTORY_GROUP, "command": COMMAND_GROUP}
 _MARKS = {"ok": "ok", "failed": "FAILED", "not applicable": "-"}
 
 
@@ -30,7 +33,8 @@ _MARKS = {"ok": "ok", "failed": "FAILED", "not applicable": "-"}
     metavar="FOLDER",
     help="Create this folder; the default is a folder with the plugin's name in the current one.",
 )
-def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
+@click.pass_context
+def new_plugin(context: click.Context, kind: str | None, name: str | None, into: Path | None) -> None:
     """Generate a working plugin project; without a kind, `mdserver plugins new NAME` generates a broker.
 
     The project has a package with config, codec and the plugin itself, a fake venue, tests that need no network, among
@@ -43,6 +47,12 @@ def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
     known = next((one for one in KINDS if one == kind), None)
     if known is None:
         raise click.UsageError(f"found the kind {kind!r}, expected one of {', '.join(KINDS)}")
+    invocation = context.find_object(Invocation)
+    if name in installed_names(_GROUPS[known], [] if invocation is None else invocation.plugin_folders):
+        raise click.UsageError(
+            f"found the name {name!r}, which a {known} plugin has that is installed (mdserver plugins lists them); "
+            "expected another one"
+        )
     folder = Path(name) if into is None else into
     try:
         written = write_project(known, name, folder)
@@ -52,8 +62,8 @@ def new_plugin(kind: str | None, name: str | None, into: Path | None) -> None:
     for path in written:
         click.echo(f"  {path}")
     click.echo(
-        f"Next: cd {folder} && python -m pytest; pip install -e . lets the server see it, and "
-        f"mdserver plugins test {name} prints its scorecard. README.md has the next steps."
+        f"Next: cd {folder} && pip install pytest pytest-trio && python -m pytest; pip install -e . lets the server "
+        f"see it, and mdserver plugins test {name} prints its scorecard. README.md has the next steps."
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from mdserver.config import BrokerEntry
-from mdserver.daemon.streaming import BrokersPart
+from mdserver.daemon.streaming import BrokersPart, streamed_types
 from mdserver.feed.supervised_broker import SupervisedBroker
 from mdserver.feed.supervisor import Supervisor
 from mdserver.metrics import Metrics
@@ -86,3 +86,14 @@ async def test_one_that_comes_in_the_place_of_another_goes_on_with_its_numbers()
         nursery.cancel_scope.cancel()
     records = [published for published in emitted if not isinstance(published.record, Gap)]
     assert [published.seq for published in records] == [8, 9, 10, 11, 12, 13]
+
+
+def test_what_is_not_stored_is_streamed_only_where_the_config_names_it() -> None:
+    plugin = BrokerPlugin("x", "", object, lambda _: None, types=("tick", "trade", "orderbook"))
+    books = BrokerPlugin("x", "", object, lambda _: None, types=("orderbook",))
+    assert streamed_types(BrokerEntry("x", "x"), plugin) == ("tick", "trade")
+    assert streamed_types(BrokerEntry("x", "x", types=("trade", "orderbook")), plugin) == (
+        "trade",
+        "orderbook",
+    )
+    assert streamed_types(BrokerEntry("x", "x"), books) == ("orderbook",)

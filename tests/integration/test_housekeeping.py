@@ -103,13 +103,17 @@ async def test_a_frozen_database_is_known_without_a_reader(
     log = structlog.get_logger()
     async with open_embedded(reachable_path, log=log) as url:
         async with open_database(url, retry_for_s=0, log=log) as database:
-            signs = SignsOfLife(database)
+            signs = SignsOfLife(database, log)
             await signs.check()
             assert signs.away is None
-            with frozen(reachable_path):
+            with frozen(reachable_path), capture_logs() as logs:
+                await signs.check()
                 await signs.check()
                 assert signs.away is not None
                 assert "no answer within 0.3 s" in signs.away
+            assert [line["event"] for line in logs if "database" in line["event"]] == [
+                "the database does not answer"
+            ]
             with trio.fail_after(15):
                 while signs.away is not None:
                     await signs.check()

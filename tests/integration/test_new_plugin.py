@@ -68,6 +68,8 @@ def test_a_broker_where_no_kind_is_said(tmp_path: Path) -> None:
         (["plugins", "new", "Zebra"], "found the name 'Zebra'"),
         (["plugins", "new", "z" * 31], "at most 30"),
         (["plugins", "new", "zebra", "--into", "."], "exists already"),
+        (["plugins", "new", "mock"], "which a broker plugin has that is installed"),
+        (["plugins", "new", "command", "import"], "which a command plugin has that is installed"),
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str) -> None:

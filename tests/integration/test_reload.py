@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import ssl
@@ -14,6 +15,7 @@ import httpx2
 import pytest
 import trio
 
+from mdserver.errors import Unavailable
 from mdserver.net import open_websocket
 
 from .daemon import Daemon, open_daemon, write_config
@@ -241,6 +243,78 @@ async def test_keys_are_taken_over_and_a_server_is_never_opened_by_mistake(folde
         line = await reload(daemon, "the config was not reloaded")
         assert "allow_anonymous" in str(line["problems"])
         assert (await daemon.get("/api/brokers")).status_code == 401
+        assert await daemon.stop() == 0
+
+
+async def new_key(name: str) -> dict[str, str]:
+    made = await trio.run_process(
+        [sys.executable, "-m", "mdserver", "keys", "new", name, "--json"], capture_stdout=True
+    )
+    found: dict[str, str] = json.loads(made.stdout)
+    return found
+
+
+async def test_keys_limits_origins_and_a_brokers_key_change_at_once_and_who_may_stay_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(broken_distribution(folder, "keyed", KEYED)))
+    desk, other, new = [await new_key(name) for name in ("desk", "other", "new")]
+
+    def write(*names: dict[str, str], api_key: str, origin: str, per_minute: int) -> Path:
+        keys = [{"name": key["name"], "hash": key["hash"]} for key in names]
+        server = {"auth": {"keys": keys}, "allowed_origins": [origin], "requests_per_minute": per_minute}
+        return config_of(folder, MOCK, {"name": "keyed", "api_key": api_key}, server=server)
+
+    config = write(desk, other, api_key="wrong-key-1", origin="https://a.example", per_minute=10_000)
+    async with (
+        open_daemon(config) as daemon,
+        open_websocket(daemon.ws, headers=[("Authorization", f"Bearer {desk['key']}")]) as stays,
+        open_websocket(daemon.ws, headers=[("Authorization", f"Bearer {other['key']}")]) as goes,
+        httpx2.AsyncClient(base_url=daemon.base) as http,
+    ):
+
+        async def status(key: dict[str, str], origin: str = "") -> int:
+            headers = {"Authorization": f"Bearer {key['key']}"} | ({"Origin": origin} if origin else {})
+            return (await http.get("/api/brokers", headers=headers)).status_code
+
+        async def broker(name: str, state: str) -> dict[str, Any]:
+            headers = {"Authorization": f"Bearer {desk['key']}"}
+            with trio.fail_after(20):
+                while True:
+                    brokers = (await http.get("/api/brokers", headers=headers)).json()["brokers"]
+                    found: dict[str, Any] = next(one for one in brokers if one["broker"] == name)
+                    if found["state"] == state:
+                        return found
+                    await trio.sleep(0.05)
+
+        client = Watching(stays)
+        await client.subscribe("EURUSD", broker="mock")
+        seen = await client.until(tick)
+        since = (await broker("mock", "live"))["since"]
+        await broker("keyed", "failed")
+        assert [await status(key) for key in (desk, other, new)] == [200, 200, 401]
+        assert [await status(desk, f"https://{name}.example") for name in "ab"] == [200, 403]
+
+        write(desk, new, api_key="the-right-key", origin="https://b.example", per_minute=10_000)
+        line = await reload(daemon)
+        assert line["changed"] == ["brokers", "server.allowed_origins", "server.auth"]
+        assert [await status(key) for key in (desk, other, new)] == [200, 401, 200]
+        assert [await status(desk, f"https://{name}.example") for name in "ab"] == [403, 200]
+        await broker("keyed", "live")
+        assert (await broker("mock", "live"))["since"] == since
+        with trio.fail_after(20), contextlib.suppress(Unavailable):  # its key is gone
+            while True:
+                await goes.receive()
+
+        write(desk, new, api_key="the-right-key", origin="https://b.example", per_minute=3)
+        assert (await reload(daemon))["changed"] == ["server.requests_per_minute"]
+        assert 429 in [await status(new) for _ in range(10)]
+        with trio.fail_after(20):
+            while sum(map(tick, seen)) < 300:
+                seen += await client.until(tick)
+        numbers = [m["seq"] for m in seen if tick(m)]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert not any(m["type"] == "gap" for m in seen)
         assert await daemon.stop() == 0
 
 
