@@ -219,7 +219,18 @@ def _serve(invocation: Invocation, *, reload: bool) -> None:
         files = () if file is None else (file.path, file.path.parent / ".env")
         watch = FileWatch(files, plugin_code(invocation.plugin_folders))
     banner = Banner(config, plugins)
-    trio.run(partial(serve, config, plugins, load=invocation.load, watch=watch, task_status=banner))
+    named = invocation.config_file
+    trio.run(
+        partial(
+            serve,
+            config,
+            plugins,
+            load=invocation.load,
+            watch=watch,
+            config_file=None if named is None else named.path,
+            task_status=banner,
+        )
+    )
     if watch is not None and watch.restart:
         # A module cannot be unloaded, so the process begins anew, under the same id.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves

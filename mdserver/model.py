@@ -8,7 +8,10 @@ encode to JSON and MessagePack in C.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, final
 
 from msgspec import Struct
 
@@ -18,21 +21,27 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOURNAL_FULL",
+    "NOT_RECEIVED",
     "TIMEFRAMES",
     "US_PER_S",
     "BookAction",
     "Candle",
+    "CandleRow",
     "Feed",
     "Gap",
     "GapState",
+    "ImportedHour",
     "Instrument",
     "LastRecord",
     "Level",
     "OrderBook",
     "Published",
+    "PushedDay",
     "Record",
+    "RecordColumns",
     "RecordType",
     "Side",
+    "StoredDay",
     "Tick",
     "TickColumns",
     "Topic",
@@ -41,6 +50,9 @@ __all__ = [
 
 US_PER_S = 1_000_000
 """Microseconds in a second."""
+
+NOT_RECEIVED = -(2**63)
+"""In :class:`RecordColumns`: no socket brought the record, or its time of receipt was not kept."""
 
 RecordType: TypeAlias = str
 """The name of a kind of record, such as ``tick``; :mod:`mdserver.kinds` lists all."""
@@ -225,3 +237,77 @@ class LastRecord(NamedTuple):
     seq: int
     time_us: int
     hole: Gap | None = None
+
+
+class RecordColumns(NamedTuple):
+    """Stored records of one topic, one array per column, all of one length, ascending by (time, seq).
+
+    ``received_us`` has :data:`NOT_RECEIVED` where there is no time of receipt. ``values`` has the kind's columns by
+    the names of the record's fields: floats, NaN for a size that the venue does not give; texts as objects, None where
+    there is none.
+    """
+
+    time_us: NDArray[np.int64]
+    seq: NDArray[np.int64]
+    received_us: NDArray[np.int64]
+    values: Mapping[str, NDArray[Any]]
+
+
+class CandleRow(NamedTuple):
+    """A stored candle: ``timeframe_s`` is its length, ``time_us`` its open; the volume is exact to 1e-8."""
+
+    timeframe_s: int
+    time_us: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: Decimal
+    row_count: int
+
+
+class StoredDay(Struct, frozen=True):
+    """A day of a series, UTC. ``count`` is the number of its records when they were stored.
+
+    ``dropped``: its records are older than the retention and no longer there; its candles are.
+    """
+
+    day: date
+    count: int
+    dropped: bool
+
+
+class ImportedHour(Struct, frozen=True):
+    """What the import ledger has of an hour whose import is done: its ``outcome`` is ``ok`` or ``empty``.
+
+    ``checksum`` is of the file as the source gave it, "" where there was none; ``origin`` is its address.
+    ``settled`` is False where the source may still change it.
+    """
+
+    hour_us: int
+    outcome: Literal["ok", "empty"]
+    count: int
+    checksum: str
+    service: str
+    origin: str
+    settled: bool
+
+
+class PushedDay(Struct, frozen=True):
+    """A day of a series that lies in a data lake, verified there by reading it back.
+
+    ``what``: its records or its candles. ``key`` names the object, ``checksum`` is the SHA-256 of its bytes. ``mark``
+    is that of the day as it was pushed; ``hist_v`` that of its series when this was last compared.
+    """
+
+    broker: str
+    symbol: str
+    type: RecordType
+    day: date
+    what: Literal["records", "candles"]
+    key: str
+    count: int
+    size_bytes: int
+    checksum: str
+    mark: str
+    hist_v: int

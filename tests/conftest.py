@@ -28,6 +28,7 @@ from mdserver.store.open_database import open_database
 from mdserver.store.tables.migrations import migrate
 from tests import timescaledb
 from tests.clusters import put_cluster, reachable_folder, running_postgres
+from tests.lakes import running_s3
 
 TEMPLATE = "mdserver_template"
 MIGRATED = sql.Identifier(NAME)
@@ -105,6 +106,13 @@ def prepared_path(reachable_path: Path) -> Path:
     """``reachable_path`` with a cluster in it, for tests of what comes after the first start."""
     put_cluster(reachable_path)
     return reachable_path
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """An S3 server for the session, on loopback."""
+    with running_s3() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

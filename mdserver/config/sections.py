@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -29,6 +30,7 @@ __all__ = [
     "HistoryEntry",
     "JournalConfig",
     "KeyEntry",
+    "LakeConfig",
     "LogConfig",
     "ServerConfig",
     "TlsConfig",
@@ -87,6 +89,23 @@ def _origins(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> 
 def _database_url(_: object, field: attrs.Attribute[str], value: str) -> None:
     if value != "embedded" and not value.startswith(("postgresql://", "postgres://")):
         raise ValueError(f'{field.name}: expected "embedded" or postgresql://USER:PASSWORD@HOST:PORT/NAME')
+
+
+def _lake_url(_: object, field: attrs.Attribute[Any], value: str | None) -> None:
+    if value is None:
+        return
+    scheme, separator, rest = value.partition("://")
+    bucket = rest.partition("/")[0]
+    in_bucket = scheme == "s3" and bucket and "@" not in bucket
+    if not separator or not (in_bucket or (scheme == "file" and rest.startswith("/"))):
+        raise ValueError(f"{field.name}: expected s3://BUCKET/PREFIX or file:///FOLDER")
+
+
+def _web_address(_: object, field: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None and not re.fullmatch(r"https?://[^\s/?#@]+/?", value):
+        raise ValueError(
+            f"{field.name}: expected an address such as https://ACCOUNT.r2.cloudflarestorage.com"
+        )
 
 
 @attrs.frozen
@@ -255,6 +274,47 @@ class JournalConfig:
 
 
 @attrs.frozen
+class LakeConfig:
+    """The data lake: a bucket or folder that keeps ticks, trades and candles as Parquet. The plugin mdserver-lake reads
+    and writes it.
+    """
+
+    url: str | None = _setting(
+        None,
+        "s3://BUCKET/PREFIX or file:///FOLDER; null: there is no lake",
+        validator=_lake_url,
+        metadata={"expected": "s3://BUCKET/PREFIX or file:///FOLDER"},
+    )
+    endpoint: str | None = _setting(
+        None, "The address of an S3 service other than Amazon's", validator=_web_address
+    )
+    region: str = _setting("auto", "The region of the bucket", validator=_not_empty)
+    access_key_id: str | None = _setting(
+        None, "The id of the access key; null: from the environment, as Amazon's tools have it", repr=False
+    )
+    secret_access_key: str | None = _setting(None, "The secret of the access key", repr=False)
+    push_every_h: float = _setting(
+        0.0, "Hours between the server's own pushes; 0: it pushes nothing", validator=_between(0, 8_760)
+    )
+    timeout_s: float = _setting(60.0, "Seconds that one request may take", validator=_between(1, 3_600))
+    retry_for_s: float = _setting(
+        120.0, "Seconds for which a request that failed is repeated", validator=_between(0, 3_600)
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("expected access_key_id and secret_access_key together, or neither")
+
+    @property
+    def address(self) -> str | None:
+        """What names the lake in the ledger of what was pushed: bucket, prefix and service, or folder."""
+        if self.url is None:
+            return None
+        service = "" if self.endpoint is None else f" at {self.endpoint.rstrip('/')}"
+        return self.url.rstrip("/") + service
+
+
+@attrs.frozen
 class LogConfig:
     """What is logged to standard error."""
 
@@ -343,6 +403,7 @@ class Config:
     journal: JournalConfig = attrs.field(
         factory=JournalConfig, metadata={"help": "The log before the database"}
     )
+    lake: LakeConfig = attrs.field(factory=LakeConfig, metadata={"help": "The data lake"})
     log: LogConfig = attrs.field(factory=LogConfig, metadata={"help": "What is logged"})
     brokers: tuple[BrokerEntry, ...] = _setting((), "Sources of live data, in order of preference")
     history: tuple[HistoryEntry, ...] = _setting((), "Sources of recorded ticks for the import")

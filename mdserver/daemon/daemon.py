@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
@@ -28,6 +29,7 @@ from ..web.server.tcp_server import open_listeners
 from .backfill import BackfillPart
 from .control import ControlPart
 from .file_watch import FileWatch
+from .lake_push import LakePushPart
 from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
 from .past_of_store import PastOfStore
@@ -51,6 +53,7 @@ async def serve(
     *,
     load: Callable[[], Config],
     watch: FileWatch | None = None,
+    config_file: Path | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until SIGINT or SIGTERM, until its terminal is closed, or until a part that it needs fails.
@@ -58,6 +61,7 @@ async def serve(
     Args:
         config: The checked config.
         plugins: The broker plugins that loaded, by name.
+        config_file: The file that the config was read from; commands that the server runs itself read it too.
         watch: Watches files and reloads the config when they change; None: only SIGHUP reloads it.
         load: Reads and checks the config again, at SIGHUP; raises ConfigError. Called in a thread.
         task_status: Started with the server's base URL once clients are served.
@@ -77,7 +81,7 @@ async def serve(
         # A stopping process ends within SHUTDOWN_S, whatever hangs. A thread sees to it, because the loop may hang too.
         last_resort = threading.Timer(SHUTDOWN_S - 0.5, _end_now)
         last_resort.daemon = True
-        server = _Server(config, plugins, load)
+        server = _Server(config, plugins, load, config_file)
         walk = server.walk
         try:
             async with trio.open_nursery() as nursery:
@@ -98,7 +102,11 @@ class _Server:
     """The parts of one run of the daemon."""
 
     def __init__(
-        self, config: Config, plugins: Mapping[str, BrokerPlugin], load: Callable[[], Config]
+        self,
+        config: Config,
+        plugins: Mapping[str, BrokerPlugin],
+        load: Callable[[], Config],
+        config_file: Path | None,
     ) -> None:
         metrics = Metrics()
         router = Router(metrics, config.server.window_ms / 1000)
@@ -115,10 +123,12 @@ class _Server:
             self.journal = JournalPart(config.journal, config.data_dir, self.database, router, metrics)
             candles = self._live_candles(config, router)
             self.drain = DrainPart(config.database, self.database, self.journal, metrics, candles.stored)
-            housekeeping = HousekeepingPart(config.database, self.database, metrics)
+            housekeeping = HousekeepingPart(config.database, self.database, metrics, config.lake.address)
             backfill = BackfillPart(supervisor, router, metrics, self.database, self.drain, candles)
             control.handlers["backfill"] = backfill.fill_now
             filling = [backfill]
+            if config.lake.url is not None and config.lake.push_every_h:
+                filling.append(LakePushPart(config.lake, config_file, config.data_dir, metrics))
             storing = [LiveCandlesPart(candles), self.drain, housekeeping, self.journal, self.database]
         brokers = BrokersPart(
             config.brokers,

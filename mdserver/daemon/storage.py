@@ -291,12 +291,15 @@ class HousekeepingPart(Part):
     needed = False
     pauses_s = (60.0, 3600.0)
 
-    def __init__(self, settings: DatabaseConfig, database: DatabasePart, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: DatabaseConfig, database: DatabasePart, metrics: Metrics, lake: str | None
+    ) -> None:
         self._settings = settings
         self._database = database
         self._metrics = metrics
+        self._lake = lake
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
-        keeper = Housekeeping(self._database.database, self._settings, self._metrics, _log)
+        keeper = Housekeeping(self._database.database, self._settings, self._metrics, _log, self._lake)
         await keeper.run(task_status=task_status)

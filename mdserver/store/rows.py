@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 
 from ..candles import MAX_SIZE, Ints, Prices
 from ..kinds import KINDS, Kind, StoredAs, StoredColumn
-from ..model import Published, Topic
+from ..model import NOT_RECEIVED, Published, RecordColumns, Topic
 from ..record_check import MAX_ID_BYTES, is_text
 from ..symbols import MAX_LENGTH
 from .pg_binary import COPY_END, COPY_START, Column, copy_rows, to_postgres_us
 
-__all__ = ["MAX_TIME_US", "Rows", "Table", "rows_of", "storage_fault", "topic_fault"]
+__all__ = [
+    "MAX_TIME_US",
+    "Rows",
+    "Table",
+    "columns_fault",
+    "rows_of",
+    "rows_of_columns",
+    "storage_fault",
+    "topic_fault",
+]
 
 Table: TypeAlias = Literal["ticks", "trades"]
 """The tables that candles are made from."""
@@ -105,6 +114,53 @@ def rows_of(
     always = [_Values(to_postgres_us(time_us)), _Values(seq), _Values(series_id)]
     times = _encode_times([published.received_us if received else None for published in batch])
     data = _copy_data([*always, times, *encoded], len(records))
+    prices = None
+    if stored.prices is not None:
+        prices = stored.prices(places, time_us, seq, *(values[name] for name in stored.candle_columns))
+    return Rows(stored, places, time_us, seq, prices, data)
+
+
+def columns_fault(stored: StoredAs, records: RecordColumns, first_us: int, end_us: int) -> str | None:
+    """Return why columns cannot be stored as the records of ``[first_us, end_us)``, or None; the rules are those of
+    :func:`storage_fault`.
+    """
+    time_us, seq = records.time_us, records.seq
+    names = [column.name for column in stored.columns]
+    if sorted(records.values) != sorted(names):
+        return f"found the columns {', '.join(records.values)}, expected {', '.join(names)}"
+    if len({len(column) for column in (*records[:3], *records.values.values())}) != 1:
+        return "the columns differ in length"
+    if not len(time_us):
+        return None
+    if time_us.min() < first_us or time_us.max() >= end_us or end_us > MAX_TIME_US:
+        return "a record lies outside of its range of time"
+    steps = np.diff(time_us)
+    if ((steps < 0) | ((steps == 0) & (np.diff(seq) <= 0))).any():
+        return "the records are not in the order of time and number, or one occurs twice"
+    for column in stored.columns:
+        values = records.values[column.name]
+        if column.form == "price" and not (np.abs(values) < 1e300).all():
+            return f"a {column.name} is not a finite number"
+        if column.form == "size" and not (((values >= 0) & (values <= MAX_SIZE)) | np.isnan(values)).all():
+            return f"a {column.name} is not between 0 and {MAX_SIZE:g}"
+        if column.form == "code" and not set(values) <= {None, *column.codes}:
+            return f"a {column.name} is none of {', '.join(column.codes)}"
+        if column.form == "text" and not all(
+            one is None or (isinstance(one, str) and is_text(one, MAX_ID_BYTES)) for one in values
+        ):
+            return f"a {column.name} is not a text of at most {MAX_ID_BYTES} bytes without NUL"
+    return None
+
+
+def rows_of_columns(stored: StoredAs, records: RecordColumns, series_id: int) -> Rows:
+    """Return records of one series as rows; they passed :func:`columns_fault`."""
+    time_us, seq, received_us, values = records
+    places = np.zeros(len(time_us), np.int64)
+    encoded = [_encode(column, iter(values[column.name].tolist())) for column in stored.columns]
+    received = received_us != NOT_RECEIVED
+    times = _Values(to_postgres_us(np.where(received, received_us, 0)), received.astype(np.int64))
+    owner = _Values(np.full(len(time_us), series_id, np.int32))
+    data = _copy_data([_Values(to_postgres_us(time_us)), _Values(seq), owner, times, *encoded], len(time_us))
     prices = None
     if stored.prices is not None:
         prices = stored.prices(places, time_us, seq, *(values[name] for name in stored.candle_columns))

@@ -92,6 +92,7 @@ def test_every_file_once_in_order(empty: Connection) -> None:
             "numbering",
             "gaps",
             "seq_times",
+            "pushed_days",
             "lasting_gaps",
         ),
     }

@@ -54,6 +54,7 @@ LAYERS: tuple[str, ...] = (
     "store.live",
     "store.history",
     "store.query",
+    "store.lake",
     "store.upkeep",
     "store.store",
     "store",

@@ -31,9 +31,11 @@ class Housekeeping:
         settings: DatabaseConfig,
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
+        lake: str | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
+        self._lake = lake
         self._metrics = metrics
         self._log = log
 
@@ -60,13 +62,20 @@ class Housekeeping:
         await set_compression(self._database, self._settings.compress_after_days)
 
     async def _drop_old(self) -> None:
-        kept = await drop_old(self._database, self._settings.retention_days)
+        kept = await drop_old(self._database, self._settings.retention_days, lake=self._lake)
         for dropped in kept.dropped:
             self._log.info("dropped a partition older than database.retention_days", **_about(dropped))
         for part in kept.busy:
             self._log.info(
                 "a partition past retention is in use and was not dropped: tried again in an hour",
                 partition=part,
+            )
+        for part, days in kept.unpushed.items():
+            self._log.warning(
+                "a partition past retention is kept until all of its days lie in the data lake",
+                partition=part,
+                days=len(days),
+                first=days[0],
             )
         for part, why in kept.failed.items():
             self._failed("retention", f"{part}: {why}")

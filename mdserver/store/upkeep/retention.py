@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-from msgspec import Struct
+from msgspec import Struct, field
 from psycopg import sql
 
-from ...errors import StoreUnavailable
+from ...errors import MdserverError, StoreUnavailable
 from ...kinds import record_tables
 from ..connection.database import Database, Engine
 from ..connection.database_errors import DataRefused, StatementRefused
+from ..lake.manifest import unpushed_days
 from ..tables.migrations import APACHE
 from ..tables.partitions import forget_partitions
 
@@ -38,29 +39,34 @@ class KeptPartitions(Struct, frozen=True):
     """What one round did.
 
     ``busy`` names the partitions that were in use and therefore not dropped, ``failed`` those that the database refuses
-    to drop, and why: a view on it, a missing privilege.
+    to drop, and why: a view on it, a missing privilege. ``unpushed`` has those that do not lie in the lake yet, with
+    the days that are missing.
     """
 
     dropped: list[Dropped]
     busy: list[str]
     failed: dict[str, str]
+    unpushed: dict[str, list[str]] = field(default_factory=dict)
 
 
 class _Part(Struct, frozen=True):
     table: str
     schema: str
     name: str
+    start: datetime
     end: datetime
 
 
 # "FOR VALUES FROM ('2024-03-01 00:00:00+00') TO ('2024-04-01 00:00:00+00')": the session is in UTC
-_OLD_PARTITIONS = """select %(table)s::text, n.nspname::text, c.relname::text, ends.at
+_OLD_PARTITIONS = """select %(table)s::text, n.nspname::text, c.relname::text, starts.at, ends.at
     from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (select substring(pg_get_expr(c.relpartbound, c.oid)
         from 'TO \\(''([^'']*)''\\)')::timestamptz as at) as ends
+    cross join lateral (select substring(pg_get_expr(c.relpartbound, c.oid)
+        from 'FROM \\(''([^'']*)''\\)')::timestamptz as at) as starts
     where i.inhparent = %(table)s::text::regclass and ends.at <= %(before)s order by ends.at"""
 
-_OLD_CHUNKS = """select %(table)s::text, chunk_schema::text, chunk_name::text, range_end
+_OLD_CHUNKS = """select %(table)s::text, chunk_schema::text, chunk_name::text, range_start, range_end
     from timescaledb_information.chunks
     where hypertable_schema = current_schema() and hypertable_name = %(table)s::text and range_end <= %(before)s
     order by range_end"""
@@ -82,8 +88,12 @@ _POLICY = """select (config ->> 'compress_after')::interval from timescaledb_inf
     where hypertable_schema = current_schema() and hypertable_name = %s and proc_name = 'policy_compression'"""
 
 
-async def drop_old(database: Database, retention_days: int, *, now: datetime | None = None) -> KeptPartitions:
+async def drop_old(
+    database: Database, retention_days: int, *, lake: str | None = None, now: datetime | None = None
+) -> KeptPartitions:
     """Drop the partitions whose rows are all older than ``retention_days``; 0 keeps everything.
+
+    With the address of a ``lake`` only those of which every day lies there as it is, verified.
 
     Safe at any time and in several processes. Each partition is dropped in a transaction of its own, which also
     subtracts its rows from the counts in ``series``. If one cannot be dropped, the later ones of its table stay too,
@@ -99,7 +109,11 @@ async def drop_old(database: Database, retention_days: int, *, now: datetime | N
         if part.table in stuck:
             continue
         try:
-            gone = await database.run(lambda conn, part=part: _drop(conn, database.engine, part))  # type: ignore[misc]
+            gone = await database.run(lambda conn, part=part: _drop(conn, database.engine, part, lake))  # type: ignore[misc]
+        except _NotPushed as error:
+            kept.unpushed[part.name] = error.days
+            stuck.add(part.table)
+            continue
         except _Busy:
             kept.busy.append(part.name)
             stuck.add(part.table)
@@ -124,6 +138,14 @@ class _Busy(StoreUnavailable):
     """A partition to drop is in use."""
 
 
+class _NotPushed(MdserverError):
+    """A partition to drop does not lie in the lake yet."""
+
+    def __init__(self, days: list[str]) -> None:
+        super().__init__(", ".join(days))
+        self.days = days
+
+
 def _old(conn: psycopg.Connection[Any], engine: Engine, before: datetime) -> list[_Part]:
     query = _OLD_PARTITIONS if engine == "plain" else _OLD_CHUNKS
     rows = [
@@ -134,13 +156,15 @@ def _old(conn: psycopg.Connection[Any], engine: Engine, before: datetime) -> lis
     return [_Part(*row) for row in rows]
 
 
-def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part) -> Dropped:
+def _drop(conn: psycopg.Connection[Any], engine: Engine, part: _Part, lake: str | None) -> Dropped:
     conn.execute("set local statement_timeout = 0")
     conn.execute("select set_config('lock_timeout', %s, true)", [LOCK_WAIT])
     name = sql.Identifier(part.schema, part.name)
     try:
         # lock writers out first: no row may be added between counting and dropping
         conn.execute(sql.SQL("lock table {} in share row exclusive mode").format(name))
+        if lake is not None and (days := unpushed_days(conn, lake, part.table, part.start, part.end)):
+            raise _NotPushed(days)
         counts = conn.execute(sql.SQL(_COUNT).format(part=name)).fetchall()
         if engine == "plain":
             forget_partitions(conn, [part.name])

@@ -1,0 +1,75 @@
+"""The table ``pushed_days``: what lies in a data lake and was verified there, and what retention has to wait for."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import args_row
+
+from ...kinds import KINDS
+from ...model import PushedDay
+from .days import day_marks
+
+__all__ = ["note_pushed", "read_pushed", "unpushed_days"]
+
+_READ: LiteralString = """select s.broker, s.symbol, s.type, p.day, p.what, p.object_key, p.row_count, p.size_bytes,
+        p.checksum, p.mark, p.hist_v
+    from pushed_days p join series s on s.id = p.series_id where p.lake = %s order by 1, 2, 3, 5, 4"""
+
+_NOTE: LiteralString = """insert into pushed_days as known
+        (lake, series_id, what, day, object_key, row_count, size_bytes, checksum, mark, hist_v)
+    select %s, id, %s, %s, %s, %s, %s, %s, %s, %s from series where broker = %s and symbol = %s and type = %s
+        and variant = ''
+    on conflict (lake, series_id, what, day) do update set
+        object_key = excluded.object_key, row_count = excluded.row_count, size_bytes = excluded.size_bytes,
+        mark = excluded.mark, hist_v = excluded.hist_v, checksum = excluded.checksum,
+        pushed_at = case when known.checksum = excluded.checksum then known.pushed_at else now() end"""
+
+_DAYS_OF_PART: LiteralString = """select c.series_id, (c.time at time zone 'UTC')::date,
+        s.hist_v = p.hist_v and c.row_count = p.row_count, p.mark
+    from candles c join series s on s.id = c.series_id
+    left join pushed_days p on p.lake = %(lake)s and p.series_id = c.series_id and p.what = 'records'
+        and p.day = (c.time at time zone 'UTC')::date
+    where s.type = any(%(types)s) and c.timeframe = 86400 and c.time >= %(first)s and c.time < %(end)s
+    order by 2, 1"""
+
+_NAMES = "select id, broker || ' ' || symbol || ' ' || type from series where id = any(%s)"
+
+
+def read_pushed(conn: psycopg.Connection[Any], lake: str) -> list[PushedDay]:
+    """Return all that was pushed to a lake. Blocking."""
+    with conn.cursor(row_factory=args_row(PushedDay)) as cursor:
+        return cursor.execute(_READ, [lake]).fetchall()
+
+
+def note_pushed(conn: psycopg.Connection[Any], lake: str, pushed: PushedDay) -> None:
+    """Note a day that lies in a lake and was verified there; it replaces what was known of it. Blocking."""
+    conn.execute(
+        _NOTE,
+        (
+            *(lake, pushed.what, pushed.day, pushed.key, pushed.count, pushed.size_bytes, pushed.checksum),
+            *(pushed.mark, pushed.hist_v, pushed.broker, pushed.symbol, pushed.type),
+        ),
+    )
+
+
+def unpushed_days(
+    conn: psycopg.Connection[Any], lake: str, table: str, first: datetime, end: datetime
+) -> list[str]:
+    """Return which days of a table's rows in ``[first, end)`` do not lie in the lake as they are, in words."""
+    types = [kind.name for kind in KINDS.values() if kind.stored is not None and kind.stored.table == table]
+    rows = conn.execute(_DAYS_OF_PART, {"lake": lake, "types": types, "first": first, "end": end}).fetchall()
+    wrong: list[tuple[date, int]] = []
+    compare: dict[int, dict[date, str]] = {}
+    for series_id, day, same, mark in rows:
+        if mark is None:
+            wrong.append((day, series_id))
+        elif not same:  # a change of history, or records that came after the push: compare
+            compare.setdefault(series_id, {})[day] = mark
+    for series_id, marks in compare.items():
+        now = day_marks(conn, series_id, list(marks))
+        wrong += [(day, series_id) for day, mark in marks.items() if now[day] != mark]
+    names = dict(conn.execute(_NAMES, [sorted({series_id for _, series_id in wrong})]).fetchall())
+    return [f"{names[series_id]} {day}" for day, series_id in sorted(wrong)]

@@ -1,0 +1,256 @@
+"""Days as Parquet, and back. Pure: bytes in, columns out.
+
+zstd; times and numbers as differences (DELTA_BINARY_PACKED), prices with their bytes split (BYTE_STREAM_SPLIT): 7 to 9
+bytes a tick. The footer has a header of ours: what the object holds, how many rows, and a checksum over the values, so
+that an object is whole and right if it can be read and its values have that checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdserver.errors import BadMessage
+from mdserver.model import NOT_RECEIVED, CandleRow, ImportedHour, RecordColumns
+
+__all__ = ["Header", "decode_candles", "decode_header", "decode_records", "encode_candles", "encode_records"]
+
+FORMAT = 1
+_HEADER_KEY = b"mdserver"
+_TIME = pa.timestamp("us", tz="UTC")
+_VOLUME = pa.decimal128(38, 8)
+
+_CANDLE_SCHEMA = pa.schema(
+    [
+        ("timeframe", pa.int32()),
+        ("time", _TIME),
+        *((name, pa.float64()) for name in ("open", "high", "low", "close")),
+        ("volume", _VOLUME),
+        ("count", pa.int64()),
+    ]
+)
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What an object holds.
+
+    ``kind`` is ``tick``, ``trade`` or ``candle``, ``type`` that of the records (or that the candles are made of).
+    ``numbering`` names the numbering of ``seq``; "" where the records were imported: then ``seq`` counts from 1 in each
+    hour, and ``hours`` is what the import ledger has of the day.
+    """
+
+    format: int = FORMAT
+    broker: str
+    symbol: str
+    kind: str
+    type: str
+    day: date
+    rows: int
+    content_sha256: str
+    numbering: str = ""
+    hours: tuple[ImportedHour, ...] = ()
+
+
+def encode_records(
+    records: RecordColumns,
+    *,
+    broker: str,
+    symbol: str,
+    type_: str,
+    day: date,
+    numbering: str,
+    hours: Sequence[ImportedHour],
+) -> tuple[bytes, Header]:
+    """Return a day of records as a Parquet file, and its header."""
+    header = Header(
+        broker=broker,
+        symbol=symbol,
+        kind=type_,
+        type=type_,
+        day=day,
+        rows=len(records.time_us),
+        content_sha256=_content(records),
+        numbering=numbering,
+        hours=tuple(hours),
+    )
+    received = records.received_us
+    columns: dict[str, pa.Array] = {
+        "time": pa.array(records.time_us, pa.int64()).cast(_TIME),
+        "seq": pa.array(records.seq),
+        **{name: _column(values) for name, values in records.values.items()},
+        "received": pa.array(received, pa.int64(), mask=received == NOT_RECEIVED).cast(_TIME),
+    }
+    return _write(pa.table(columns), header), header
+
+
+def encode_candles(
+    candles: Sequence[CandleRow], *, broker: str, symbol: str, type_: str, day: date
+) -> tuple[bytes, Header]:
+    """Return the candles of a day as a Parquet file, and its header."""
+    table = _candle_table(candles)
+    header = Header(
+        broker=broker,
+        symbol=symbol,
+        kind="candle",
+        type=type_,
+        day=day,
+        rows=len(candles),
+        content_sha256=_candle_content(candles),
+    )
+    return _write(table, header), header
+
+
+def decode_header(data: bytes) -> Header:
+    """Return the header of an object. Raises BadMessage for what is not whole, or not ours."""
+    return _header(_open(data))
+
+
+def decode_records(data: bytes) -> tuple[RecordColumns, Header]:
+    """Return the records of an object. Raises BadMessage for anything but what :func:`encode_records` made."""
+    file = _open(data)
+    header = _header(file)
+    table = _read(file)
+    names = table.column_names
+    if names[:2] != ["time", "seq"] or names[-1] != "received":
+        raise BadMessage(f"found the columns {', '.join(names)}, expected time, seq, …, received")
+    records = RecordColumns(
+        _ints(table["time"].cast(pa.int64())),
+        _ints(table["seq"]),
+        _ints(table["received"].cast(pa.int64()).fill_null(NOT_RECEIVED)),
+        {name: _values(table[name]) for name in names[2:-1]},
+    )
+    _check(header, len(records.time_us), _content(records))
+    return records, header
+
+
+def decode_candles(data: bytes) -> tuple[list[CandleRow], Header]:
+    """Return the candles of an object. Raises BadMessage for anything but what :func:`encode_candles` made."""
+    file = _open(data)
+    header = _header(file)
+    table = _read(file)
+    if table.schema.remove_metadata() != _CANDLE_SCHEMA:
+        raise BadMessage(f"found the columns {', '.join(table.column_names)}, expected those of candles")
+    columns = [
+        column.cast(pa.int64()).to_pylist() if name == "time" else column.to_pylist()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+    candles = [CandleRow(*row) for row in zip(*columns, strict=True)]
+    _check(header, len(candles), _candle_content(candles))
+    return candles, header
+
+
+def _column(values: NDArray[Any]) -> pa.Array:
+    if values.dtype.kind == "O":
+        return pa.array(values, pa.string())
+    return pa.array(values, pa.float64(), from_pandas=True)  # NaN is null: a size that nobody gave
+
+
+def _candle_table(candles: Sequence[CandleRow]) -> pa.Table:
+    columns = list(zip(*candles, strict=True)) or [()] * len(_CANDLE_SCHEMA)
+    arrays = [
+        pa.array(column, pa.int64()).cast(_TIME) if field.name == "time" else pa.array(column, field.type)
+        for field, column in zip(_CANDLE_SCHEMA, columns, strict=True)
+    ]
+    return pa.table(arrays, schema=_CANDLE_SCHEMA)
+
+
+def _write(table: pa.Table, header: Header) -> bytes:
+    texts = [field.name for field in table.schema if field.type == pa.string()]
+    encodings: dict[str, str] = {}
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            encodings[field.name] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
+            encodings[field.name] = "DELTA_BINARY_PACKED"
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        use_dictionary=texts,
+        column_encoding=encodings,
+        write_statistics=["time"],
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_HEADER_KEY: msgspec.json.encode(header)})
+    return cast("bytes", sink.getvalue().to_pybytes())
+
+
+def _open(data: bytes) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise BadMessage(f"not a whole Parquet file of {len(data)} bytes: {error}") from error
+
+
+def _read(file: pq.ParquetFile) -> pa.Table:
+    try:
+        return file.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise BadMessage(f"a damaged Parquet file: {error}") from error
+
+
+def _header(file: pq.ParquetFile) -> Header:
+    found: Mapping[bytes, bytes] = file.metadata.metadata or {}
+    if _HEADER_KEY not in found:
+        raise BadMessage("a Parquet file without our header")
+    try:
+        header = msgspec.json.decode(found[_HEADER_KEY], type=Header)
+    except msgspec.MsgspecError as error:
+        raise BadMessage(f"a header that cannot be read: {error}") from error
+    if header.format != FORMAT:
+        raise BadMessage(f"found format {header.format}, expected {FORMAT}: install a version that reads it")
+    return header
+
+
+def _check(header: Header, rows: int, content: str) -> None:
+    if rows != header.rows:
+        raise BadMessage(f"found {rows} rows, expected {header.rows}")
+    if content != header.content_sha256:
+        raise BadMessage("its values do not have the checksum of its header")
+
+
+def _ints(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.ascontiguousarray(column.to_numpy(), np.int64)
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    if column.type == pa.string():
+        texts = np.empty(len(column), np.object_)
+        texts[:] = column.to_pylist()
+        return texts
+    return np.ascontiguousarray(column.fill_null(np.nan).to_numpy(), np.float64)
+
+
+def _content(records: RecordColumns) -> str:
+    """Return the SHA-256 over the values, column by column; a text has its length before it, None is -1."""
+    digest = hashlib.sha256()
+    for column in (records.time_us, records.seq, records.received_us):
+        digest.update(np.ascontiguousarray(column, "<i8").data)
+    for name, values in sorted(records.values.items()):
+        digest.update(name.encode())
+        if values.dtype.kind == "O":
+            texts = [None if value is None else value.encode() for value in values.tolist()]
+            digest.update(np.array([-1 if text is None else len(text) for text in texts], "<i4").data)
+            digest.update(b"".join(text for text in texts if text is not None))
+        else:
+            given = np.where(np.isnan(values), np.nan, values)  # one NaN, whatever its bits
+            digest.update(np.ascontiguousarray(given, "<f8").data)
+    return digest.hexdigest()
+
+
+def _candle_content(candles: Sequence[CandleRow]) -> str:
+    lines = (
+        f"{c.timeframe_s} {c.time_us} {c.open!r} {c.high!r} {c.low!r} {c.close!r} {c.volume:.8f} {c.row_count}\n"
+        for c in candles
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

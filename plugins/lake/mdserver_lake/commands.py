@@ -1,0 +1,361 @@
+"""``mdserver run lake push | pull | status | verify``: options, and the steps of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from mdserver.errors import Rejected
+from mdserver.model import PushedDay
+from mdserver.plugin import CommandContext, CommandDatabase, CommandPlugin
+from mdserver.symbols import canonical_all
+
+from .bucket import Bucket, Denied, open_bucket
+from .contents import UNLISTED, list_or_none, places_to_try
+from .layout import Kind, Place
+from .predecessor import FOLDER, part_of
+from .pull import Puller
+from .pull_json import pull_parts
+from .push import plan_push, push
+from .selection import Report, Selection
+from .status import Month, months_of, status_lines
+from .verify import verify
+
+__all__ = ["plugin"]
+
+SUMMARY = "Push ticks, trades and candles into the data lake, pull them back, and look after it"
+
+STATEMENT_S = 3_600.0
+"""How long one statement may take: a month is one transaction, and a slow disk is no reason to give up."""
+
+_DATE = click.DateTime(["%Y-%m-%d"])
+
+
+def _symbols(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return canonical_all(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_symbol = click.option(
+    "--symbol", "symbols", multiple=True, metavar="SYMBOL", callback=_symbols, help="May be repeated."
+)
+_broker = click.option("--broker", metavar="NAME", help="Only this broker or history source.")
+_days = click.option("--days", type=click.IntRange(1, 36_500), help="The last N whole days, up to yesterday.")
+_from = click.option("--from", "first", type=_DATE, metavar="DATE", help="First day, UTC.")
+_to = click.option("--to", "last", type=_DATE, metavar="DATE", help="Last day, inclusive.")
+_dry = click.option("--dry-run", is_flag=True, help="Only print what would be done.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _selection(
+    symbols: tuple[str, ...],
+    broker: str | None,
+    days: int | None,
+    first: datetime | None,
+    last: datetime | None,
+) -> Selection:
+    if days is not None:
+        if first is not None or last is not None:
+            raise click.UsageError("expected either --days, or --from and --to")
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        return Selection(symbols, broker, yesterday - timedelta(days=days - 1), yesterday)
+    if first is not None and last is not None and last < first:
+        raise click.UsageError(f"--to {last.date()} is before --from {first.date()}")
+    return Selection(
+        symbols, broker, None if first is None else first.date(), None if last is None else last.date()
+    )
+
+
+@click.group("lake", short_help=SUMMARY)
+def lake() -> None:
+    """Keep ticks, trades and candles as Parquet files in a bucket or folder, which the config names as lake.url.
+
+    Other programs read them without the server: DuckDB, polars, pandas.
+    """
+
+
+@lake.command("push")
+@_symbol
+@_broker
+@_days
+@_from
+@_to
+@_dry
+@_json
+@click.pass_obj
+def push_command(
+    context: CommandContext,
+    /,
+    symbols: tuple[str, ...],
+    broker: str | None,
+    days: int | None,
+    first: datetime | None,
+    last: datetime | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Push closed days into the lake: each once, and again when it was revised.
+
+    Each object is read back and compared before it is noted, so an interrupted push is continued by the same command.
+    The exit code is 0 if nothing failed.
+    """
+    selection = _selection(symbols, broker, days, first, last)
+    _end(context.run(_push, context, selection, dry_run), as_json=as_json)
+
+
+async def _push(context: CommandContext, selection: Selection, dry_run: bool) -> Report:
+    began = time.monotonic()
+    bucket = open_bucket(context.config.lake)
+    report = Report("pushed")
+    async with context.open_database(write=not dry_run, statement_timeout_s=STATEMENT_S) as database:
+        await _check_series(database, selection)
+        now_us = time.time_ns() // 1_000
+        plan = plan_push(database, bucket.address, selection, report, now_us=now_us, write=not dry_run)
+        tasks = [task async for task in plan]
+        if dry_run:
+            report.planned = [task.name for task in tasks]
+        else:
+            with context.progress("pushing days", len(tasks)) as progress:
+                await push(database, bucket, tasks, report, progress)
+    report.seconds = round(time.monotonic() - began, 3)
+    return report
+
+
+async def _check_series(database: CommandDatabase, selection: Selection) -> None:
+    """Raise Rejected for a symbol or broker of which nothing is stored: a misspelt one is not done."""
+    stored = await database.series()
+    for symbol in selection.symbols or (None,):
+        if (symbol or selection.broker) and not any(
+            symbol in (None, one.symbol) and selection.broker in (None, one.broker) for one in stored
+        ):
+            what = " ".join(filter(None, (selection.broker, symbol)))
+            names = ", ".join(sorted({f"{one.broker} {one.symbol}" for one in stored})[:20]) or "nothing"
+            raise Rejected(f"nothing is stored of {what}; there is: {names}")
+
+
+@lake.command("pull")
+@_symbol
+@_broker
+@_days
+@_from
+@_to
+@click.option("--replace", is_flag=True, help="Load also days that are stored, as the lake has them.")
+@click.option(
+    "--layout",
+    type=click.Choice(["parquet", "json"]),
+    default="parquet",
+    show_default=True,
+    help="json: ticks/SYMBOL/YYYY/MM/DD/part-*.json of an older program; --broker names the series to load into.",
+)
+@_dry
+@_json
+@click.pass_obj
+def pull_command(
+    context: CommandContext,
+    /,
+    symbols: tuple[str, ...],
+    broker: str | None,
+    days: int | None,
+    first: datetime | None,
+    last: datetime | None,
+    replace: bool,
+    layout: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Pull days from the lake into the database, with their candles; what is stored stays as it is.
+
+    Imported ticks come back as they were imported, so that a later import skips them. An interrupted pull is continued
+    by the same command. The exit code is 0 if nothing failed.
+    """
+    selection = _selection(symbols, broker, days, first, last)
+    if layout == "json":
+        if broker is None:
+            raise click.UsageError(
+                "--layout json needs --broker: the name under which the ticks are to be stored"
+            )
+        report = context.run(_pull_json, context, selection, broker, dry_run)
+    else:
+        report = context.run(_pull, context, selection, replace, dry_run)
+    _end(report, as_json=as_json)
+
+
+async def _pull(context: CommandContext, selection: Selection, replace: bool, dry_run: bool) -> Report:
+    began = time.monotonic()
+    bucket = open_bucket(context.config.lake)
+    report = Report("pulled")
+    async with context.open_database(write=not dry_run, statement_timeout_s=STATEMENT_S) as database:
+        listed = await list_or_none(bucket, selection, report)
+        found = list(listed) if listed is not None else await _unlisted(context, database, bucket, selection)
+        records = {(one.broker, one.symbol, one.type, one.day) for one in found if one.kind != "candle"}
+        wanted = [one for one in found if one.kind != "candle" or (*one[1:4], one.day) not in records]
+        if listed == {} and (selection.symbols or selection.broker):
+            raise Rejected(f"the lake {bucket.address} has nothing of this symbol, broker and range")
+        with context.progress("pulling days", len(wanted)) as progress:
+            puller = Puller(database, bucket, report, progress, replace, may_lack=listed is None)
+            await puller.find_known()
+            missing = [place for place in wanted if not await puller.is_there(place)]
+            report.known = len(wanted) - len(missing)
+            progress.advance(report.known)
+            _warn_of_retention(context, missing, report)
+            if dry_run:
+                report.planned = [f"{one.broker} {one.symbol} {one.kind} {one.day}" for one in missing]
+            else:
+                await puller.run(missing)
+    report.seconds = round(time.monotonic() - began, 3)
+    return report
+
+
+async def _unlisted(
+    context: CommandContext, database: CommandDatabase, bucket: Bucket, selection: Selection
+) -> list[Place]:
+    """Return what to ask for where listing is not permitted: what the ledger knows, and each day of the range."""
+    known = list(await _known(database, bucket, selection))
+    config = context.config
+    brokers = [*(entry.name for entry in config.brokers), *(entry.name for entry in config.history)]
+    kinds: tuple[Kind, ...] = ("tick", "trade")
+    tried = places_to_try(selection, brokers, kinds, now_us=time.time_ns() // 1_000)
+    if tried is None and not known:
+        raise Denied(f"{UNLISTED}: name --symbol and --from")
+    return list(dict.fromkeys([*known, *(tried or ())]))
+
+
+def _warn_of_retention(context: CommandContext, places: list[Place], report: Report) -> None:
+    keep = context.config.database.retention_days
+    if keep and places:
+        oldest = datetime.now(UTC).date() - timedelta(days=keep)
+        if any(place.day < oldest for place in places):
+            report.notice(
+                f"some of these days are older than database.retention_days ({keep}): the server will drop their "
+                "records again"
+            )
+
+
+async def _pull_json(context: CommandContext, selection: Selection, broker: str, dry_run: bool) -> Report:
+    began = time.monotonic()
+    bucket = open_bucket(context.config.lake)
+    report = Report("pulled")
+    parts = [part for one in await bucket.objects(FOLDER) if (part := part_of(one.key)) is not None]
+    chosen = [
+        part
+        for part in parts
+        if selection.has_day(part.day) and (not selection.symbols or part.symbol in selection.symbols)
+    ]
+    if not chosen:
+        raise Rejected(
+            f"the lake {bucket.address} has no {FOLDER}SYMBOL/YYYY/MM/DD/part-*.json of this selection"
+        )
+    days = sorted({(part.symbol, part.day) for part in chosen})
+    if dry_run:
+        report.planned = [f"{broker} {symbol} tick {day}" for symbol, day in days]
+        return report
+    async with context.open_database(write=True, statement_timeout_s=STATEMENT_S) as database:
+        with context.progress("pulling days", len(days)) as progress:
+            await pull_parts(database, bucket, broker, chosen, report, progress)
+    report.seconds = round(time.monotonic() - began, 3)
+    return report
+
+
+@lake.command("status")
+@_symbol
+@_broker
+@_days
+@_from
+@_to
+@_json
+@click.pass_obj
+def status_command(
+    context: CommandContext,
+    /,
+    symbols: tuple[str, ...],
+    broker: str | None,
+    days: int | None,
+    first: datetime | None,
+    last: datetime | None,
+    as_json: bool,
+) -> None:
+    """Show what the lake holds by broker, symbol and month: days, rows, bytes, and the open days that are missing."""
+    selection = _selection(symbols, broker, days, first, last)
+    months, notices = context.run(_status, context, selection)
+    if as_json:
+        click.echo(json.dumps({"months": [month.as_json() for month in months], "notices": notices}))
+        return
+    for notice in notices:
+        click.echo(notice, err=True)
+    click.echo("\n".join(status_lines(months)) if months else "the lake has nothing of this selection")
+
+
+async def _status(context: CommandContext, selection: Selection) -> tuple[list[Month], list[str]]:
+    bucket = open_bucket(context.config.lake)
+    report = Report("listed")
+    async with context.open_database(statement_timeout_s=STATEMENT_S) as database:
+        known = await _known(database, bucket, selection)
+    sizes = await list_or_none(bucket, selection, report)
+    if sizes is None:
+        sizes = {place: one.size_bytes for place, one in known.items()}
+    return months_of(sizes, known), report.notices
+
+
+@lake.command("verify")
+@_symbol
+@_broker
+@_days
+@_from
+@_to
+@_json
+@click.pass_obj
+def verify_command(
+    context: CommandContext,
+    /,
+    symbols: tuple[str, ...],
+    broker: str | None,
+    days: int | None,
+    first: datetime | None,
+    last: datetime | None,
+    as_json: bool,
+) -> None:
+    """Read everything in the lake back and compare it with its checksums and with what was pushed.
+
+    What is missing or damaged is pushed again by the next push, as long as the database has it. The exit code is 1 if
+    anything is wrong.
+    """
+    selection = _selection(symbols, broker, days, first, last)
+    _end(context.run(_verify, context, selection), as_json=as_json)
+
+
+async def _verify(context: CommandContext, selection: Selection) -> Report:
+    began = time.monotonic()
+    bucket = open_bucket(context.config.lake)
+    report = Report("verified")
+    async with context.open_database(write=True, statement_timeout_s=STATEMENT_S) as database:
+        known = await _known(database, bucket, selection)
+        places = await list_or_none(bucket, selection, report) or {}
+        with context.progress("verifying", len({*known, *places})) as progress:
+            await verify(database, bucket, known, places, report, progress)
+    report.seconds = round(time.monotonic() - began, 3)
+    return report
+
+
+async def _known(
+    database: CommandDatabase, bucket: Bucket, selection: Selection
+) -> Mapping[Place, PushedDay]:
+    return {
+        place: one
+        for one in await database.pushed_days(bucket.address)
+        if selection.has(place := Place.of(one))
+    }
+
+
+def _end(report: Report, *, as_json: bool) -> None:
+    click.echo(json.dumps(report.as_json()) if as_json else "\n".join(report.lines()))
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+plugin = CommandPlugin("lake", SUMMARY, lake)

@@ -1,0 +1,219 @@
+"""Push: closed days of the database into the lake, each once, again when it was revised, verified by reading back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import date
+from functools import partial
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from mdserver.errors import BadMessage, Rejected, Unavailable
+from mdserver.model import PushedDay, StoredDay
+from mdserver.plugin import CommandDatabase, Progress, StoredSeries
+
+from .bucket import Bucket
+from .codec import Header, decode_candles, decode_records, encode_candles, encode_records
+from .layout import DAY_US, Place, day_start_us
+from .selection import Failed, Report, Selection
+
+__all__ = ["Task", "plan_push", "push"]
+
+WORKERS = 3
+"""Days in hand at a time: one is read from the database, one encoded, one on its way."""
+
+SETTLE_US = 3_600_000_000
+"""A day is closed so long after its end: until then records of it may still be stored."""
+
+GIVE_UP_AFTER = 3
+"""After so many failures in a row the lake is taken to be away, and the rest is not tried."""
+
+MARKS_AT_ONCE = 200
+
+Known: TypeAlias = Mapping[tuple[str, str, str, str, date], PushedDay]
+
+
+@attrs.frozen
+class Task:
+    """A day of a series to push: its records, if they are there, and its candles."""
+
+    series: StoredSeries
+    day: StoredDay
+    numbering: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.series.broker} {self.series.symbol} {self.series.type} {self.day.day}"
+
+
+async def plan_push(
+    database: CommandDatabase, lake: str, selection: Selection, report: Report, *, now_us: int, write: bool
+) -> AsyncIterator[Task]:
+    """Yield what has to be pushed; count in the report what need not be.
+
+    A day is left out while its series says that nothing has changed before its newest record, or else if its mark is
+    still that of what was pushed; with ``write`` that is noted, so that it is not compared again.
+    """
+    known: Known = {
+        (one.broker, one.symbol, one.type, one.what, one.day): one for one in await database.pushed_days(lake)
+    }
+    for series in await database.series():
+        if not selection.has_series(series.broker, series.symbol):
+            continue
+        days = [
+            one
+            for one in await database.days(series)
+            if selection.has_day(one.day) and day_start_us(one.day) + DAY_US + SETTLE_US <= now_us
+        ]
+        numbering = database.numbering if series.last_seq else ""
+        unsure: list[StoredDay] = []
+        for one in days:
+            pushed = _pushed(known, series, one)
+            if pushed is None or _is_damaged(known, series, one):
+                yield Task(series, one, numbering)
+            elif pushed.hist_v == series.hist_v and (one.dropped or pushed.count == one.count):
+                report.known += 1
+            else:
+                unsure.append(one)
+        for start in range(0, len(unsure), MARKS_AT_ONCE):
+            some = unsure[start : start + MARKS_AT_ONCE]
+            marks = await database.day_marks(series, [one.day for one in some])
+            for one in some:
+                pushed = _pushed(known, series, one)
+                assert pushed is not None  # noqa: S101 - it was found above
+                if marks[one.day] != pushed.mark:
+                    yield Task(series, one, numbering)
+                    continue
+                report.known += 1
+                if write:
+                    await database.note_pushed(lake, _at(pushed, series.hist_v))
+
+
+def _pushed(known: Known, series: StoredSeries, day: StoredDay) -> PushedDay | None:
+    """Return what is known to lie in the lake: of the records, or of the candles where the records were dropped."""
+    what = "candles" if day.dropped else "records"
+    return known.get((series.broker, series.symbol, series.type, what, day.day))
+
+
+def _is_damaged(known: Known, series: StoredSeries, day: StoredDay) -> bool:
+    """Return whether the verification has found the candles of the day missing or damaged."""
+    candles = known.get((series.broker, series.symbol, series.type, "candles", day.day))
+    return candles is not None and not candles.mark
+
+
+def _at(pushed: PushedDay, hist_v: int) -> PushedDay:
+    values = {name: getattr(pushed, name) for name in pushed.__struct_fields__}
+    return PushedDay(**{**values, "hist_v": hist_v})
+
+
+async def push(
+    database: CommandDatabase, bucket: Bucket, tasks: Sequence[Task], report: Report, progress: Progress
+) -> None:
+    """Push the days, a few at a time. What cannot be pushed is in the report; StoreUnavailable is raised."""
+    send, receive = trio.open_memory_channel[Task](0)
+    failures = 0
+
+    async def work(receive: trio.MemoryReceiveChannel[Task]) -> None:
+        nonlocal failures
+        async with receive:
+            async for task in receive:
+                if report.stopped is not None:
+                    continue
+                try:
+                    await _push_day(database, bucket, task, report)
+                except (BadMessage, Rejected, Unavailable) as error:
+                    if isinstance(error, Unavailable) and type(error) is not Unavailable:
+                        raise  # the database is away
+                    failures += 1
+                    report.failed.append(Failed(task.name, str(error)))
+                    if isinstance(error, Rejected) or failures >= GIVE_UP_AFTER:
+                        report.stopped = str(error)
+                else:
+                    failures = 0
+                progress.advance()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(WORKERS):
+            nursery.start_soon(work, receive.clone())
+        receive.close()
+        async with send:
+            for task in tasks:
+                await send.send(task)
+
+
+async def _push_day(database: CommandDatabase, bucket: Bucket, task: Task, report: Report) -> None:
+    series, day = task.series, task.day.day
+    first_us = day_start_us(day)
+    # The mark before the rows: a change in between makes the day look revised, and it is pushed again.
+    mark = (await database.day_marks(series, [day]))[day]
+    # The candles first: what the ledger has of the records then stands for the whole day.
+    candles = await database.read_candles(series, first_us, first_us + DAY_US)
+    if candles:
+        data, header = await trio.to_thread.run_sync(
+            partial(
+                encode_candles,
+                candles,
+                broker=series.broker,
+                symbol=series.symbol,
+                type_=series.type,
+                day=day,
+            )
+        )
+        await _put(database, bucket, task, data, header, mark)
+        report.size_bytes += len(data)
+    if not task.day.dropped:
+        records = await database.read_records(series, first_us, first_us + DAY_US)
+        hours = [] if series.last_seq else await database.imported_hours(series, first_us, first_us + DAY_US)
+        encode = partial(
+            encode_records,
+            records,
+            broker=series.broker,
+            symbol=series.symbol,
+            type_=series.type,
+            day=day,
+            numbering=task.numbering,
+            hours=hours,
+        )
+        data, header = await trio.to_thread.run_sync(encode)
+        del records, encode
+        await _put(database, bucket, task, data, header, mark)
+        report.rows += header.rows
+        report.size_bytes += len(data)
+    report.done += 1
+
+
+async def _put(
+    database: CommandDatabase, bucket: Bucket, task: Task, data: bytes, header: Header, mark: str
+) -> None:
+    """Write an object, read it back, compare bytes and values, and note it."""
+    is_candles = header.kind == "candle"
+    kind = "candle" if is_candles else "trade" if header.type == "trade" else "tick"
+    place = Place(kind, header.broker, header.symbol, header.type, header.day)  # type: ignore[arg-type]
+    await bucket.put(place.key, data)
+    back = await bucket.get(place.key)
+    if back != data:
+        found = "nothing" if back is None else f"{len(back)} bytes that differ"
+        raise BadMessage(f"{place.key}: reading back found {found}, expected the {len(data)} bytes written")
+    decoded = await trio.to_thread.run_sync(decode_candles if is_candles else decode_records, back)
+    if decoded[1] != header:
+        raise BadMessage(f"{place.key}: reading back found another header")
+    await database.note_pushed(
+        bucket.address,
+        PushedDay(
+            broker=header.broker,
+            symbol=header.symbol,
+            type=header.type,
+            day=header.day,
+            what="candles" if is_candles else "records",
+            key=place.key,
+            count=header.rows,
+            size_bytes=len(data),
+            checksum=hashlib.sha256(data).hexdigest(),
+            mark=mark,
+            hist_v=task.series.hist_v,
+        ),
+    )
