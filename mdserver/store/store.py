@@ -24,12 +24,14 @@ from .history.load_hours import load_hours, open_series
 from .live.write_batch import SetAside, Written, write
 from .query import bid_ask_candles, read_candles, replay_records
 from .query.read_candles import CandleColumns
+from .query.read_coverage import CoverageDay, read_coverage
 from .query.read_records import RecordPage, RowPosition, read_records
 from .series import SeriesInfo, list_series, read_last_records
 from .tables.partitions import forget_all_partitions
 
 __all__ = [
     "CandleColumns",
+    "CoverageDay",
     "FetchedHour",
     "GapRow",
     "HourResult",
@@ -87,6 +89,10 @@ class Store:
         return await self._read(
             lambda conn: bid_ask_candles.count_ticks(conn, series_id, timeframe_s, from_s, to_s)
         )
+
+    async def coverage(self, series_ids: Sequence[int], first_s: int, end_s: int) -> list[CoverageDay]:
+        """Return the days in ``[first_s, end_s)`` that anything is known of: see :class:`.CoverageDay`."""
+        return await self._read(lambda conn: read_coverage(conn, series_ids, first_s, end_s))
 
     async def records(
         self,

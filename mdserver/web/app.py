@@ -17,6 +17,7 @@ from .api.dependencies import Dependencies
 from .api.event_stream import event_stream
 from .api.guard import guard
 from .api.routes import http_routes
+from .page.routes import page_routes
 from .server.websocket_connection import StreamingQuartTrio
 from .stream.clients import Clients
 from .stream.endpoint import stream_endpoint
@@ -49,6 +50,7 @@ def make_app(
     access = access or Access(config, services.metrics)
     app = StreamingQuartTrio("mdserver")
     guard(app, access)
+    app.register_blueprint(page_routes())
     supervisor.follow(clients.subscribers.watch, clients.subscribers.unwatch)
     supervisor.follow(lambda broker: broker.listeners.append(clients.on_broker_state), lambda _: None)
     shared = dict[str, Any](

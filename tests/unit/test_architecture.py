@@ -62,6 +62,7 @@ LAYERS: tuple[str, ...] = (
     "web.server",
     "web.stream",
     "web.api",
+    "web.page",
     "web.app",
     "web",
     "backfill",

@@ -22,6 +22,7 @@ __all__ = ["current_grant", "guard"]
 HEALTH = ("/health/live", "/health/ready")
 WITHOUT_KEY = frozenset(("/", "/docs", "/client.js", "/stream", "/api/openapi.json"))
 """Pages and descriptions; ``/stream`` over HTTP only says that it is a WebSocket."""
+FILES_OF_PAGES = "/page/"
 OF_ANY_SCOPE = frozenset(("/metrics", "/api/brokers"))
 STREAMING = frozenset(("/api/stream",))
 
@@ -61,7 +62,7 @@ async def _admit_request(access: Access) -> None:
     _check_origin(access, request)
     if request.method == "OPTIONS":  # a browser asks without the key whether it may ask with it
         return
-    needs_key = request.path not in WITHOUT_KEY
+    needs_key = request.path not in WITHOUT_KEY and not request.path.startswith(FILES_OF_PAGES)
     address = peer_of(request)
     grant = await _grant_of_request(access, address) if needs_key else access.anonymous
     try:

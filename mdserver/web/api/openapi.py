@@ -7,6 +7,7 @@ from typing import Any
 from ... import __version__
 from ...model import TIMEFRAMES
 from .candle_query import MAX_CANDLES
+from .coverage_view import MAX_DAYS
 from .encoding import FORMATS
 from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .params import DEFAULT_TIMEFRAME
@@ -154,6 +155,28 @@ _SCHEMAS = {
             "more": {"type": "boolean"},
         }
     ),
+    "Coverage": _object(
+        {
+            "symbol": _TEXT,
+            "series": _list(
+                _object(
+                    {
+                        "broker": _TEXT,
+                        "record_type": _TEXT,
+                        "days": _list(
+                            _object(
+                                {"time": {**_TIME, "type": "integer"}}
+                                | dict.fromkeys(
+                                    ("records", "hours", "open_hours", "empty_hours", "failed_hours"), _COUNT
+                                )
+                                | {"gap_s": {"type": "number", "minimum": 0}}
+                            )
+                        ),
+                    }
+                )
+            ),
+        }
+    ),
     "Health": _object(
         {"status": {"type": "string", "enum": ["live", "ready", "degraded"]}}, {"reasons": _list(_TEXT)}
     ),
@@ -283,6 +306,12 @@ _PATHS = {
         ],
         problems=(400, 500, 503),
     ),
+    "/api/coverage": _get(
+        f"What is stored of each day; by default of the last year, at most {MAX_DAYS} days",
+        _ref("Coverage"),
+        [_SYMBOL, *({**one, "required": False} for one in _RANGE)],
+        problems=_DATA,
+    ),
     "/api/brokers": _get("The state of each broker", _ref("Brokers"), problems=(400, 500)),
     "/api/stream": _get(
         "The stream as server-sent events; the fields are those of `subscribe`",
@@ -315,7 +344,8 @@ _PATHS = {
     "/health/live": _get("Whether the process answers", _ref("Health")),
     "/health/ready": _get("Whether the server can do all of its work", _ref("Health"), problems=(503,)),
     "/metrics": _get("Prometheus text format", None, kind="text/plain"),
-    "/": _get("A page with links to the routes", None, kind="text/html"),
+    "/": _get("A page with a live chart", None, kind="text/html"),
+    "/docs": _get("A page that shows this document", None, kind="text/html"),
     "/client.js": _get("The JavaScript client, an ES module", None, kind="text/javascript"),
     "/stream": {
         "get": {

@@ -18,6 +18,7 @@ from .candles_view import candles_answer
 from .client_module import client_module
 from .conditional import answer, small_body
 from .cors import cross_origin
+from .coverage_view import coverage_document
 from .dependencies import Dependencies
 from .encoding import Body
 from .gaps_view import gaps_document
@@ -27,7 +28,6 @@ from .params import query_of, symbol_of
 from .problem import RETRY_AFTER_S, Problem, problem_response, shortened, store_away
 from .read_context import Reading
 from .records_view import records_answer
-from .welcome import CONTENT_SECURITY_POLICY, WELCOME
 
 __all__ = ["http_routes"]
 
@@ -115,6 +115,13 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
     async def gaps_of() -> Response:
         return await json_answer(await gaps_document(request, reading))
 
+    @routes.get("/api/coverage")
+    async def coverage() -> Response:
+        return await _within(coverage_of(), reading.services.answer_s)
+
+    async def coverage_of() -> Response:
+        return await json_answer(await coverage_document(request, reading))
+
     @routes.get("/api/brokers")
     async def brokers() -> Response:
         query_of(request.args.items(multi=True), ())
@@ -130,12 +137,6 @@ def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
     def uncached(data: bytes, content_type: str) -> Response:
         response: Response = current_app.response_class(data, content_type=content_type)
         response.headers["Cache-Control"] = "no-store"
-        return response
-
-    @routes.get("/")
-    async def welcome() -> Response:
-        response = uncached(WELCOME, "text/html; charset=utf-8")
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         return response
 
     @routes.get("/client.js")

@@ -14,9 +14,10 @@ from quart_trio import QuartTrio
 from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S, Topic
 from mdserver.store.query.read_records import RecordPage
-from mdserver.store.store import GapRow, LastingGap
+from mdserver.store.store import CoverageDay, GapRow, LastingGap
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
+from mdserver.web.page.routes import page_routes
 
 HOUR = 3_600
 DAY = 86_400
@@ -65,6 +66,7 @@ class FakeStore:
     shift: float = 0.0
     holes: list[tuple[int, int]] = attrs.field(factory=list)
     tick_count: int = 5_000_000
+    days: list[CoverageDay] = attrs.field(factory=list)
 
     async def series(self, symbol: str | None = None) -> Sequence[Series]:
         self._note("series")
@@ -141,6 +143,10 @@ class FakeStore:
         fits = chosen["symbol"] in (None, row.symbol) and chosen["broker"] in (None, row.broker)
         return [row] if fits and row.from_us <= last_us else []
 
+    async def coverage(self, series_ids: Sequence[int], first_s: int, end_s: int) -> list[CoverageDay]:
+        self._note("coverage")
+        return [day for day in self.days if day.series_id in series_ids and first_s <= day.day_s < end_s]
+
     async def gaps(self, first_us: int, last_us: int, **chosen: Any) -> list[GapRow]:
         self._note("gaps")
         limit = chosen.pop("limit")
@@ -214,6 +220,7 @@ class Site:
         }
         app = QuartTrio("site")
         app.register_blueprint(http_routes(Dependencies(**(given | services)), no_stream))
+        app.register_blueprint(page_routes())
         self.app = app
         self.client = app.test_client()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mdserver.web.api import candle_query, event_stream, gaps_view, records_view
+from mdserver.web.api import candle_query, coverage_view, event_stream, gaps_view, records_view
 from mdserver.web.api.openapi import openapi_document
 
 T0 = 1_710_892_800
@@ -31,6 +31,7 @@ EXAMPLES = {
         "/api/gaps",
         f"/api/gaps?symbol=EURUSD&broker=oanda&from={T0}&to={T0 + 99}&state=filled&limit=5",
     ],
+    "/api/coverage": [f"/api/coverage?symbol=EURUSD&from={T0}&to={T0 + 99}"],
     "/api/brokers": ["/api/brokers"],
     "/api/openapi.json": ["/api/openapi.json"],
     "/health/live": ["/health/live"],
@@ -56,7 +57,7 @@ def validator(schema: dict[str, Any]) -> Draft202012Validator:
 
 def test_every_route_is_described_and_no_other(site: Any) -> None:
     rules = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in site.app.url_map.iter_rules()}
-    assert set(openapi_document()["paths"]) == rules - {"/static/{filename}"}
+    assert set(openapi_document()["paths"]) == rules - {"/static/{filename}", "/page/{name}"}
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -74,6 +75,7 @@ def test_parameters_are_those_that_the_routes_know() -> None:
         "/api/trades": records_view.QUERY,
         "/api/gaps": gaps_view.QUERY,
         "/api/stream": (*event_stream.QUERY, "Last-Event-ID"),
+        "/api/coverage": coverage_view.QUERY,
     }
     for path, names in known.items():
         assert sorted(parameter["name"] for parameter in paths[path]["get"]["parameters"]) == sorted(names)
