@@ -150,23 +150,6 @@ async def test_metrics_have_no_created_lines() -> None:
         assert "_created" not in text
 
 
-async def test_the_first_page_is_plain_links_that_lead_somewhere() -> None:
-    async with site() as server:
-        page = await http_get(server.port, "/")
-        assert page.status == 200
-        assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert page.headers["content-security-policy"].startswith("default-src 'none'")
-        text = page.body.decode()
-        assert "<title>mdserver</title>" in text
-        assert "http:" not in text
-        assert "src=" not in text
-        links = re.findall(r'href="([^"]+)"', text)
-        assert len(links) >= 5
-        for link in links:
-            assert not link.startswith("/")
-            assert (await http_get(server.port, "/" + link)).status == 200, link
-
-
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_the_stream_over_plain_http_says_that_it_is_a_websocket(method: str) -> None:
     async with site() as server:

@@ -34,6 +34,8 @@ def test_the_wheel_migrates_in_an_empty_environment(tmp_path: Path) -> None:
         config.write_text(yaml.safe_dump({"data_dir": "data"}))
         command = [tmp_path / "empty/bin/mdserver", "run", "migrate", "--json", "--config", config]
         applied = json.loads(run(command, environment))["applied"]
+    pages = "from mdserver.web.page.assets import *; print(len([load_asset(n) for n in asset_names()]))"
+    assert int(run([python, "-c", pages], environment)) >= 15
     numbers = {path.name.split("_")[0] for path in ROOT.glob("sql/*.sql")}
     assert {name.split("_")[0] for name in applied} == numbers
 

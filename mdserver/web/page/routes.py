@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import trio
 from quart import Blueprint, Response, current_app, request
+from werkzeug.exceptions import NotFound
 
-from ..api.problem import Problem, shortened
 from .assets import Asset, asset_names, load_asset
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page_routes"]
@@ -44,7 +44,7 @@ def page_routes() -> Blueprint:
     @routes.get("/page/<path:name>")
     async def file(name: str) -> Response:
         if name not in asset_names():
-            raise Problem(404, "not_found", f"there is nothing at {shortened(request.path, 200)}")
+            raise NotFound
         return await _answer(name)
 
     return routes

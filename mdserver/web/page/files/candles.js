@@ -1,0 +1,245 @@
+// The candles of one chart: history over HTTP, live ones behind it, each bucket once and in order.
+
+import { Follow } from "./follow.js";
+import { ask, now } from "./server.js";
+
+export const SECONDS = {
+  "1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "2h": 7200, "4h": 14_400, "8h": 28_800,
+  "12h": 43_200, "1d": 86_400, "1w": 604_800, "1M": 2_678_400,
+};
+const STREAMED = new Set(["1m", "5m", "15m", "30m", "1h", "4h", "12h", "1d"]);
+const FIRST_PAGE = 500;
+const EARLIER_PAGE = 1000;
+const MOST_OPENS = 900_000; // of one request
+const POLL_MS = 1000;
+const RETRY_MS = 5000;
+const UNKNOWN_RETRY_MS = 30_000;
+
+/**
+ * on.reset(candles), on.update(candle, isOld), on.message(text), on.sources(names)
+ */
+export class Candles {
+  list = []; // ascending
+  #chosen;
+  #on;
+  #aborted = new AbortController();
+  #follow = null;
+  #waiting = []; // live candles, until history is there
+  #loaded = false;
+  #sources = new Set();
+  #trusted = null; // the broker whose live candles belong to this chart
+  #foreign = false;
+  #earliest = null;
+  #loading = false;
+  #timers = new Set();
+
+  /** `chosen`: symbol, timeframe, price, align, broker; empty ones are the server's default. */
+  constructor(chosen, on) {
+    this.#chosen = chosen;
+    this.#on = on;
+    this.step = SECONDS[chosen.timeframe];
+    // Others are made when they are asked for, so they are asked for.
+    this.#polls = !STREAMED.has(chosen.timeframe) || Boolean(chosen.price || chosen.align);
+    if (this.#polls) this.#poll();
+    else this.#listen();
+    this.#load();
+  }
+
+  #polls;
+
+  stop() {
+    this.#aborted.abort();
+    this.#follow?.stop();
+    for (const timer of this.#timers) clearTimeout(timer);
+  }
+
+  /** Connect anew and fetch what was missed. */
+  again() {
+    this.#follow?.again();
+    return this.#catchUp();
+  }
+
+  get #stopped() {
+    return this.#aborted.signal.aborted;
+  }
+
+  async #fetch(from, to) {
+    const { symbol, timeframe, price, align, broker } = this.#chosen;
+    const query = { symbol, timeframe, price, align, broker, from: Math.max(0, Math.floor(from)), to: Math.floor(to) };
+    const { body, headers } = await ask("api/candles", query, { signal: this.#aborted.signal });
+    const names = (headers.get("X-Broker") ?? "").split(",").map((name) => name.trim()).filter(Boolean);
+    if (body.length) for (const name of names) this.#sources.add(name);
+    this.#earliest = Number(headers.get("X-Available-From") ?? NaN);
+    return { candles: body, names, latest: Number(headers.get("X-Available-To") ?? NaN) };
+  }
+
+  /** Fetch the newest page; again and again while that fails for a reason that passes. */
+  async #load() {
+    try {
+      const until = now() + 86_400; // no matter what a clock shows
+      let { candles, latest } = await this.#fetch(now() - FIRST_PAGE * this.step, until);
+      if (!candles.length && !Number.isNaN(latest)) {
+        ({ candles } = await this.#fetch(latest - FIRST_PAGE * this.step, latest));
+      }
+      if (this.#stopped) return;
+      this.list = candles;
+      this.#loaded = true;
+      this.#on.message(candles.length ? "" : "No candle is stored yet; the first record makes one.");
+      this.#on.reset(this.list);
+      this.#on.sources([...this.#sources]);
+      const waiting = this.#waiting;
+      this.#waiting = [];
+      for (const candle of waiting) this.#live(candle);
+    } catch (error) {
+      if (this.#stopped) return;
+      this.#on.message(`${this.#chosen.symbol}: ${error.message}`);
+      if (error.again || error.code === "unknown_symbol") {
+        this.#later(error.again ? RETRY_MS : UNKNOWN_RETRY_MS, () => this.#load());
+      }
+    }
+  }
+
+  #later(ms, work) {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      work();
+    }, ms);
+    this.#timers.add(timer);
+  }
+
+  /** Load candles before the first; true if there were any. */
+  async earlier() {
+    if (this.#loading || !this.list.length) return false;
+    this.#loading = true;
+    try {
+      let end = this.list[0].time - 1;
+      let opens = EARLIER_PAGE;
+      while (end >= this.#earliest - this.step) {
+        const from = Math.max(0, end - opens * this.step);
+        const { candles } = await this.#fetch(from, end);
+        if (this.#stopped) return false;
+        if (candles.length) {
+          this.list = [...candles, ...this.list];
+          this.#on.reset(this.list);
+          return true;
+        }
+        end = from - 1;
+        opens = Math.min(opens * 8, MOST_OPENS); // a long hole: take longer steps
+      }
+      return false;
+    } catch (error) {
+      if (!this.#stopped) this.#on.message(`Earlier candles: ${error.message}`);
+      return false;
+    } finally {
+      this.#loading = false;
+    }
+  }
+
+  #listen() {
+    const { symbol, timeframe, broker } = this.#chosen;
+    let connections = 0;
+    const options = { types: ["candle"], interval: timeframe, broker: broker || undefined };
+    this.#follow = new Follow([symbol], options, {
+      batch: (records) => records.forEach((one) => one.type === "candle" && this.#arrived(one)),
+      state: (state) => {
+        if (state === "live" && connections++ > 0) this.#catchUp();
+      },
+      refused: (_, why) => {
+        this.#on.message(`No live candles of ${symbol}: ${why}. Tried again every half minute.`);
+        this.#catchUp();
+      },
+    });
+  }
+
+  async #arrived(candle) {
+    if (!this.#loaded) return void this.#waiting.push(candle);
+    if (this.#foreign) return;
+    if (candle.broker === this.#trusted || (await this.#belongs(candle))) this.#live(candle);
+  }
+
+  /** Whether a broker's candles are part of this chart: made-up prices are never joined with real ones. */
+  async #belongs({ broker, time }) {
+    if (this.#chosen.broker || this.#sources.size === 0 || this.#sources.has(broker)) {
+      this.#trusted = broker;
+      return true;
+    }
+    try {
+      const { names } = await this.#fetch(time, time);
+      if (names.includes(broker)) {
+        this.#trusted = broker;
+        return true;
+      }
+      this.#foreign = true;
+      this.#follow.stop();
+      this.#on.message(`Live prices of ${this.#chosen.symbol} come from ${broker}, which is no part of this chart: choose it as source to see them.`);
+    } catch {
+      return false; // the next candle asks again
+    }
+    return false;
+  }
+
+  #live(candle) {
+    if (this.#foreign || this.#stopped) return;
+    const { time, open, high, low, close, volume } = candle;
+    this.#put({ time, open, high, low, close, volume });
+    this.#on.message("");
+  }
+
+  #put(candle) {
+    const { list } = this;
+    const last = list.at(-1);
+    if (!last || candle.time > last.time) list.push(candle);
+    else if (candle.time === last.time) list[list.length - 1] = candle;
+    else {
+      const place = this.#place(candle.time);
+      if (place < 0 || list[place].time !== candle.time) return this.#insert(place + 1, candle);
+      if (same(list[place], candle)) return;
+      list[place] = candle; // revised
+      this.#on.update(candle, true);
+      return;
+    }
+    this.#on.update(candle, false);
+  }
+
+  #insert(place, candle) {
+    if (place === 0) return; // before what is loaded
+    this.list.splice(place, 0, candle);
+    this.#on.reset(this.list);
+  }
+
+  /** The place of the last candle that opens no later. */
+  #place(time) {
+    let [low, high] = [0, this.list.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.list[middle].time <= time) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  /** Fetch from the last candle on, in case some were missed. */
+  async #catchUp() {
+    if (!this.#loaded) return;
+    const last = this.list.at(-1);
+    if (!last) return void (await this.#load());
+    try {
+      const { candles } = await this.#fetch(last.time - 2 * this.step, now() + 86_400);
+      if (this.#stopped) return;
+      for (const candle of candles) this.#put(candle);
+    } catch (error) {
+      if (!this.#stopped) this.#later(RETRY_MS, () => this.#catchUp());
+    }
+  }
+
+  #poll() {
+    this.#later(POLL_MS, async () => {
+      if (!document.hidden) await this.#catchUp();
+      if (!this.#stopped) this.#poll();
+    });
+  }
+}
+
+function same(one, other) {
+  return ["open", "high", "low", "close", "volume"].every((name) => one[name] === other[name]);
+}

@@ -1,0 +1,231 @@
+"""The page at ``/`` in a real browser, before a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+
+from mdserver.keys import new_key
+
+from ..daemon import open_daemon, write_config
+from .conftest import Chromium, Window, as_address, put_candles, put_gap
+
+pytestmark = pytest.mark.serial  # several processes and a browser: they need the machine
+
+PICTURE = Path(__file__).parents[3] / "docs" / "images" / "page.png"
+HAS_CANDLES = "document.querySelector('#chart').dataset.last > 0"
+IS_LIVE = "document.querySelector('#connection').dataset.state === 'live'"
+MOVES = "document.querySelector('#chart').dataset.close !== {}"
+MOCK = {"name": "mock", "rate": 60, "symbols": ["EURUSD", "GBPUSD", "USDJPY", "BTCUSDT"]}
+SHIFTED_CLOCK = "const real = Date.now; window.shift = {}; Date.now = () => real() + window.shift * 1000;"
+
+
+def whole_minute() -> int:
+    return int(time.time()) // 60 * 60
+
+
+def waits_for_a_move(window: Window) -> None:
+    close = window.page.locator("#chart").get_attribute("data-close")
+    window.until(MOVES.format(repr(close)))
+
+
+def notices(window: Window) -> str:
+    return window.page.locator("#notices").inner_text()
+
+
+async def test_the_chart_is_live_and_history_is_behind_it(
+    browser: Chromium, folder: Path, database_url: str
+) -> None:
+    end = whole_minute() - 600
+    series = put_candles(database_url, 40 * 1_440, end=end)
+    put_gap(database_url, series, end - 7_000, end - 6_000)
+    config = write_config(folder, database={"url": as_address(database_url)}, brokers=[MOCK])
+
+    def look(window: Window) -> None:
+        page = window.page
+        window.until(HAS_CANDLES)
+        window.until(IS_LIVE)
+        waits_for_a_move(window)
+        window.until("document.querySelectorAll('#prices tbody tr').length === 4")
+        window.until("document.querySelector('#brokers tbody').textContent.includes('live')")
+        window.until("document.querySelectorAll('#coverage .day').length > 30")
+        window.until("document.querySelector('#gaps tbody').textContent.includes('disconnected')")
+        window.until("document.querySelector('#chart').dataset.shaded >= 17")
+        take_picture(window)
+        reads_with_keys(window)
+        loads_what_lies_before(window)
+        changes_what_is_shown(window)
+        fits(window)
+        everybody_can_use(window)
+        page.goto(page.url.split("?")[0] + "docs")
+        tries_a_request(window)
+        assert page.locator(".opblock").count() >= 12
+        assert window.complaints == []
+        assert window.outside == []
+
+    async with open_daemon(config) as daemon:
+        await browser.look(daemon.base + "/?symbol=EURUSD", look, viewport={"width": 1280, "height": 860})
+
+
+def everybody_can_use(window: Window) -> None:
+    violations = Axe().run(window.page).response["violations"]
+    assert [(one["id"], [node["html"][:90] for node in one["nodes"]]) for one in violations] == []
+
+
+def take_picture(window: Window) -> None:
+    """Make the README's picture anew where it is asked for or missing."""
+    if os.environ.get("MDSERVER_PICTURES") or not PICTURE.exists():
+        window.page.screenshot(path=PICTURE)
+    assert PICTURE.stat().st_size < 200_000
+
+
+def reads_with_keys(window: Window) -> None:
+    page = window.page
+    page.locator("#chart").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    said = page.locator("#chart-said").inner_text()
+    assert "UTC" in said
+    assert "close 1.08" in said
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#chart-said").inner_text() != said
+    page.locator("#as-table summary").press("Enter")
+    window.until("document.querySelectorAll('#as-table tbody tr').length === 30")
+    page.locator("#as-table summary").press("Enter")
+
+
+def loads_what_lies_before(window: Window) -> None:
+    keys = window.page.keyboard
+    window.page.locator("#chart").focus()
+    keys.press("Home")
+    first = window.page.locator("#chart-said").inner_text()
+    press = "document.querySelector('#chart').dispatchEvent(new KeyboardEvent('keydown', {key: 'Home'}))"
+    window.until(f"{press}, document.querySelector('#chart-said').textContent < {first!r}")
+
+
+def changes_what_is_shown(window: Window) -> None:
+    page = window.page
+    page.locator("#timeframe").select_option("1h")
+    window.until("document.querySelector('#chart').dataset.last % 3600 === 0")
+    page.locator("#price").select_option("bid")
+    window.until("document.querySelector('#chart').dataset.last > 0")
+    page.locator("#price").select_option("")
+    page.locator("#symbol").fill("gbp/usd")
+    page.locator("#symbol").press("Enter")
+    window.until("document.title.startsWith('GBPUSD')")
+    window.until("document.querySelector('#chart').dataset.close.startsWith('1.2')")
+    assert "symbol=GBPUSD" in page.url
+    page.locator("#prices button", has_text="EURUSD").click()
+    window.until("document.querySelector('#chart').dataset.close.startsWith('1.0')")
+
+
+def fits(window: Window) -> None:
+    for width in (1280, 768, 360):
+        window.page.set_viewport_size({"width": width, "height": 800})
+        wide = window.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{wide} pixels at a width of {width}"
+
+
+async def test_it_outlives_the_server_a_sleep_and_a_symbol(
+    browser: Chromium, folder: Path, database_url: str
+) -> None:
+    config = write_config(folder, database={"url": as_address(database_url)}, brokers=[MOCK])
+    steps = Steps()
+
+    def look(window: Window) -> None:
+        window.until(IS_LIVE)
+        window.until(HAS_CANDLES)
+        window.until("document.querySelector('#notices').textContent.includes('1 h ahead of')")
+        steps.reach("live")
+        window.until("document.querySelector('#connection').dataset.state === 'lost'")
+        steps.reach("lost")
+        window.until(IS_LIVE)
+        waits_for_a_move(window)
+        window.page.evaluate(
+            "window.shift += 8 * 3600; document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        assert "slept for 8 h" in notices(window)
+        window.until("!document.querySelector('#notices').textContent.includes('slept')")
+        waits_for_a_move(window)
+        steps.reach("slept")
+        window.until(
+            "document.querySelector('#prices-message').textContent.includes('Not streamed any more: BTCUSDT, EURUSD')"
+        )
+        window.until(
+            "document.querySelector('#chart-message').textContent.includes('No live candles of EURUSD')"
+        )
+
+    async with trio.open_nursery() as nursery:
+        async with open_daemon(config) as first:
+            port = first.base.rsplit(":", 1)[1]
+            script = SHIFTED_CLOCK.format(3_600)
+            url = first.base + "/?symbol=EURUSD"
+            nursery.start_soon(partial(browser.look, url, look, script=script))
+            await steps.reached("live")
+            await first.stop(signal.SIGKILL)
+        await steps.reached("lost")
+        async with open_daemon(config, options=["--port", port]) as second:
+            await steps.reached("slept")
+            settings = yaml.safe_load(config.read_text())
+            settings["brokers"][0]["enabled"] = False
+            config.write_text(yaml.safe_dump(settings))
+            second.process.send_signal(signal.SIGHUP)
+
+
+class Steps:
+    """How far the page's thread has come, for the task that acts on the server."""
+
+    def __init__(self) -> None:
+        self._reached: set[str] = set()
+
+    def reach(self, name: str) -> None:
+        self._reached.add(name)
+
+    async def reached(self, name: str) -> None:
+        with trio.fail_after(60):
+            while name not in self._reached:
+                await trio.sleep(0.02)
+
+
+async def test_a_key_is_asked_for_once_and_kept_for_the_tab(browser: Chromium, folder: Path) -> None:
+    key, hash_ = new_key()
+    auth = {"keys": [{"name": "desk", "hash": hash_}], "allow_anonymous": False}
+    config = write_config(folder, server={"auth": auth}, database={"store": False}, brokers=[MOCK])
+
+    def look(window: Window) -> None:
+        page = window.page
+        page.locator("#key-value").fill("wrong")
+        page.locator("#key-value").press("Enter")
+        window.until("document.querySelector('#key-reason').textContent.includes('not valid')")
+        page.locator("#key-value").fill(key)
+        page.locator("#key-value").press("Enter")
+        window.until(IS_LIVE)
+        window.until("document.querySelectorAll('#prices tbody tr').length === 1")
+        assert "database.store" in page.locator("#chart-message").inner_text()
+        everybody_can_use(window)
+        page.reload()
+        window.until(IS_LIVE)
+        assert not page.locator("#key").is_visible()
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+
+    async with open_daemon(config) as daemon:
+        url = daemon.base + "/?symbol=EURUSD"
+        await browser.look(url, look, color_scheme="dark", viewport={"width": 360, "height": 700})
+
+
+def tries_a_request(window: Window) -> None:
+    """Ask for the brokers on ``/docs``; the answer shows."""
+    route = window.page.locator(".opblock", has_text="/api/brokers")
+    route.locator(".opblock-summary-control").click()
+    route.locator(".execute").click()
+    status = route.locator(".live-responses-table .response-col_status").nth(1)
+    status.wait_for()
+    assert status.inner_text().strip() == "200"
