@@ -145,7 +145,7 @@ _SCHEMAS = {
                         "symbol": _TEXT,
                         "record_type": _TEXT,
                         "from": _TIME,
-                        "to": _TIME,
+                        "to": _nullable(_TIME),
                         "cause": _TEXT,
                         "size": _nullable(_COUNT),
                         "state": {"type": "string", "enum": list(STATES)},
