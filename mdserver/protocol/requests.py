@@ -11,6 +11,7 @@ from msgspec import Struct
 from ..kinds import BY_NAME, FULL_BOOK
 from ..model import TIMEFRAMES
 from ..symbols import canonical
+from .encoding import Format
 from .since import Since, SinceSeqs, parse_since
 
 __all__ = [
@@ -160,19 +161,14 @@ MAX_TYPES = 16
 _SHOWN = 64  # characters of a name that is no symbol or type, in its result
 
 
-def parse_request(raw: str | bytes) -> Request:
-    """Parse one client frame.
+def parse_request(raw: str | bytes, format_: Format = "json") -> Request:
+    """Parse one client frame: JSON in a text frame; where the format is MessagePack, that in a binary frame too.
 
     A symbol that cannot be one and a type that does not exist come with their faults and spoil nothing else.
     Raises :class:`RequestError` with code 400 for anything that is not a well-formed request; the message names
     the field and what was expected.
     """
-    if isinstance(raw, bytes):
-        raise RequestError(400, "binary frame: send JSON as a text frame")
-    try:
-        message = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
-        raise RequestError(400, f"not JSON: {_brief(error)}") from None
+    message = _decoded(raw, format_)
     if not isinstance(message, dict):
         raise RequestError(400, f"expected a JSON object, got {_kind(message)}")
     request_id = message.pop("id", None)
@@ -183,6 +179,22 @@ def parse_request(raw: str | bytes) -> Request:
     except RequestError as error:
         error.request_id = request_id
         raise
+
+
+def _decoded(raw: str | bytes, format_: Format) -> Any:
+    if isinstance(raw, str):
+        try:
+            return msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+            raise RequestError(400, f"not JSON: {_brief(error)}") from None
+    if format_ != "msgpack":
+        raise RequestError(400, "binary frame: send JSON as a text frame")
+    try:
+        message = msgspec.msgpack.decode(raw)
+        # By way of JSON: bytes, times and keys that only MessagePack has become texts, and are looked at like others.
+        return msgspec.json.decode(msgspec.json.encode(message))
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
+        raise RequestError(400, f"not MessagePack: {_brief(error)}") from None
 
 
 def _build(message: dict[str, Any], request_id: RequestId) -> Request:

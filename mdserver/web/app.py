@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from quart import Response, Websocket
+
 from ..config import ServerConfig
 from ..feed.supervisor import Supervisor
 from ..stream.live_candles import LiveCandles
@@ -16,7 +18,9 @@ from .access.access import Access
 from .api.dependencies import Dependencies
 from .api.event_stream import event_stream
 from .api.guard import guard
+from .api.problem import Problem, problem_response
 from .api.routes import http_routes
+from .api.stream_form import StreamForm, stream_form
 from .page.routes import page_routes
 from .server.websocket_connection import StreamingQuartTrio
 from .stream.clients import Clients
@@ -70,7 +74,14 @@ def make_app(
     given = dict[str, Any](epoch=epoch, buffer_bytes=config.client_buffer_bytes)
     events = event_stream(clients, partial(EventSession, **shared), access, **given)
     app.register_blueprint(http_routes(services, events))
-    endpoint = stream_endpoint(clients, partial(Session, **shared), access, **given)
+    endpoint = stream_endpoint(clients, partial(Session, **shared), access, form_of=_form_of, **given)
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)
     return app
+
+
+def _form_of(asked: Websocket) -> StreamForm | Response:
+    try:
+        return stream_form(asked.args.items(multi=True))
+    except Problem as problem:
+        return problem_response(problem)

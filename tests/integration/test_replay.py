@@ -20,6 +20,7 @@ from mdserver.stream import replay as replay_module
 from tests.component.conftest import EPOCH, open_stream_server
 from tests.component.event_source import open_events
 from tests.component.test_slow_clients import open_raw
+from tests.component.test_stream_forms import open_form
 
 from .storing_server import T0_S, StoringServer, open_client, open_storing_server, record, seqs_until
 from .test_clients_of_others import program
@@ -54,6 +55,27 @@ async def test_nothing_is_missing_and_nothing_twice_while_live_goes_on(
             assert 20_000 <= last < seqs[-1]
             nursery.cancel_scope.cancel()
     assert server.stream.value("records_replayed_total") >= 19_993
+
+
+async def test_what_is_replayed_has_the_form_of_what_is_live(database: Database, tmp_path: Path) -> None:
+    async with (
+        open_storing_server(database, tmp_path) as server,
+        open_form(server.stream, "format=msgpack&times=us") as client,
+    ):
+        server.publish(300)
+        for request in ({"since": 0, "received": True}, {"rate_ms": 60_000}):
+            await client.send({"action": "subscribe", "symbols": ["EURUSD"], **request})
+        replayed = [await client.next_of("tick") for _ in range(300)]
+        assert [one["seq"] for one in replayed] == list(range(1, 301))
+        assert (await client.next_of("status"))["message"] == "replay complete"
+        await client.send({"action": "subscribe", "symbols": ["EURUSD"], "received": True})
+        await client.next_of("ack")
+        server.publish(1)
+        live = await client.next_of("tick")
+        assert [(key, type(value)) for key, value in live.items()] == [
+            (key, type(value)) for key, value in replayed[0].items()
+        ]
+        assert live["time"] > replayed[-1]["time"] > T0_S * 1_000_000 - 1
 
 
 async def test_by_time_it_begins_with_the_first_record_of_that_time(

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from quart import Request, Response, current_app, request
 
+from ...protocol.encoding import wire_of
 from ...protocol.event_ids import parse_event_id
 from ...protocol.requests import RequestError, Subscribe, parse_request
 from ..access.access import Access
@@ -19,12 +20,13 @@ from ..stream.gate import Gate
 from .guard import current_grant, peer_of
 from .params import query_of
 from .problem import RETRY_AFTER_S, Problem, invalid_parameter, missing_parameter
+from .stream_form import times_of
 
 __all__ = ["QUERY", "event_stream"]
 
 QUERY = (
     *("symbols", "types", "broker", "interval", "depth", "since", "snapshot", "received"),
-    *("rate_ms", "slow"),
+    *("rate_ms", "slow", "times"),
 )
 _LISTS = frozenset(("symbols", "types"))
 _TEXTS = frozenset(("broker", "interval", "slow"))
@@ -54,7 +56,9 @@ def event_stream(
     """Return the handler of the route; the arguments are those of :func:`..stream.endpoint.stream_endpoint`."""
 
     async def stream() -> Response:
-        asked = _subscription(request)
+        query = query_of(request.args.items(multi=True), QUERY)
+        wire = wire_of("json", times_of(query))
+        asked = _subscription(request, query)
         if request.method == "HEAD":
             return _response(())
         nursery = nursery_of_request(request)
@@ -66,7 +70,7 @@ def event_stream(
 
         sink = EventSink(nursery.start_soon, buffer_bytes, clients.metrics, overflow)
         gate = Gate(access, peer_of(request))
-        session = make_session(sink, nursery.start_soon, gate=gate)
+        session = make_session(sink, nursery.start_soon, gate=gate, wire=wire)
         nursery.start_soon(keep_event_session, session, sink, clients)
         if not clients.admit(session):
             raise Problem(503, "unavailable", "too many clients", headers=_later())
@@ -100,9 +104,9 @@ def _problem(error: RequestError) -> Problem:
     return Problem(status, code, error.message, param=param, headers=headers)
 
 
-def _subscription(asked: Request) -> Subscribe:
+def _subscription(asked: Request, query: Mapping[str, str]) -> Subscribe:
     """Return what the URL asks for, from where the client's last event was. Raises Problem."""
-    query = query_of(asked.args.items(multi=True), QUERY)
+    query = {name: text for name, text in query.items() if name != "times"}
     if "symbols" not in query and query.get("types") != "heartbeat":
         raise missing_parameter("symbols", "one or more symbols, like EURUSD,GBPUSD")
     message = {"action": "subscribe", **{name: _value(name, text) for name, text in query.items()}}

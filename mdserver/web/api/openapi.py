@@ -6,6 +6,7 @@ from typing import Any
 
 from ... import __version__
 from ...model import TIMEFRAMES
+from ...protocol.times import TIMES
 from .candle_query import MAX_CANDLES
 from .coverage_view import MAX_DAYS
 from .encoding import FORMATS
@@ -333,6 +334,7 @@ _PATHS = {
             _parameter(
                 "slow", "what becomes of a slow client", {"type": "string", "enum": ["conflate", "close"]}
             ),
+            _parameter("times", "how times are written", {"type": "string", "enum": list(TIMES)}),
             _parameter(
                 "Last-Event-ID", "the id of the last event that the client has", _TEXT, where="header"
             ),

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import time_ns
-from typing import cast
+from typing import Protocol, cast
 
 import h11
 import structlog
 import trio
-from quart import Websocket, websocket
+from quart import Response, Websocket, websocket
 from werkzeug.local import LocalProxy
 
 from ... import __version__
 from ...log import RarelyLogged
 from ...protocol import answers
+from ...protocol.encoding import Wire
 from ...protocol.server_frames import CloseCode
+from ...stream.audience import Array
 from ..access.access import Access
 from ..access.handshake import bearer_key, offered_key, subprotocol_to_answer
 from ..server.websocket_connection import (
@@ -37,20 +39,44 @@ _log = structlog.get_logger("mdserver.web")
 _log_rarely = RarelyLogged(_log)
 
 
+class Form(Protocol):
+    """How a client gets its messages."""
+
+    @property
+    def wire(self) -> Wire:
+        """The bytes of a message."""
+        ...
+
+    @property
+    def array(self) -> Array:
+        """What puts several records into one frame."""
+        ...
+
+
 def stream_endpoint(
-    clients: Clients, make_session: Callable[..., Session], access: Access, *, epoch: str, buffer_bytes: int
-) -> Callable[[], Awaitable[None]]:
+    clients: Clients,
+    make_session: Callable[..., Session],
+    access: Access,
+    *,
+    form_of: Callable[[Websocket], Form | Response],
+    epoch: str,
+    buffer_bytes: int,
+) -> Callable[[], Awaitable[Response | None]]:
     """Return the handler of a WebSocket route.
 
     Args:
         clients: The registry that each client joins.
         make_session: Makes the session of a new client from its write side and what starts a task of its own.
         access: Knows the keys, and what each may do.
+        form_of: Returns the form of messages that a handshake asks for, or the answer that refuses it.
         epoch: What names the numbering of records; each client is told it.
         buffer_bytes: Bound on what may wait for one client.
     """
 
-    async def stream() -> None:
+    async def stream() -> Response | None:
+        form = form_of(websocket)
+        if isinstance(form, Response):
+            return form
         key = bearer_key(websocket.headers.get("Authorization")) or offered_key(
             websocket.requested_subprotocols
         )
@@ -58,7 +84,7 @@ def stream_endpoint(
         try:
             await websocket.accept(subprotocol=subprotocol_to_answer(websocket.requested_subprotocols))
         except h11.LocalProtocolError:
-            return  # the client sent bytes before the upgrade was done: the server ends the connection
+            return None  # the client sent bytes before the upgrade was done: the server ends the connection
         session: Session | None = None
 
         def overflow() -> None:
@@ -75,7 +101,9 @@ def stream_endpoint(
             metrics=clients.metrics,
             on_overflow=overflow,
         )
-        session = make_session(sink, nursery_of(own).start_soon, gate=Gate(access, address))
+        session = make_session(
+            sink, nursery_of(own).start_soon, gate=Gate(access, address), wire=form.wire, array=form.array
+        )
         on_violation(own, partial(_break_off, session, clients))
         on_message_too_long(own, partial(session.close, CloseCode.TOO_BIG, "message too long"))
         try:
@@ -83,6 +111,7 @@ def stream_endpoint(
         finally:
             sink.mute()
             clients.forget(session)
+        return None
 
     return stream
 

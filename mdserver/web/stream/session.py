@@ -119,7 +119,7 @@ class Session:
     async def _act_on(self, raw: str | bytes) -> None:
         try:
             self.request_id = None
-            request = parse_request(raw)
+            request = parse_request(raw, self.wire.format)
             self.request_id = request.id
             self.gate.admit(request)
             await _HANDLERS[type(request)](self, request)
