@@ -117,6 +117,8 @@ export interface StreamOptions<T extends RecordType = RecordType> {
   /** Called with each change of the connection and of the brokers. */
   onStatus?: (status: Status) => void;
   signal?: AbortSignal;
+  /** Before the client connects again; each next pause is twice as long, 15 s at most. Default 250. */
+  firstPauseMs?: number;
 }
 
 export class Stream<T extends RecordType = "tick"> implements AsyncIterable<RecordOf<T>> {

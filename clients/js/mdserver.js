@@ -173,7 +173,7 @@ function seconds(time) {
 
 const STORED = new Set(["tick", "trade"]); // what can be replayed
 const ROWS = 500; // topics in one request, which may have 64 KiB
-const TICKS_OF_GAPS = 32; // gaps of a topic that are known when they are announced again
+const REMEMBERED_GAPS = 32; // gaps of a topic that are known when they are announced again
 const INTERVAL_S = { m: 60, h: 3600, d: 86_400 };
 
 /** One topic: the last number and time that the loop had. `broken`: why the next record does not follow on it. */
@@ -196,6 +196,7 @@ export class Resumption {
   topics = new Map();
   refused = [];
   retry = false; // history was not there: ask again a little later
+  #liveOnly = false; // the key may not ask for the past
 
   constructor({ symbols = [], types = ["tick"], broker, since, interval, depth, snapshot, received, rateMs, slow }) {
     this.types = types;
@@ -231,9 +232,9 @@ export class Resumption {
       return [this.#request(null, { symbols: this.symbols, since: this.since, snapshot: this.snapshot })];
     }
     for (const topic of this.topics.values()) {
-      if (!STORED.has(topic.type)) topic.broken = topic.seq === null && topic.time === null ? null : "disconnected";
+      topic.waiting = this.#isReplayed(topic);
+      if (!topic.waiting) topic.broken = topic.seq === null && topic.time === null ? null : "disconnected";
       else if (!same && topic.seq !== null) [topic.seq, topic.broken] = [null, "epoch"];
-      topic.waiting = STORED.has(topic.type);
     }
     return this.#resuming([...this.topics.values()], hello.time);
   }
@@ -252,7 +253,7 @@ export class Resumption {
 
   #resuming(topics, serverTime) {
     const requests = [];
-    const numbered = topics.filter((topic) => topic.seq !== null && STORED.has(topic.type));
+    const numbered = topics.filter((topic) => topic.seq !== null && this.#isReplayed(topic));
     for (let at = 0; at < numbered.length; at += ROWS) {
       const some = numbered.slice(at, at + ROWS);
       const seqs = some.map(({ broker, symbol, type, seq }) => [broker, symbol, type, seq]);
@@ -266,13 +267,17 @@ export class Resumption {
     for (const group of groups.values()) {
       for (let at = 0; at < group.length; at += ROWS) {
         const some = group.slice(at, at + ROWS);
-        const { broker, type } = some[0];
+        const { broker } = some[0];
         const fields = { broker, symbols: some.map((topic) => topic.symbol) };
-        if (STORED.has(type)) fields.since = Math.min(serverTime, ...some.map((one) => one.time ?? this.#origin()));
+        if (this.#isReplayed(some[0])) fields.since = Math.min(serverTime, ...some.map((one) => one.time ?? this.#origin()));
         requests.push(this.#request(some, fields));
       }
     }
     return requests;
+  }
+
+  #isReplayed(topic) {
+    return STORED.has(topic.type) && !this.#liveOnly;
   }
 
   #origin() {
@@ -332,6 +337,13 @@ export class Resumption {
     if (result.recovered === false) topic.broken ??= "not_stored";
   }
 
+  /** Tell whether a key that may not ask for the past was refused it; from then on it is not asked for. */
+  mustDoWithout(message) {
+    const resuming = Array.isArray(this.asked.get(message.id));
+    if (message.code !== 409 || !resuming || this.#liveOnly) return false;
+    return (this.#liveOnly = true);
+  }
+
   /** Take an error that answers a request: true where the stream goes on. */
   failed(message) {
     const topics = this.asked.get(message.id);
@@ -384,7 +396,7 @@ export class Resumption {
     const topic = this.#topic(record.broker, record.symbol, record.record_type);
     const name = JSON.stringify([record.from, record.to, record.state, record.cause]);
     if (topic.gaps.includes(name)) return []; // announced again by a replay
-    topic.gaps = [...topic.gaps.slice(1 - TICKS_OF_GAPS), name];
+    topic.gaps = [...topic.gaps.slice(1 - REMEMBERED_GAPS), name];
     topic.explained = true;
     return [record];
   }
@@ -392,7 +404,6 @@ export class Resumption {
 
 // -- the connection ----------------------------------------------------------------------------------------------------
 
-const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 15_000;
 const PING_MS = 15_000; // without a sign of life for this long the client asks for one
 const SILENCE_MS = 30_000; // and after this long it connects anew
@@ -541,7 +552,7 @@ export class Stream {
       if (!this.#everConnected || reason instanceof NotAuthenticated || reason instanceof Refused) return this.#fail(reason);
     }
     this.#lastError = null;
-    const pause = Math.min(FIRST_PAUSE_MS * 2 ** this.#attempt++, LONGEST_PAUSE_MS);
+    const pause = Math.min((this.#options.firstPauseMs ?? 250) * 2 ** this.#attempt++, LONGEST_PAUSE_MS);
     this.#later(pause * (0.5 + Math.random() / 2), () => this.#connect());
   }
 
@@ -642,7 +653,8 @@ export class Stream {
   #onError(message) {
     const { code } = message;
     const text = `${code}: ${message.message}`;
-    if (this.#state.failed(message)) {
+    if (this.#state.mustDoWithout(message)) this.#lost(text);
+    else if (this.#state.failed(message)) {
       this.#historyUntil ??= Date.now() + HISTORY_WAIT_MS;
       this.#later(1000, () => {
         if (!this.#state.retry) return;

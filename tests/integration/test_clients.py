@@ -83,7 +83,7 @@ async def test_every_tick_exactly_once_over_kill_9(node_folder: Path, folder: Pa
     config = write_config(folder, brokers=brokers, server={"port": port})
     base, count = f"http://127.0.0.1:{port}", 1_000 * (kills + 1)
     python = [sys.executable, "-W", "error", PROGRAMS / "stream.py", base, str(count)]
-    programs = [Program(loop, [*python, loop]) for loop in ("asyncio", "trio", "no loop")]
+    programs = [Program(loop, [*python, loop]) for loop in ("asyncio", "trio")]
     programs.append(Program("node", [program("node"), node_folder / "stream.mjs", base, str(count)]))
     async with trio.open_nursery() as nursery:
         for number in range(kills + 1):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ def test_the_wheel_migrates_in_an_empty_environment(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT])
     (wheel,) = tmp_path.glob("mdserver-*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        assert content.read("mdserver/client.js") == (ROOT / "clients/js/mdserver.js").read_bytes()
     run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "empty"])
     python = tmp_path / "empty/bin/python"
     run([*pip, "--python", python, "install", "-q", "--no-deps", "--no-index", wheel])

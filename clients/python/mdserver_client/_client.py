@@ -16,6 +16,7 @@ from . import _queries
 from ._queries import Answer, Asking, Query, decode_answer
 from ._resumption import Resumption
 from ._stream import Stream
+from ._websocket import WebSocket, close_all
 from .errors import ConnectionFailed
 from .messages import Status
 from .records import BrokerState, Gap, Position, Record, RecordType, StoredCandle, Tick, Time, Trade
@@ -66,6 +67,7 @@ class Client:
         self._http: httpx2.AsyncClient | None = None
         self._stack = AsyncExitStack()
         self._streams: WeakSet[Stream] = WeakSet()
+        self._abandoned: list[WebSocket] = []
 
     async def __aenter__(self) -> Client:
         self._http = await self._stack.enter_async_context(
@@ -77,6 +79,7 @@ class Client:
         with anyio.CancelScope(shield=True):  # each stream bounds its own goodbye
             for stream in list(self._streams):
                 await stream.aclose()
+            await close_all(self._abandoned)
         self._http = None
         await self._stack.aclose()
 
@@ -122,7 +125,15 @@ class Client:
         options = {"interval": interval, "depth": depth, "snapshot": snapshot, "received": received}
         resumption = Resumption(symbols, types, broker, since, options)
         url = self.url.replace("http", "ws", 1) + "/?batch=true"
-        stream = Stream(url, self._key, self._tls, resumption, skip_refused=skip_refused, on_status=on_status)
+        stream = Stream(
+            url,
+            self._key,
+            self._tls,
+            resumption,
+            self._abandoned,
+            skip_refused=skip_refused,
+            on_status=on_status,
+        )
         self._streams.add(stream)
         return stream
 

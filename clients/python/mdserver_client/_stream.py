@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from ._resumption import Request, Resumption
-from ._websocket import WebSocket, open_websocket
+from ._websocket import WebSocket, close_all, open_websocket
 from .errors import ConnectionFailed, MdserverError, NotAuthenticated, ProtocolViolation, Refused
 from .messages import Ack, Message, RefusedResult, ServerError, Status, decode_messages
 from .records import Candle, Gap, OrderBook, Position, Record, Tick, Trade
@@ -51,6 +51,7 @@ class Stream:
         key: str | None,
         tls: ssl.SSLContext | None,
         resumption: Resumption,
+        abandoned: list[WebSocket],
         *,
         skip_refused: bool = False,
         on_status: Callable[[Status], None] | None = None,
@@ -61,6 +62,7 @@ class Stream:
         self._key = key
         self._tls = tls
         self._resumption = resumption
+        self._abandoned = abandoned
         self._skip_refused = skip_refused
         self._on_status = on_status or (lambda status: None)
         self._websocket: WebSocket | None = None
@@ -111,10 +113,12 @@ class Stream:
         await self._drop()
 
     def __del__(self) -> None:
+        # A loop was left that held the only reference: nothing can be awaited here, and the server is to know at once.
         websocket = getattr(self, "_websocket", None)
         if websocket is not None:
             with suppress(Exception):
                 websocket.abandon()
+            self._abandoned.append(websocket)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -159,6 +163,7 @@ class Stream:
             await self._pause(error)
 
     async def _connect(self) -> None:
+        await close_all(self._abandoned)
         self._websocket = await open_websocket(self._url, self._key, self._tls)
         self._heard_s = self._pinged_s = monotonic()
         self._history_until_s = None

@@ -21,7 +21,7 @@ from websockets.uri import parse_uri
 
 from .errors import ConnectionFailed, MdserverError, NotAuthenticated, ProtocolViolation, Refused
 
-__all__ = ["WebSocket", "open_websocket"]
+__all__ = ["WebSocket", "close_all", "open_websocket"]
 
 OPEN_S = 20.0
 CLOSE_S = 1.0
@@ -134,13 +134,17 @@ class WebSocket:
             await anyio.aclose_forcefully(self._stream)
 
     def abandon(self) -> None:
-        """End the connection without waiting: whoever held it has let go of it."""
+        """End the connection without waiting, both ways; the socket itself is closed by :meth:`aclose`."""
         raw = self._stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - no Django
         if raw is not None:
             with suppress(OSError):
                 raw.shutdown(socket.SHUT_RDWR)
-            if isinstance(raw, socket.socket):  # trio's; asyncio closes its own once it reads the end
-                raw.close()
+
+
+async def close_all(websockets: list[WebSocket]) -> None:
+    """Close connections and take them out of the list; also when cancelled."""
+    while websockets:
+        await websockets.pop().aclose()
 
 
 async def open_websocket(url: str, key: str | None, tls: ssl.SSLContext | None) -> WebSocket:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from .records import Gap, Tick
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
@@ -23,6 +25,21 @@ class Table(Sequence[Row], Generic[Row]):
     def __init__(self, columns: Mapping[str, list[Any]], make_row: Callable[..., Row]) -> None:
         self.columns: dict[str, list[Any]] = dict(columns)
         self._make_row = make_row
+
+    @classmethod
+    def of(cls, records: Iterable[Row | Gap]) -> Table[Row]:
+        """Make a table of what a stream gave: records of one type; gaps are left out.
+
+        Raises ValueError where there are several types: each is a table of its own.
+        """
+        rows: list[Any] = [record for record in records if not isinstance(record, Gap)]
+        types = {type(row) for row in rows}
+        if len(types) > 1:
+            found = ", ".join(sorted(one.__name__ for one in types))
+            raise ValueError(f"records: expected one type, got {found}")
+        kind: Any = types.pop() if types else Tick
+        names = [name for name in kind.__struct_fields__ if name not in ("conflated", "snapshot")]
+        return cls({name: [getattr(row, name) for row in rows] for name in names}, kind)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))

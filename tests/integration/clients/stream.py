@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 
 import mdserver_client
 
@@ -30,23 +29,12 @@ async def main() -> None:
                 break
 
 
-def main_without_a_loop() -> None:
-    """Stream with blocking calls."""
-    with mdserver_client.open_sync(URL) as client:
-        records: Iterator[mdserver_client.Record] = client.stream(["EURUSD"], types=["tick"], broker="mock")
-        for record in records:
-            if take(record):
-                break
-
-
 if LOOP == "trio":
     import trio
 
     trio.run(main)
-elif LOOP == "asyncio":
+else:
     import asyncio
 
     asyncio.run(main())
-else:
-    main_without_a_loop()
 print(json.dumps({"seqs": seqs, "gaps": gaps}))  # noqa: T201
