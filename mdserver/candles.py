@@ -27,6 +27,7 @@ __all__ = [
     "all_timeframes",
     "candles_of_prices",
     "fold",
+    "fold_to",
     "merge",
     "mid",
     "prices_of_ticks",
@@ -155,10 +156,14 @@ def candles_of_prices(rows: Prices) -> Candles:
 
 def fold(candles: Candles, timeframe_s: int) -> Candles:
     """Return the candles of a coarser timeframe, a multiple of theirs; aligned to midnight UTC."""
+    return fold_to(candles, candles.time // timeframe_s * timeframe_s)
+
+
+def fold_to(candles: Candles, opens: Ints) -> Candles:
+    """Return the coarser candles that these belong to; ``opens`` has the open of each one's, in seconds."""
     if not len(candles.time):
         return candles
     series = candles.series
-    opens = candles.time // timeframe_s * timeframe_s
     changes = (opens[1:] != opens[:-1]) | (series[1:] != series[:-1])
     first = np.flatnonzero(np.concatenate(([True], changes)))
     last = np.concatenate((first[1:], [len(opens)])) - 1

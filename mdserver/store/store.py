@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
+import structlog
 import trio
 
-from ..candles import QuotePrice
+from ..candles import Candles, QuotePrice
 from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
-from ..model import GapState, LastRecord, Published, Record, RecordType, Topic
+from ..log import RarelyLogged
+from ..model import US_PER_S, GapState, LastRecord, Published, Record, RecordType, Topic
 from ..stream.live_candles import CandleKey, StoredCandle
 from ..stream.stored_past import Begin, GapKey, Page, Start
+from ..timeframes import Timeframe
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
 from .gap_ledger import GapRow, LastingGap, mark_gap, read_gaps, read_lasting_gaps
@@ -22,28 +26,42 @@ from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
 from .live.write_batch import SetAside, Written, write
-from .query import bid_ask_candles, read_candles, replay_records
+from .query import bid_ask_candles, read_candles, replay_records, weighted_prices
+from .query.bid_ask_candles import HOUR_S, Side, TooManyTicks
+from .query.candle_arrays import read_arrays
+from .query.folded_candles import CandleBlocks, base_of, folded
 from .query.read_candles import CandleColumns
 from .query.read_coverage import CoverageDay, read_coverage
-from .query.read_records import RecordPage, RowPosition, read_records
+from .query.read_records import RecordArrays, RecordPage, RowPosition, read_record_arrays, read_records
 from .series import SeriesInfo, list_series, read_last_records
 from .tables.partitions import forget_all_partitions
 
 __all__ = [
+    "MAX_TICKS",
     "CandleColumns",
     "CoverageDay",
     "FetchedHour",
     "GapRow",
     "HourResult",
     "LastingGap",
+    "RecordArrays",
     "RecordPage",
     "RowPosition",
     "SeriesInfo",
     "Store",
+    "TooManyTicks",
     "Written",
 ]
 
 T = TypeVar("T")
+
+_rarely = RarelyLogged(structlog.get_logger("mdserver.store"))
+
+MAX_TICKS = 5_000_000
+"""How many ticks one request for bid or ask candles may read: some seconds of work."""
+
+_FOLD_INLINE = 10_000
+"""Up to so many candles are folded in the event loop, in a millisecond; more in a thread."""
 
 
 class Store:
@@ -55,6 +73,7 @@ class Store:
 
     def __init__(self, database: Database, *, store_received: bool = True) -> None:
         self._database = database
+        self._blocks = CandleBlocks()
         self._store_received = store_received
 
     async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
@@ -73,22 +92,83 @@ class Store:
         """Return those of these candles that exist, of any series and timeframe."""
         return await self._read(lambda conn: read_candles.candles_at(conn, keys))
 
-    async def side_candles(
-        self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: QuotePrice
+    async def candles_of(
+        self, series: SeriesInfo, timeframe: Timeframe, from_s: int, to_s: int, side: Side | None = None
     ) -> CandleColumns:
-        """Return the bid or ask candles whose opens are in ``[from_s, to_s]``, computed from the stored ticks.
+        """Return candles of any timeframe whose opens are in ``[from_s, to_s]``, ascending, the forming one included.
 
-        See :func:`.bid_ask_candles.side_candles`; :meth:`count_ticks` returns beforehand how many ticks that reads.
+        Both bounds are opens. ``series`` is as it was just read: what is kept in memory goes by its version. ``side``
+        None: mid or trade prices. Bid and ask candles are computed from the ticks once; raises
+        :class:`~.bid_ask_candles.TooManyTicks` if more than ``MAX_TICKS`` of them are still to be read. They are left
+        out where retention has dropped ticks of theirs.
         """
+        if side is None and timeframe.is_stored:
+            return await self.candles(series.id, timeframe.length_s, from_s, to_s)
+        end_s = timeframe.end_of(to_s)
+        length_s = base_of(timeframe, side)
+        if side is None:
+
+            async def read(length_s: int, first_s: int, last_s: int) -> Candles:
+                return await self._read(lambda conn: read_arrays(conn, series.id, length_s, first_s, last_s))
+
+            blocks = await self._blocks.base(series, None, length_s, from_s, end_s - length_s, read)
+        else:
+            kept_from_s = await self._read(bid_ask_candles.kept_from_s)
+            if kept_from_s is not None:
+                from_s = max(from_s, timeframe.first_from(kept_from_s))
+            if from_s > to_s:
+                return CandleColumns()
+            blocks = await self._blocks.base(
+                series, side, length_s, from_s, end_s - length_s, partial(self._side_base, series, side)
+            )
+        if sum(len(block.time) for block in blocks) <= _FOLD_INLINE:
+            return folded(blocks, timeframe, from_s, to_s)
+        # it touches nothing shared, so a cancelled request need not wait for it
+        return await trio.to_thread.run_sync(folded, blocks, timeframe, from_s, to_s, abandon_on_cancel=True)
+
+    async def candle_days(self, series_ids: Sequence[int]) -> tuple[int, int] | None:
+        """Return the first and the last day (UTC midnight, in seconds) with a candle of one of these series."""
+        return await self._read(lambda conn: read_candles.candle_days(conn, series_ids))
+
+    async def weighted_prices(
+        self, series: SeriesInfo, timeframe: Timeframe, from_s: int, to_s: int, price: QuotePrice
+    ) -> dict[int, float]:
+        """Return the volume-weighted price of each candle whose open is in ``[from_s, to_s]``, from the stored records.
+
+        ``price`` says which price of a tick counts. A candle without volume has none. Raises
+        :class:`~.bid_ask_candles.TooManyTicks` if there are more than ``MAX_TICKS`` records.
+        """
+        stored = BY_NAME[series.type].stored
+        if stored is None:
+            raise ValueError(f"{series.type}: records of this kind are not stored")
         return await self._read(
-            lambda conn: bid_ask_candles.side_candles(conn, series_id, timeframe_s, from_s, to_s, side)
+            lambda conn: weighted_prices.weighted_prices(
+                conn, stored.table, series.id, timeframe, from_s, to_s, price, most=MAX_TICKS
+            )
         )
 
-    async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
-        """Return how many stored ticks make the candles whose opens are in ``[from_s, to_s]``."""
-        return await self._read(
-            lambda conn: bid_ask_candles.count_ticks(conn, series_id, timeframe_s, from_s, to_s)
+    async def _side_base(
+        self, series: SeriesInfo, side: Side, length_s: int, first_s: int, last_s: int
+    ) -> Candles:
+        """Read bid or ask candles, and keep those hours that had to be computed and are over."""
+        first_s -= first_s % HOUR_S
+        found = await self._database.run(
+            lambda conn: bid_ask_candles.side_candles(
+                conn, series.id, length_s, first_s, last_s, side, most_ticks=MAX_TICKS
+            ),
+            within_s=READ_S,
+            one_state=True,
         )
+        latest_s = (series.latest_us or 0) // US_PER_S
+        over = [hour for hour in found.new if hour.time + HOUR_S <= latest_s]
+        if over:
+            try:
+                await self._change(lambda conn: bid_ask_candles.keep_hours(conn, series.id, side, over))
+            except StoreUnavailable as error:  # a full disk, say: they are right all the same
+                _rarely.warning(
+                    "Bid and ask candles could not be kept; they are computed again", error=str(error)
+                )
+        return found.candles
 
     async def coverage(self, series_ids: Sequence[int], first_s: int, end_s: int) -> list[CoverageDay]:
         """Return the days in ``[first_s, end_s)`` that anything is known of: see :class:`.CoverageDay`."""
@@ -113,6 +193,24 @@ class Store:
             raise ValueError(f"{type_}: records of this kind are not stored")
         return await self._read(
             lambda conn: read_records(conn, stored, series_id, from_us, to_us, after=after, limit=limit)
+        )
+
+    async def record_arrays(
+        self,
+        series_id: int,
+        type_: RecordType,
+        from_us: int,
+        to_us: int,
+        *,
+        after: RowPosition | None = None,
+        limit: int,
+    ) -> RecordArrays:
+        """Return what :meth:`records` returns, with numbers as numpy arrays."""
+        stored = BY_NAME[type_].stored
+        if stored is None:
+            raise ValueError(f"{type_}: records of this kind are not stored")
+        return await self._read(
+            lambda conn: read_record_arrays(conn, stored, series_id, from_us, to_us, after=after, limit=limit)
         )
 
     async def gaps(

@@ -94,6 +94,7 @@ def test_every_file_once_in_order(empty: Connection) -> None:
             "seq_times",
             "pushed_days",
             "lasting_gaps",
+            "side_hours",
         ),
     }
     for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):

@@ -21,6 +21,7 @@ LAYERS: tuple[str, ...] = (
     "symbols",
     "market_hours",
     "candles",
+    "timeframes",
     "record_check",
     "record_wire",
     "kinds",
@@ -62,6 +63,7 @@ LAYERS: tuple[str, ...] = (
     "web.server",
     "web.stream",
     "web.api",
+    "web.udf",
     "web.page",
     "web.app",
     "web",
@@ -92,6 +94,7 @@ PURE = (
     "record_wire",
     "redact",
     "symbols",
+    "timeframes",
 )
 IMPURE_LIBRARIES = frozenset(
     (

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ...stream.live_candles import CandleKey, StoredCandle
 
-__all__ = ["CandleColumns", "candles", "candles_at", "utc_time"]
+__all__ = ["CandleColumns", "candle_days", "candles", "candles_at", "utc_time"]
 
 
 class CandleColumns(Struct):
@@ -44,6 +44,18 @@ def candles(
         parameters = (series_id, timeframe_s, utc_time(from_s), utc_time(to_s))
         row = cursor.execute(_CANDLES, parameters, prepare=True).fetchone()
     return CandleColumns() if row is None or row[0] is None else CandleColumns(*row)
+
+
+_DAYS = """select extract(epoch from min(first))::bigint, extract(epoch from max(last))::bigint
+from unnest(%s::int[]) as one(id)
+cross join lateral (select min(time) as first, max(time) as last from candles
+                    where series_id = one.id and timeframe = 86400) as days"""
+
+
+def candle_days(conn: psycopg.Connection[Any], series_ids: Sequence[int]) -> tuple[int, int] | None:
+    """Return the first and the last day with a candle of one of these series, None if there is none. Blocking."""
+    row = conn.execute(_DAYS, [list(series_ids)], prepare=True).fetchone()
+    return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 
 _CANDLES_AT = """select wanted.place, c.open, c.high, c.low, c.close, c.volume::double precision, c.row_count

@@ -31,6 +31,10 @@ _BOUNDS = """select (extract(epoch from least(min(first), min(candle))) * 100000
                  (select time from candles where series_id = %(id)s and timeframe = 86400 order by time desc limit 1)
     ) as ends"""
 
+_FORGET_SIDES = """delete from side_hours where series_id = %s
+    and time >= 'epoch'::timestamptz + %s * interval '1 microsecond'
+    and time < 'epoch'::timestamptz + %s * interval '1 microsecond'"""
+
 _CORRECT = """update series set row_count = real.n, earliest = real.first, latest = real.last, hist_v = hist_v + 1
     from (select count(*) as n, min(time) as first, max(time) as last from {table} where series_id = %(id)s) as real
     where id = %(id)s and (row_count, earliest, latest) is distinct from (real.n, real.first, real.last)"""
@@ -101,7 +105,9 @@ def _step(conn: psycopg.Connection[Any], series: SeriesInfo, first_us: int, end_
     conn.execute("set local statement_timeout = 0")
     lock_series(conn, {series.topic})
     changed = repair(conn, series.id, compare(conn, table_of(series.type), series.id, first_us, end_us))
-    if changed:
+    # whoever put rows in beside us may have left the mid candle, by whose version these count, as it was
+    kept = conn.execute(_FORGET_SIDES, [series.id, first_us, end_us]).rowcount
+    if changed or kept:
         conn.execute("update series set hist_v = hist_v + 1 where id = %s", [series.id])
     return changed
 

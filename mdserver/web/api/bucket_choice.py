@@ -7,7 +7,7 @@ one that has it at all. So an imported history and a live feed make one series.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -15,7 +15,10 @@ import attrs
 
 from ...model import US_PER_S
 
-__all__ = ["Buckets", "Chosen", "Interval", "choose_buckets", "runs"]
+__all__ = ["Buckets", "Chosen", "Cut", "EndOf", "Interval", "choose_buckets", "runs"]
+
+EndOf: TypeAlias = Callable[[int], int]
+"""Returns the end of the bucket with an open, both in Unix seconds."""
 
 Interval: TypeAlias = tuple[int, int]
 """First and last microsecond of a gap."""
@@ -44,12 +47,15 @@ class Chosen:
     row: int
 
 
-def choose_buckets(sources: Sequence[Buckets], length_s: int) -> list[Chosen]:
-    """Return the buckets that any source has, ascending, each once; ``length_s`` is the length of a bucket."""
+def choose_buckets(sources: Sequence[Buckets], length: int | EndOf) -> list[Chosen]:
+    """Return the buckets that any source has, ascending, each once.
+
+    ``length`` is that of a bucket in seconds, or returns the end of the bucket with an open, where they differ.
+    """
     best: dict[int, Chosen] = {}
     complete: set[int] = set()
     for place, source in enumerate(sources):
-        cut = _Cut(source, length_s)
+        cut = Cut(source, length)
         for row, time in enumerate(source.times):
             if time in complete:
                 continue
@@ -61,11 +67,11 @@ def choose_buckets(sources: Sequence[Buckets], length_s: int) -> list[Chosen]:
     return [best[time] for time in sorted(best)]
 
 
-class _Cut:
+class Cut:
     """Knows which buckets of a source are not complete."""
 
-    def __init__(self, source: Buckets, length_s: int) -> None:
-        self._length_us = length_s * US_PER_S
+    def __init__(self, source: Buckets, length: int | EndOf) -> None:
+        self._end_of = length if callable(length) else lambda open_s: open_s + length
         self._earliest_us = source.earliest_us
         gaps = sorted(source.gaps)
         self._starts = [first for first, _ in gaps]
@@ -74,10 +80,15 @@ class _Cut:
         )  # the latest end of all gaps up to this one
 
     def touches(self, time: int) -> bool:
+        """Return whether the bucket with this open is cut by the start of the series, or a gap is in it."""
         first_us = time * US_PER_S
-        end_us = first_us + self._length_us
+        end_us = self._end_of(time) * US_PER_S
         if self._earliest_us is not None and first_us < self._earliest_us < end_us:
             return True
+        return self.in_gap(first_us, end_us)
+
+    def in_gap(self, first_us: int, end_us: int) -> bool:
+        """Return whether a recorded gap reaches into ``[first_us, end_us)``."""
         before_end = bisect_right(self._starts, end_us - 1)
         return before_end > 0 and self._ends[before_end - 1] >= first_us
 

@@ -18,6 +18,7 @@ import attrs
 
 from ...model import US_PER_S
 from ...store.store import SeriesInfo
+from ...timeframes import Timeframe
 
 __all__ = ["IMMUTABLE", "REVALIDATE", "Digest", "DigestMemory", "Span", "cache_control", "version_key"]
 
@@ -58,15 +59,17 @@ class DigestMemory:
 
 @attrs.frozen
 class Span:
-    """The part of a series that an answer covers, in whole buckets of ``bucket_us``.
+    """The part of a series that an answer covers, in whole buckets.
 
     ``first_us`` and ``last_us`` are the opens of the first and the last bucket; the span is empty if ``first_us`` is
-    the later one.
+    the later one. ``bucket_us`` is the length of the shortest bucket; ``timeframe`` says where they begin if they are
+    not simply multiples of it.
     """
 
     first_us: int
     last_us: int
     bucket_us: int
+    timeframe: Timeframe | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -75,15 +78,28 @@ class Span:
 
     @property
     def buckets(self) -> int:
-        """How many buckets open in the range."""
+        """How many buckets open in the range; a few too many where they differ in length."""
         return max(0, (self.last_us - self.first_us) // self.bucket_us + 1)
+
+    @property
+    def end_us(self) -> int:
+        """When the last bucket ends."""
+        if self.timeframe is None:
+            return self.last_us + self.bucket_us
+        return self.timeframe.end_of(self.last_us // US_PER_S) * US_PER_S
+
+    def open_of(self, time_us: int) -> int:
+        """Return the open of the bucket that a time belongs to."""
+        if self.timeframe is None:
+            return time_us - time_us % self.bucket_us
+        return self.timeframe.open_of(time_us // US_PER_S) * US_PER_S
 
     def is_closed(self, series: SeriesInfo) -> bool:
         """Whether the range ends before the forming bucket: then only ``hist_v`` shows changes."""
         if self.is_empty:
             return True
         latest_us = series.latest_us
-        return latest_us is not None and self.last_us < latest_us - latest_us % self.bucket_us
+        return latest_us is not None and self.last_us < self.open_of(latest_us)
 
 
 def version_key(series: SeriesInfo, span: Span) -> tuple[Hashable, ...]:
@@ -108,6 +124,6 @@ def cache_control(
     earliest_us = series[0].earliest_us
     if len(series) > 1 or span.is_empty or earliest_us is None:
         return REVALIDATE
-    within = span.first_us >= earliest_us - earliest_us % span.bucket_us
-    settled = span.last_us + span.bucket_us + int(settle_s * US_PER_S) <= now_us
+    within = span.first_us >= span.open_of(earliest_us)
+    settled = span.end_us + int(settle_s * US_PER_S) <= now_us
     return IMMUTABLE if within and settled else REVALIDATE

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 import trio
 from quart import Request, Response, current_app
 
+from . import arrow
 from .caching import Digest, DigestMemory
 from .encoding import FORMATS, Body, Format, digest_of
-from .problem import invalid_parameter
+from .params import one_of
+from .problem import Problem
 
 __all__ = ["answer", "format_of", "small_body"]
 
@@ -23,19 +25,33 @@ _CONTENT_TYPES: dict[Format, str] = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",
     "columns": "application/json",
+    "arrow": arrow.CONTENT_TYPE,
 }
 
 
 def format_of(request: Request, query: Mapping[str, str]) -> Format:
-    """Return the parameter ``format``, else what ``Accept`` prefers; JSON by default."""
-    text = query.get("format")
-    if text is not None:
-        for form in FORMATS:
-            if text == form:
-                return form
-        raise invalid_parameter("format", text, f"expected one of {', '.join(FORMATS)}")
-    best = request.accept_mimetypes.best_match(["application/json", "text/csv"])
-    return "csv" if best == "text/csv" else "json"
+    """Return the parameter ``format``, else what ``Accept`` prefers; JSON by default.
+
+    Raises :class:`Problem` (406) if only Arrow will do and cannot be written.
+    """
+    form = one_of(query, "format", FORMATS, "json") if "format" in query else _accepted(request)
+    if form == "arrow" and not arrow.is_installed():
+        raise Problem(
+            406, "not_acceptable", arrow.NOT_INSTALLED, param="format" if "format" in query else None
+        )
+    return form
+
+
+def _accepted(request: Request) -> Format:
+    offered = {"application/json": "json", "text/csv": "csv", arrow.CONTENT_TYPE: "arrow"}
+    forms: dict[str, Format] = {
+        kind: form for form in FORMATS for kind, name in offered.items() if name == form
+    }
+    accepted = request.accept_mimetypes
+    best = accepted.best_match(list(offered))
+    if best == arrow.CONTENT_TYPE and not arrow.is_installed():  # another that the client takes as well
+        best = accepted.best_match(list(offered)[:2]) or best
+    return forms.get(best or "", "json")
 
 
 def small_body(data: bytes) -> Body:

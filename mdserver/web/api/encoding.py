@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from io import StringIO
 from typing import Any, Literal, TypeAlias
@@ -19,24 +19,27 @@ import trio
 
 from ...kinds import ColumnForm, StoredAs
 from ...model import US_PER_S
+from ...protocol.times import TIMES, ShownTime, Times
 
 __all__ = [
     "FORMATS",
     "Body",
-    "CandleRow",
     "Column",
     "Format",
     "build_body",
+    "candle_row",
     "digest_of",
+    "joined_bodies",
     "row_type",
     "seconds",
-    "seconds_or_none",
+    "shown_opens",
+    "shown_times",
     "without_fraction",
 ]
 
-Format: TypeAlias = Literal["json", "csv", "columns"]
+Format: TypeAlias = Literal["json", "csv", "columns", "arrow"]
 
-FORMATS: tuple[Format, ...] = ("json", "csv", "columns")
+FORMATS: tuple[Format, ...] = ("json", "csv", "columns", "arrow")
 
 PIECE_ROWS = 1_000
 """How many rows are encoded before other tasks get a turn: half a millisecond as JSON, two as CSV."""
@@ -46,28 +49,31 @@ _SEND_BYTES = 1 << 20  # pieces are joined up to this size for sending
 _DIGEST_BYTES = 16
 
 
+ArrowForm: TypeAlias = Literal["float", "int", "text", "bool", "time_s", "time_us"]
+"""How a column is written as Arrow. Times become timestamps of microseconds, UTC; None becomes null."""
+
+
 @attrs.frozen
 class Column:
-    """Values of one field, and the function that formats them, which is applied a piece at a time too."""
+    """Values of one field, and the function that formats them, which is applied a piece at a time too.
 
-    values: Sequence[Any]
+    As Arrow the values themselves are written, in ``form``; they may be a numpy array then, with NaN for null.
+    """
+
+    values: Any
     show: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+    form: ArrowForm = "float"
 
     def piece(self, start: int) -> Sequence[Any]:
         """Return one piece, formatted."""
-        values = self.values[start : start + PIECE_ROWS]
+        values: Sequence[Any] = self.values[start : start + PIECE_ROWS]
         return values if self.show is None else self.show(values)
 
 
-class CandleRow(msgspec.Struct, gc=False):
-    """A candle in ``/api/candles``."""
-
-    time: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
+@cache
+def candle_row(fields: tuple[str, ...]) -> type[msgspec.Struct]:
+    """Return the struct of a candle in ``/api/candles`` with these fields."""
+    return msgspec.defstruct("CandleRow", [(name, Any) for name in fields], gc=False)
 
 
 @cache
@@ -79,12 +85,19 @@ def row_type(stored: StoredAs) -> type[msgspec.Struct]:
         "code": str | None,
         "text": str | None,
     }
-    fields: list[Any] = [("seq", int), ("time", float)]
+    fields: list[Any] = [("seq", int), ("time", float | str)]
     for column in stored.columns:
         default = () if column.form == "price" else (None,)
         fields.append((column.name, types[column.form], *default))
-    fields.append(("received", float | None, None))
+    fields.append(("received", float | str | None, None))
     return msgspec.defstruct(f"Row_{stored.table}", fields, gc=False, omit_defaults=True)
+
+
+def arrow_pieces(names: Sequence[str], columns: Sequence[Column], piece_bytes: int) -> Iterator[bytes]:
+    """Yield a table as a stream of Arrow record batches; see :mod:`.arrow`. Blocking."""
+    from .arrow import stream_of  # the extra may be missing
+
+    return stream_of(names, [(column.form, column.values) for column in columns], piece_bytes)
 
 
 @attrs.frozen
@@ -95,6 +108,18 @@ class Body:
     size: int
     digest: str
     headers: dict[str, str] = attrs.field(factory=dict)
+
+
+def shown_times(times: Times) -> Callable[[Sequence[int | None]], list[ShownTime | None]]:
+    """Return what writes times given in microseconds; None stays None."""
+    show = TIMES[times]
+    return lambda column_us: [None if us is None else show(us) for us in column_us]
+
+
+def shown_opens(times: Times) -> Callable[[Sequence[int]], Sequence[ShownTime]] | None:
+    """Return what writes times given in whole seconds; None: they are written as they are."""
+    show = TIMES[times]
+    return None if times == "s" else lambda column_s: [show(time_s * US_PER_S) for time_s in column_s]
 
 
 def digest_of(data: bytes) -> str:
@@ -110,13 +135,6 @@ def without_fraction(column: Sequence[float | None]) -> list[float | None]:
 def seconds(column_us: Sequence[int]) -> list[float]:
     """Return times in Unix seconds, exact to the microsecond."""
     return [us // US_PER_S if us % US_PER_S == 0 else us / US_PER_S for us in column_us]
-
-
-def seconds_or_none(column_us: Sequence[int | None]) -> list[float | None]:
-    """Return times in Unix seconds; None stays None."""
-    return [
-        None if us is None else us // US_PER_S if us % US_PER_S == 0 else us / US_PER_S for us in column_us
-    ]
 
 
 async def build_body(
@@ -136,6 +154,9 @@ async def build_body(
     if turn is not None:
         async with turn:
             return await build_body(row, columns, form, before=before, after=after)
+    if form == "arrow":
+        # nothing is shared with the thread, so a cancelled request need not wait for it
+        return await trio.to_thread.run_sync(_arrow_body, row, columns, abandon_on_cancel=True)
     pieces: list[bytes] = []
     size = 0
     pending = bytearray()
@@ -150,6 +171,26 @@ async def build_body(
         await trio.lowlevel.checkpoint()
     pieces.append(bytes(pending))
     return Body(pieces, size, digest.hexdigest())
+
+
+def _arrow_body(row: type[msgspec.Struct], columns: Sequence[Column]) -> Body:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    pieces = list(arrow_pieces(row.__struct_fields__, columns, _SEND_BYTES))
+    for piece in pieces:
+        digest.update(piece)
+    return Body(pieces, sum(map(len, pieces)), digest.hexdigest())
+
+
+def joined_bodies(bodies: Mapping[str, Body]) -> Body:
+    """Return JSON bodies as one object, each under its name; the headers are left to the caller."""
+    pieces: list[bytes] = []
+    for place, (name, body) in enumerate(bodies.items()):
+        pieces += [(b"," if place else b"{") + msgspec.json.encode(name) + b":", *body.pieces]
+    pieces.append(b"}" if bodies else b"{}")
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for piece in pieces:
+        digest.update(piece)
+    return Body(pieces, sum(map(len, pieces)), digest.hexdigest())
 
 
 def _encoded(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ... import __version__
 from ...model import TIMEFRAMES
 from ...protocol.times import TIMES
-from .candle_query import MAX_CANDLES
+from ...timeframes import ALIGNS
+from . import arrow
+from .candle_query import DEFAULT_FIELDS, FIELDS, FILLS, MAX_CANDLES, SORTS
 from .coverage_view import MAX_DAYS
 from .encoding import FORMATS
 from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .params import DEFAULT_TIMEFRAME
-from .records_view import DEFAULT_RECORDS, MAX_RECORDS
+from .records_view import DEFAULT_RECORDS, MAX_ARROW_RECORDS, MAX_RECORDS
 from .series_choice import PRICES
 
 __all__ = ["openapi_document"]
@@ -65,32 +68,37 @@ _BROKER_STATE = {
 _TIMEFRAMES = _list({"type": "string", "enum": list(TIMEFRAMES)})
 _CURSOR = {"next_cursor": {"type": ["string", "null"]}}
 
+_SHOWN_TIME = {"type": ["number", "string"], "description": "as `times` says, by default Unix seconds, UTC"}
+_CANDLE = {
+    "time": _SHOWN_TIME,
+    **dict.fromkeys(("open", "high", "low", "close", "volume"), _nullable(_NUMBER)),
+    "count": _nullable(_COUNT),
+    "vwap": _nullable(_NUMBER),
+    "broker": _TEXT,
+    "complete": {"type": "boolean"},
+}
+
 _SCHEMAS = {
-    "Candle": _object(
-        {"time": {**_TIME, "type": "integer"}}
-        | dict.fromkeys(("open", "high", "low", "close", "volume"), _NUMBER)
-    ),
+    "Candle": _object({}, _CANDLE),
+    "CandlesBySymbol": {"type": "object", "additionalProperties": _rows_or_columns("Candle")},
     "Tick": _object(
-        {"seq": _COUNT, "time": _TIME, "bid": _NUMBER, "ask": _NUMBER},
-        {"bid_size": _NUMBER, "ask_size": _NUMBER, "received": _TIME},
+        {"seq": _COUNT, "time": _SHOWN_TIME, "bid": _NUMBER, "ask": _NUMBER},
+        {"bid_size": _NUMBER, "ask_size": _NUMBER, "received": _SHOWN_TIME},
     ),
     "Trade": _object(
-        {"seq": _COUNT, "time": _TIME, "price": _NUMBER, "size": _NUMBER},
-        {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": _TEXT, "received": _TIME},
+        {"seq": _COUNT, "time": _SHOWN_TIME, "price": _NUMBER, "size": _NUMBER},
+        {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": _TEXT, "received": _SHOWN_TIME},
     ),
-    "CandleColumns": _object(
-        {"time": _list({**_TIME, "type": "integer"})}
-        | dict.fromkeys(("open", "high", "low", "close", "volume"), _list(_NUMBER))
-    ),
+    "CandleColumns": _object({}, {name: _list(schema) for name, schema in _CANDLE.items()}),
     "TickColumns": _object(
-        {"seq": _list(_COUNT), "time": _list(_TIME), "bid": _list(_NUMBER), "ask": _list(_NUMBER)}
+        {"seq": _list(_COUNT), "time": _list(_SHOWN_TIME), "bid": _list(_NUMBER), "ask": _list(_NUMBER)}
         | dict.fromkeys(("bid_size", "ask_size"), _list(_nullable(_NUMBER)))
-        | {"received": _list(_nullable(_TIME))}
+        | {"received": _list({"type": ["number", "string", "null"]})}
     ),
     "TradeColumns": _object(
-        {"seq": _list(_COUNT), "time": _list(_TIME), "price": _list(_NUMBER), "size": _list(_NUMBER)}
+        {"seq": _list(_COUNT), "time": _list(_SHOWN_TIME), "price": _list(_NUMBER), "size": _list(_NUMBER)}
         | dict.fromkeys(("side", "trade_id"), _list(_nullable(_TEXT)))
-        | {"received": _list(_nullable(_TIME))}
+        | {"received": _list({"type": ["number", "string", "null"]})}
     ),
     "TickPage": _page("ticks", "Tick"),
     "TradePage": _page("trades", "Trade"),
@@ -210,10 +218,11 @@ def _parameter(
 
 
 _SYMBOL = _parameter("symbol", "also `eur/usd`, `EUR_USD`, `EUR-USD`", _TEXT, required=True)
+_SYMBOLS = _parameter("symbols", "several, separated by commas: the answer is an object by symbol", _TEXT)
 _TIMEFRAME = _parameter(
     "timeframe",
-    "length of a candle",
-    {"type": "string", "enum": list(TIMEFRAMES), "default": DEFAULT_TIMEFRAME},
+    "length of a candle: minutes or hours that divide a day, `1d`, `1w`, `1M`",
+    {"type": "string", "pattern": "^([1-9][0-9]*[mh]|1d|1w|1M)$", "default": DEFAULT_TIMEFRAME},
 )
 _SECONDS = {"type": "number", "minimum": 0, "exclusiveMaximum": 100_000_000_000}
 _RANGE = [
@@ -229,14 +238,46 @@ _FORMAT = _parameter(
     "default: by `Accept`; `columns` is JSON with one array per field",
     {"type": "string", "enum": list(FORMATS)},
 )
+_TIMES = _parameter(
+    "times",
+    "how times are written; `s`: Unix seconds",
+    {"type": "string", "enum": list(TIMES), "default": "s"},
+)
+
+
+def _words(known: Sequence[str], default: str) -> dict[str, Any]:
+    return {"type": "string", "enum": list(known), "default": default}
+
+
+_CANDLE_CHOICES = [
+    _BROKER,
+    _PRICE,
+    _FORMAT,
+    _parameter(
+        "align", "`ny17`: from two hours on, candles begin at 17:00 in New York", _words(ALIGNS, "utc")
+    ),
+    _parameter("fill", "candles for buckets that certainly had no record", _words(FILLS, "none")),
+    _parameter("sort", "by time", _words(SORTS, "asc")),
+    _parameter(
+        "limit", "candles in a page; default: all", {"type": "integer", "minimum": 1, "maximum": MAX_CANDLES}
+    ),
+    _parameter("cursor", "`X-Next-Cursor` of the previous page", _TEXT),
+    _parameter(
+        "fields",
+        f"separated by commas, some of {', '.join(FIELDS)}",
+        {"type": "string", "default": ",".join(DEFAULT_FIELDS)},
+    ),
+    _TIMES,
+]
 _PAGING = [
     _parameter(
         "limit",
-        "records in a page",
-        {"type": "integer", "minimum": 1, "maximum": MAX_RECORDS, "default": DEFAULT_RECORDS},
+        f"records in a page, as Arrow up to {MAX_ARROW_RECORDS}, else up to {MAX_RECORDS}",
+        {"type": "integer", "minimum": 1, "maximum": MAX_ARROW_RECORDS, "default": DEFAULT_RECORDS},
     ),
     _parameter("cursor", "`next_cursor` of the previous page", _TEXT),
     _FORMAT,
+    _TIMES,
 ]
 
 
@@ -262,26 +303,32 @@ def _get(
     content = {kind: {"schema": _TEXT if answer is None else answer}}
     if csv:
         content["text/csv"] = {"schema": _TEXT}
+        content[arrow.CONTENT_TYPE] = {"schema": {"type": "string", "format": "binary"}}
+        problems = (*problems, 406)
     responses = {"200": {"description": "the answer", "content": content}}
     responses |= {str(status): _problem() for status in problems}
     return {"get": {"summary": summary, "parameters": parameters or [], "responses": responses}}
 
 
 _DATA = (400, 404, 500, 503)
-_CANDLES = _rows_or_columns("Candle")
-_LIMIT = f"Candles of one symbol, at most {MAX_CANDLES}"
+_CANDLES = {"anyOf": [*_rows_or_columns("Candle")["oneOf"], _ref("CandlesBySymbol")]}
+_LIMIT = f"Candles, of one symbol at most {MAX_CANDLES}"
 
 _PATHS = {
     "/api/metadata": _get(
         "What is stored", _ref("Metadata"), [{**_SYMBOL, "required": False}], problems=_DATA
     ),
     "/api/candles": _get(
-        _LIMIT, _CANDLES, [_SYMBOL, _TIMEFRAME, *_RANGE, _BROKER, _PRICE, _FORMAT], csv=True, problems=_DATA
+        _LIMIT,
+        _CANDLES,
+        [{**_SYMBOL, "required": False}, _SYMBOLS, _TIMEFRAME, *_RANGE, *_CANDLE_CHOICES],
+        csv=True,
+        problems=_DATA,
     ),
     "/api/candles/{symbol}/{timeframe}": _get(
         _LIMIT,
         _CANDLES,
-        [_in_path(_SYMBOL), _in_path(_TIMEFRAME), *_RANGE, _BROKER, _PRICE, _FORMAT],
+        [_in_path(_SYMBOL), _in_path(_TIMEFRAME), *_RANGE, *_CANDLE_CHOICES],
         csv=True,
         problems=_DATA,
     ),

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from typing import TypeVar
 
-from ...model import TIMEFRAMES, US_PER_S
-from ...symbols import canonical
+from ...model import US_PER_S
+from ...protocol.times import TIMES, Times
+from ...symbols import canonical, canonical_all
+from ...timeframes import ALIGNS, Timeframe, parse_timeframe
 from .problem import Problem, invalid_parameter, missing_parameter, shortened
 
 __all__ = [
     "DEFAULT_TIMEFRAME",
+    "MAX_SYMBOLS",
     "number_up_to",
+    "one_of",
     "query_of",
     "required",
     "symbol_of",
+    "symbols_of",
     "time_range_us",
     "timeframe_of",
+    "times_of",
+    "words_of",
 ]
+
+Choice = TypeVar("Choice", bound=str)
+
+MAX_SYMBOLS = 50
+"""Symbols in one request."""
 
 DEFAULT_TIMEFRAME = "1h"
 
@@ -33,7 +46,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}")
 _EXPECTED_TIME = "expected Unix seconds, UTC, like 1710918000"
 _EXPECTED = {
     "symbol": "a symbol, like EURUSD",
-    "timeframe": "one of " + ", ".join(TIMEFRAMES),
+    "timeframe": "minutes or hours that divide a day (1m, 3m, 90m, 4h), 1d, 1w or 1M",
     "from": "Unix seconds, UTC, like 1710918000",
     "to": "Unix seconds, UTC, like 1710918000",
 }
@@ -80,14 +93,56 @@ def symbol_of(query: Mapping[str, str]) -> str:
         raise Problem(400, "invalid_parameter", f"symbol: {error}", param="symbol") from None
 
 
-def timeframe_of(query: Mapping[str, str]) -> int:
-    """Return the length of ``timeframe`` in seconds; default: an hour."""
+def timeframe_of(query: Mapping[str, str]) -> Timeframe:
+    """Return ``timeframe`` (default: an hour) with ``align`` (default: ``utc``)."""
     text = query.get("timeframe", DEFAULT_TIMEFRAME)
     try:
-        return TIMEFRAMES[text]
-    except KeyError:
+        return parse_timeframe(text, one_of(query, "align", ALIGNS, "utc"))
+    except ValueError:
         detail = f"timeframe={shortened(text)!r}: expected {_EXPECTED['timeframe']}"
         raise Problem(400, "unknown_timeframe", detail, param="timeframe") from None
+
+
+def one_of(query: Mapping[str, str], name: str, known: Sequence[Choice], default: Choice) -> Choice:
+    """Return a parameter that is one of some words."""
+    text = query.get(name)
+    if text is None:
+        return default
+    for one in known:
+        if text == one:
+            return one
+    raise invalid_parameter(name, text, f"expected one of {', '.join(known)}")
+
+
+def symbols_of(query: Mapping[str, str]) -> tuple[str, ...]:
+    """Return ``symbols``, separated by commas, in their canonical form and each once; else the one ``symbol``."""
+    text = query.get("symbols")
+    if text is None:
+        return (symbol_of(query),)
+    if "symbol" in query:
+        raise invalid_parameter("symbols", text, "expected symbol or symbols, not both")
+    try:
+        symbols = canonical_all(text.split(","))
+    except ValueError as error:
+        raise Problem(400, "invalid_parameter", f"symbols: {error}", param="symbols") from None
+    if len(symbols) > MAX_SYMBOLS:
+        raise invalid_parameter("symbols", text, f"expected at most {MAX_SYMBOLS}")
+    return symbols
+
+
+def words_of(
+    query: Mapping[str, str], name: str, known: Sequence[str], default: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a parameter that lists some of these words, each once, in the order given."""
+    text = query.get(name)
+    if text is None:
+        return tuple(default)
+    words = tuple(text.split(","))
+    wrong = [word for word in words if word not in known]
+    if wrong or len(set(words)) < len(words):
+        what = f"no {shortened(wrong[0])!r}" if wrong else "each once"
+        raise invalid_parameter(name, text, f"expected some of {', '.join(known)}; {what}")
+    return words
 
 
 def time_range_us(query: Mapping[str, str]) -> tuple[int, int]:
@@ -97,6 +152,11 @@ def time_range_us(query: Mapping[str, str]) -> tuple[int, int]:
     if first_us > last_us:
         raise invalid_parameter("from", query["from"], f"expected no later than to={query['to']}")
     return first_us, last_us
+
+
+def times_of(query: Mapping[str, str]) -> Times:
+    """Return how times are written: ``times``, by default in seconds."""
+    return one_of(query, "times", tuple(TIMES), "s")
 
 
 def number_up_to(query: Mapping[str, str], name: str, most: int, default: int) -> int:

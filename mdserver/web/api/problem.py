@@ -36,6 +36,7 @@ _TITLES = {
     "rate_limited": "There are too many requests",
     "not_found": "There is nothing here",
     "method_not_allowed": "This method is not allowed here",
+    "not_acceptable": "The answer cannot be written so",
     "internal": "The server failed",
     "unavailable": "The server cannot answer now",
 }

@@ -47,11 +47,14 @@ class Reading:
             raise Problem(503, "unavailable", "this server stores no records: database.store is false")
         return self.services.store
 
-    async def series_of(self, symbol: str) -> list[SeriesInfo]:
-        """Return all series of a symbol, including configured ones without records. Raises Problem if there is none."""
+    async def series_of(self, symbol: str, *, param: str = "symbol") -> list[SeriesInfo]:
+        """Return all series of a symbol, including configured ones without records. Raises Problem if there is none.
+
+        ``param`` is the parameter that named the symbol.
+        """
         known = self._with_configured(await self.store.series(symbol), symbol)
         if not known:
-            raise symbol_unknown(symbol, await self.all_series())
+            raise symbol_unknown(symbol, await self.all_series(), param)
         return known
 
     def seen_brokers(self) -> list[BrokerState]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -18,20 +18,23 @@ from quart import Request, Response
 
 from ...kinds import BY_NAME, StoredAs
 from ...model import US_PER_S, RecordType
-from ...store.store import RowPosition, SeriesInfo, Store
+from ...protocol.times import Times
+from ...store.store import RecordArrays, RecordPage, RowPosition, SeriesInfo, Store
 from .bucket_choice import Buckets, choose_buckets, runs
 from .caching import Span, version_key
 from .conditional import answer, format_of
-from .encoding import Body, Column, build_body, row_type, seconds, seconds_or_none, without_fraction
-from .params import number_up_to, query_of, symbol_of, time_range_us
+from .encoding import Body, Column, Format, build_body, row_type, shown_times, without_fraction
+from .params import number_up_to, query_of, symbol_of, time_range_us, times_of
 from .problem import Problem, invalid_parameter
 from .read_context import Reading, series_headers
 from .series_choice import candidates_of
 
-__all__ = ["DEFAULT_RECORDS", "MAX_RECORDS", "QUERY", "records_answer"]
+__all__ = ["DEFAULT_RECORDS", "MAX_ARROW_RECORDS", "MAX_RECORDS", "QUERY", "records_answer"]
 
-QUERY = ("symbol", "from", "to", "broker", "limit", "cursor", "format")
+QUERY = ("symbol", "from", "to", "broker", "limit", "cursor", "format", "times")
 MAX_RECORDS = 10_000
+MAX_ARROW_RECORDS = 1_000_000
+"""As Arrow a record costs a twentieth of what it costs as JSON."""
 DEFAULT_RECORDS = 1_000
 
 _CHOICE_S = 3_600
@@ -67,7 +70,8 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     symbol = symbol_of(query)
     from_us, to_us = time_range_us(query)
     form = format_of(request, query)
-    limit = number_up_to(query, "limit", MAX_RECORDS, DEFAULT_RECORDS)
+    most = MAX_ARROW_RECORDS if form == "arrow" else MAX_RECORDS
+    limit, times = number_up_to(query, "limit", most, DEFAULT_RECORDS), times_of(query)
     series = candidates_of(
         await reading.series_of(symbol),
         reading.services.sources(),
@@ -80,8 +84,14 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
     span = Span(from_us, to_us, _BUCKET_US)
 
     async def build() -> Body:
+        if limit > MAX_RECORDS:
+            async with reading.large:
+                return await body_of()
+        return await body_of()
+
+    async def body_of() -> Body:
         queries = await _page_queries(reading, series, span, cursor, limit)
-        page, found = await _first_page(reading.store, queries)
+        page, found = await _first_page(reading.store, queries, form, times)
         following = _next_cursor(found, page, last=found is queries[-1])
         around = _around(found.series, following)
         body = await build_body(page.row, page.columns, form, **around, turn=reading.encoding)
@@ -100,7 +110,7 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
             **series_headers(series),
         },
         memory=reading.memory,
-        key=("records", form, cursor, limit, *(version_key(one, span) for one in series)),
+        key=("records", form, cursor, limit, times, *(version_key(one, span) for one in series)),
     )
 
 
@@ -158,29 +168,35 @@ class _Page:
     more: bool
 
 
-async def _first_page(store: Store, queries: Sequence[_PageQuery]) -> tuple[_Page, _PageQuery]:
+async def _first_page(
+    store: Store, queries: Sequence[_PageQuery], form: Format, times: Times
+) -> tuple[_Page, _PageQuery]:
     """Return the first page that has a record, else the last page, with its query."""
     for query in queries:
-        page = await _page(store, query)
+        page = await _page(store, query, form, times)
         if page.last is not None:
             break
     return page, query
 
 
-async def _page(store: Store, query: _PageQuery) -> _Page:
+async def _page(store: Store, query: _PageQuery, form: Format, times: Times) -> _Page:
     """Read one page, and one record more to know whether another page follows."""
     series, limit = query.series, query.limit
-    page = await store.records(
-        series.id, series.type, query.from_us, query.to_us, after=query.after, limit=limit + 1
-    )
-    columns = [Column(page.seq[:limit]), Column(page.time_us[:limit], seconds)]
+    read: Callable[..., Awaitable[RecordPage | RecordArrays]]
+    read = store.record_arrays if form == "arrow" else store.records
+    page = await read(series.id, series.type, query.from_us, query.to_us, after=query.after, limit=limit + 1)
+    shown = shown_times(times)
+    columns = [Column(page.seq[:limit], form="int"), Column(page.time_us[:limit], shown, "time_us")]
     for column in _stored(series.type).columns:
-        show = without_fraction if column.form in ("price", "size") else None
-        columns.append(Column(page.columns[column.name][:limit], show))
-    columns.append(Column(page.received_us[:limit], seconds_or_none))
+        values = page.columns[column.name][:limit]
+        if column.form in ("price", "size"):
+            columns.append(Column(values, without_fraction))
+        else:
+            columns.append(Column(values, form="text"))
+    columns.append(Column(page.received_us[:limit], shown, "time_us"))
     count = len(page.seq)
     last = min(count, limit) - 1
-    place = (page.time_us[last], page.seq[last]) if count else None
+    place = (int(page.time_us[last]), int(page.seq[last])) if count else None
     return _Page(row_type(_stored(series.type)), columns, place, count > limit)
 
 

@@ -106,7 +106,7 @@ def configured_series(sources: Iterable[SourceInfo], symbol: str | None) -> Iter
                 yield SeriesInfo(0, source.name, name, type_, 0, 0, None, None, 0, 0)
 
 
-def symbol_unknown(symbol: str, everything: Sequence[SeriesInfo]) -> Problem:
+def symbol_unknown(symbol: str, everything: Sequence[SeriesInfo], param: str = "symbol") -> Problem:
     """Return the problem of an unknown symbol, with similar names or else all names."""
     names = sorted({series.symbol for series in everything})
     close = get_close_matches(symbol, names, n=3, cutoff=0.75)
@@ -117,7 +117,7 @@ def symbol_unknown(symbol: str, everything: Sequence[SeriesInfo]) -> Problem:
     else:
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         hint = f"known symbols: {', '.join(names[:_NAMES_SHOWN])}{more}"
-    return unknown_symbol("symbol", f"no data of {symbol!r}; {hint}")
+    return unknown_symbol(param, f"no data of {symbol!r}; {hint}")
 
 
 def _of_broker(stored: Sequence[SeriesInfo], broker: str, symbol: str) -> list[SeriesInfo]:

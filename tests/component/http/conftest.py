@@ -7,14 +7,16 @@ from typing import Any
 
 import attrs
 import msgspec
+import numpy as np
 import pytest
 from quart import Response
 from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S, Topic
-from mdserver.store.query.read_records import RecordPage
-from mdserver.store.store import CoverageDay, GapRow, LastingGap
+from mdserver.store.query.read_records import NO_TIME_US, RecordArrays, RecordPage
+from mdserver.store.store import MAX_TICKS, CandleColumns, CoverageDay, GapRow, LastingGap, TooManyTicks
+from mdserver.timeframes import Timeframe
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
 from mdserver.web.page.routes import page_routes
@@ -41,18 +43,6 @@ class Series(msgspec.Struct):
         return Topic(self.broker, self.symbol, self.type)
 
 
-class Columns(msgspec.Struct):
-    """Columns of any kind: the fields are those given."""
-
-    values: dict[str, list[Any]]
-
-    def __getattr__(self, name: str) -> list[Any]:
-        try:
-            return self.values[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-
 @attrs.define
 class FakeStore:
     """Serves hourly candles with prices from the series' id and the open, and one record a second.
@@ -65,6 +55,8 @@ class FakeStore:
     fault: Exception | None = None
     shift: float = 0.0
     holes: list[tuple[int, int]] = attrs.field(factory=list)
+    missing: set[int] = attrs.field(factory=set)
+    open_gaps: dict[int, list[tuple[int, int]]] = attrs.field(factory=dict)
     tick_count: int = 5_000_000
     days: list[CoverageDay] = attrs.field(factory=list)
 
@@ -72,7 +64,7 @@ class FakeStore:
         self._note("series")
         return [row for row in self.rows if symbol in (None, row.symbol)]
 
-    async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> Columns:
+    async def candles(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> CandleColumns:
         self._note("candles")
         row = self._row(series_id)
         times = list(range(from_s, to_s + 1, timeframe_s))
@@ -81,24 +73,50 @@ class FakeStore:
         else:
             first_us, last_us = row.earliest_us, row.latest_us
             times = [t for t in times if first_us < (t + timeframe_s) * US_PER_S and t * US_PER_S <= last_us]
-        price = [series_id + self.shift + (t % DAY) / DAY for t in times]
-        volume = [12.0 for _ in times]
-        return Columns(
-            {"time": times, "open": price, "high": price, "low": price, "close": price, "volume": volume}
-        )
+        times = [t for t in times if t not in self.missing]
+        return self._columns(series_id, times)
 
-    async def side_candles(
-        self, series_id: int, timeframe_s: int, from_s: int, to_s: int, side: str
-    ) -> Columns:
-        columns = await self.candles(series_id, timeframe_s, from_s, to_s)
-        self.reads[-1] = side
-        away = {"bid": -0.25, "ask": 0.25}[side]
-        moved = {name: [v + away for v in columns.values[name]] for name in ("open", "high", "low", "close")}
-        return Columns(columns.values | moved)
+    def _columns(self, series_id: int, times: list[int], away: float = 0.0) -> CandleColumns:
+        price = [series_id + self.shift + (t % DAY) / DAY + away for t in times]
+        return CandleColumns(times, price, price, price, price, [12.0 for _ in times], [3 for _ in times])
 
-    async def count_ticks(self, series_id: int, timeframe_s: int, from_s: int, to_s: int) -> int:
-        self._note("count_ticks")
-        return self.tick_count
+    async def candles_of(
+        self, series: Series, timeframe: Timeframe, from_s: int, to_s: int, side: str | None = None
+    ) -> CandleColumns:
+        self._note(side or "candles")
+        if side is not None and self.tick_count > MAX_TICKS:
+            raise TooManyTicks(self.tick_count)
+        if series.earliest_us is None or series.latest_us is None:
+            return CandleColumns()
+        first_s, last_s = timeframe.open_of(series.earliest_us // US_PER_S), series.latest_us // US_PER_S
+        opens = timeframe.opens(max(first_s, from_s), min(last_s, to_s)).tolist()
+        times = [t for t in opens if t not in self.missing]
+        return self._columns(series.id, times, {"bid": -0.25, "ask": 0.25}.get(side or "", 0.0))
+
+    async def candle_days(self, series_ids: Sequence[int]) -> tuple[int, int] | None:
+        self._note("candle_days")
+        rows = [row for row in self.rows if row.id in series_ids and row.earliest_us is not None]
+        if not rows:
+            return None
+        days = [us // US_PER_S // DAY * DAY for row in rows for us in (row.earliest_us, row.latest_us) if us]
+        return min(days), max(days)
+
+    async def weighted_prices(
+        self, series: Series, timeframe: Timeframe, from_s: int, to_s: int, price: str
+    ) -> dict[int, float]:
+        self._note("weighted_prices")
+        if self.tick_count > MAX_TICKS:
+            raise TooManyTicks(self.tick_count)
+        return dict.fromkeys(timeframe.opens(from_s, to_s).tolist(), series.id + 0.5)
+
+    async def record_arrays(self, *place: Any, **more: Any) -> RecordArrays:
+        page = await self.records(*place, **more)
+        received = [NO_TIME_US if us is None else us for us in page.received_us]
+        columns = {
+            name: values if name in ("side", "trade_id") else np.array(values, float)
+            for name, values in page.columns.items()
+        }
+        return RecordArrays(np.array(page.time_us), np.array(page.seq), np.array(received), columns)
 
     async def records(
         self,
@@ -166,7 +184,12 @@ class FakeStore:
             "filled",
         )
         if "series_id" in chosen:
-            return []
+            found = self.open_gaps.get(chosen["series_id"], [])
+            return [
+                GapRow(9, chosen["series_id"], "", "", "tick", first, last, "missed", None, "open")
+                for first, last in found
+                if last >= first_us and first <= last_us
+            ]
         wanted = {key: value for key, value in chosen.items() if value is not None}
         return [
             one

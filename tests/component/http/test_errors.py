@@ -64,15 +64,15 @@ async def test_reversed_range(site: Any) -> None:
 
 async def test_unknown_timeframe_lists_them(site: Any) -> None:
     for problem in (
-        await site.problem(path(timeframe="2h")),
-        await site.problem(f"/api/candles/EURUSD/2h?from={T0}&to={T0}"),
+        await site.problem(path(timeframe="7m")),
+        await site.problem(f"/api/candles/EURUSD/5h?from={T0}&to={T0}"),
     ):
         assert (problem["status"], problem["code"], problem["param"]) == (
             400,
             "unknown_timeframe",
             "timeframe",
         )
-        assert "1m, 5m, 15m, 30m, 1h, 4h, 12h, 1d" in problem["detail"]
+        assert "minutes or hours that divide a day (1m, 3m, 90m, 4h), 1d, 1w or 1M" in problem["detail"]
 
 
 async def test_range_too_large(site: Any) -> None:
@@ -89,7 +89,7 @@ async def test_range_too_large(site: Any) -> None:
 async def test_unknown_and_repeated_parameters(site: Any) -> None:
     problem = await site.problem(path(form="1"))
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "form")
-    assert "known: symbol, timeframe, from, to, broker, price, format" in problem["detail"]
+    assert "known: symbol, symbols, timeframe, from, to, broker, price, format" in problem["detail"]
     problem = await site.problem(path() + "&to=5")
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "to")
     problem = await site.problem(f"/api/candles/EURUSD/1h?from={T0}&to={T0}&symbol=EURUSD")
@@ -142,9 +142,11 @@ async def test_sides_of_too_many_ticks(site: Any) -> None:
     site.store.tick_count += 1
     problem = await site.problem(path(broker="oanda", price="ask"))
     assert (problem["status"], problem["code"], problem["param"]) == (400, "range_too_large", "to")
-    assert "ask candles are computed from the ticks, and 5000001 are stored" in problem["detail"]
+    assert (
+        "ask candles are computed from the ticks once, and 5000001 are still to be read" in problem["detail"]
+    )
     assert "at most 5000000" in problem["detail"]
-    assert site.store.reads == ["series", "is_settled", "count_ticks"]
+    assert site.store.reads == ["series", "is_settled", "ask"]
     assert (await site.get(path(broker="oanda", price="mid"))).status_code == 200
 
 

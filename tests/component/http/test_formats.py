@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mdserver.web.api.encoding import PIECE_ROWS, CandleRow, Column, build_body
+from mdserver.web.api.candle_query import DEFAULT_FIELDS as FIELDS
+from mdserver.web.api.encoding import PIECE_ROWS, Column, build_body, candle_row
 
 T0 = 1_710_892_800
 RECORDS = f"symbol=EURUSD&from={T0}&to={T0 + 100}&limit=3"
@@ -49,10 +50,10 @@ async def test_columns_of_records_and_their_pages(site: Any, kind: str, names: l
 @pytest.mark.parametrize("rows", [0, 1, PIECE_ROWS, PIECE_ROWS + 1, 3 * PIECE_ROWS])
 async def test_pieces_join(rows: int) -> None:
     columns = [Column([n * k for n in range(rows)]) for k in range(1, 7)]
-    body = await build_body(CandleRow, columns, "columns")
+    body = await build_body(candle_row(FIELDS), columns, "columns")
     lists = ",".join(
         f'"{name}":[{",".join(str(n) for n in column.values)}]'
-        for name, column in zip(CandleRow.__struct_fields__, columns, strict=True)
+        for name, column in zip(candle_row(FIELDS).__struct_fields__, columns, strict=True)
     )
     assert b"".join(body.pieces).decode() == "{" + lists + "}"
     assert body.size == len(lists) + 2

@@ -1,0 +1,134 @@
+"""Read candles as numpy arrays: what other candles are folded from.
+
+PostgreSQL packs each column into one array (``array_send``) that numpy reads where it lies: no Python object per value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, LiteralString, TypeAlias
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from ...candles import FRACTIONS, Candles, Floats, Ints
+from .read_candles import CandleColumns, utc_time
+
+__all__ = [
+    "NO_CANDLES",
+    "as_columns",
+    "candles_from",
+    "floats",
+    "ints",
+    "joined",
+    "part",
+    "read_arrays",
+    "sent",
+]
+
+Packed: TypeAlias = bytes | None
+
+_HEADER_BYTES = 20
+"""Of an array of one dimension without NULLs, as ``array_send`` writes it."""
+
+_EXACT = 2**53 // FRACTIONS
+"""Volumes below are whole numbers of hundred-millionths that a float holds exactly."""
+
+
+def sent(*columns: LiteralString) -> LiteralString:
+    """Return the select list that packs these columns; each must be of eight bytes and never NULL."""
+    return ", ".join([f"array_send(array_agg({column}))" for column in columns])
+
+
+_READ: LiteralString = f"""select {
+    sent(
+        "extract(epoch from time)::bigint",
+        "open",
+        "high",
+        "low",
+        "close",
+        "trunc(volume)::bigint",
+        "((volume - trunc(volume)) * 100000000)::bigint",
+        "row_count",
+    )
+} from (select * from candles
+    where series_id = %s and timeframe = %s and time between %s and %s order by time) as chosen"""  # noqa: S608
+
+
+def read_arrays(
+    conn: psycopg.Connection[Any], series_id: int, timeframe_s: int, from_s: int, to_s: int
+) -> Candles:
+    """Return the stored candles of a series whose opens are in ``[from_s, to_s]``, ascending. Blocking."""
+    with conn.cursor(binary=True) as cursor:
+        parameters = (series_id, timeframe_s, utc_time(from_s), utc_time(to_s))
+        row = cursor.execute(_READ, parameters, prepare=True).fetchone()
+    if row is None or row[0] is None:
+        return NO_CANDLES
+    return candles_from(ints(row[0]), [floats(one) for one in row[1:5]], [ints(one) for one in row[5:]])
+
+
+def candles_from(time: Ints, prices: Sequence[Floats], sizes: Sequence[Ints]) -> Candles:
+    """Return candles of one series: open, high, low, close; whole, fraction, number of rows."""
+    opened, high, low, close = prices
+    whole, fraction, row_count = sizes
+    series = np.zeros(len(time), np.int64)
+    return Candles(series, time, opened, high, low, close, whole, fraction, row_count)
+
+
+def ints(packed: Packed) -> Ints:
+    """Return a packed column of bigint."""
+    return _values(packed, ">i8").astype(np.int64)
+
+
+def floats(packed: Packed) -> Floats:
+    """Return a packed column of double precision."""
+    return _values(packed, ">f8").astype(np.float64)
+
+
+def _values(packed: Packed, form: str) -> NDArray[Any]:
+    if packed is None:
+        return np.zeros(0, form)
+    return np.frombuffer(packed, np.dtype([("bytes", ">i4"), ("value", form)]), offset=_HEADER_BYTES)["value"]
+
+
+def _empty() -> Candles:
+    whole, real = np.zeros(0, np.int64), np.zeros(0, np.float64)
+    return Candles(whole, whole, real, real, real, real, whole, whole, whole)
+
+
+NO_CANDLES = _empty()
+
+
+def joined(parts: Sequence[Candles]) -> Candles:
+    """Return consecutive candles as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Candles._make(np.concatenate(column) for column in zip(NO_CANDLES, *parts, strict=True))
+
+
+def part(candles: Candles, from_s: int, to_s: int) -> Candles:
+    """Return the candles with opens in ``[from_s, to_s]``."""
+    first = int(np.searchsorted(candles.time, from_s))
+    end = int(np.searchsorted(candles.time, to_s, side="right"))
+    return Candles._make(column[first:end] for column in candles)
+
+
+def as_columns(candles: Candles) -> CandleColumns:
+    """Return candles with each volume as the float nearest to it, as PostgreSQL converts from numeric."""
+    whole, fraction = candles.whole, candles.fraction
+    if not len(whole) or whole.max() < _EXACT:
+        # one division of whole numbers that are held exactly rounds once
+        volume = ((whole * FRACTIONS + fraction) / FRACTIONS).tolist()
+    else:
+        pairs = zip(whole.tolist(), fraction.tolist(), strict=True)
+        volume = [(units * FRACTIONS + rest) / FRACTIONS for units, rest in pairs]
+    return CandleColumns(
+        time=candles.time.tolist(),
+        open=candles.open.tolist(),
+        high=candles.high.tolist(),
+        low=candles.low.tolist(),
+        close=candles.close.tolist(),
+        volume=volume,
+        count=candles.row_count.tolist(),
+    )

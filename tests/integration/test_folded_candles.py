@@ -1,0 +1,246 @@
+"""Candles of timeframes that are not stored, from memory and anew, after every kind of change; records as arrays."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mdserver.candles import mid
+from mdserver.model import US_PER_S, Published, Tick, Topic, Trade
+from mdserver.store.connection.database import Database
+from mdserver.store.query.read_records import NO_TIME_US
+from mdserver.store.store import Store
+from mdserver.store.upkeep.delete_rows import Range, delete_rows
+from mdserver.store.upkeep.rebuild_candles import refresh
+from mdserver.timeframes import Align, parse_timeframe
+
+from .test_bid_ask_candles import rows
+from .test_load_hours import data, hour_us, make_ticks
+
+pytestmark = pytest.mark.both_engines
+
+T0 = 1_710_000_000 // 86_400 * 86_400
+"""2024-03-09, the day before New York's clocks go forward."""
+
+DAYS = 5
+SPAN = (T0, T0 + DAYS * 86_400)
+TRADES = Topic("kraken", "BTCUSD", "trade")
+ASKED: list[tuple[str, Align]] = [
+    *(("3m", "utc"), ("45m", "utc"), ("2h", "utc"), ("1w", "utc"), ("1M", "utc")),
+    *(("2h", "ny17"), ("1d", "ny17"), ("1w", "ny17"), ("160m", "ny17")),
+]
+
+
+def drawn(count: int) -> list[Trade]:
+    chance = random.Random(3)  # noqa: S311 - not for secrets
+    times = sorted(chance.randrange(SPAN[0] * US_PER_S, SPAN[1] * US_PER_S) for _ in range(count))
+    return [
+        Trade(
+            "BTCUSD", time_us, chance.randrange(6_000_000, 6_100_000) / 100, chance.randrange(1, 10**9) / 1e8
+        )
+        for time_us in times
+    ]
+
+
+def naive(trades: Sequence[Trade], name: str, align: Align) -> list[tuple[Any, ...]]:
+    timeframe = parse_timeframe(name, align)
+    buckets: dict[int, list[Trade]] = {}
+    for trade in sorted(trades, key=lambda one: one.time_us):
+        buckets.setdefault(timeframe.open_of(trade.time_us // US_PER_S), []).append(trade)
+    return [
+        (
+            opens,
+            members[0].price,
+            max(one.price for one in members),
+            min(one.price for one in members),
+            members[-1].price,
+            float(sum((Decimal(repr(one.size)) for one in members), Decimal(0))),
+            len(members),
+        )
+        for opens, members in sorted(buckets.items())
+    ]
+
+
+@pytest.fixture
+async def stored(database: Database) -> tuple[Store, list[Trade]]:
+    store, trades = Store(database), drawn(1_500)
+    batch = [Published(TRADES, seq, trade) for seq, trade in enumerate(trades, 1)]
+    await store.write(batch[:700])
+    await store.write(batch[700:])
+    return store, trades
+
+
+async def asked(store: Store, name: str, align: Align, span: tuple[int, int] = SPAN) -> list[tuple[Any, ...]]:
+    (series,) = await store.series()
+    timeframe = parse_timeframe(name, align)
+    return rows(
+        await store.candles_of(series, timeframe, timeframe.open_of(span[0]), timeframe.open_of(span[1]))
+    )
+
+
+async def all_are(store: Store, trades: Sequence[Trade]) -> None:
+    """What a store that has been asked before answers, and one that has not, is right."""
+    for one in (store, Store(store._database)):
+        for name, align in ASKED:
+            assert await asked(one, name, align) == naive(trades, name, align), (name, align)
+
+
+async def test_every_timeframe_equals_the_naive_reference(stored: tuple[Store, list[Trade]]) -> None:
+    await all_are(*stored)
+    await all_are(*stored)
+
+
+@pytest.mark.plain_only
+async def test_what_is_in_memory_is_not_read_again(stored: tuple[Store, list[Trade]]) -> None:
+    store, trades = stored
+    closed = (T0, T0 + 86_400)  # whole blocks of minutes need more, so the second day is read too
+    await asked(store, "3m", "utc")
+    known = dict(store._blocks._known)
+    assert known
+    assert await asked(store, "3m", "utc", closed) == [
+        one for one in naive(trades, "3m", "utc") if T0 <= one[0] <= T0 + 86_400
+    ]
+    assert all(store._blocks._known[key] is value for key, value in known.items())
+
+
+@pytest.mark.plain_only
+async def test_memory_is_bounded(stored: tuple[Store, list[Trade]]) -> None:
+    store, trades = stored
+    store._blocks.most_candles = 600
+    await all_are(store, trades)
+    assert store._blocks._candles <= 600
+    assert store._blocks._candles == sum(len(one.time) + 16 for _, one in store._blocks._known.values())
+
+
+@pytest.mark.plain_only
+async def test_live_and_late_records_show_at_once(stored: tuple[Store, list[Trade]]) -> None:
+    store, trades = stored
+    await all_are(store, trades)
+    seq = len(trades)
+    for time_s in (
+        SPAN[1] + 5,
+        T0 + 86_400 + 7,
+        SPAN[1] + 100_000,
+        T0 - 500_000,
+    ):  # new, late, new, before the first
+        seq += 1
+        trades.append(Trade("BTCUSD", time_s * US_PER_S, 59_000.0 + seq / 100, 0.1))
+        await store.write([Published(TRADES, seq, trades[-1])])
+        for one in (store, Store(store._database)):
+            for name, align in ASKED:
+                span = (T0 - 600_000, SPAN[1] + 200_000)
+                assert await asked(one, name, align, span) == naive(trades, name, align), (
+                    name,
+                    align,
+                    time_s,
+                )
+
+
+async def test_deleted_days_are_gone(stored: tuple[Store, list[Trade]], database: Database) -> None:
+    store, trades = stored
+    await all_are(store, trades)
+    day = (T0 + 86_400) * US_PER_S
+    await delete_rows(database, Range("kraken", "BTCUSD", day, day + 86_400 * US_PER_S))
+    await all_are(store, [one for one in trades if not day <= one.time_us < day + 86_400 * US_PER_S])
+
+
+@pytest.mark.plain_only
+async def test_rebuilt_candles_show(stored: tuple[Store, list[Trade]], database: Database) -> None:
+    store, trades = stored
+    await all_are(store, trades)
+    await database.run(lambda conn: conn.execute("update trades set price = price + 1") and None)
+    await refresh(database)
+    await all_are(store, [Trade(one.symbol, one.time_us, one.price + 1, one.size) for one in trades])
+
+
+@pytest.mark.plain_only
+async def test_an_hour_that_is_imported_anew_shows(database: Database) -> None:
+    store = Store(database)
+    series = await store.open_series("dukascopy", "EURUSD")
+    for seed in (0, 1):
+        hours = {number: make_ticks(number, seed) for number in range(6)}
+        await store.load_hours(series, [data(number, ticks) for number, ticks in hours.items()])
+        span = hour_us(0) // US_PER_S, hour_us(5) // US_PER_S
+        prices = [mid(ticks.bid, ticks.ask) for ticks in hours.values()]
+        expected = [
+            (max(a.max(), b.max()), min(a.min(), b.min()))
+            for a, b in zip(prices[::2], prices[1::2], strict=True)
+        ]
+        for one in (store, Store(database)):
+            assert [(row[2], row[3]) for row in await asked(one, "2h", "utc", span)] == expected
+
+
+async def test_weighted_prices(stored: tuple[Store, list[Trade]]) -> None:
+    store, trades = stored
+    (series,) = await store.series()
+    for name, align in (("2h", "utc"), ("1d", "ny17"), ("1m", "utc")):
+        timeframe = parse_timeframe(name, align)  # type: ignore[arg-type]
+        first_s, last_s = timeframe.open_of(SPAN[0]), timeframe.open_of(SPAN[1])
+        found = await store.weighted_prices(series, timeframe, first_s, last_s, "mid")
+        sums: dict[int, list[float]] = {}
+        for trade in trades:
+            both = sums.setdefault(timeframe.open_of(trade.time_us // US_PER_S), [0.0, 0.0])
+            both[0] += trade.price * trade.size
+            both[1] += trade.size
+        assert found.keys() == sums.keys()
+        assert all(
+            math.isclose(found[time], money / size, rel_tol=1e-11) for time, (money, size) in sums.items()
+        )
+
+
+@pytest.mark.plain_only
+async def test_no_weighted_price_of_a_candle_whose_records_were_dropped_in_part(
+    stored: tuple[Store, list[Trade]], database: Database
+) -> None:
+    store, _ = stored
+    (series,) = await store.series()
+    statement = "insert into retention values ('trades', to_timestamp(%s))"
+    await database.run(lambda conn: conn.execute(statement, [T0 + 86_400 + 1_800]) and None)
+    found = await store.weighted_prices(series, parse_timeframe("2h"), *SPAN, "mid")
+    assert min(found) == T0 + 86_400 + 7_200
+
+
+@pytest.mark.plain_only
+async def test_first_and_last_day(stored: tuple[Store, list[Trade]]) -> None:
+    store, _ = stored
+    (series,) = await store.series()
+    assert await store.candle_days([series.id, 999]) == (T0, T0 + (DAYS - 1) * 86_400)
+    assert await store.candle_days([999]) is None
+
+
+async def test_arrays_of_records_are_those_of_lists(database: Database) -> None:
+    store = Store(database)
+    ticks = [
+        Tick("EURUSD", T0 * US_PER_S + n // 2, 1 + n / 100, 2.0, None if n % 3 else n, float(n))
+        for n in range(20)
+    ]
+    trades = [
+        Trade("EURUSD", T0 * US_PER_S + n, 5.0, n, "buy" if n % 2 else None, f"é{n}" if n % 3 else None)
+        for n in range(9)
+    ]
+    for kind, records in (("tick", ticks), ("trade", trades)):
+        topic = Topic("oanda", "EURUSD", kind)
+        await store.write(
+            [Published(topic, n, one, n * 7 if n % 2 else None) for n, one in enumerate(records, 1)]  # type: ignore[arg-type]
+        )
+    for series in await store.series():
+        for after, limit in ((None, 100), ((T0 * US_PER_S + 3, 4), 3), ((T0 * US_PER_S + 99, 0), 3)):
+            place = (series.id, series.type, T0 * US_PER_S, (T0 + 9) * US_PER_S)
+            lists = await store.records(*place, after=after, limit=limit)
+            arrays = await store.record_arrays(*place, after=after, limit=limit)
+            assert arrays.time_us.tolist() == lists.time_us
+            assert arrays.seq.tolist() == lists.seq
+            assert [
+                None if us == NO_TIME_US else us for us in arrays.received_us.tolist()
+            ] == lists.received_us
+            for name, values in lists.columns.items():
+                column = arrays.columns[name]
+                if isinstance(column, np.ndarray):
+                    column = [None if math.isnan(value) else value for value in column.tolist()]
+                assert column == values
