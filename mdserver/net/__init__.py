@@ -1,4 +1,4 @@
-"""Network clients for plugins: a fast WebSocket reader, pooled and streaming HTTP GETs, with the server's errors."""
+"""Network clients for plugins, with the server's errors: a fast WebSocket client, pooled and streaming HTTP GETs."""
 
 from ..backoff import Backoff
 from .http import AnswerTooLarge, HttpAnswer, HttpClient, fetch, open_http

@@ -1,8 +1,8 @@
 """Read and write WebSocket frames (RFC 6455) on a client's side, without I/O.
 
-A market data session is all small text frames from the server, so this reader does that one thing fast: it
-hands over every message that one read completed, and keeps control frames and faults aside. Extensions are
-not supported: we never offer one.
+A market data session is a flow of small text frames from the server, and this reader is made for that: it returns every
+message that one read completes, and keeps control frames and faults in attributes. Extensions are not supported,
+because the client never offers one.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _WHOLE_TEXT = _FIN | TEXT
 
 
 class Close(NamedTuple):
-    """A close frame's content, or the reason for which we have to send one. ``code`` 1005: none was given."""
+    """The content of a close frame, received or to be sent. ``code`` 1005: the frame had no code."""
 
     code: int
     reason: str
 
 
 class FrameReader:
-    """Turns a server's bytes into messages, the same ones however the bytes are cut.
+    """Turns a server's bytes into messages, independent of how the bytes are split into reads.
 
-    After each :meth:`feed` look at ``ping`` (payload of the newest ping not yet taken), ``controls`` (number
-    of control frames so far), ``close`` (the server's close frame) and ``failure`` (what the server did
-    wrong, with the close code that says so). Once ``close`` or ``failure`` is set, further bytes are ignored.
+    After each :meth:`feed` check ``ping`` (the payload of the newest unanswered ping), ``controls`` (the number of
+    control frames so far), ``close`` (the server's close frame) and ``failure`` (the server's violation, with its close
+    code). Once ``close`` or ``failure`` is set, further bytes are ignored.
     """
 
     def __init__(self, *, max_message_bytes: int) -> None:
@@ -64,7 +64,7 @@ class FrameReader:
         if self.failure is not None or self.close is not None:
             return []
         if self._held:
-            # Grows a bytearray instead of joining each time: a large message in tiny reads stays linear.
+            # Extends a bytearray instead of joining each time, so a large message in tiny reads costs linear time.
             self._held += data
             if len(self._held) < self._needed:
                 return []
@@ -77,7 +77,7 @@ class FrameReader:
         return messages
 
     def _parse(self, data: bytes, messages: list[bytes]) -> int:
-        """Append complete messages to ``messages``; return how many bytes were consumed."""
+        """Append complete messages to ``messages``; return the number of consumed bytes."""
         at = 0
         end = len(data)
         while end - at >= 2:
@@ -124,7 +124,7 @@ class FrameReader:
         return length
 
     def _allowed(self, head: int, length: int) -> bool:
-        """Check a frame's first byte against the state we are in; note the failure if it does not fit."""
+        """Return whether a frame's first byte is allowed in the present state; set the failure if not."""
         opcode = head & 0x0F
         if head & 0x70:
             self._fail(PROTOCOL_ERROR, f"reserved bits set in a frame's first byte 0x{head:02x}")
@@ -151,7 +151,7 @@ class FrameReader:
         if parts is None:
             raise AssertionError("a continuation without a start was let through")
         if payload:
-            parts.append(payload)  # empty ones would pile up without ever reaching the size bound
+            parts.append(payload)  # empty ones would accumulate without ever reaching the size bound
         self._parts_bytes += len(payload)
         if self._parts_bytes > self._max_bytes:
             self._fail(TOO_BIG, f"message of more than {self._max_bytes} bytes")
@@ -185,7 +185,7 @@ class FrameReader:
 
 
 def encode_frame(opcode: int, payload: bytes) -> bytes:
-    """Return one whole client frame, masked as a client must."""
+    """Return one whole frame, masked as the protocol requires of a client."""
     length = len(payload)
     if length < 126:
         head = bytes((_FIN | opcode, 0x80 | length))
@@ -200,7 +200,7 @@ def encode_frame(opcode: int, payload: bytes) -> bytes:
 
 
 def encode_close(code: int, reason: str = "") -> bytes:
-    """Return a close frame; a reason too long for a control frame is cut at a character."""
+    """Return a close frame; a reason that is too long for a control frame is cut between two characters."""
     text = reason.encode()[: _MAX_CONTROL_BYTES - 2].decode(errors="ignore").encode()
     payload = b"" if code == NO_STATUS else code.to_bytes(2, "big") + text
     return encode_frame(CLOSE, payload)

@@ -1,4 +1,4 @@
-"""The HTTP upgrade that opens a WebSocket, without I/O (h11 does the HTTP)."""
+"""The HTTP upgrade that opens a WebSocket, without I/O (h11 implements HTTP)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class HandshakeError(Exception):
 
 @attrs.frozen
 class Accepted:
-    """The server switched to WebSocket; ``trailing`` are frame bytes that came with its answer."""
+    """The server has switched to WebSocket; ``trailing`` are the bytes of frames that followed its answer."""
 
     trailing: bytes
 
 
 @attrs.frozen
 class Refused:
-    """The server answered with an HTTP status of its own; ``body`` is at most 4 KiB of its text."""
+    """The server has answered with another HTTP status; ``body`` is at most 4 KiB of its text."""
 
     status: int
     headers: dict[str, str]
@@ -37,9 +37,9 @@ class Refused:
 
 
 class Handshake:
-    """One opening handshake from the client's side.
+    """The client's side of an opening handshake.
 
-    Send :attr:`request`, then :meth:`feed` what comes until it gives an outcome.
+    Send :attr:`request`, then pass the received bytes to :meth:`feed` until it returns an outcome.
     """
 
     def __init__(self, host: str, target: str, headers: Sequence[tuple[str, str]] = ()) -> None:
@@ -64,9 +64,9 @@ class Handshake:
         self.request += self._connection.send(h11.EndOfMessage()) or b""
 
     def feed(self, data: bytes) -> Accepted | Refused | None:
-        """Take bytes from the server (``b""`` at its end) and return the outcome, or None for more bytes.
+        """Process bytes from the server (``b""`` at its end); return the outcome, or None if more bytes are needed.
 
-        Raises :class:`HandshakeError` for an answer that is no HTTP, or a wrong one.
+        Raises :class:`HandshakeError` if the answer is not HTTP or not a correct handshake.
         """
         if not data and self._refusal is None:
             raise HandshakeError("the connection was closed before the WebSocket handshake was answered")
@@ -75,7 +75,7 @@ class Handshake:
             return self._advance()
         except h11.RemoteProtocolError as error:
             if self._refusal is not None:
-                return self._refused(self._refusal)  # a refusal with a damaged body is one all the same
+                return self._refused(self._refusal)  # a refusal with a damaged body is still a refusal
             raise HandshakeError(f"the answer is not a WebSocket handshake: {error}") from error
 
     def _advance(self) -> Accepted | Refused | None:
@@ -110,4 +110,4 @@ class Handshake:
             raise HandshakeError("Sec-WebSocket-Accept does not match our key: not a WebSocket server")
         for name in (b"sec-websocket-extensions", b"sec-websocket-protocol"):
             if headers.get(name):
-                raise HandshakeError(f"the server chose {name.decode()} although none was offered")
+                raise HandshakeError(f"the server selected {name.decode()} although none was offered")

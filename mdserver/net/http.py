@@ -1,4 +1,4 @@
-"""An HTTP client for plugins: GET over pooled connections, with a deadline, a size bound and our errors."""
+"""An HTTP client for plugins: GET over pooled connections, with a deadline, a size bound and the server's errors."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .http_errors import RETRY_STATUSES, is_web_page, mapped_errors, page_error,
 __all__ = ["AnswerTooLarge", "HttpAnswer", "HttpClient", "fetch", "make_client", "open_http"]
 
 MAX_ERROR_BYTES = 4096
-"""Bytes that are read of an answer that is an error."""
+"""The most bytes that are read of an answer with an error status."""
 
 _MAX_BYTES = 64 * 1024 * 1024
 
 
 class AnswerTooLarge(Unavailable):
-    """An answer has more bytes than the caller takes."""
+    """An answer has more bytes than the caller allows."""
 
 
 class HttpAnswer(NamedTuple):
-    """A complete answer of any status. ``headers`` ignores case."""
+    """A complete answer of any status. Look-ups in ``headers`` ignore case."""
 
     status: int
     headers: Mapping[str, str]
@@ -35,7 +35,7 @@ class HttpAnswer(NamedTuple):
 
 
 class HttpClient:
-    """Connections that are kept and used again, made by :func:`open_http`. Many tasks may use it at once."""
+    """A pool of reused connections, made by :func:`open_http`. Many tasks may use it at once."""
 
     def __init__(self, client: httpx2.AsyncClient, *, timeout_s: float, max_bytes: int) -> None:
         self._client = client
@@ -53,16 +53,16 @@ class HttpClient:
     ) -> HttpAnswer:
         """Return the answer to a GET, whatever its status (HTTP/1.1, redirects not followed).
 
-        ``params`` are added to the URL's query, ``headers`` to the client's. ``timeout_s`` bounds the whole
-        exchange, ``max_bytes`` the body; None takes what :func:`open_http` was given. Raises Unavailable when
-        the server cannot be reached, is too slow or breaks off (AnswerTooLarge: sends more than ``max_bytes``),
-        Rejected for an unusable URL.
+        ``params`` are added to the URL's query, ``headers`` to the client's headers. ``timeout_s`` bounds the whole
+        exchange and ``max_bytes`` the body; None means the value given to :func:`open_http`. Raises Unavailable if the
+        server cannot be reached, is too slow or ends early (AnswerTooLarge if the body exceeds ``max_bytes``), and
+        Rejected if the URL is unusable.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         max_bytes = self._max_bytes if max_bytes is None else max_bytes
         with mapped_errors(url):
             try:
-                # The deadline covers everything, so that a host that accepts and stays silent is found out.
+                # The deadline covers the whole exchange, so a host that accepts and then stays silent is noticed.
                 with trio.fail_after(timeout_s):
                     return await self._exchange(url, params, headers, max_bytes)
             except trio.TooSlowError as error:
@@ -80,8 +80,8 @@ class HttpClient:
     ) -> bytes:
         """Return the body of an answer with status 200; see :meth:`get`.
 
-        Any other status raises: Unavailable for 5xx and ``retry_statuses``, HttpRefused (a Rejected) for the
-        rest. A web page raises Unavailable: what plugins read is data, so it comes from a proxy or a block.
+        Raises Unavailable for 5xx and ``retry_statuses``, and HttpRefused (a Rejected) for any other status. A web page
+        raises Unavailable: plugins read data, so the page must be from a proxy or a block.
         """
         status, answered, body = await self.get(
             url, params=params, headers=headers, timeout_s=timeout_s, max_bytes=max_bytes
@@ -99,7 +99,7 @@ class HttpClient:
         async with self._client.stream("GET", url, params=params, headers=headers) as response:
             body = bytearray()
             bound = max_bytes if response.status_code == 200 else min(max_bytes, MAX_ERROR_BYTES)
-            # Leaving the loop would leave the library's generators open; cancelled, they clean up.
+            # Leaving the loop would leave the library's generators open; cancelling them lets them clean up.
             with trio.CancelScope() as enough:
                 async for chunk in response.aiter_bytes():
                     body += chunk
@@ -119,9 +119,9 @@ async def open_http(
     max_connections: int = 4,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HttpClient]:
-    """Open a client that keeps up to ``max_connections`` connections; they are closed at the end of the block.
+    """Open a client with up to ``max_connections`` connections, which are closed at the end of the block.
 
-    ``headers`` go with each request; ``timeout_s`` and ``max_bytes`` are defaults of :meth:`HttpClient.get`.
+    ``headers`` are sent with each request; ``timeout_s`` and ``max_bytes`` are the defaults of :meth:`HttpClient.get`.
     A proxy named in the environment (``HTTPS_PROXY``) is used.
     """
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
@@ -147,7 +147,7 @@ async def fetch(
 def make_client(
     headers: Mapping[str, str] | None, ssl_context: ssl.SSLContext | None, limits: httpx2.Limits
 ) -> httpx2.AsyncClient:
-    """Return httpx2's client without deadlines of its own: ours cover more."""
+    """Return an httpx2 client without deadlines of its own, because ours cover the whole exchange."""
     return httpx2.AsyncClient(
         timeout=None, headers=headers, limits=limits, verify=ssl_context or _default_context()
     )
@@ -155,5 +155,5 @@ def make_client(
 
 @functools.cache
 def _default_context() -> ssl.SSLContext:
-    """Return the context of all HTTP connections: making one reads every root certificate, 20 ms of the loop."""
+    """Return one context for all HTTP connections: making one reads all root certificates and blocks for 20 ms."""
     return httpx2.create_ssl_context()

@@ -1,4 +1,4 @@
-"""From an HTTP status, or what httpx2 raises, to the server's errors: one plain sentence each."""
+"""Maps HTTP statuses and httpx2's exceptions to the server's errors, with one plain sentence each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 RETRY_STATUSES: frozenset[int] = frozenset({408, 418, 425, 429})
-"""4xx statuses after which trying again later may help; every 5xx is one too."""
+"""4xx statuses after which trying again may help, as it may after every 5xx."""
 
 _MAX_QUOTE = 300
 _NO_TLS = re.compile("WRONG_VERSION_NUMBER|UNEXPECTED_EOF|EOF occurred")
@@ -36,7 +36,7 @@ _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 
 
 class HttpRefused(Rejected):
-    """The server answered with a ``status`` that no retry changes; ``body`` is the start of what it said."""
+    """The server answered with a ``status`` that trying again does not change; ``body`` is the start of its answer."""
 
     def __init__(self, message: str, *, status: int, body: str) -> None:
         super().__init__(message)
@@ -59,9 +59,9 @@ def status_error(
     body: str,
     retry_statuses: Collection[int] = RETRY_STATUSES,
 ) -> MdserverError:
-    """Return the error for an HTTP status that is not the wanted one.
+    """Return the error for an HTTP status other than the expected one.
 
-    5xx and ``retry_statuses`` give HttpUnavailable with the server's Retry-After; the rest gives HttpRefused.
+    It is HttpUnavailable, with the Retry-After header, for 5xx and ``retry_statuses``, and HttpRefused for the others.
     ``headers`` has lower-case names or ignores case. The message quotes the start of ``body``.
     """
     message = f"{where}: HTTP {status}"
@@ -78,18 +78,18 @@ def status_error(
 
 
 def is_web_page(content_type: str, body: bytes) -> bool:
-    """Tell whether an answer is a page for people, as a proxy or a block page sends in place of data."""
+    """Return whether an answer is a web page, such as a proxy or a block sends in place of data."""
     return content_type.partition(";")[0].strip().lower() == "text/html" or body.lstrip()[:1] == b"<"
 
 
 def page_error(where: str, body: str) -> Unavailable:
-    """Return the error for a web page that came with status 200 in place of data."""
+    """Return the error for a web page received with status 200 in place of data."""
     return Unavailable(f"{where}: {_page(body)} came in place of data, as from a proxy or a block page")
 
 
 @contextmanager
 def mapped_errors(url: str) -> Iterator[None]:
-    """Turn httpx2's exceptions into ours, each a sentence that names the address and what went wrong."""
+    """Turn httpx2's exceptions into the server's, each with a sentence that names the address and the fault."""
     try:
         yield
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
@@ -108,7 +108,7 @@ def _reason(url: str, error: httpx2.RequestError) -> str:
             return f"the TLS certificate of {host} is not trusted: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
             why = str(cause.reason or cause)
-            hint = "; is TLS spoken there at all, or is it http://?" if _NO_TLS.search(why) else ""
+            hint = "; does the server use TLS at all, or should it be http://?" if _NO_TLS.search(why) else ""
             return f"the TLS handshake with {host} failed: {why}{hint}"
         if isinstance(cause, socket.gaierror):
             return f"the name {host} cannot be resolved: {cause.strerror or cause}"
@@ -130,7 +130,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        # Of a group, one for each address that was tried, the first.
+        # A group has one error for each address that was tried; the first is enough.
         if isinstance(seen, BaseExceptionGroup):
             seen = seen.exceptions[0]
             continue
@@ -148,7 +148,7 @@ def _quoted(text: str) -> str:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Read Retry-After: seconds or an HTTP date; None where it is absent or makes no sense."""
+    """Parse Retry-After, which is seconds or an HTTP date; return None if it is absent or invalid."""
     if value is None:
         return None
     if value.strip().isascii() and value.strip().isdecimal():

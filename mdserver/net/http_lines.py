@@ -1,4 +1,4 @@
-"""Split a stream of bytes into lines, without I/O."""
+"""Splits a stream of bytes into lines, without I/O."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ __all__ = ["LineReader", "LineTooLong"]
 
 
 class LineTooLong(Exception):
-    """A line has more bytes than the reader holds."""
+    """A line has more bytes than the reader allows."""
 
 
 class LineReader:
-    r"""Cuts a stream of bytes at ``\n``. Feed it anything, however cut: the lines are the same.
+    r"""Splits a stream of bytes at ``\n``, independent of how the bytes are split into reads.
 
-    Bytes are joined before anything is decoded, so a cut inside a multi-byte character does no harm.
+    Bytes are joined before anything is decoded, so a split inside a multi-byte character does no harm.
     """
 
     def __init__(self, *, max_line_bytes: int) -> None:
@@ -21,7 +21,7 @@ class LineReader:
 
     @property
     def held(self) -> int:
-        """How many bytes of an incomplete line are held."""
+        """The number of bytes of the incomplete line."""
         return len(self._held)
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -42,7 +42,7 @@ class LineReader:
         return [line for line in map(bytes.strip, lines) if line]
 
     def _hold(self, data: bytes) -> None:
-        # Grows a bytearray instead of joining each time: a long line in tiny reads stays linear.
+        # Extends a bytearray instead of joining each time, so a long line in tiny reads costs linear time.
         self._held += data
         if len(self._held) > self._max_bytes:
             raise LineTooLong(f"a line of more than {self._max_bytes} bytes")

@@ -1,4 +1,4 @@
-"""A GET whose answer does not end: each read returns what was received, and silence is bounded."""
+"""A GET whose answer does not end: each read returns the bytes received so far, and silence is bounded."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _ONE_CONNECTION = httpx2.Limits(max_connections=1, max_keepalive_connections=0)
 
 
 class HttpStream:
-    """An answer under way, made by :func:`open_http_stream`. One task may receive.
+    """An open answer, made by :func:`open_http_stream`. Only one task may receive.
 
-    ``received_us``: when the newest read was complete, in microseconds since the epoch; stamped once per read.
+    ``received_us``: the time of the newest read, in Unix microseconds; set once per read.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class HttpStream:
         self._lines = LineReader(max_line_bytes=max_line_bytes)
 
     async def receive(self) -> bytes:
-        """Wait for bytes and return them, cut wherever the network cut them; never empty.
+        """Wait for bytes and return them as the network delivered them; never empty.
 
-        Raises Unavailable when the connection is lost, the server ends the answer, or nothing at all came for
-        ``silence_s``. Once cancelled or failed, the stream is over.
+        Raises Unavailable if the connection is lost, the server ends the answer, or nothing is received for
+        ``silence_s``. A stream cannot be used after a call was cancelled or failed.
         """
         silence_s = math.inf if self._silence_s is None else self._silence_s
         data = b""
@@ -57,10 +57,10 @@ class HttpStream:
         return data
 
     async def receive_lines(self) -> list[bytes]:
-        """Wait for bytes and return the lines they complete, without their ends: possibly none.
+        """Wait for bytes and return the lines that they complete, without line ends; possibly none.
 
-        Blank lines are left out. Raises as :meth:`receive` does, and Unavailable for a line of more than
-        ``max_line_bytes``. A line that the end of the stream cuts short is dropped.
+        Blank lines are left out. Raises like :meth:`receive`, and Unavailable for a line of more than
+        ``max_line_bytes``. An incomplete line at the end of the stream is dropped.
         """
         data = await self.receive()
         try:
@@ -81,12 +81,12 @@ async def open_http_stream(
     ssl_context: ssl.SSLContext | None = None,
     retry_statuses: Collection[int] = RETRY_STATUSES,
 ) -> AsyncIterator[HttpStream]:
-    """Ask for ``url`` on a connection of its own (HTTP/1.1), which is closed at the end of the block.
+    """Request ``url`` on a connection of its own (HTTP/1.1), which is closed at the end of the block.
 
-    HTTP/1.1 because closing its connection tells the server that nobody listens any more.
-    ``connect_timeout_s`` bounds everything up to the head of the answer; ``silence_s``: see
-    :meth:`HttpStream.receive`. Raises Unavailable, or HttpRefused for a status below 500 that is neither 200
-    nor in ``retry_statuses``; Unavailable for a web page, which comes from a proxy or a block.
+    HTTP/1.1 is used because closing its connection ends the stream on the server too. ``connect_timeout_s`` bounds
+    everything up to the head of the answer; ``silence_s``: see :meth:`HttpStream.receive`. Raises HttpRefused for a
+    status below 500 that is neither 200 nor in ``retry_statuses``, and Unavailable for every other failure, such as a
+    web page, which must be from a proxy or a block.
     """
     async with make_client(headers, ssl_context, _ONE_CONNECTION) as client:
         response = await _ask(client, url, params, connect_timeout_s, retry_statuses)
@@ -100,7 +100,7 @@ async def open_http_stream(
 
 
 async def _abandon(chunks: AsyncIterator[bytes]) -> None:
-    """Let the library's nested generators end: closing the outer one would leave the inner ones open."""
+    """End the library's nested generators; closing only the outer one would leave the inner ones open."""
     with trio.CancelScope(shield=True) as scope:
         scope.cancel()
         try:
@@ -117,7 +117,7 @@ async def _ask(
     connect_timeout_s: float,
     retry_statuses: Collection[int],
 ) -> httpx2.Response:
-    """Return the answer once its head is there and promises data."""
+    """Return the answer once its head has been received and announces data."""
     with mapped_errors(url):
         try:
             with trio.fail_after(connect_timeout_s):

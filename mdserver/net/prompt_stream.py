@@ -12,10 +12,10 @@ READ_BYTES = 64 * 1024
 
 
 class PromptSocketStream(trio.abc.Stream):
-    """Waits first and reads once afterwards; everything else is :class:`trio.SocketStream`'s.
+    """Waits first and then reads once; everything else is as in :class:`trio.SocketStream`.
 
-    That one tries to read at once, which for messages that come one by one fails each time, with an exception made and
-    thrown away and two checkpoints around it.
+    :class:`trio.SocketStream` tries to read first. If messages arrive one by one that attempt always fails, and costs
+    an exception and two checkpoints.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -23,24 +23,24 @@ class PromptSocketStream(trio.abc.Stream):
         self._fileno = stream.socket.fileno
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what has come, at most ``max_bytes``; empty at the end of the stream."""
+        """Wait for bytes and return them, at most ``max_bytes``; empty at the end of the stream."""
         descriptor = self._fileno()
         while True:
             if descriptor < 0:
                 raise trio.ClosedResourceError("this socket was already closed")
             await trio.lowlevel.wait_readable(descriptor)
-            # Closed between the wake-up and now, the number may already mean another file.
+            # If the socket was closed since the wake-up, its number may already belong to another file.
             if self._fileno() != descriptor:
                 raise trio.ClosedResourceError("this socket was closed by another task")
             try:
                 return os.read(descriptor, max_bytes or READ_BYTES)
             except BlockingIOError:
-                continue  # woken for nothing
+                continue  # a spurious wake-up
             except OSError as error:
                 raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it."""
+        """Send all of ``data``."""
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:

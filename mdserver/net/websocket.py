@@ -1,7 +1,7 @@
 """A WebSocket client for plugins: a thin trio shell over :mod:`.frame_reader` and :mod:`.handshake`.
 
-Made for ingest: one :meth:`WebSocket.receive` hands over all messages that one read of the socket completed,
-so a burst costs one await. No compression, no subprotocols.
+Made for receiving: one :meth:`WebSocket.receive` returns all messages that one read of the socket completes, so a burst
+costs one await. There is no compression and there are no subprotocols.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _READ_BYTES = 64 * 1024
 _SEND_TIMEOUT_S = 10.0
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _SILENCE_CHECKS = 8
-"""So many times within its bound a connection's silence is looked at: a silence is noticed an eighth late at most."""
+"""Checks of a connection's silence within ``silence_s``: a silence is noticed an eighth of it late at most."""
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class WebSocketClosed(Unavailable):
-    """The server closed the connection with ``code`` (1005: it gave none) and ``reason``."""
+    """The server has closed the connection with ``code`` (1005: it gave none) and ``reason``."""
 
     def __init__(self, message: str, *, code: int, reason: str) -> None:
         super().__init__(message)
@@ -51,11 +51,11 @@ async def open_websocket(
     ssl_context: ssl.SSLContext | None = None,
     retry_statuses: Collection[int] = RETRY_STATUSES,
 ) -> AsyncIterator[WebSocket]:
-    """Connect to a ``ws://`` or ``wss://`` URL and close the connection properly at the end of the block.
+    """Connect to a ``ws://`` or ``wss://`` URL; close the connection properly at the end of the block.
 
-    ``connect_timeout_s`` bounds everything up to the accepted handshake, ``close_timeout_s`` the closing one
-    (also when cancelled). ``silence_s``: see :meth:`WebSocket.receive`. Raises Unavailable, or Rejected for
-    an HTTP status below 500 that is not in ``retry_statuses``.
+    ``connect_timeout_s`` bounds everything up to the accepted handshake, and ``close_timeout_s`` the closing handshake
+    (even if cancelled). ``silence_s``: see :meth:`WebSocket.receive`. Raises Rejected for an unusable URL or an HTTP
+    status below 500 that is not in ``retry_statuses``, and Unavailable for every other failure.
     """
     try:
         with trio.fail_after(connect_timeout_s):
@@ -77,7 +77,7 @@ async def open_websocket(
 
 @asynccontextmanager
 async def _watched(websocket: WebSocket, silence_s: float | None) -> AsyncIterator[None]:
-    """Watch for silence during the block. What the block raises comes out as it is, not in the nursery's group."""
+    """Watch for silence during the block. The block's errors propagate unchanged, not in the nursery's group."""
     if silence_s is None:
         yield
         return
@@ -93,7 +93,7 @@ async def _watched(websocket: WebSocket, silence_s: float | None) -> AsyncIterat
         try:
             raise raised
         finally:
-            raised = None  # no cycle of the error with its own traceback
+            raised = None  # avoids a reference cycle between the error and its traceback
 
 
 async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
@@ -129,12 +129,12 @@ async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Str
 
 
 class WebSocket:
-    """An open connection, made by :func:`open_websocket`. One task may receive while others send."""
+    """An open connection, made by :func:`open_websocket`. Only one task may receive; any may send."""
 
     def __init__(self, url: str, stream: trio.abc.Stream, *, max_message_bytes: int) -> None:
         self.url = url
         self.received_us = 0
-        """When the bytes behind what :meth:`receive` returned were read, in Unix microseconds: once per read."""
+        """When the bytes of the messages last returned by :meth:`receive` were read, in Unix microseconds."""
         self._stream = stream
         self._frames = frames.FrameReader(max_message_bytes=max_message_bytes)
         self._early = b""
@@ -166,12 +166,12 @@ class WebSocket:
         self._early = outcome.trailing
 
     async def receive(self) -> list[bytes]:
-        """Wait for bytes and return the messages they complete: possibly none, when only a ping came.
+        """Wait for bytes and return the messages that they complete; possibly none, for example after a ping.
 
-        Text is valid UTF-8, still encoded. The newest ping is answered with its own payload. With
-        ``silence_s`` set, half of it without a byte makes us send a ping, and all of it (an eighth more at most)
-        raises Unavailable; so does a lost connection or a server that breaks the protocol. A close by the server raises
-        WebSocketClosed, after the messages that came before it were returned.
+        Text is valid UTF-8, still encoded. The newest ping is answered with its own payload. If ``silence_s`` is set, a
+        ping is sent after half of it without a byte, and Unavailable is raised after all of it (an eighth late at
+        most). Unavailable is also raised if the connection is lost or the server breaks the protocol. If the server
+        closes the connection, the messages before its close frame are returned first; then WebSocketClosed is raised.
         """
         reader = self._frames
         if self._lost_with_messages is not None:
@@ -191,7 +191,7 @@ class WebSocket:
             except Unavailable as error:
                 if not messages:
                     raise
-                self._lost_with_messages = error  # what came before is handed over first
+                self._lost_with_messages = error  # the messages before the loss are returned first
             if not messages and (reader.close is not None or reader.failure is not None):
                 raise await self._ended()
         return messages
@@ -213,8 +213,8 @@ class WebSocket:
     async def _watch_silence(self, silence_s: float) -> None:
         """Ping after half of ``silence_s`` without a byte, and cut the connection after all of it.
 
-        One timer for the connection, since a cancel scope around each read would cost more than the read. Time in which
-        nobody is in :meth:`receive` does not count.
+        There is one timer for the connection, because a cancel scope around each read would cost more than the read.
+        Time outside :meth:`receive` does not count.
         """
         seen, since, asked = self._reads, trio.current_time(), False
         while True:
@@ -235,7 +235,7 @@ class WebSocket:
                     return
 
     async def _cut(self, why: Unavailable) -> None:
-        """Have the one who receives, now or later, raise ``why``."""
+        """Make :meth:`receive` raise ``why``, in the present call or the next."""
         self._cut_for = why
         self._can_send = False
         await trio.aclose_forcefully(self._stream)
@@ -247,14 +247,14 @@ class WebSocket:
             await self._send(frames.encode_frame(frames.PONG, payload))
 
     async def _ended(self) -> MdserverError:
-        """Say goodbye to a server that closed or failed, and return the error that tells it."""
+        """Answer a server that has closed or failed with a close frame, and return the error to raise."""
         failure, close = self._frames.failure, self._frames.close
         if failure is not None:
             await self._send_close(failure.code, failure.reason)
             return Unavailable(f"{self.url}: the server broke the WebSocket protocol: {failure.reason}")
         if close is None:
             raise AssertionError("neither closed nor failed")
-        # The echo carries no code of its own: a code such as 1006 may not be sent.
+        # The answer carries no code, because codes such as 1006 must not be sent.
         await self._send_close(frames.NO_STATUS)
         code, reason = close
         text = f"{self.url}: the server closed the connection: {code} {reason}".rstrip()
@@ -263,19 +263,20 @@ class WebSocket:
     async def send(self, text: str | bytes) -> None:
         """Send one text message (``bytes``: already UTF-8).
 
-        Raises Unavailable when the connection is gone. Cancelled halfway, it leaves nothing more to be sent.
+        Raises Unavailable if the connection is closed or lost. If this call is cancelled in the middle of a frame,
+        nothing more can be sent.
         """
         await self._send(frames.encode_frame(frames.TEXT, text.encode() if isinstance(text, str) else text))
 
     async def ping(self, payload: bytes = b"") -> None:
-        """Send a ping of at most 125 bytes; the answer only shows as traffic."""
+        """Send a ping of at most 125 bytes; its pong only counts as received traffic."""
         await self._send(frames.encode_frame(frames.PING, payload))
 
     async def _send(self, data: bytes) -> None:
         async with self._send_lock:
             if not self._can_send:
                 raise Unavailable(f"{self.url}: the connection is closed for sending")
-            # A frame that is cut short cannot be repaired, so nothing may follow unless this completes.
+            # Nothing may follow an incomplete frame, so sending is closed until this completes.
             self._can_send = False
             try:
                 with trio.fail_after(_SEND_TIMEOUT_S):
@@ -293,14 +294,14 @@ class WebSocket:
         try:
             await self._send(frames.encode_close(code, reason))
         except Unavailable:
-            # We are leaving anyway, and the caller has a better reason to report.
+            # The connection is being closed anyway, and the caller has a better error to report.
             self._can_send = False
         self._can_send = False
 
     async def aclose(self, code: int = 1000, reason: str = "", *, timeout_s: float = 1.0) -> None:
-        """Close: send a close frame, wait up to ``timeout_s`` for the server's, then cut. Never raises.
+        """Send a close frame, wait up to ``timeout_s`` for the server's, then close the socket. Never raises.
 
-        Runs to its deadline even when cancelled. No other task may be in :meth:`receive`.
+        Runs until its deadline even if cancelled. No other task may be in :meth:`receive`.
         """
         with trio.move_on_after(timeout_s) as scope:
             scope.shield = True
@@ -309,7 +310,7 @@ class WebSocket:
                 while self._close_sent and self._frames.close is None and self._frames.failure is None:
                     self._frames.feed(await self._read())
             except Unavailable:
-                # The server cut the connection instead of answering: closed all the same.
+                # The server ended the connection without a close frame: that closes it too.
                 self._can_send = False
         self._can_send = False
         await trio.aclose_forcefully(self._stream)

@@ -1,1 +1,1 @@
-"""From an accepted batch to the clients: the journal first, then the fan-out."""
+"""From an accepted batch to the clients: first the journal, then the fan-out."""

@@ -1,10 +1,10 @@
-"""Live candles: what is stored, read back after each write and sent to those who subscribed.
+"""Live candles: the stored candles, read back after each write and sent to their subscribers.
 
-The truth is the table of candles, so a live candle is by construction what ``/api/candles`` answers, one write behind
-the records. Nothing is read or kept for a series while nobody asks for its candles.
+The table of candles is the only source, so a live candle always equals the answer of ``/api/candles``; it is one write
+behind the records. For a series without subscribers to its candles nothing is read or kept.
 
-A candle closes at its end plus a grace, once everything that was received until then is stored: by the clock, so also
-without a following record. While nothing can be stored candles wait, and each still closes once.
+A candle closes by the clock, at its end plus a grace, once all records received until then are stored. It needs no
+later record. While nothing can be stored candles wait, and each still closes exactly once.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ..model import TIMEFRAMES, US_PER_S, Candle, Published, RecordType, Topic
 __all__ = ["CandleKey", "LiveCandles", "ReadCandles", "StoredCandle"]
 
 PACE_S = 0.25
-"""Candles are read and sent at most this often."""
+"""The least time between two rounds of reading and sending candles."""
 BARRIER_S = 0.05
-"""While a candle waits for its last records to be stored, it is looked at this often."""
+"""The time between two checks whether the last records of a closing candle are stored."""
 LOOK_S = 1.0
 AWAY_PAUSE_S = 1.0
 KEPT_CLOSED = 4
-"""Closed candles of a topic that are remembered, so that only one that changed is sent again."""
+"""The closed candles kept for each topic, so that a closed candle is sent again only if it has changed."""
 
 
 class CandleKey(NamedTuple):
-    """One candle: of the records of one type, ``open_s`` in Unix seconds."""
+    """The key of a candle of one type of records; ``open_s`` is in Unix seconds."""
 
     broker: str
     symbol: str
@@ -55,16 +55,16 @@ class StoredCandle(NamedTuple):
 
 
 ReadCandles: TypeAlias = Callable[[Sequence[CandleKey]], Awaitable[dict[CandleKey, StoredCandle]]]
-"""Reads candles; one that does not exist is left out. Raises StoreUnavailable."""
+"""Reads candles; those that do not exist are left out. Raises StoreUnavailable."""
 
 Barrier: TypeAlias = Callable[[], Callable[[], bool]]
-"""Marks what has been received so far; what it returns tells whether all of that is stored."""
+"""Marks the records received so far; it returns a function that returns whether they are all stored."""
 
 _Series: TypeAlias = tuple[str, str, RecordType]
 
 
 class _Line:
-    """The candles of one topic: those still forming and the last closed ones, by open."""
+    """The candles of one topic, by open time: the forming ones and the last closed ones."""
 
     __slots__ = ("closed", "dirty", "forming", "holders", "series", "timeframe_s", "topic")
 
@@ -100,13 +100,13 @@ class _Clock:
 
 
 class LiveCandles:
-    """The candles that clients subscribed to.
+    """The candles that clients have subscribed to.
 
     Args:
-        route: Hands candles to their subscribers.
+        route: Sends candles to their subscribers.
         read: Reads stored candles.
-        barrier: Marks what has been received so far.
-        away: Tells why nothing can be stored just now, or None.
+        barrier: Marks the records received so far.
+        away: Returns why nothing can be stored at present, or None.
         grace_s: How long after its end a candle closes.
         now: The clock, in Unix seconds.
     """
@@ -122,7 +122,7 @@ class LiveCandles:
         now: Callable[[], float] = time,
     ) -> None:
         self.listeners: list[Callable[[str, str], None]] = []
-        """Called with a state and a text for people when candles stop for want of storage, and when they go on."""
+        """Called with a state and a text for clients when candles stop because nothing can be stored, and go on."""
         self._route = route
         self._read = read
         self._barrier = barrier
@@ -131,17 +131,17 @@ class LiveCandles:
         self._now = now
         self._lines: dict[_Series, dict[int, _Line]] = {}
         self._every: dict[tuple[str, RecordType], dict[int, int]] = {}
-        """Of these brokers and record types the candles of all symbols are wanted: timeframe -> holders."""
+        """Brokers and types of records whose candles are wanted for all symbols: timeframe -> number of holders."""
         self._clocks: dict[int, _Clock] = {}
         self._dirty: set[_Line] = set()
         self._woken = trio.Event()
         self._away = False
         self._rarely = RarelyLogged(structlog.get_logger("mdserver"))
 
-    # -- what clients ask for ------------------------------------------------------------------------
+    # -- subscriptions -------------------------------------------------------------------------------
 
     def hold(self, topic: Topic, source: RecordType) -> None:
-        """Send a topic's candles (once more held), made from records of the type ``source``; symbol ``*``: of all."""
+        """Add a holder of a topic's candles, made from records of type ``source``; symbol ``*`` means all symbols."""
         timeframe_s = TIMEFRAMES[topic.variant]
         self._start_clock(timeframe_s)
         if topic.symbol == "*":
@@ -152,7 +152,7 @@ class LiveCandles:
         line.holders += 1
 
     def release(self, topic: Topic, source: RecordType) -> None:
-        """Let go of a topic held before."""
+        """Remove a holder of a topic."""
         timeframe_s = TIMEFRAMES[topic.variant]
         if topic.symbol == "*":
             every = self._every[topic.broker, source]
@@ -173,7 +173,7 @@ class LiveCandles:
             del self._clocks[timeframe_s]
 
     def forming(self, topic: Topic, source: RecordType) -> list[Published]:
-        """Return the candles of a topic that have not closed yet, as they were sent last."""
+        """Return the forming candles of a topic, as last sent."""
         found = []
         for series, lines in self._lines.items() if topic.symbol == "*" else self._lines_of(topic, source):
             line = lines.get(TIMEFRAMES[topic.variant])
@@ -218,10 +218,10 @@ class LiveCandles:
             if not lines:
                 del self._lines[series]
 
-    # -- what is stored --------------------------------------------------------------------------------
+    # -- stored records --------------------------------------------------------------------------------
 
     def stored(self, records: Iterable[Published]) -> None:
-        """Note what has just been committed; called before the journal lets go of it."""
+        """Take note of committed records; called before the journal may delete them."""
         if not self._lines and not self._every:
             return
         touched: dict[_Series, set[int]] = {}
@@ -284,7 +284,7 @@ class LiveCandles:
             listener(state, text)
 
     async def _round(self) -> bool:
-        """Read what has changed or must close, and send it; tell whether anything was read."""
+        """Read and send the candles that have changed or must close; return whether any were read."""
         ended = self._advance_clocks()
         wanted: dict[CandleKey, _Line] = {}
         dirty = {line: frozenset(line.dirty) for line in self._dirty}
@@ -317,7 +317,7 @@ class LiveCandles:
         return bool(wanted)
 
     def _advance_clocks(self) -> dict[int, int]:
-        """Return the timeframes of which candles close now, with the open before which they do."""
+        """Return the timeframes whose candles close now; candles that open before the given time close."""
         ended: dict[int, int] = {}
         for timeframe_s, clock in self._clocks.items():
             before = self._ended_before(timeframe_s)
@@ -334,7 +334,7 @@ class LiveCandles:
         self, wanted: dict[CandleKey, _Line], found: dict[CandleKey, StoredCandle], ended: dict[int, int]
     ) -> None:
         batch: list[Published] = []
-        for key in sorted(wanted):  # of one topic the older first
+        for key in sorted(wanted):  # oldest first within a topic
             line, values, open_s = wanted[key], found.get(key), key.open_s
             clock = self._clocks.get(key.timeframe_s)
             if values is None or clock is None or key.timeframe_s not in self._lines.get(line.series, {}):

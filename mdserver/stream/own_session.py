@@ -11,9 +11,9 @@ __all__ = ["OpenOwn", "OwnSession"]
 
 
 class OwnSession:
-    """A broker that publishes to a router of its own: not to the journal, not to others.
+    """A broker that publishes to a router of its own; its records are neither journalled nor sent to other clients.
 
-    ``start`` runs the broker and returns what ends it.
+    ``start`` runs the broker and returns a function that ends it.
     """
 
     def __init__(
@@ -25,18 +25,18 @@ class OwnSession:
         self._end: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Connect. Raises RuntimeError where the server stops."""
+        """Start the session. Raises RuntimeError if the server is stopping."""
         self._end = self._start()
 
     def end(self) -> None:
-        """End the session, whatever it does."""
+        """End the session in any state."""
         if self._end is not None:
             self._end()
 
 
 OpenOwn = Callable[[str, dict[str, object]], OwnSession]
-"""Makes a session, not started yet, from a broker's name and a client's credentials.
+"""Makes a session from a broker's name and a client's credentials, without starting it.
 
-Raises RequestError: 408 for an unknown broker, 409 where the config does not allow it, 400 for wrong credentials, 405
-where there are too many.
+Raises RequestError: 408 for an unknown broker, 409 if the config does not allow it, 400 for invalid credentials, 405
+if there are too many sessions.
 """

@@ -29,7 +29,7 @@ _log = structlog.get_logger("mdserver")
 
 
 class Publisher:
-    """An :data:`mdserver.feed.broker_host.Emit`; ``route`` hands a batch to its subscribers."""
+    """An :data:`mdserver.feed.broker_host.Emit`; ``route`` sends a batch to its subscribers."""
 
     def __init__(
         self,

@@ -1,13 +1,14 @@
-"""From any point of the past into live: nothing missing, nothing twice, in the order of the numbers.
+"""Replay from any point of the past into live records: none missing, none twice, in the order of their numbers.
 
-A replay reads its topics from the database, one after the other, a page at a time and at the client's pace. While it
-does, they are not live for this client: nothing of them is kept for it, since all that is published is journalled, and
-stored a moment later. At the end the seam: a bounded :class:`~mdserver.stream.tail.Tail` keeps what is published from
-now on, what was published before is stored without delay, the rest of it is read, and the tail is handed over and the
-topics become live in one step of the event loop. If more came meanwhile than the tail holds, the seam is tried again.
+A replay reads its topics from the database, one after the other, page by page and as fast as the client reads.
+Meanwhile the topics are not live for this client, and no new records are kept for it, because every published record is
+journalled and stored a moment later. Then follows the change to live records, the seam. From here on a bounded
+:class:`~mdserver.stream.tail.Tail` keeps newly published records. The records published earlier are stored without
+delay and read to the last one. Then, in one step of the event loop, the tail is sent and the topics become live. If the
+tail overflows meanwhile, the seam is tried again.
 
-So there is one reader of the journal, the way into the database, and memory is bounded however fast live comes and
-however slowly the client reads: a page, or what the socket did not take of it.
+So only the drain reads the journal, and memory is bounded, however fast live records arrive and however slowly the
+client reads: a client holds at most one page, or the part of it that the socket has not taken yet.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from .tail import Tail
 __all__ = ["Replay", "ReplaySink", "Replays"]
 
 READERS = 2
-"""Pages that are read at once, of all clients; whoever waits gets his turn in order."""
+"""The most pages that are read at once for all clients; waiting clients are served in order."""
 
 FIRST_RECORDS = 256
 MOST_RECORDS = 4_096
-"""Records in a page: few for a client that is slow, so that little waits in memory for it."""
+"""Records in a page; a slow client gets small pages, so that little memory waits for it."""
 
 TAIL_BYTES = 1 << 20
 HAND_OVER_BYTES = 64 * 1024
-"""What is left of a tail when the topics become live, at most, besides one frame."""
+"""The most bytes, besides one frame, that are left of a tail when the topics become live."""
 
 BEGIN_S = 5.0
-"""How long a client waits to hear where its replay begins before the past counts as away."""
+"""How long the start of a replay may take to look up before the database counts as unavailable."""
 
 SEAM_S = 20.0
-"""How long the seam may wait for what was published before to be stored."""
+"""How long the seam may wait until earlier records are stored."""
 
 
 class ReplaySink(Protocol):
@@ -51,12 +52,12 @@ class ReplaySink(Protocol):
 
     @property
     def behind(self) -> bool:
-        """True while the client has not taken what it was sent before."""
+        """True while the client has not read all frames sent before."""
         ...
 
     @property
     def muted(self) -> bool:
-        """True when nothing is sent to the client any more."""
+        """True once nothing more is sent to the client."""
         ...
 
     def write(self, frames: bytes) -> None:
@@ -64,12 +65,12 @@ class ReplaySink(Protocol):
         ...
 
     async def drained(self) -> None:
-        """Wait until the client has taken all that it was sent."""
+        """Wait until the client has read all frames."""
         ...
 
 
 class Replays:
-    """What the replays of all clients share: the past, the turns to read it, the router."""
+    """Shared by the replays of all clients: the stored past, the limit on simultaneous reads, the router."""
 
     def __init__(self, past: StoredPast | None, router: Router, metrics: Metrics) -> None:
         self.router = router
@@ -86,7 +87,7 @@ class Replays:
         raise StoreUnavailable(f"the database does not answer within {BEGIN_S:.0f} s")
 
     def past(self) -> StoredPast:
-        """Return the stored past. Raises :class:`StoreUnavailable` where nothing is stored."""
+        """Return the stored past. Raises :class:`StoreUnavailable` if this server stores nothing."""
         if self._past is None:
             raise StoreUnavailable("this server stores nothing (database.store is false)")
         return self._past
@@ -94,7 +95,7 @@ class Replays:
     async def page(
         self, topic: Topic, after: int, limit: int, *, received: bool, told: frozenset[GapKey]
     ) -> Page:
-        """Read a page when it is this one's turn."""
+        """Read a page, after waiting for a turn."""
         async with self._turns:
             page = await self.past().page(topic, after, limit, received=received, told=told)
         self.metrics.replayed.inc(page.records)
@@ -104,8 +105,8 @@ class Replays:
 class Replay:
     """One client's replay of some topics.
 
-    ``after``: where each stands: the number up to which the client has it. A topic that is taken out of it is left
-    alone from then on. ``encodings``: in which bytes the client gets each.
+    ``after``: for each topic the number up to which the client has its records. A topic that is removed from it is not
+    replayed any further. ``encodings``: the encoding in which the client gets each topic.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Replay:
         encodings: Mapping[Topic, Encoding],
         on_live: Callable[[Replay], None],
     ) -> None:
-        """``on_live`` is called once, when the client has all of the past: it makes the topics live at once."""
+        """``on_live`` is called once the client has the whole past; it must make the topics live before it returns."""
         self.after = dict(after)
         self._shared = shared
         self._sink = sink
@@ -124,10 +125,10 @@ class Replay:
         self._on_live = on_live
         self._limit = FIRST_RECORDS
         self._told: dict[Topic, frozenset[GapKey]] = {}
-        """The gaps behind the last record of each topic that the client has been told of."""
+        """The gaps after the last record of each topic that the client has received already."""
 
     async def run(self) -> None:
-        """Replay, and make the topics live. Raises :class:`StoreUnavailable`; then they are as they were."""
+        """Replay the topics and make them live. Raises :class:`StoreUnavailable`; the topics are then not live."""
         self._shared.metrics.replays.inc()
         try:
             for topic in tuple(self.after):
@@ -141,7 +142,7 @@ class Replay:
         return bool(self.after) and not self._sink.muted
 
     async def _read(self, topic: Topic) -> None:
-        """Send all of a topic that is stored."""
+        """Send all stored records of a topic."""
         more = True
         while more and topic in self.after and not self._sink.muted:
             page = await self._shared.page(
@@ -157,14 +158,14 @@ class Replay:
                     self._sink.write(self._encodings[topic].translate(piece))
             if topic not in self.after:
                 return
-            # a client that took it all at once gets more at once
+            # a client that took the page at once gets larger pages
             self._limit = FIRST_RECORDS if self._sink.behind else min(2 * self._limit, MOST_RECORDS)
             self.after[topic] = page.last_seq
             self._told[topic] = page.told
             more = page.more
 
     async def _reach_live(self) -> bool:
-        """Read what was published before now, hand over what is published from now on; False if that was too much."""
+        """Read the records published before now, then send those published since; False if the tail overflowed."""
         tail = Tail(TAIL_BYTES)
         router, past = self._shared.router, self._shared.past()
         router.set_topics(tail, {topic: Terms(self._encodings[topic]) for topic in self.after})
@@ -172,7 +173,7 @@ class Replay:
             with trio.move_on_after(SEAM_S) as waiting:
                 await past.caught_up()
             if waiting.cancelled_caught:
-                raise StoreUnavailable(f"what was published just now is not stored after {SEAM_S:.0f} s")
+                raise StoreUnavailable(f"the newest records are not stored after {SEAM_S:.0f} s")
             stored = await past.last_seqs(self.after)
             for topic, seq in tuple(self.after.items()):
                 if stored.get(topic, 0) > seq:
@@ -182,7 +183,7 @@ class Replay:
                 self._sink.write(tail.take(self.after, self._told, HAND_OVER_BYTES))
                 await self._sink.drained()
         finally:
-            router.set_topics(tail, {})  # what its window has gathered goes to the tail first
+            router.set_topics(tail, {})  # first sends the records in the router's window to the tail
         if tail.overflowed or not self._wanted():
             return False
         self._sink.write(tail.take(self.after, self._told, TAIL_BYTES))

@@ -1,9 +1,10 @@
-"""Fan-out: from accepted records to the clients that subscribed to them.
+"""Fan-out: from accepted records to the clients that have subscribed to them.
 
-One synchronous pass per batch: each record is encoded and framed once for all who want the same bytes, what a client is
-owed is joined, and each client gets one write. Clients with the same subscriptions form a group and share the joined
-bytes. Records that nobody subscribed to are not encoded. No await per delivery: a task switch costs more than the
-write. Not even Python code runs per delivery as long as all goes well: the writes of a pass are one loop in C.
+There is one synchronous pass per batch. Each record is encoded and framed once for all clients that want the same
+bytes, the frames for a client are joined, and each client gets one write. Clients with the same subscriptions form a
+group and share the joined bytes. Records without subscribers are not encoded. A delivery has no await, because a task
+switch costs more than the write. It does not even run Python code unless a write fails: the writes of a pass are one
+loop in C.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ __all__ = ["Router"]
 
 
 class Router:
-    """Topics and who listens to them.
+    """Topics and their subscribers.
 
-    ``window_s`` 0: each batch goes out before :meth:`publish` returns. Above 0: batches are collected that long,
-    so that many small ones cost one write per client. :meth:`run` must be running for that, and for subscriptions
-    with a rate; ``pacer`` is one that runs already.
+    ``window_s`` 0: each batch is sent before :meth:`publish` returns. Above 0: batches are collected for that time, so
+    that many small ones cost one write per client. :meth:`run` must be running for that, and for subscriptions with a
+    rate; ``pacer`` is one that runs already.
     """
 
     def __init__(self, metrics: Metrics, window_s: float = 0.0, *, pacer: Pacer | None = None) -> None:
@@ -41,7 +42,7 @@ class Router:
         self._groups: dict[Key, Group] = {}
         self._group_of: dict[Sink, Group] = {}
         self._of_every = 0
-        """Topics that stand for all symbols of a broker: while there are none nothing is looked up for them."""
+        """The number of subscribed topics with the symbol ``*``; if it is 0, no look-up is made for them."""
         self._window_s = window_s
         self._collected: list[Published] = []
         self._wake = trio.Event()
@@ -51,20 +52,20 @@ class Router:
         self._books = FullBooks()
         self._for_books: list[Published] = []
 
-    # -- who listens ---------------------------------------------------------------------------------
+    # -- subscriptions -------------------------------------------------------------------------------
 
     def topics_of(self, sink: Sink) -> frozenset[Topic]:
-        """Return what a client is subscribed to."""
+        """Return a client's subscriptions."""
         group = self._group_of.get(sink)
         return frozenset() if group is None else frozenset(group.terms)
 
     def set_topics(self, sink: Sink, topics: Mapping[Topic, Terms], array: Array = None) -> None:
-        """Make ``topics`` the complete set of a client's subscriptions; an empty one forgets the client.
+        """Replace a client's subscriptions by ``topics``; an empty set removes the client.
 
         A topic with the symbol ``*`` stands for all topics of its broker, type and variant that are not named
         themselves. ``array`` puts the frames of several records into one for this client.
         """
-        self.flush()  # what was published before is owed to the old set
+        self.flush()  # earlier records go to the old set of topics
         before = self._group_of.get(sink)
         if not topics:
             if before is not None:
@@ -85,7 +86,7 @@ class Router:
             if group is None:
                 group = self._groups[key] = Group(terms, array)
                 self._listen(group, terms)
-            group.add(sink)  # before it leaves the other: what both listen to is not given up
+            group.add(sink)  # before it leaves the other group, so that common topics always keep a subscriber
             self._relist(group)
             if before is not None:
                 self._leave(sink, before)
@@ -95,7 +96,7 @@ class Router:
             self.told(sink, new)
 
     def told(self, sink: Sink, topics: Iterable[Topic]) -> None:
-        """Note that a client has the newest record of these topics, also if it waits for its time otherwise."""
+        """Record that a client has the newest record of these topics, even if a rate would hold it back."""
         group = self._group_of.get(sink)
         if group is None or not group.paced:
             return
@@ -105,14 +106,14 @@ class Router:
                     pace.known[sink] = self._last[held].seq
 
     def _paces(self, group: Group, topic: Topic) -> list[tuple[Topic, Pace]]:
-        """Return what a group's subscription holds back, by topic."""
+        """Return the paces of a group's subscription, by topic."""
         terms = group.terms.get(topic)
         if terms is None or not terms.rate_ms:
             return []
         return list((self._audiences[topic].lines[terms].paces or {}).items())
 
     def _send_held(self, sink: Sink, group: Group, topics: Mapping[Topic, Terms]) -> None:
-        """Send a client what waits for it by subscriptions that it keeps on other terms."""
+        """Send a client its held-back records of topics whose terms change."""
         for topic in group.paced:
             if topic in topics and topics[topic] != group.terms[topic]:
                 for _, pace in self._paces(group, topic):
@@ -139,7 +140,7 @@ class Router:
                     self._books.drop(topic)
 
     def _change(self, group: Group, terms: dict[Topic, Terms], key: Key) -> None:
-        """Give a group of one other topics: of thousands only those that change are touched."""
+        """Change the topics of a group of one client; of possibly thousands only those that differ are touched."""
         before = group.terms
         del self._groups[frozenset(before.items()), group.array]
         self._groups[key] = group
@@ -162,10 +163,10 @@ class Router:
         for topic, terms in group.terms.items():
             self._audiences[topic].lines[terms].sinks = None
 
-    # -- what is published ---------------------------------------------------------------------------
+    # -- publishing ----------------------------------------------------------------------------------
 
     def publish(self, batch: Sequence[Published]) -> None:
-        """Hand a batch to its subscribers, at once or at the end of the window."""
+        """Send a batch to its subscribers, at once or at the end of the window."""
         last = self._last
         for published in batch:
             if type(published.record) is not Gap:
@@ -179,27 +180,27 @@ class Router:
         self._wake.set()
 
     def last(self, topic: Topic) -> Published | None:
-        """Return the newest record of a topic that was delivered since the start, or None; of a full book all of it."""
+        """Return the newest delivered record of a topic, or None; for a full book, a snapshot of all its levels."""
         return self._books.whole(topic) if topic.variant == FULL_BOOK else self._last.get(topic)
 
     def last_of_every(self, every: Topic) -> list[Published]:
-        """Return the newest records of the topics that one with the symbol ``*`` stands for."""
+        """Return the newest records of all topics that a topic with the symbol ``*`` stands for."""
         known = self._books.topics() if every.variant == FULL_BOOK else self._last
         topics = [topic for topic in known if (topic.broker, *topic[2:]) == (every.broker, *every[2:])]
         return [one for topic in topics if (one := self.last(topic)) is not None]
 
     def last_seqs(self) -> dict[Topic, int]:
-        """Return the number of the newest record of each topic; topics whose records have none are left out."""
+        """Return the number of the newest record of each topic; topics without numbers are left out."""
         return {topic: published.seq for topic, published in self._last.items() if published.seq}
 
     def flush(self) -> None:
-        """Deliver what the window has collected."""
+        """Deliver the records collected in the window."""
         if self._collected:
             batch, self._collected = self._collected, []
             self._deliver(batch)
 
     async def run(self) -> None:
-        """Close each window after its time, and keep rates; runs until cancelled, and then delivers what is left."""
+        """Close each window after its time, and keep rates. Runs until cancelled, then delivers what remains."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.pacer.run)
@@ -226,7 +227,7 @@ class Router:
             self._delivered.value += delivered
 
     def _deliver_one(self, published: Published) -> int:
-        """Deliver a record that came alone: nothing to join."""
+        """Deliver a batch of one record, for which nothing is joined."""
         audience = self._audiences.get(published.topic)
         if self._of_every or (audience is not None and audience.is_paced):
             return self._deliver_many([published])
@@ -242,7 +243,7 @@ class Router:
         return delivered
 
     def _deliver_many(self, batch: Sequence[Published]) -> int:
-        """Deliver records that came together: join what each client is owed, and write it once."""
+        """Deliver a batch of several records: join the frames for each client and write them once."""
         touched: list[Group] = []
         try:
             delivered = self._touch(batch, touched)
@@ -273,9 +274,9 @@ class Router:
         return delivered
 
     def _touch(self, batch: Sequence[Published], touched: list[Group]) -> int:
-        """Note for each group what it is owed, and add to ``touched`` the groups that are owed something.
+        """Collect the records of each group, and add the groups with records to ``touched``.
 
-        Returns how many records were delivered by the way.
+        Returns the number of records that were delivered meanwhile.
         """
         delivered = 0
         for published in batch:
@@ -308,7 +309,7 @@ class Router:
         frames: dict[Encoding, bytes],
         touched: list[Group],
     ) -> int:
-        """Owe a record to those who get it at a rate, or hold it back; return how many were delivered by the way."""
+        """Send a record to subscribers with a rate, or hold it back; return how many records were delivered meanwhile."""
         assert line.paces is not None  # noqa: S101 - the caller looked
         topic = published.topic
         pace = line.paces.get(topic)
@@ -323,8 +324,8 @@ class Router:
                 return 0
             pace.due_s = now_s + line.terms.rate_ms / 1000
         elif pace.held is not None and not (pace.skipped and _changes(pace.held)):
-            # What waits comes first, and behind what is owed already. Of a full book with changes left out it waits on:
-            # it becomes a snapshot, and one of now must not stand before this record.
+            # The waiting record goes first, after those collected already. A full book whose changes were left out
+            # waits on: it becomes a snapshot of the present, which must not precede this record.
             delivered = self._deliver_owed(touched)
             for group in touched:
                 group.first = group.more = None
@@ -334,7 +335,7 @@ class Router:
         return delivered
 
     def _release_due(self, line: Line, topic: Topic) -> None:
-        """Send what waited for its time, unless it is sent already."""
+        """Send the records whose time has come, unless they were sent already."""
         pace = (line.paces or {}).get(topic)
         if pace is None or pace.held is None or trio.current_time() < pace.due_s:
             return
@@ -352,7 +353,7 @@ class Router:
     def _write_held(
         self, sinks: Sequence[tuple[Sink, int | None]], published: Published, terms: Terms
     ) -> int:
-        """Write a record that waited; each client with the number of those left out for it, None: it has it."""
+        """Write a held-back record to each client, with the count of records left out for it; None: it has the record."""
         by_skipped: dict[int, list[Sink]] = {}
         for sink, skipped in sinks:
             if skipped is not None:
@@ -371,7 +372,7 @@ class Router:
 
 
 def _may_wait(published: Published) -> bool:
-    """Whether a later record may stand for this one, or for a change of a full book the book."""
+    """Return whether a later record may replace this one; a change of a full book is replaced by the whole book."""
     record = published.record
     return KINDS[type(record)].latest_wins(record) or _changes(published)
 
@@ -382,7 +383,7 @@ def _changes(published: Published) -> bool:
 
 
 def _entry(published: Published, terms: Terms, frames: dict[Encoding, bytes]) -> Entry:
-    """Return a record as it is owed; ``frames`` are its encodings so far."""
+    """Return the entry of a record for its subscribers; ``frames`` are its encodings so far."""
     encoding = terms.encoding
     frame = frames.get(encoding)
     if frame is None:
@@ -402,7 +403,7 @@ def _owe(groups: Iterable[Group], entry: Entry, touched: list[Group]) -> None:
 
 
 def _write_to_all(sinks: Sequence[Sink], entry: Entry, last: Callable[[Topic], Published | None]) -> int:
-    """Write one record to each sink; return how many there are."""
+    """Write one record to each sink; return the number of sinks."""
     frame = entry[1]
     sent = _write_each(sinks, repeat(frame))
     if sent.count(len(frame)) < len(sinks):
@@ -413,14 +414,14 @@ def _write_to_all(sinks: Sequence[Sink], entry: Entry, last: Callable[[Topic], P
 
 
 def _write_each(sinks: Sequence[Sink], frames: Iterable[bytes]) -> list[int]:
-    """Write to each sink's descriptor; return how many bytes each took, -1 where writing failed.
+    """Write to each sink's descriptor; return the number of bytes that each took, or -1 for a failed write.
 
-    ``extend`` keeps what the iterator gave before it raised, and ``map`` goes on behind the failed write.
+    ``extend`` keeps the results before an exception, and ``map`` then continues after the failed write.
     """
     descriptors = [sink.descriptor for sink in sinks]
     if -1 not in descriptors:
         return _write_open(descriptors, frames)
-    # a failing write costs more than all else that is done for a client that is behind, and there may be thousands
+    # A failing write costs more than all other work for a client that is behind, and there may be thousands.
     frames = list(islice(frames, len(sinks)))
     is_open = [descriptor >= 0 for descriptor in descriptors]
     written = iter(_write_open(list(compress(descriptors, is_open)), compress(frames, is_open)))
@@ -445,7 +446,7 @@ def _hand_over(
     sent: int,
     last: Callable[[Topic], Published | None],
 ) -> None:
-    """Leave to the sink what its descriptor did not take: it knows whether the client is slow, gone or not direct."""
+    """Give the sink the frames that its descriptor did not take; it handles slow, closed and indirect clients."""
     if sent >= 0:
         sink.park(frames[sent:])
     elif sink.behind:

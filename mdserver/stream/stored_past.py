@@ -1,4 +1,4 @@
-"""What a replay needs of the past that is stored (pure); the store has it, and the daemon brings the two together."""
+"""The interface between replays and the stored past (pure); the daemon connects replays and store through it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["After", "Begin", "FromTime", "GapKey", "Page", "Start", "StoredPast"
 
 
 class After(NamedTuple):
-    """Behind the record with this number; 0: from the oldest there is."""
+    """Start after the record with this number; 0: start with the oldest record."""
 
     seq: int
 
 
 class FromTime(NamedTuple):
-    """From the first record on whose time, in microseconds, is this one or later."""
+    """Start with the first record at or after this time, in Unix microseconds."""
 
     time_us: int
 
@@ -26,14 +26,14 @@ Start: TypeAlias = After | FromTime
 
 
 class Begin(NamedTuple):
-    """Where a replay begins: behind the number ``after``. ``missing``: why records before are not there, or None."""
+    """Where a replay begins: after the number ``after``. ``missing``: why earlier records are missing, or None."""
 
     after: int
     missing: str | None = None
 
 
 class GapKey(NamedTuple):
-    """What tells the gaps of one topic apart."""
+    """Identifies a gap among those of its topic."""
 
     from_us: int
     to_us: int
@@ -41,15 +41,15 @@ class GapKey(NamedTuple):
 
 
 def gap_key(gap: Gap) -> GapKey:
-    """Return what tells a gap from the others of its topic, however it came."""
+    """Return the key of a gap, which is the same for a live and a stored one."""
     return GapKey(gap.from_us, max(gap.from_us, gap.time_us), gap.cause)
 
 
 class Page(NamedTuple):
-    """Records of one topic in the order of their numbers, and the gaps between: frames, in pieces for a socket.
+    """Records of one topic in the order of their numbers, with the gaps between them, as pieces of frames for a socket.
 
-    ``records`` counts those that are no gaps. ``last_seq`` is the number up to which it holds all there is; ``more``:
-    there are others behind. ``told``: the gaps behind ``last_seq`` that are among them, or were told before.
+    ``records`` is their number without the gaps. The page is complete up to the number ``last_seq``; ``more``: further
+    records follow. ``told``: the gaps after ``last_seq`` that are in this page or were sent before.
     """
 
     pieces: list[bytes]
@@ -60,10 +60,10 @@ class Page(NamedTuple):
 
 
 class StoredPast(Protocol):
-    """The stored records, by number. All raise :class:`~mdserver.errors.StoreUnavailable` while they are away."""
+    """The stored records, by number. Every call raises :class:`~mdserver.errors.StoreUnavailable` if it cannot read."""
 
     async def caught_up(self) -> None:
-        """Return once all that was published before this call is stored, or never will be."""
+        """Return once every record published before this call is stored or will never be."""
         ...
 
     async def begins(self, starts: Mapping[Topic, Start]) -> Mapping[Topic, Begin]:
@@ -71,14 +71,14 @@ class StoredPast(Protocol):
         ...
 
     async def last_seqs(self, topics: Collection[Topic]) -> Mapping[Topic, int]:
-        """Return the number of the newest stored record or gap of each topic; 0 where there is none."""
+        """Return the number of the newest stored record or gap of each topic; 0 if there is none."""
         ...
 
     async def page(
         self, topic: Topic, after: int, limit: int, *, received: bool, told: frozenset[GapKey] = frozenset()
     ) -> Page:
-        """Return the next records behind the number ``after``, at most ``limit``; encoded outside the event loop.
+        """Return the next records after the number ``after``, at most ``limit``, encoded outside the event loop.
 
-        The gaps behind ``after`` itself are among them, but those of ``told``.
+        They include the gaps directly after ``after``, except those in ``told``.
         """
         ...

@@ -1,6 +1,6 @@
-"""The newest records of some topics, kept for one client while its replay reads the last of the past.
+"""The newest records of some topics, kept for one client while its replay reads the end of the past.
 
-To the router it is a client that takes nothing at once, so the streaming path knows nothing of replays.
+The router treats it as a client that is behind, so the streaming path needs no code for replays.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["Tail"]
 
 
 class Tail:
-    """A :class:`mdserver.stream.router.Sink` that keeps what it is given, up to ``bound_bytes`` in all.
+    """A :class:`mdserver.stream.router.Sink` that keeps its frames, up to ``bound_bytes`` in all.
 
-    Past the bound it has ``overflowed`` and keeps nothing: what it was for is in the journal, hence soon stored.
+    Beyond the bound it has ``overflowed`` and keeps nothing: its records are journalled and will soon be stored.
     """
 
     descriptor = -1
@@ -31,17 +31,17 @@ class Tail:
         self._kept: deque[tuple[Topic | None, int, GapKey | None, bytes]] = deque()
 
     def write(self, frames: bytes) -> None:
-        """Keep what belongs between two records."""
+        """Keep frames that belong between two records."""
         self._keep(None, 0, frames)
 
     def park(self, rest: bytes) -> None:
-        """Never called: nothing is taken through a descriptor."""
-        raise AssertionError(f"{len(rest)} bytes of a frame were taken by nobody")
+        """Never called, because the tail has no descriptor."""
+        raise AssertionError(f"found the last {len(rest)} bytes of a frame, expected whole frames")
 
     def offer(self, owed: Owed) -> None:
         """Keep a record."""
         published, frame = owed.published, owed.frame
-        # A gap has the number of the record before it: it is of no use to those who have one behind it already.
+        # A gap has the number of the record before it; a client that has a later record does not need it.
         record = published.record
         if type(record) is Gap:
             self._keep(published.topic, published.seq + 1, frame, gap_key(record))
@@ -51,10 +51,10 @@ class Tail:
     def take(
         self, after: MutableMapping[Topic, int], told: Mapping[Topic, frozenset[GapKey]], most_bytes: int
     ) -> bytes:
-        """Remove the first frames and return those that ``after`` lacks: records above the number of their topic.
+        """Remove the first frames and return the new ones: records above the number of their topic in ``after``.
 
-        The numbers in ``after`` move on with what is returned. Topics that are not in it are left out, and so are the
-        gaps that were ``told`` already.
+        The numbers in ``after`` are advanced to the returned records. Topics that are not in it are left out, and so
+        are gaps in ``told``.
         """
         frames = []
         taken = 0
