@@ -86,7 +86,9 @@ class Router:
             if group is None:
                 group = self._groups[key] = Group(terms, array)
                 self._listen(group, terms)
-            group.add(sink)  # before it leaves the other group, so that common topics always keep a subscriber
+            group.add(
+                sink
+            )  # before it leaves the other group, so that common topics always keep a subscriber
             self._relist(group)
             if before is not None:
                 self._leave(sink, before)
@@ -309,7 +311,7 @@ class Router:
         frames: dict[Encoding, bytes],
         touched: list[Group],
     ) -> int:
-        """Send a record to subscribers with a rate, or hold it back; return how many records were delivered meanwhile."""
+        """Send a record to subscribers with a rate, or hold it back; return how many were delivered meanwhile."""
         assert line.paces is not None  # noqa: S101 - the caller looked
         topic = published.topic
         pace = line.paces.get(topic)
@@ -353,7 +355,7 @@ class Router:
     def _write_held(
         self, sinks: Sequence[tuple[Sink, int | None]], published: Published, terms: Terms
     ) -> int:
-        """Write a held-back record to each client, with the count of records left out for it; None: it has the record."""
+        """Write a held-back record to each client, with the count of those left out for it; None: it has the record."""
         by_skipped: dict[int, list[Sink]] = {}
         for sink, skipped in sinks:
             if skipped is not None:

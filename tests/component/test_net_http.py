@@ -175,7 +175,9 @@ async def test_an_untrusted_certificate() -> None:
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
 async def test_tls_where_none_is_spoken(answer: bytes) -> None:
     async with listening(answer) as port:
-        with pytest.raises(Unavailable, match=r"TLS handshake with 127\.0\.0\.1 failed: .*should it be http://\?"):
+        with pytest.raises(
+            Unavailable, match=r"TLS handshake with 127\.0\.0\.1 failed: .*should it be http://\?"
+        ):
             await fetch(f"https://127.0.0.1:{port}/")
 
 
