@@ -1,7 +1,7 @@
-"""In which bytes a client gets its messages: JSON or MessagePack, times in one of four forms, framed once.
+"""The encoding of a client's messages: JSON or MessagePack, with times in one of four forms, framed once.
 
-A :class:`Wire` is what a connection asked for by its URL, an :class:`Encoding` what a subscription asked for besides.
-There is one object of each, so they are compared by identity, and what is encoded once serves all who hold the same.
+A :class:`Wire` holds the options in a connection's URL, an :class:`Encoding` those and the options of a subscription.
+There is one object for each combination, so they are compared by identity, and clients with the same share the bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PLAIN", "PLAIN_WIRE", "Encoding", "Format", "Wire", "array_head", "e
 Format: TypeAlias = Literal["json", "msgpack"]
 
 ARRAY_BYTES = 64 * 1024
-"""What one frame with several records holds, at most one record more: clients bound what they take in one message."""
+"""The bytes in one frame with several records, at most one record more: clients limit the size of a message."""
 
 _TEXT = 0x81
 _TIMES_OF_RECORDS = ("time", "received", "from", "to")
@@ -33,9 +33,9 @@ _msgpack = msgspec.msgpack.Encoder().encode
 
 
 class Wire:
-    """How a connection gets whatever it is sent. Made by :func:`wire_of`.
+    """The encoding of all messages of a connection. Made by :func:`wire_of`.
 
-    ``show`` writes a time given in microseconds, ``encode`` makes the bytes of one message, ``frame`` frames them.
+    ``show`` converts a time from microseconds, ``encode`` encodes one message, ``frame`` frames its bytes.
     """
 
     __slots__ = ("encode", "format", "frame", "show", "times")
@@ -52,9 +52,9 @@ class Wire:
         return self.frame(self.encode(message))
 
     def array(self, frames: Sequence[bytes]) -> bytes:
-        """Return messages, framed one by one, in frames of several: arrays in the same order.
+        """Return single frames joined into frames of several messages: arrays in the same order.
 
-        One that is alone stays as it is.
+        A single frame stays unchanged.
         """
         out: list[bytes] = []
         gathered: list[bytes] = []
@@ -79,9 +79,9 @@ class Wire:
 
 
 class Encoding:
-    """The bytes of records for those who asked for the same. Made by :func:`encoding`.
+    """The encoding of records for subscriptions with the same options. Made by :func:`encoding`.
 
-    ``received``: with the time of their receipt; ``levels``: so many levels of an order book, 0 for all of it.
+    ``received``: with the time of receipt; ``levels``: the levels of an order book, 0 for all.
     """
 
     __slots__ = ("_encode", "_frame", "_show", "levels", "received", "wire")
@@ -102,7 +102,7 @@ class Encoding:
         return self._frame(self._encode(self._shown(published)))
 
     def snapshot(self, published: Published) -> bytes:
-        """Return a record as one frame that says that it is the last one and not a new one."""
+        """Return a record as one frame, marked as the last known one."""
         shown = self._shown(published)
         frame = self._frame(self._encode(shown))
         return frame if getattr(shown, "snapshot", UNSET) is True else mark(frame, "snapshot", True)
@@ -114,7 +114,7 @@ class Encoding:
             record = kind.cut(record, self.levels)
         stamp: Received = UNSET
         if self.received and (received_us := published.received_us) is not None:
-            # as seconds() does; written out, since this is done for each record
+            # the same as seconds(), inlined because this runs for each record
             stamp = received_us / US_PER_S if received_us % US_PER_S else received_us // US_PER_S
         shown = kind.wire(published, record, stamp)
         if self._show is not None:
@@ -122,7 +122,7 @@ class Encoding:
         return shown
 
     def _show_times(self, shown: Any, published: Published, times: Sequence[tuple[str, str]]) -> None:
-        """Write the times of an encoded form anew, in the client's."""
+        """Replace the times of an encoded record by the client's form."""
         show = self._show
         assert show is not None  # noqa: S101 - else they are as they are to be
         for name, source in times:
@@ -132,7 +132,7 @@ class Encoding:
             shown.received = show(published.received_us)
 
     def translate(self, frames: bytes) -> bytes:
-        """Return records that come as JSON with times in seconds, framed: as a replay reads them."""
+        """Return in this encoding records that a replay has read as frames of JSON with times in seconds."""
         wire = self.wire
         if wire is PLAIN_WIRE:
             return frames
@@ -152,17 +152,17 @@ _one_encoding = cache(Encoding)
 
 
 def wire_of(format_: Format = "json", times: Times = "s") -> Wire:
-    """Return how a connection with these parameters gets its messages: one and the same object each time."""
+    """Return the encoding of a connection with these options; always the same object for the same options."""
     return _one_wire(format_, times)
 
 
 def encoding(wire: Wire, *, received: bool = False, levels: int = 0) -> Encoding:
-    """Return the encoding of records for a subscription: one and the same object each time."""
+    """Return the encoding of records for a subscription; always the same object for the same options."""
     return _one_encoding(wire, received=received, levels=levels)
 
 
 def mark(frame: bytes, name: str, value: int) -> bytes:
-    """Return a record's frame with one field more, behind the others."""
+    """Return a record's frame with one more field at the end."""
     payload = payload_of(frame)
     if frame[0] == _TEXT:
         return text_frame(payload[:-1] + b',"%b":%b}' % (name.encode(), _json(value)))
@@ -172,7 +172,7 @@ def mark(frame: bytes, name: str, value: int) -> bytes:
 
 
 def array_head(size: int) -> bytes:
-    """Return what comes before the items of a MessagePack array."""
+    """Return the header of a MessagePack array."""
     if size < 16:
         return bytes((0x90 | size,))
     return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")
@@ -182,4 +182,4 @@ PLAIN_WIRE = wire_of()
 """JSON, and times in Unix seconds."""
 
 PLAIN = encoding(PLAIN_WIRE)
-"""Records as whoever asks for nothing else gets them; an order book with all its levels."""
+"""The default encoding of records; an order book has all its levels."""

@@ -1,4 +1,4 @@
-"""The terms on which one client gets one topic: besides the bytes, how often, and what may be left out for it."""
+"""The terms of a client's subscription to a topic: the encoding, the rate, and what may be left out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["PLAIN_TERMS", "Terms"]
 
 
 class Terms(NamedTuple):
-    """What a subscription asked for.
+    """The options of a subscription.
 
-    ``rate_ms``: at most one record in so many milliseconds where the latest may stand for those before; 0: all.
-    ``keep_all``: nothing is conflated while the client is behind. ``symbols``: of a topic that stands for all symbols
-    of a broker, those that the client may see; None: all.
+    ``rate_ms``: at most one record in this many milliseconds, if the latest may replace earlier ones; 0: all records.
+    ``keep_all``: nothing is conflated while the client is behind. ``symbols``: for a topic that stands for all symbols
+    of a broker, the symbols that the client may see; None: all.
     """
 
     encoding: Encoding = PLAIN

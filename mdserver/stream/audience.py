@@ -1,4 +1,4 @@
-"""Who listens to what: groups of clients with the same subscriptions, and per topic the terms on which they do."""
+"""The subscribers: groups of clients with the same subscriptions, and for each topic the terms of its subscribers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .pacing import Pace
 __all__ = ["Array", "Audience", "Entry", "Group", "Key", "Line", "Owed", "Sink"]
 
 Entry: TypeAlias = tuple[Published, bytes, Terms, int]
-"""A record, its frame, on which terms it is owed, and how many records it stands for besides (the frame says so)."""
+"""A record, its frame, the terms of its subscribers, and the number of records that it replaces (as in the frame)."""
 
 Array: TypeAlias = Callable[[Sequence[bytes]], bytes] | None
-"""Puts several frames into one; None: they stay as they are."""
+"""Joins several frames into one; None: they stay separate."""
 
 Key: TypeAlias = tuple[frozenset[tuple[Topic, Terms]], Array]
 
@@ -35,12 +35,12 @@ class Sink(Protocol):
 
     @property
     def descriptor(self) -> int:
-        """The non-blocking socket that takes frames right now, -1 when they must be handed to the sink."""
+        """The non-blocking socket to write frames to, or -1 if they must be given to the sink."""
         ...
 
     @property
     def behind(self) -> bool:
-        """True while the client has not taken what it was sent before."""
+        """True while the client has not read all frames sent before."""
         ...
 
     def write(self, frames: bytes) -> None:
@@ -48,19 +48,19 @@ class Sink(Protocol):
         ...
 
     def park(self, rest: bytes) -> None:
-        """Send the rest of frames that went out through the descriptor in part."""
+        """Send the rest of frames of which the descriptor took only a part."""
         ...
 
     def offer(self, owed: Owed) -> None:
-        """Keep a record for a client that is behind: ticks may be conflated, trades never are."""
+        """Keep a record for a client that is behind; ticks may be conflated, trades never are."""
         ...
 
 
 class Group:
-    """Clients with one and the same set of topics; ``only`` is the client of a group of one.
+    """Clients with the same subscriptions; ``only`` is the client of a group of one.
 
-    ``paced`` are the topics with a rate. ``first`` and ``more`` are what it is owed in the current pass: mostly one
-    record, which needs no list.
+    ``paced`` are the topics with a rate. ``first`` and ``more`` are the group's records of the current pass: usually
+    one, which needs no list.
     """
 
     __slots__ = ("array", "first", "more", "only", "paced", "sinks", "terms")
@@ -74,27 +74,27 @@ class Group:
         self.take(terms)
 
     def take(self, terms: Mapping[Topic, Terms]) -> None:
-        """Have these topics."""
+        """Replace the topics."""
         self.terms = terms
         self.paced = [topic for topic, one in terms.items() if one.rate_ms]
 
     def add(self, sink: Sink) -> None:
-        """Let a client in."""
+        """Add a client."""
         self.sinks[sink] = None
         self.only = sink if len(self.sinks) == 1 else None
 
     def remove(self, sink: Sink) -> None:
-        """Let a client go."""
+        """Remove a client."""
         del self.sinks[sink]
         self.only = next(iter(self.sinks)) if len(self.sinks) == 1 else None
 
     def owed(self) -> list[Entry]:
-        """Return what it is owed."""
+        """Return the records of the current pass."""
         assert self.first is not None  # noqa: S101 - it was touched
         return [self.first, *(self.more or ())]
 
     def joined(self) -> tuple[bytes, int]:
-        """Return the bytes of what it is owed, and how many records that is."""
+        """Return the joined bytes of the current pass, and the number of records in them."""
         assert self.first is not None  # noqa: S101 - it was touched
         if self.more is None:
             return self.first[1], 1
@@ -103,9 +103,9 @@ class Group:
 
 
 class Line:
-    """Those who get one topic on the same terms.
+    """The subscribers of one topic with the same terms.
 
-    ``is_every``: the topic stands for all symbols. ``paces``: what is held back, by topic, where there is a rate.
+    ``is_every``: the topic stands for all symbols. ``paces``: the held-back records by topic, if there is a rate.
     """
 
     __slots__ = ("groups", "is_every", "paces", "sinks", "terms")
@@ -124,7 +124,7 @@ class Line:
         return self.sinks
 
     def groups_for(self, topic: Topic) -> Collection[Group]:
-        """Return the groups that get a topic by this line; by one of every symbol: unless by one of its own."""
+        """Return the groups that get a topic by this line; a line of every symbol excludes groups with an own line."""
         if not self.is_every:
             return self.groups
         return [group for group in self.groups if topic not in group.terms]
@@ -141,7 +141,7 @@ class Audience:
         self.is_paced = False
 
     def add(self, group: Group, terms: Terms) -> None:
-        """Let a group listen."""
+        """Add a group."""
         line = self.lines.get(terms)
         if line is None:
             line = self.lines[terms] = Line(terms, is_every=self.is_every)
@@ -150,7 +150,7 @@ class Audience:
         line.sinks = None
 
     def discard(self, group: Group, terms: Terms) -> bool:
-        """Forget a group; tell whether nobody listens any more."""
+        """Remove a group; return whether there are no subscribers left."""
         line = self.lines[terms]
         del line.groups[group]
         line.sinks = None
@@ -160,7 +160,7 @@ class Audience:
         return not self.lines
 
     def lines_for(self, topic: Topic) -> Iterator[Line]:
-        """Yield the lines of every symbol that a topic may be seen by."""
+        """Yield the lines of every symbol whose clients may see a topic."""
         for line in self.lines.values():
             if line.terms.symbols is None or topic.symbol in line.terms.symbols:
                 yield line

@@ -1,6 +1,6 @@
-"""The full order books as they are now, put together from what was published: they stand for changes left out.
+"""The present full order books, built from the published records; a whole book replaces changes that were left out.
 
-A book exists from its first snapshot on, as long as its broker is asked for it and no change is known to be missing.
+A book exists from its first snapshot on, as long as it is subscribed at its broker and no change is missing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ __all__ = ["FullBooks"]
 
 
 class _Kept:
-    """One book, and the record that it was brought up to.
+    """One book, and the last record that was applied to it.
 
-    ``broken_off``: changes may be missing behind that record; the venue begins anew with a snapshot then.
+    ``broken_off``: changes may be missing after that record; the venue will then send a new snapshot.
     """
 
     __slots__ = ("book", "broken_off", "last", "whole")
@@ -33,7 +33,7 @@ class FullBooks:
         self._books: dict[Topic, _Kept] = {}
 
     def take(self, published: Published) -> None:
-        """Bring a book up to a record of it, or note a gap in it."""
+        """Apply a record to its book, or take note of a gap in it."""
         topic, record = published.topic, published.record
         kept = self._books.get(topic)
         if type(record) is Gap:
@@ -53,11 +53,11 @@ class FullBooks:
             kept.last, kept.whole = published, None
 
     def whole(self, topic: Topic) -> Published | None:
-        """Return all levels of a book, with the number of the record that it was brought up to; None: not known."""
+        """Return all levels of a book, with the number of the last applied record, or None if they are not known."""
         kept = self._books.get(topic)
         if kept is None:
             return None
-        if kept.whole is None:  # made once for all who ask before the next change
+        if kept.whole is None:  # made once for all requests before the next change
             bids, asks = kept.book.top()
             last = kept.last
             book = OrderBook(
@@ -67,9 +67,9 @@ class FullBooks:
         return kept.whole
 
     def topics(self) -> list[Topic]:
-        """Return whose books are known."""
+        """Return the topics with a known book."""
         return list(self._books)
 
     def drop(self, topic: Topic) -> None:
-        """Forget a book: nobody gets it any more, so its broker does not send it."""
+        """Forget a book; without subscribers its broker no longer sends it."""
         self._books.pop(topic, None)

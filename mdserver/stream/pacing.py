@@ -1,6 +1,6 @@
-"""Subscriptions with ``rate_ms``: at most one record in so many milliseconds, and the latest wins.
+"""Subscriptions with ``rate_ms``: at most one record in this many milliseconds, always the latest.
 
-What is held back is held once for all clients on the same terms, and one timer serves them all.
+A record is held back once for all clients with the same terms, and one timer serves them all.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Ts = TypeVarTuple("Ts")
 
 
 class Pace:
-    """One topic at one rate. ``held`` waits until ``due_s``; ``skipped`` records before it were left out.
+    """One topic at one rate. ``held`` waits until ``due_s``; the ``skipped`` records before it were left out.
 
-    ``known``: the last number that a client has which came in the meantime, by client.
+    ``known``: by client, the last number that it already has; for clients that subscribed in the meantime.
     """
 
     __slots__ = ("due_s", "held", "known", "skipped")
@@ -33,27 +33,27 @@ class Pace:
         self.known: dict[object, int] = {}
 
     def hold(self, published: Published) -> bool:
-        """Keep a record in the place of the one that waits; tell whether it is the first to wait."""
+        """Keep a record in place of the waiting one; return whether none was waiting."""
         first = self.held is None
         self.skipped += not first
         self.held = published
         return first
 
     def release(self) -> tuple[Published, int, dict[object, int]]:
-        """Return what waits, how many records it stands for besides, and who knows what; then nothing waits."""
+        """Remove and return the waiting record, the number of records that it replaces, and ``known``."""
         assert self.held is not None  # noqa: S101 - asked for before
         out = self.held, self.skipped, self.known
         self.held, self.skipped, self.known = None, 0, {}
         return out
 
     def missed_by(self, client: object, published: Published) -> int | None:
-        """Return how many records the one that waits stands for, for a client; None: it has that one already."""
+        """Return how many records the waiting one replaces for a client; None: the client has it already."""
         known = self.known.get(client)
         return self.skipped if known is None or not published.seq else missing(known, published.seq)
 
 
 def missing(known: int, seq: int) -> int | None:
-    """Return how many numbers lie between; None where ``seq`` is known."""
+    """Return how many numbers are between ``known`` and ``seq``, or None if ``seq`` is not above ``known``."""
     return None if seq <= known else seq - known - 1
 
 
@@ -73,7 +73,7 @@ class Pacer:
             self._earlier.set()
 
     async def run(self) -> None:
-        """Call when it is time; runs until cancelled."""
+        """Make each call at its time. Runs until cancelled."""
         while True:
             due_s = self._calls[0][0] if self._calls else float("inf")
             if due_s > trio.current_time():

@@ -261,7 +261,7 @@ async def test_without_a_free_descriptor_clients_and_streams_go_on(folder: Path)
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", int(daemon.base.rpartition(":")[2])))
-        await daemon.wait_log("New connections wait: the process has no file descriptor left for them")
+        await daemon.wait_log("new connections wait, because the process has no free file descriptor")
         with trio.fail_after(20):
             seen: set[int] = set()
             while len(seen) < 20:

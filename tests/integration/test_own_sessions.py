@@ -163,7 +163,7 @@ async def test_what_cannot_be_is_refused_by_name(config: Path) -> None:
         answer = await authenticate(ws, client, api_key="key-of-client-a")
         assert (answer["code"], answer["message"]) == (
             400,
-            "broker: unsubscribe what you hold of venue first",
+            "broker: first unsubscribe all topics of venue",
         )
         await ws.send(json.dumps({"action": "unsubscribe"}))
         assert (await authenticate(ws, client, api_key="key-of-client-a"))["type"] == "ack"

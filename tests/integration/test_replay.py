@@ -232,7 +232,7 @@ async def test_a_number_is_of_one_topic(database: Database, tmp_path: Path) -> N
             {"symbols": ["A1"]},  # of which broker?
         ):
             answer = await client.ask({"action": "subscribe", "since": {"seq": 1}, **fields})
-            assert (answer["code"], "is of one symbol" in answer["message"]) == (400, True)
+            assert (answer["code"], "needs exactly one symbol" in answer["message"]) == (400, True)
 
 
 async def test_more_topics_than_a_client_may_have(database: Database, tmp_path: Path) -> None:

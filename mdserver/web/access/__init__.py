@@ -1,1 +1,1 @@
-"""Who may come in, and how much they may ask: keys, limits, origins."""
+"""Access control: keys, limits, origins."""

@@ -1,6 +1,6 @@
-"""Who may come in: keys that are compared once and remembered, failed tries that slow an address down, limits.
+"""Access control: keys, which are compared once and remembered, limits, and delays for addresses with wrong keys.
 
-Everything that the config says of access is in one place and can be taken over at run time (:meth:`Access.take`).
+All access settings of the config are here and can be replaced at run time (:meth:`Access.take`).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from .rate import Budgets, address_of
 __all__ = ["Access", "TooManyRequests", "WrongKey"]
 
 TRIES_PER_MINUTE = 10
-"""Wrong keys of one address that are compared; further tries are refused unseen."""
+"""Wrong keys that are compared for one address; further attempts are refused without a comparison."""
 DEFAULT_PER_MINUTE = 600
-"""Requests of an address that is not this machine, where the config says nothing."""
+"""Default limit of requests for an address other than this machine."""
 REMEMBERED = 4_096
-"""Keys that were compared and need not be again."""
+"""The most keys that are remembered after their comparison."""
 COMPARED_AT_ONCE = 1
-"""Each comparison takes a thread, 8 MiB and some 50 ms."""
+"""Simultaneous comparisons; each takes a thread, 8 MiB and about 50 ms."""
 
 _log = RarelyLogged(structlog.get_logger("mdserver.web"))
 
 
 class WrongKey(Exception):
-    """The key is none of this server's."""
+    """The key is not one of this server's."""
 
 
 class TooManyRequests(Exception):
-    """Refused for now. ``wait_s``: when to try again."""
+    """Too many requests. ``wait_s``: the seconds after which to try again."""
 
     def __init__(self, message: str, wait_s: float) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class TooManyRequests(Exception):
 
 @attrs.frozen
 class _Rules:
-    """What the config says; replaced as a whole."""
+    """The access settings of the config; replaced as a whole."""
 
     has_keys: bool
     anonymous: bool
@@ -66,7 +66,7 @@ class _Rules:
 
 
 class Access:
-    """The doorkeeper of one server."""
+    """The access control of one server."""
 
     def __init__(self, server: ServerConfig, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -74,13 +74,13 @@ class Access:
         self._requests = Budgets()
         self._tries = Budgets()
         self._connections: Counter[str] = Counter()
-        # Digests under a secret of this process: looking one up tells nothing of others that are near.
+        # Digests under a secret of this process, so the time of a look-up reveals nothing about similar keys.
         self._pepper = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, str] = OrderedDict()
         self._comparing = trio.CapacityLimiter(COMPARED_AT_ONCE)
 
     def take(self, server: ServerConfig) -> None:
-        """Take over keys, limits, origins of a config that was checked; what keys were compared is forgotten."""
+        """Use the keys, limits and origins of a checked config; remembered keys are forgotten."""
         self._rules = _Rules.of(server)
         self._known.clear()
 
@@ -91,7 +91,7 @@ class Access:
 
     @property
     def anonymous(self) -> Grant | None:
-        """The rights of a client without a key; None where it needs one."""
+        """The rights of a client without a key, or None if a key is required."""
         return ANONYMOUS if self._rules.anonymous else None
 
     @property
@@ -100,16 +100,16 @@ class Access:
         return self._rules.origins
 
     def current(self, grant: Grant) -> Grant | None:
-        """Return what the config gives now to the holder of ``grant``; None: nothing any more."""
+        """Return the present rights of the holder of ``grant``, or None if there are none any more."""
         if not grant.id:
             return self.anonymous
         found = self._rules.by_id.get(grant.id)
         return None if found is None else found[1]
 
     async def check(self, key: str, address: str) -> Grant:
-        """Return the rights of a key. A key that was compared before costs microseconds.
+        """Return the rights of a key. A remembered key takes microseconds, a new one about 50 ms.
 
-        Raises :class:`WrongKey`, and :class:`TooManyRequests` where the address has tried too many wrong ones.
+        Raises :class:`WrongKey`, and :class:`TooManyRequests` if the address has tried too many wrong keys.
         """
         rules = self._rules
         name = key_id(key)
@@ -127,7 +127,7 @@ class Access:
         if found is not None and await trio.to_thread.run_sync(
             found[0].matches, key, limiter=self._comparing, abandon_on_cancel=True
         ):
-            if rules is self._rules:  # else it was taken out meanwhile, or may have been
+            if rules is self._rules:  # otherwise the key may have been removed meanwhile
                 self._remember(mark, found[0].id)
                 return found[1]
             return await self.check(key, address)
@@ -142,7 +142,7 @@ class Access:
             self._known.popitem(last=False)
 
     def spend_request(self, grant: Grant | None, address: str) -> None:
-        """Count a request of a key that has a limit of its own, else of an address. Raises TooManyRequests."""
+        """Count a request, for a key with a limit of its own or else for the address. Raises TooManyRequests."""
         if grant is not None and grant.requests_per_minute is not None:
             who, per_minute, whose = f"key {grant.id}", grant.requests_per_minute, "of this key"
         else:
@@ -156,7 +156,7 @@ class Access:
             raise TooManyRequests(f"too many requests {whose}: {per_minute} a minute are allowed", wait_s)
 
     def enter(self, grant: Grant) -> bool:
-        """Count a connection of a key; False where it is one too many. Each that is let in needs a :meth:`leave`."""
+        """Count a connection of a key; return False beyond its limit. Each accepted one needs a :meth:`leave`."""
         if grant.max_connections is not None and self._connections[grant.id] >= grant.max_connections:
             self.count("key_connections")
             return False
@@ -164,7 +164,7 @@ class Access:
         return True
 
     def leave(self, grant: Grant) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         self._connections[grant.id] -= 1
         if not self._connections[grant.id]:
             del self._connections[grant.id]

@@ -1,4 +1,4 @@
-"""What a client may do: the rights of its key, or of nobody in particular."""
+"""The rights of a client: those of its key, or of anonymous clients."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Scope: TypeAlias = Literal["stream", "history"]
 
 @attrs.frozen
 class Grant:
-    """Rights. ``brokers`` and ``symbols`` None: all of them. ``id`` names the key, and is empty for nobody's.
+    """Rights. ``brokers`` and ``symbols``: None means all. ``id`` names the key; it is empty for anonymous clients.
 
-    ``requests_per_minute`` None: the address's limit applies; the other bounds None: the server's.
+    ``requests_per_minute`` None: the limit of the address applies. The other limits None: those of the server apply.
     """
 
     name: str
@@ -30,19 +30,19 @@ class Grant:
     max_symbols: int | None = None
 
     def may_see(self, broker: str | None, symbol: str | None) -> bool:
-        """Tell whether a broker's records of a symbol may be seen; None stands for any."""
+        """Return whether the client may see a broker's records of a symbol; None means any broker or symbol."""
         return (self.brokers is None or broker is None or broker in self.brokers) and (
             self.symbols is None or symbol is None or symbol in self.symbols
         )
 
     @property
     def is_whole(self) -> bool:
-        """Whether every broker and symbol may be seen."""
+        """Whether the client may see every broker and symbol."""
         return self.brokers is None and self.symbols is None
 
 
 ANONYMOUS = Grant("anonymous")
-"""The rights of whoever comes without a key, where that is allowed."""
+"""The rights of clients without a key, if they are allowed."""
 
 
 def grant_of_key(entry: KeyEntry) -> Grant:

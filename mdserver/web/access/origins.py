@@ -1,10 +1,11 @@
-"""Which hosts this server answers to, and which web pages may ask it.
+"""Decides to which host names the server answers, and which web pages may send requests to it.
 
-A browser lets any page send requests to any address. Two headers tell: ``Origin`` names the page, ``Host`` the name
-under which it found us. A page whose own name resolves to our address (DNS rebinding) is of our origin as the browser
-sees it, and only its name in ``Host`` gives it away. A number cannot be made to mean another machine, so every IP
-address is a good ``Host``: behind a port that is forwarded we could not know our own. So is a name without a dot: no
-page of the internet is served under one, and containers and machines of a network call each other by them.
+A browser lets any page send requests to any address. Two headers identify such a request: ``Origin`` names the page,
+and ``Host`` the name under which the browser reached the server. If a page's own name resolves to the server's address
+(DNS rebinding), the browser sees page and server as one origin, and only the name in ``Host`` reveals it. DNS cannot
+redirect an IP address, so every IP address is accepted as ``Host``; behind a forwarded port the server could not know
+its own. A name without a dot is accepted too: no page of the internet has one, and containers and machines in a local
+network use them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
 
 @attrs.frozen
 class Origins:
-    """The allowed ones. ``hosts`` are in lower case."""
+    """The allowed hosts and origins. ``hosts`` are in lower case."""
 
     hosts: frozenset[str]
     allowed: frozenset[str]
 
     @classmethod
     def of(cls, server: ServerConfig) -> Origins:
-        """Read what the config allows."""
+        """Return the hosts and origins that the config allows."""
         named = {host.lower() for host in (*server.allowed_hosts, *server.hosts) if host}
         named |= {(urlsplit(origin).hostname or "") for origin in server.allowed_origins}
         named |= {"localhost", socket.gethostname().lower()}
@@ -39,7 +40,7 @@ class Origins:
         return cls(hosts, frozenset(origin.lower() for origin in server.allowed_origins))
 
     def is_our_host(self, host: str | None) -> bool:
-        """Tell whether a ``Host`` header names this server."""
+        """Return whether a ``Host`` header names this server."""
         name = host_name(host or "")
         if name is None:
             return False
@@ -48,7 +49,7 @@ class Origins:
         return name in self.hosts or name.endswith(".localhost") or "*" in self.hosts
 
     def may_ask(self, origin: str | None, host: str | None) -> bool:
-        """Tell whether a page of this ``Origin`` may ask; no header means that no page of another origin asks."""
+        """Return whether a page of this ``Origin`` may send requests; without the header there is no foreign page."""
         if origin is None:
             return True
         origin = origin.lower()
@@ -59,7 +60,7 @@ class Origins:
 
 
 def host_name(host: str) -> str | None:
-    """Return the name or number in a ``Host`` header, in lower case, without port; None if it is none."""
+    """Return the name or IP address in a ``Host`` header, in lower case, without port; None if it is invalid."""
     if host.startswith("["):
         number, bracket, rest = host[1:].partition("]")
         good = bool(bracket) and _is_number(number) and (not rest or _is_port(rest))
@@ -83,7 +84,7 @@ def _is_number(name: str) -> bool:
 
 
 def _same(scheme: str, theirs: str, ours: str) -> bool:
-    """Tell whether an origin's host and port are those of ``Host``; which scheme a proxy speaks for us is unknown."""
+    """Return whether an origin has the host and port of ``Host``; behind a proxy the scheme is unknown."""
     port = _DEFAULT_PORTS.get(scheme)
     if port is None:
         return False

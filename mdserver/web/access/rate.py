@@ -1,4 +1,4 @@
-"""Limits on how often: a budget of a minute that fills up evenly, for each address or key."""
+"""Rate limits: a budget for each address or key that is one minute's requests and refills evenly."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ __all__ = ["Budgets", "address_of"]
 
 MINUTE_S = 60.0
 MOST = 20_000
-"""Addresses that are kept in mind; past it those that have spent least recently are forgotten."""
+"""The most addresses that are remembered; beyond it the least recently active ones are forgotten."""
 
 
 class Budgets:
-    """How much of its minute each of many has spent: one number for each, when its budget is whole again."""
+    """The budgets of many clients. Each is one number: the time at which the budget is full again."""
 
     def __init__(self) -> None:
         self._whole_at: dict[str, float] = {}
 
     def wait_s(self, who: str, per_minute: int, now: float) -> float:
-        """Return for how many seconds ``who`` has nothing left; 0 where there is something."""
+        """Return the seconds until ``who`` has budget again; 0 if there is some now."""
         ahead = self._whole_at.get(who, now) - now
         return max(0.0, ahead - (MINUTE_S - MINUTE_S / per_minute))
 
     def spend(self, who: str, per_minute: int, now: float) -> float:
-        """Spend one; return 0, or how many seconds to wait where nothing is left (nothing is spent then)."""
+        """Spend one request and return 0; if nothing is left, spend nothing and return the seconds to wait."""
         wait = self.wait_s(who, per_minute, now)
         if wait > 0:
             return wait
@@ -39,7 +39,7 @@ class Budgets:
 
 
 def address_of(text: str) -> str:
-    """Return what counts as one address: IPv4 as it is, of IPv6 the first 64 bits, which are one subscriber's."""
+    """Return the unit of a limit: an IPv4 address, or the first 64 bits of an IPv6 address (one subscriber)."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,1 +1,1 @@
-"""Hypercorn's trio server made safe, and what stands between it and Quart-Trio."""
+"""Hypercorn's trio server, made safe, and the adapters between it and Quart-Trio."""

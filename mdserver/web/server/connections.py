@@ -1,4 +1,4 @@
-"""How many connections there are, in all and from one address: the bounds, and what one over them is told."""
+"""The limits on connections, in all and from one address, and the answer to a connection beyond them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ...metrics import Metrics
 __all__ = ["Connections", "Refusal", "refusal_response"]
 
 Refusal: TypeAlias = Literal["all", "address", "flood"]
-"""Which bound a connection exceeds; ``flood``: so many exceed it that this one is cut without a word."""
+"""The limit that a connection exceeds; ``flood``: so many exceed it that this one is closed without an answer."""
 
 SPARE = 64
-"""Connections over the bounds that are told so at the same time."""
+"""Connections beyond the limits that are answered at the same time."""
 
 RETRY_AFTER_S = 5
 
@@ -36,7 +36,7 @@ class Connections:
         self._refused = 0
 
     def enter(self, address: str) -> Refusal | None:
-        """Count a connection, and tell whether it is one too many; each needs a :meth:`leave`."""
+        """Count a connection; return the limit that it exceeds, or None. Call :meth:`leave` for each."""
         refusal: Refusal | None = None
         if self._count >= self._most:
             refusal = "all"
@@ -51,7 +51,7 @@ class Connections:
         return refusal if self._refused <= SPARE else "flood"
 
     def leave(self, address: str, refusal: Refusal | None) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         if refusal is not None:
             self._refused -= 1
             return
@@ -62,7 +62,7 @@ class Connections:
 
 
 def refusal_response(refusal: Refusal) -> bytes:
-    """Return the HTTP/1.1 answer to a request on a connection that is one too many."""
+    """Return the HTTP/1.1 answer to a request on a connection beyond the limits."""
     status, phrase, code = _STATUS.get(refusal, _STATUS["all"])
     detail = _DETAIL.get(refusal, _DETAIL["all"])
     body = (

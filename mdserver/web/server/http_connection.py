@@ -1,7 +1,7 @@
-"""An HTTP request between Hypercorn and Quart-Trio: bounded in what its connection has in flight.
+"""An HTTP request between Hypercorn and Quart-Trio, with a limit on the simultaneous answers of a connection.
 
-HTTP/1 has one answer at a time, and :mod:`.tcp_server` cuts a peer that does not take it. With HTTP/2 a peer may ask
-for many at once and then take nothing, by a window of 0: each would be made and kept for good.
+HTTP/1 has one answer at a time, and :mod:`.tcp_server` ends the connection of a peer that does not read it. With HTTP/2
+a peer can request many answers at once and then read none, by a window of 0: each would be made and kept for ever.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .tcp_server import SLICE_BYTES, GuardedTCPServer
 __all__ = ["HttpConnection", "nursery_of_request"]
 
 ANSWERS_AT_ONCE = 2
-"""Answers of one HTTP/2 connection that are made and sent at the same time; other requests wait unread."""
+"""Simultaneous answers of one HTTP/2 connection; other requests wait unread."""
 
 STREAMS = frozenset(("/api/stream",))
-"""Answers without an end: they hold up no others, since each is bounded by itself."""
+"""Paths of answers without an end; they do not count, because each has bounds of its own."""
 
 _NURSERY = "mdserver.nursery"
 
@@ -31,7 +31,7 @@ _log = structlog.get_logger("mdserver.web")
 
 
 class HttpConnection(TrioASGIHTTPConnection):
-    """Quart's side of a request; requests of one HTTP/2 connection take turns, and each has to be taken in time."""
+    """Quart's side of a request. Requests of one HTTP/2 connection take turns; answers must be read in time."""
 
     async def __call__(self, receive: Any, send: Any) -> None:
         protocol = getattr(getattr(getattr(send, "__self__", None), "send", None), "__self__", None)
@@ -58,7 +58,7 @@ class HttpConnection(TrioASGIHTTPConnection):
             await super().__call__(receive, send_in_time)
 
     async def handle_request(self, nursery: trio.Nursery, request: Request, send: Any) -> None:  # type: ignore[override]
-        """Make the answer and send it; its handler finds the nursery in which that is done."""
+        """Make the answer and send it, in a nursery that the handler can use."""
         extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
         extensions[_NURSERY] = nursery
         self.scope["extensions"] = extensions
@@ -66,7 +66,7 @@ class HttpConnection(TrioASGIHTTPConnection):
 
 
 def nursery_of_request(request: Request) -> trio.Nursery:
-    """Return the nursery in which a request is answered; it is cancelled when the answer is sent, or the peer gone."""
+    """Return the nursery of a request; it is cancelled when the answer is sent or the peer has disconnected."""
     nursery = (request.scope.get("extensions") or {})[_NURSERY]
     assert isinstance(nursery, trio.Nursery)  # noqa: S101
     return nursery
@@ -77,4 +77,4 @@ async def _within_bound(tcp: GuardedTCPServer, send: Any, message: Any) -> None:
         await send(message)
     if scope.cancelled_caught:
         tcp.cut_unread()
-        raise trio.BrokenResourceError("the peer does not take the answer")
+        raise trio.BrokenResourceError("the peer does not read the answer")

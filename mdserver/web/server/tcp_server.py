@@ -1,13 +1,13 @@
 """Hypercorn's trio TCP server, made safe for a daemon, and the loop that serves it.
 
-Hypercorn 0.18 has faults that one client can use against all others, each pinned by a test:
+Hypercorn 0.18 has faults with which one client can harm all others; a test covers each:
 
-* an exception while one connection is parsed leaves the connection's task and ends the whole server (one
-  byte that is no WebSocket frame after an upgrade is enough; Hypercorn issue 225);
-* ``send_all`` runs inside a shield without a deadline, so a peer that stops reading can be neither timed out
-  nor cancelled, not even at shutdown;
-* with Quart-Trio it never closes an HTTP connection, neither after ``Connection: close`` nor an idle one: the end of a
-  request cancels the task that should see to that, at its first checkpoint.
+* An exception while a connection is parsed leaves that connection's task and ends the whole server. One byte after an
+  upgrade that is not a WebSocket frame is enough (Hypercorn issue 225).
+* ``send_all`` runs inside a shield without a deadline. A peer that stops reading can be neither timed out nor
+  cancelled, not even at shutdown.
+* With Quart-Trio it never closes an HTTP connection, neither after ``Connection: close`` nor when idle: the end of a
+  request cancels, at its first checkpoint, the task that should close it.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from .tls import Certificate, TlsStream
 __all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
 
 MAX_FRAME_BYTES = 64 * 1024
-"""A longer client message is refused with close 1009."""
+"""The longest message of a client; a longer one closes the connection with 1009."""
 SEND_TIMEOUT_S = 10.0
-"""A peer that takes less than :data:`SLICE_BYTES` of a response in this time is cut off."""
+"""The connection of a peer that reads less than :data:`SLICE_BYTES` of a response in this time is reset."""
 SLICE_BYTES = 64 * 1024
 BACKLOG = 4096
 
 REFUSED_S = 5.0
-"""A connection that is one too many gets this long to be told so."""
+"""The time for the answer to a connection beyond the limits."""
 ACCEPT_PAUSE_S = 0.1
-"""Pause where the process has no descriptor left for a new connection."""
+"""The pause when the process has no descriptor left for a new connection."""
 MAX_HTTP2_STREAMS = 16
 HANDSHAKE_S = 10.0
 
@@ -63,11 +63,11 @@ _NO_SUCH_PROTOCOL = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
 class _Refused(Exception):
-    """The request on a connection was refused, and the answer sent: nothing more is read."""
+    """The request on a connection was refused and answered; nothing more is read."""
 
 
 class GuardedTCPServer(TCPServer):
-    """One connection whose failure stays its own."""
+    """One connection, whose errors affect no other."""
 
     metrics: Metrics | None = None
     connections: Connections | None = None
@@ -77,16 +77,16 @@ class GuardedTCPServer(TCPServer):
         super().__init__(*args)  # type: ignore[arg-type]
         self.last_received_s = trio.current_time()
         self.fd = self.stream.socket.fileno()
-        """The socket's descriptor, for who writes to it directly."""
+        """The socket's descriptor, for direct writes."""
         self.on_close: Callable[[], None] | None = None
         """Called before the socket is closed."""
         self.answers: trio.CapacityLimiter | None = None
         """Turns of the requests of an HTTP/2 connection."""
         self.refusal: Refusal | None = None
-        """Why this connection is one too many; its first request is told so."""
+        """The limit that this connection exceeds, or None; the first request is answered with it."""
 
     async def run(self) -> None:
-        """Serve the connection; errors of the peer's making end it alone. One too many is told so and ended."""
+        """Serve the connection; an error ends only this one. A connection beyond the limits is answered and ended."""
         if self.connections is None:
             await self._serve()
             return
@@ -99,7 +99,7 @@ class GuardedTCPServer(TCPServer):
                 self.abort()
             else:
                 _log_rarely.warning(
-                    "A connection is refused: there are too many", bound=self.refusal, address=address
+                    "connection refused: too many connections", bound=self.refusal, address=address
                 )
                 with trio.move_on_after(REFUSED_S):
                     await self._serve()
@@ -118,7 +118,7 @@ class GuardedTCPServer(TCPServer):
 
     @property
     def protocol(self) -> ProtocolWrapper:
-        """The connection's protocol; Hypercorn sets it. What may be asked of it is checked by :meth:`_check`."""
+        """The connection's protocol, set by Hypercorn; :meth:`_check` checks its requests."""
         return self._protocol
 
     @protocol.setter
@@ -128,9 +128,9 @@ class GuardedTCPServer(TCPServer):
             wrapper.protocol._check_protocol = self._check  # type: ignore[assignment,method-assign]  # noqa: SLF001
 
     async def _check(self, request: h11.Request) -> None:
-        """Refuse a request on a connection that is one too many, and HTTP/2 without TLS; an upgrade to it is ignored.
+        """Refuse requests on a connection beyond the limits, and HTTP/2 without TLS; an upgrade to HTTP/2 is ignored.
 
-        A WebSocket goes on to its endpoint, which refuses it in the protocol's own words.
+        A WebSocket is passed on to its endpoint, which refuses it with an error message of the protocol.
         """
         headers = dict(request.headers)
         if self.refusal is not None and headers.get(b"upgrade", b"").lower() != b"websocket":
@@ -145,7 +145,7 @@ class GuardedTCPServer(TCPServer):
         raise _Refused
 
     async def protocol_send(self, event: Event) -> None:
-        """Send within a bound; past it the connection is reset."""
+        """Send within the time limit; after it the connection is reset."""
         if not isinstance(event, RawData):
             with trio.move_on_after(SEND_TIMEOUT_S, shield=True):
                 await super().protocol_send(event)
@@ -156,7 +156,7 @@ class GuardedTCPServer(TCPServer):
         await self.protocol.handle(Closed())
 
     async def _send_all(self, data: memoryview) -> bool:
-        """Send slice by slice, each within the bound; False if the peer is gone or does not read."""
+        """Send slice by slice, each within the time limit; False if the peer has disconnected or does not read."""
         for start in range(0, len(data), SLICE_BYTES):
             if start:
                 await self._stop_if_cancelled()
@@ -164,14 +164,14 @@ class GuardedTCPServer(TCPServer):
                 try:
                     await self.stream.send_all(data[start : start + SLICE_BYTES])
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return False  # the peer is gone: said to the protocol by the caller
+                    return False  # the peer has disconnected; the caller informs the protocol
             if scope.cancelled_caught:
                 self.cut_unread()
                 return False
         return True
 
     def cut_unread(self) -> None:
-        """Reset the connection of a peer that does not take what it asked for."""
+        """Reset the connection of a peer that does not read its answer."""
         self._count_drop()
         _log_rarely.warning(
             "connection reset: the peer does not read", peer=self._peer(), seconds=SEND_TIMEOUT_S
@@ -179,7 +179,7 @@ class GuardedTCPServer(TCPServer):
         self.abort()
 
     async def _stop_if_cancelled(self) -> None:
-        """Leave the rest of a response away where the server stops; what was sent must not pass for all of it."""
+        """End a response early if the server stops; the peer must not take the part for the whole."""
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
@@ -246,7 +246,7 @@ async def open_listeners(hosts: Sequence[str], port: int) -> list[trio.SocketLis
                 try:
                     found = await trio.open_tcp_listeners(port, host=address, backlog=BACKLOG)
                 except OSError as error:
-                    # Of a name or of "*" the protocol that this machine lacks is left out, unless none is left.
+                    # For a name or "*", an IP version that this machine lacks is left out, unless none is left.
                     if listeners and address != host and error.errno in _NO_SUCH_PROTOCOL:
                         continue
                     why = (
@@ -266,7 +266,7 @@ async def open_listeners(hosts: Sequence[str], port: int) -> list[trio.SocketLis
 
 
 async def _addresses(host: str, port: int) -> list[str]:
-    """Return what to bind for a host: IPv4 first, since it is there everywhere."""
+    """Return the addresses to bind for a host, IPv4 first because every machine has it."""
     if host == "*":
         return ["0.0.0.0", "::"]  # noqa: S104 - what the operator asked for
     try:
@@ -284,7 +284,7 @@ async def _accept_forever(
     serving: trio.Nursery,
     certificate: Certificate | None,
 ) -> None:
-    """Accept connections until cancelled. Out of descriptors, new ones wait in the kernel's queue; the others go on."""
+    """Accept connections until cancelled. Without free descriptors new connections wait in the kernel's queue."""
     async with listener:
         while True:
             try:
@@ -293,7 +293,7 @@ async def _accept_forever(
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
                 _log_rarely.error(
-                    "New connections wait: the process has no file descriptor left for them; raise the limit of open "
+                    "new connections wait, because the process has no free file descriptor: raise the limit of open "
                     "files (ulimit -n) or lower server.max_connections",
                     error=str(error),
                 )
@@ -331,9 +331,9 @@ async def serve_app(
         listeners: Bound sockets; closed at the end.
         metrics: Counts dropped connections.
         stop: Ends accepting.
-        settings: Bounds of connections, and whether HTTP/2 without TLS is spoken.
-        certificate: Serve TLS with it; looked at for each new connection.
-        grace_s: Bound on the end of requests under way; what is left then is cancelled.
+        settings: Limits on connections, and whether HTTP/2 without TLS is allowed.
+        certificate: The certificate for TLS, read for each new connection; None: no TLS.
+        grace_s: The time for running requests to end; the rest is then cancelled.
         task_status: Started once connections are accepted.
     """
     config = HypercornConfig()

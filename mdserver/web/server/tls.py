@@ -1,8 +1,8 @@
 """TLS over a socket, so that a client's records can be encrypted and written in one go, without waiting.
 
-trio's own SSLStream cannot be written to past its ``send_all``: records would go out in another order than they were
-encrypted in. Here everything that was encrypted leaves through one place: :meth:`TlsStream.send_all` until a sink
-takes the write side over, the sink afterwards.
+With trio's SSLStream a direct write could overtake its ``send_all``, so that records would be sent in another order
+than they were encrypted in. Here all encrypted bytes are sent in one place: in :meth:`TlsStream.send_all` until a sink
+takes over the write side, and in the sink afterwards.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["Certificate", "TlsStream"]
 
 READ_BYTES = 64 * 1024
 FAREWELL_S = 1.0
-"""Bound on telling the peer that the connection ends here."""
+"""The time to send the peer the end of the connection."""
 
 
 class Certificate:
-    """The certificate of connections to come. Raises ConfigError where the files cannot be used."""
+    """The certificate for new connections. Raises ConfigError if the files cannot be used."""
 
     def __init__(self, files: TlsConfig) -> None:
         self.context = _context(files)
 
     def load(self, files: TlsConfig) -> None:
-        """Read the files again; connections that are open keep theirs. Raises ConfigError: then nothing has changed."""
+        """Read the files again; open connections keep their certificate. After a ConfigError nothing has changed."""
         self.context = _context(files)
 
 
@@ -39,7 +39,7 @@ def _context(files: TlsConfig) -> ssl.SSLContext:
         _readable(name, path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # HTTP/2 has nothing to offer here, and a WebSocket in it could not be written to directly.
+    # HTTP/2 has no advantage here, and direct writes to its WebSockets are impossible.
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_passphrase)
@@ -83,21 +83,21 @@ class TlsStream(trio.abc.Stream):
         return self._tls.selected_alpn_protocol()
 
     def take_over(self) -> bool:
-        """Leave writing to the caller, who writes what :meth:`encrypt` returns; False while a write is under way."""
+        """Let the caller write, who sends what :meth:`encrypt` returns; return False while a write is running."""
         if self._sending.locked() or self._outgoing.pending:
             return False
         self._taken_over = True
         return True
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """Return all that is to be written next, in this order. Raises ssl.SSLError once the connection has failed."""
+        """Return the bytes to write next, in this order. Raises ssl.SSLError once the connection has failed."""
         view = memoryview(data)
         while view:
             view = view[self._tls.write(view) :]
         return self._outgoing.read()
 
     async def do_handshake(self) -> None:
-        """Agree on keys. Raises BrokenResourceError where the peer does not speak TLS, or another."""
+        """Run the TLS handshake. Raises BrokenResourceError if the peer uses no TLS or an unsupported version."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -112,7 +112,7 @@ class TlsStream(trio.abc.Stream):
                 return
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what the peer sent; nothing where it ended the connection, with or without a farewell."""
+        """Return received bytes; empty if the peer has ended the connection, with or without a TLS close."""
         await trio.lowlevel.checkpoint()
         while True:
             try:
@@ -139,7 +139,7 @@ class TlsStream(trio.abc.Stream):
         await self.transport_stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """Close; the peer is told, if it takes that at once."""
+        """Close the connection; the TLS close is sent if the peer reads it at once."""
         try:
             if not self._taken_over and not self._sending.locked():
                 with trio.move_on_after(FAREWELL_S):
@@ -154,7 +154,7 @@ class TlsStream(trio.abc.Stream):
             await self._send_pending()
 
     async def _send_pending(self) -> None:
-        """Send what the protocol itself has to say; once taken over it goes out with the next record."""
+        """Send TLS messages of the protocol itself; after :meth:`take_over` they are sent with the next record."""
         if not self._outgoing.pending or self._taken_over:
             return
         async with self._sending:

@@ -1,13 +1,13 @@
-"""A WebSocket connection between Hypercorn and Quart-Trio: opened to the sink, and mended where they fall short.
+"""A WebSocket connection between Hypercorn and Quart-Trio, with access for the sink and with their faults corrected.
 
-Four faults that one client can use against the server, each pinned by a test:
+One client can harm the server with four faults; a test covers each:
 
-* Hypercorn stores a message before it measures it, in characters, and goes on storing after it refused it;
-* when the handler of a connection ends while requests are queued, nobody takes them, so the reader waits for ever: it
-  never sees the peer leave, and the socket stays;
-* where a client breaks the protocol Hypercorn ends the connection without a close frame, a line or a count;
-* permessage-deflate costs 1.4 to 1.8 times the CPU and 100 kB per client, and bytes could not be shared between
-  clients; Hypercorn has no switch for it.
+* Hypercorn stores a message before it measures it, in characters, and goes on storing after it has refused it.
+* If the handler of a connection ends while requests are queued, no task takes them and the reader waits for ever: it
+  never notices that the peer has disconnected, and the socket stays open.
+* If a client breaks the protocol, Hypercorn ends the connection without a close frame, a log line or a count.
+* permessage-deflate costs 1.4 to 1.8 times the CPU and 100 kB per client, and prevents clients from sharing bytes.
+  Hypercorn has no switch for it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NURSERY = "mdserver.nursery"
 
 
 class _BoundedBuffer(WebsocketBuffer):
-    """The message that is coming in. One that gets too long is dropped, and everything after it."""
+    """The incoming message. If it gets too long, it and everything after it is dropped."""
 
     def __init__(self, max_length: int) -> None:
         super().__init__(max_length)
@@ -52,7 +52,7 @@ class _BoundedBuffer(WebsocketBuffer):
         self._refused = False
 
     def extend(self, event: Message[Any]) -> None:
-        """Store a part; raises FrameTooLargeError, upon which Hypercorn sends the close frame (once)."""
+        """Store a part. Raises FrameTooLargeError, after which Hypercorn sends the close frame (once)."""
         if not self._refused:
             self._bytes += len(event.data.encode() if isinstance(event.data, str) else event.data)
             if self._bytes <= self.max_length:
@@ -65,13 +65,13 @@ class _BoundedBuffer(WebsocketBuffer):
         raise FrameTooLargeError
 
     def clear(self) -> None:
-        """Forget what was stored."""
+        """Forget the stored parts."""
         super().clear()
         self._bytes = 0
 
 
 class _StreamConnection(TrioASGIWebsocketConnection):
-    """Shows the handler the server's stream object, bounds its messages, and leaves no reader behind."""
+    """Gives the handler the server's stream object, limits its messages, and leaves no reader behind."""
 
     async def __call__(self, receive: Any, send: Any) -> None:
         stream = getattr(send, "__self__", None)
@@ -88,7 +88,7 @@ class _StreamConnection(TrioASGIWebsocketConnection):
             _free_the_reader(receive)
 
     async def handle_websocket(self, nursery: trio.Nursery, websocket: Websocket, send: Any) -> None:  # type: ignore[override]
-        """Run the handler; it finds the nursery in which it runs, so that it needs none of its own."""
+        """Run the handler in a nursery that it can use, so that it needs none of its own."""
         self._show(_NURSERY, nursery)
         await super().handle_websocket(nursery, websocket, send)
 
@@ -99,7 +99,7 @@ class _StreamConnection(TrioASGIWebsocketConnection):
 
 
 async def _discard(message: object) -> None:
-    """Take the place of a queue that nobody reads any more."""
+    """Replace a queue that no task reads any more."""
     await trio.lowlevel.checkpoint()
 
 
@@ -115,7 +115,7 @@ def _free_the_reader(receive: Any) -> None:
 
 
 class StreamingQuartTrio(QuartTrio):
-    """Quart-Trio whose WebSocket handlers can take the write side over, and whose answers are bounded."""
+    """Quart-Trio with limits on its answers, and with WebSocket handlers that can take over the write side."""
 
     asgi_http_class = HttpConnection
 
@@ -136,7 +136,7 @@ def nursery_of(websocket: Websocket) -> trio.Nursery:
 
 
 class _Accepted:
-    """What Hypercorn looks at in a handshake once it is over."""
+    """The part of a finished handshake that Hypercorn still reads."""
 
     accepted = True
 
@@ -145,7 +145,7 @@ _ACCEPTED = _Accepted()
 
 
 def forget_handshake(websocket: Websocket) -> None:
-    """Let go of what an accepted WebSocket needs no more, the request's headers and h11's state: 1.4 kB a client."""
+    """Free what an accepted WebSocket no longer needs, the request's headers and h11's state: 1.4 kB per client."""
     stream = stream_of(websocket)
     if stream is None:
         return
@@ -156,17 +156,17 @@ def forget_handshake(websocket: Websocket) -> None:
 
 
 def on_message_too_long(websocket: Websocket, call: Callable[[], None]) -> None:
-    """Have ``call`` called once when the client's message exceeds the bound; Hypercorn then closes with 1009."""
+    """Call ``call`` once if a message of the client is too long; Hypercorn then closes with 1009."""
     stream = stream_of(websocket)
     if stream is not None and isinstance(stream.buffer, _BoundedBuffer):
         stream.buffer.on_too_long = call
 
 
 def on_violation(websocket: Websocket, call: Callable[[int, str], None]) -> None:
-    """Have ``call`` called with close code and reason when the client breaks the protocol; it has to close then.
+    """Call ``call`` with close code and reason if the client breaks the protocol; it must close the connection.
 
-    wsproto tells a violation as if the peer had closed, but leaves the connection open for our close frame. What the
-    client sends afterwards is not looked at.
+    wsproto reports a violation like a close by the peer, but leaves the connection open for our close frame. Later data
+    of the client are ignored.
     """
     connection = getattr(stream_of(websocket), "connection", None)
     if connection is None:  # another server, or the client went before it was accepted
@@ -189,7 +189,7 @@ def _ignore(data: bytes | None) -> None:
 
 
 def refusal_of(websocket: Websocket) -> Refusal | None:
-    """Return why the connection of this WebSocket is one too many; None if it is not."""
+    """Return the limit that the connection of this WebSocket exceeds, or None."""
     protocol = getattr(getattr(stream_of(websocket), "send", None), "__self__", None)
     tcp = getattr(getattr(protocol, "send", None), "__self__", None)
     return tcp.refusal if isinstance(tcp, GuardedTCPServer) else None

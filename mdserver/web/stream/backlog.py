@@ -1,4 +1,4 @@
-"""What a client that is behind is owed: whole frames in order, and the latest record of each topic that allows it."""
+"""The data that wait for a client that is behind: whole frames in order, and the latest record of conflated topics."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ...stream.audience import Owed
 __all__ = ["CHUNK_BYTES", "Backlog"]
 
 CHUNK_BYTES = 64 * 1024
-"""What is handed to the socket in one piece, at most a frame more."""
+"""The bytes given to the socket at once, at most one frame more."""
 
 
 class Backlog:
-    """Kept frames and conflated records, handed out in turns so that neither starves.
+    """Kept frames and conflated records, sent in turns so that neither starves.
 
-    Bounded by the owner through :attr:`size`, the bytes of the kept frames; conflated records are bounded by the
-    client's topics.
+    The owner bounds it through :attr:`size`, the bytes of the kept frames. There is at most one conflated record for
+    each topic of the client.
     """
 
     __slots__ = ("_conflated", "_frames", "_latest", "size")
@@ -34,14 +34,14 @@ class Backlog:
         self._conflated = 0
 
     def append(self, frames: bytes) -> None:
-        """Keep frames that must not be lost and say something about records: behind all those that wait."""
+        """Keep frames that must not be lost, after all waiting records, because they refer to them."""
         latest = self._take_latest()
         if latest:
             self._keep(latest)
         self._keep(frames)
 
     def offer(self, owed: Owed) -> bool:
-        """Keep a record in the place of an older one of its topic, or in full: tell whether in full."""
+        """Keep a record, in place of an older one of its topic if that is allowed; return whether it was not."""
         record, topic = owed.published.record, owed.published.topic
         older = self._latest.get(topic)
         kind = KINDS[type(record)]
@@ -89,22 +89,22 @@ class Backlog:
         return b"".join(_shown(owed, skipped) for owed, skipped in latest.values())
 
     def take_conflated(self) -> int:
-        """Return how many records were replaced by newer ones since the last call."""
+        """Return the number of records that were replaced by newer ones since the last call."""
         count, self._conflated = self._conflated, 0
         return count
 
 
 def _needs_whole(owed: Owed, skipped: int) -> bool:
-    """Whether changes of a full book were left out: then only all of it, as it is when it is sent, will do."""
+    """Return whether changes of a full book were left out, so that the whole book must be sent, as it is then."""
     record = owed.published.record
     changes = KINDS[type(record)].changes
     return skipped > 0 and changes is not None and changes(record)
 
 
 def _shown(owed: Owed, skipped: int) -> bytes:
-    """Return the frame of a record that stands for others.
+    """Return the frame of a record that replaces others.
 
-    Nothing of a full book that is not known as a whole now: a gap said so, and the venue's next snapshot begins anew.
+    It is empty for a full book that is not known now: a gap has announced that, and the venue's next snapshot follows.
     """
     if not skipped:
         return owed.frame
@@ -114,7 +114,7 @@ def _shown(owed: Owed, skipped: int) -> bytes:
         if whole is None:
             return b""
         published = whole
-    # a frame that stands for others already has a number
+    # a frame that replaces others already has their number
     as_it_was = published is owed.published and not owed.skipped
     frame = owed.frame if as_it_was else owed.terms.encoding.frame(published)
     return mark(frame, "conflated", skipped + owed.skipped)

@@ -1,4 +1,4 @@
-"""The candle topics of one client: from which feed of a venue each is made, and which have just been subscribed."""
+"""The candle topics of one client: the source of each, and those that have just been subscribed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["CandleTopics"]
 
 
 class CandleTopics:
-    """Translates between what a client holds and what its broker is asked for: the same but for candles.
+    """Translates between a client's topics and the feeds of its brokers; they differ only for candles.
 
-    A broker that sends candles itself is asked for them; those of every other are made from what it is charted by.
+    If a broker has candles of its own, they are subscribed there. Otherwise they are made from the broker's ticks or
+    trades (its ``candles_from``).
     """
 
     __slots__ = ("_candles", "_from", "_made", "_new")
@@ -36,13 +37,13 @@ class CandleTopics:
 
     @staticmethod
     def source(feed: Feed, plugin: BrokerPlugin) -> Feed:
-        """Return the feed that a broker is asked for."""
+        """Return the feed to subscribe at a broker."""
         if feed.type != "candle" or "candle" in plugin.types:
             return feed
         return Feed(feed.symbol, plugin.candles_from)
 
     def hold(self, topic: Topic, source: Feed) -> None:
-        """Note a topic that the client holds from now on."""
+        """Add a topic of the client."""
         if self._candles is None or source.type == topic.type:
             return
         venue = self._from[topic] = Topic(topic.broker, *source)
@@ -51,7 +52,7 @@ class CandleTopics:
         self._new.append(topic)
 
     def release(self, topic: Topic) -> Topic:
-        """Note that the client lets go of a topic; return the one that its broker was asked for."""
+        """Remove a topic of the client; return the one that was subscribed at its broker."""
         venue = self._from.pop(topic, None)
         if venue is None or self._candles is None:
             return topic
@@ -62,16 +63,16 @@ class CandleTopics:
         return venue
 
     def makes(self, topic: Topic) -> bool:
-        """Whether the server makes these candles itself."""
+        """Return whether the server makes these candles itself."""
         return topic in self._from
 
     def made_from(self, venue: Topic) -> Iterator[Topic]:
-        """Yield what the client may hold because of a venue's feed: the feed itself and candles."""
+        """Yield the topics that the client may hold because of a venue's feed: the feed itself and candles."""
         yield venue
         yield from tuple(self._made.get(venue, ()))
 
     def new_forming(self) -> Iterator[Published]:
-        """Yield the forming candles of what was subscribed since the last call, as far as they are known already."""
+        """Yield the known forming candles of topics that were subscribed since the last call."""
         new, self._new = self._new, []
         for topic in new:
             venue = self._from.get(topic)

@@ -1,4 +1,4 @@
-"""All connected clients: liveness, broadcasts, the end."""
+"""All connected clients: their liveness, messages to many of them, and their end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PING_INTERVAL_S", "PONG_TIMEOUT_S", "Clients"]
 
 PING_INTERVAL_S = 20.0
 PONG_TIMEOUT_S = 20.0
-"""A client that gives no sign of life for this long after a ping is closed."""
+"""A client from which nothing is received for this long after a ping is closed."""
 _CHECK_S = 1.0
 
 
@@ -39,7 +39,7 @@ class Clients:
         self.metrics = metrics
 
     def admit(self, session: Session) -> bool:
-        """Take a client in; False when there are too many."""
+        """Add a client; return False if there are too many."""
         if len(self.sessions) >= self._max_clients:
             return False
         self.sessions[session] = None
@@ -50,7 +50,7 @@ class Clients:
         return True
 
     def forget(self, session: Session) -> None:
-        """Note that a client is gone, and let go of what it held; :meth:`keep` goes on where that is much."""
+        """Remove a disconnected client and release its topics; if there are many, :meth:`keep` releases the rest."""
         session.leave()
         if session.release_some():
             self._leaving.append(session)
@@ -64,26 +64,26 @@ class Clients:
                 self._emptied = trio.Event()
 
     def on_broker_state(self, broker: SupervisedBroker, state: State, message: str) -> None:
-        """Tell the broker's subscribers of a change."""
+        """Send a change of state to the broker's subscribers."""
         frame = cache(partial(answers.status, broker=broker.name, state=state, message=message))
         for subscriber in self.subscribers.of_broker(broker.name):
             subscriber.tell(frame(subscriber.wire))
 
     def on_candles_state(self, state: str, message: str) -> None:
-        """Tell those who hold candles that these wait, or go on."""
+        """Send to all clients with candles that these wait, or go on."""
         frame = cache(partial(answers.notice, state=state, message=message))
         for session in tuple(self.sessions):
             if session.holds_candles:
                 session.tell(frame(session.wire))
 
     def close_all(self) -> None:
-        """Close every client, and those still to come, with 1012."""
+        """Close all present and future clients with 1012."""
         self.closing = True
         for session in tuple(self.sessions):
             session.close(CloseCode.RESTART, "server shutdown")
 
     def renew_grants(self) -> None:
-        """Have every client's rights looked up again, after a change of the keys."""
+        """Look up every client's rights again, after a change of the keys."""
         for session in tuple(self.sessions):
             session.renew_grant()
 
@@ -102,9 +102,9 @@ class Clients:
             await self._left.wait()
 
     async def keep(self) -> None:
-        """Ping clients and close those that give no sign of life; runs until cancelled.
+        """Ping clients and close those that do not answer. Runs until cancelled.
 
-        One task for all: a task per client would cost more memory than its subscriptions.
+        There is one task for all clients, because a task per client would cost more memory than its subscriptions.
         """
         while True:
             with trio.move_on_after(_CHECK_S):

@@ -1,4 +1,4 @@
-"""The WebSocket endpoint: accepts a client, feeds its frames to its session, closes it when told to."""
+"""The WebSocket endpoint: accepts a client, passes its frames to its session, closes it at the session's request."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def stream_endpoint(
 
         own = cast("LocalProxy[Websocket]", websocket)._get_current_object()  # noqa: SLF001 - werkzeug's way to it
         forget_handshake(own)
-        refused = refusal_of(own) is not None  # before the sink takes the way to it over
+        refused = refusal_of(own) is not None  # the sink will replace the path to it
         sink = open_sink(
             own,
             nursery_of(own),
@@ -119,7 +119,7 @@ def stream_endpoint(
 def _break_off(session: Session, clients: Clients, code: int, reason: str) -> None:
     """Close a client that broke the WebSocket protocol."""
     clients.metrics.violations.labels(str(code)).inc()
-    _log_rarely.warning("A client broke the WebSocket protocol and is closed", code=code, reason=reason)
+    _log_rarely.warning("client closed: it broke the WebSocket protocol", code=code, reason=reason)
     session.close(code, reason)
 
 
@@ -136,8 +136,8 @@ async def _serve(session: Session, clients: Clients, epoch: str, key: str | None
     if session.reading.cancelled_caught and session.close_code is None:
         session.complain(404, f"not authenticated within {AUTH_WITHIN_S:.0f} s")
         session.close(CloseCode.POLICY, "not authenticated in time")
-    # With the client gone the handler is cancelled instead, and nothing of this runs: its answer to the close ends
-    # the wait. A socket closed over bytes that still come in would be reset, and the close frame lost with it.
+    # Wait for the client's close frame: closing a socket with unread input resets it, and the client would lose ours.
+    # If the client has disconnected, the handler is cancelled before it reaches this.
     with trio.move_on_after(CLOSE_GRACE_S):
         await websocket.close(session.close_code or CloseCode.INTERNAL, session.close_reason)
         await session.sink.drained()
@@ -150,7 +150,7 @@ async def _read(session: Session) -> None:
         raw = await websocket.receive()
         try:
             await session.handle(b"" if raw is None else raw)  # Quart's form of an empty binary message
-        except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
+        except Exception:  # noqa: BLE001 - a bug of the server: the client gets an error, others are unaffected
             shown = "(hidden: it may hold a key)" if "auth" in str(raw) else repr(raw)[:200]
             _log.exception("client request failed", request=shown)
             session.complain(500, "internal error", session.request_id)

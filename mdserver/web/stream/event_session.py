@@ -1,4 +1,4 @@
-"""A client of server-sent events: the session of a WebSocket client whose one request is that of its URL."""
+"""A client of server-sent events: the session of a WebSocket client with one request, which is in its URL."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class EventSession(Session):
     results: Sequence[Outcome] = ()
 
     async def begin(self, request: Subscribe, sink: EventSink, epoch: str) -> None:
-        """Subscribe. Raises RequestError where nothing of the request can be served."""
+        """Subscribe. Raises RequestError if no part of the request can be served."""
         sink.write(answers.hello(self.wire, __version__, epoch, time_ns() // 1000))
         async with self._turn:
             await self._subscribe(request)
         if not self._held.topics and self.beats is None:
             worst = self.results[0]
             raise RequestError(worst.code or 408, worst.message or "nothing to subscribe to")
-        # Nothing has run since the topics went to the router: what they are at now is what the client goes on from.
+        # No other task has run since the topics went to the router, so the client continues from their present numbers.
         sink.positions = Positions(epoch, stream_keys(request), dict(self._positions()))
 
     async def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
@@ -57,12 +57,12 @@ class EventSession(Session):
 
 
 def stream_keys(request: Subscribe) -> list[StreamKey]:
-    """Return what a request names, in its order; there, an id of an event has its numbers."""
+    """Return the topics that a request names, in its order, which is also the order of numbers in an event's id."""
     return [(symbol, kind) for symbol in request.symbols for kind in request.types]
 
 
 async def keep_event_session(session: EventSession, sink: EventSink, clients: Clients) -> None:
-    """Have the client taken part until it leaves, which cancels this, or is to be closed: then end its response."""
+    """Keep the client until it disconnects, which cancels this, or until it must be closed; then end its response."""
     try:
         with session.reading:
             await trio.sleep_forever()

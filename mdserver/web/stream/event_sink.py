@@ -1,4 +1,4 @@
-"""The write side of a client of server-sent events: the frames of a WebSocket client, as events of a response."""
+"""The write side of a client of server-sent events: turns the frames of a WebSocket client into events."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .sink import STALL_S, BaseSink
 __all__ = ["COMMENT_S", "EventSink"]
 
 COMMENT_S = 15.0
-"""After so long without an event a comment shows client and proxies that the connection lives."""
+"""After this long without an event a comment is sent, so that client and proxies keep the connection."""
 
 READY_BYTES = 64 * 1024
-"""What waits for the server to send it before the client counts as behind, at most a write more."""
+"""The bytes that may wait to be sent before the client counts as behind, at most one write more."""
 
 
 class _Head(msgspec.Struct):
-    """What a record's place depends on; messages that are no records have no number."""
+    """The fields of a record that determine its position; other messages have no number."""
 
     type: str
     broker: str = ""
@@ -34,7 +34,7 @@ _head = msgspec.json.Decoder(_Head).decode
 
 
 class EventSink(BaseSink):
-    """What the router and the session write, until the response takes it. ``positions``: what the ids are made of."""
+    """Keeps frames of router and session until the response sends them. ``positions``: the numbers for the ids."""
 
     __slots__ = ("_changed", "_ended", "_ready", "_ready_bytes", "positions")
 
@@ -53,7 +53,7 @@ class EventSink(BaseSink):
         self._ended: int | None = None
 
     def end(self, retry_ms: int) -> None:
-        """End the response behind what is ready; the client may come back after ``retry_ms``."""
+        """End the response after the waiting events; the client may reconnect after ``retry_ms``."""
         self._ended = retry_ms
         self._note_change()
 
@@ -93,7 +93,7 @@ class EventSink(BaseSink):
                 await self._changed.wait()
         if scope.cancelled_caught:
             self._on_overflow()
-            raise trio.BrokenResourceError("the client takes nothing")
+            raise trio.BrokenResourceError("the client does not read")
         self._send_now(data)
 
     def _note_change(self) -> None:

@@ -1,4 +1,4 @@
-"""What a client that has just subscribed is told before anything new comes: last records, and holes that still last."""
+"""The first frames of a new subscription, before any new record: last records, and gaps that still last."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["forming_frames", "hole_frames", "last_frames"]
 def last_frames(topics: Iterable[Topic], held: Holdings, router: Router, candles: CandleTopics) -> bytes:
     """Return the last record of each topic, marked as such; send it before the topics go to the router.
 
-    What the router still collects goes out first, so that nothing lies between these and what is new. Candles that the
-    server makes are not among them: the forming ones come by themselves.
+    The records that the router has collected are sent first, so that none is missing between these and new records.
+    Candles made by the server are left out, because :func:`forming_frames` sends the forming ones.
     """
     router.flush()
     found: dict[Topic, Published] = {}
@@ -36,7 +36,7 @@ def last_frames(topics: Iterable[Topic], held: Holdings, router: Router, candles
 
 
 def forming_frames(candles: CandleTopics, held: Holdings, *, snapshot: bool) -> bytes:
-    """Return the forming candles of what was subscribed just now; with ``snapshot`` marked as the last ones."""
+    """Return the forming candles of new subscriptions; with ``snapshot`` they are marked as last records."""
     frames = []
     for one in candles.new_forming():
         terms = held.terms_of(one.topic)
@@ -46,7 +46,7 @@ def forming_frames(candles: CandleTopics, held: Holdings, *, snapshot: bool) -> 
 
 
 def hole_frames(topics: Iterable[Topic], held: Holdings, brokers: Mapping[str, SupervisedBroker]) -> bytes:
-    """Return the holes that topics are in now: nothing has come yet behind their last record."""
+    """Return the gaps that topics are in now: no record has arrived since they began."""
     frames = []
     for topic in topics:
         broker = brokers.get(topic.broker)

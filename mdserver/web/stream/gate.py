@@ -1,4 +1,4 @@
-"""One client at the door: which rights it has, and what it may ask for with them. No I/O."""
+"""The access control of one client: its rights, and the requests that they permit. No I/O."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..access.grant import Grant, Scope
 __all__ = ["AUTH_WITHIN_S", "Gate"]
 
 AUTH_WITHIN_S = 10.0
-"""A client that needs a key and brings none in this time is closed."""
+"""A client that needs a key and sends none within this time is closed."""
 
 
 class Gate:
-    """The rights of one connection. ``grant`` None: it needs a key and has brought none yet."""
+    """The rights of one connection. ``grant`` None: it needs a key and has sent none yet."""
 
     def __init__(self, access: Access, address: str) -> None:
         self._access = access
@@ -29,7 +29,7 @@ class Gate:
         return self._access.has_keys
 
     def admit(self, request: Request) -> None:
-        """Count a request and let it pass. Raises RequestError: 401 without a key, 429 where there are too many."""
+        """Count a request. Raises RequestError: 401 without a key, 429 if there are too many requests."""
         try:
             self._access.spend_request(self.grant, self._address)
         except TooManyRequests as error:
@@ -39,7 +39,7 @@ class Gate:
             raise RequestError(401, 'not authenticated: send {"action": "auth", "key": …} first')
 
     async def present(self, key: str) -> None:
-        """Take the rights of a key. Raises RequestError: 402 for a wrong one, 406 where it has too many connections."""
+        """Get the rights of a key. Raises RequestError: 402 for a wrong key, 406 if it has too many connections."""
         try:
             grant = await self._access.check(key, self._address)
         except WrongKey:
@@ -50,7 +50,7 @@ class Gate:
         self.take(grant)
 
     def take(self, grant: Grant) -> None:
-        """Take rights that were looked up before. Raises RequestError: 406 where their key has too many connections."""
+        """Use rights that were looked up before. Raises RequestError: 406 if their key has too many connections."""
         if self._entered is None or self._entered.id != grant.id:
             if not self._access.enter(grant):
                 raise RequestError(406, "too many connections of this key")
@@ -59,13 +59,13 @@ class Gate:
         self.grant = grant
 
     def leave(self) -> None:
-        """Give the key's connection back."""
+        """Stop counting the connection of the key."""
         if self._entered is not None:
             self._access.leave(self._entered)
             self._entered = None
 
     def renew(self) -> bool:
-        """Take over what the config gives now; False where the rights that there were are gone."""
+        """Use the rights in the present config; return False if the client has none any more."""
         if self.grant is None:
             self.grant = self._access.anonymous
             return True
@@ -79,7 +79,7 @@ class Gate:
             raise RequestError(409, f"not permitted: this key has no scope {scope}")
 
     def may_see(self, broker: str | None, symbol: str | None) -> bool:
-        """Tell whether the client may see a broker's records of a symbol; None stands for any."""
+        """Return whether the client may see a broker's records of a symbol; None means any broker or symbol."""
         return self.grant is not None and self.grant.may_see(broker, symbol)
 
     @property
@@ -88,7 +88,7 @@ class Gate:
         return frozenset() if self.grant is None else self.grant.symbols
 
     def may_use(self, broker: str) -> bool:
-        """Tell whether the client may see anything of a broker."""
+        """Return whether the client may see anything of a broker."""
         return self.grant is not None and self.grant.may_see(broker, None)
 
     def most_symbols(self, bound: int) -> int:

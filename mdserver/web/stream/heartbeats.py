@@ -1,4 +1,4 @@
-"""Once a second, for clients that asked: how far their topics are, so that a quiet client can tell what it missed."""
+"""Heartbeats, sent once a second on request: the newest numbers of a client's topics, so that it can detect a loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Beating(Protocol):
 
     @property
     def wire(self) -> Wire:
-        """How it gets what it is sent."""
+        """The encoding of its messages."""
         ...
 
     def tell(self, frames: bytes) -> None:
@@ -33,19 +33,19 @@ class Beating(Protocol):
         ...
 
     def mine(self, seqs: Mapping[Topic, int]) -> Mapping[Topic, int]:
-        """Return the numbers of the topics that the client gets, among those of all."""
+        """Return, from the numbers of all topics, those of the client's topics."""
         ...
 
 
 class Heartbeats:
-    """What changed from one second to the next is found once for all clients."""
+    """Sends the heartbeats; the topics that changed within a second are found once for all clients."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self._seqs: dict[Topic, int] = {}
 
     def beat(self, clients: Iterable[Beating]) -> None:
-        """Send each client that wants it a heartbeat, behind all records that were published before."""
+        """Send a heartbeat to each client that wants it, after all records published before."""
         wanting = [client for client in clients if client.beats is not None]
         if not wanting:
             self._seqs.clear()

@@ -1,4 +1,4 @@
-"""What one client holds: topics, on which terms, of which broker, and who else may have them."""
+"""The topics of one client: the terms and the broker of each, and the other brokers that may have it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["Hold", "Holdings"]
 class Hold:
     """A topic that the client holds.
 
-    ``others``: the brokers to try if this one refuses; ``waiting``: the requests that get another answer once the
-    broker has settled it.
+    ``others``: the brokers to try if this one refuses; ``waiting``: the requests that get a second answer once the
+    broker has confirmed or refused the topic.
     """
 
     terms: Terms
@@ -48,14 +48,14 @@ class Holdings:
         self.brokers = brokers
         self.topics: dict[Topic, Hold] = {}
         self.untold: list[Topic] = []
-        """Full books that are new to the client: it gets all their levels before it gets a change."""
+        """Full books that are new to the client; it must get all their levels before any change."""
         self._client = client
         self._own = own
         self._candles = candles
         self._holders = holders
 
     def symbols(self) -> set[str]:
-        """Return the symbols that are held; ``*`` is one."""
+        """Return the symbols of all topics; ``*`` counts as one."""
         return {topic.symbol for topic in self.topics}
 
     def candidates(self, feed: Feed, name: str | None) -> Iterator[SupervisedBroker]:
@@ -76,9 +76,9 @@ class Holdings:
     def take(
         self, request_id: RequestId, feed: Feed, candidates: Sequence[SupervisedBroker], terms: Terms
     ) -> Outcome:
-        """Hold a feed of the first candidate; the others are for the case that it refuses.
+        """Hold a feed at the first candidate; the others are tried if it refuses.
 
-        All symbols of a broker are not asked for: what it streams is what its config and other clients ask for.
+        A topic of all symbols subscribes nothing at the broker: it gets what the config and other clients subscribe to.
         """
         broker, *others = candidates
         topic = Topic(broker.name, *feed)
@@ -100,7 +100,7 @@ class Holdings:
         return outcome_of(topic, terms, "pending")
 
     def let_go(self, topic: Topic) -> None:
-        """Hold a topic no more."""
+        """Release a topic."""
         del self.topics[topic]
         source = self._candles.release(topic)
         if not any(one in self.topics for one in self._candles.made_from(source)):
@@ -109,9 +109,9 @@ class Holdings:
             self.brokers[topic.broker].demand.release(Feed(*source[1:]))
 
     def refuse(self, topic: Topic, hold: Hold, reason: str) -> Iterator[tuple[RequestId, Outcome]]:
-        """Let go of a refused feed; where the next broker may have it, hold that one in its place.
+        """Release a refused feed; if another broker may have it, hold it there instead.
 
-        Yields what each request that waited is answered; one that was active before is answered without an id.
+        Yields the answer for each waiting request; if the feed was active before, the answer has no id.
         """
         self.let_go(topic)
         feed = Feed(*topic[1:])
@@ -125,7 +125,7 @@ class Holdings:
                 yield request_id, outcome
 
     def holds_every(self, symbols: frozenset[str] | None) -> bool:
-        """Have topics of all symbols show those that the client may see now; tell whether there are any."""
+        """Restrict topics of all symbols to those that the client may see now; return whether there are such topics."""
         of_every = [topic for topic in self.topics if topic.symbol == EVERY]
         for topic in of_every:
             hold = self.topics[topic]
@@ -133,14 +133,14 @@ class Holdings:
         return bool(of_every)
 
     def terms_of(self, topic: Topic) -> Terms | None:
-        """Return on which terms the client gets a topic, by its name or with all of its broker; None: it does not."""
+        """Return the terms of a topic, named or as one of all symbols, or None if the client does not get it."""
         hold = self.topics.get(topic) or self.topics.get(topic._replace(symbol=EVERY))
         if hold is None or (hold.terms.symbols is not None and topic.symbol not in hold.terms.symbols):
             return None
         return hold.terms
 
     def mine(self, seqs: Mapping[Topic, int]) -> dict[Topic, int]:
-        """Return the numbers of the topics that the client gets, among those of all."""
+        """Return, from the numbers of all topics, those of the client's topics."""
         if not self._own and len(self.topics) < len(seqs) and EVERY not in self.symbols():
             return {topic: seqs[topic] for topic in self.topics if topic in seqs}
         return {
@@ -150,7 +150,7 @@ class Holdings:
         }
 
     def listed(self, *, beating: bool) -> list[Subscription]:
-        """Return what the client is subscribed to, as it is listed."""
+        """Return the client's subscriptions for its list."""
         rows = [
             Subscription(
                 *topic[:3],

@@ -44,7 +44,7 @@ class _Client(Protocol):
 
 
 class OwnBrokers:
-    """The sessions of one client by the broker's name; ``brokers`` are what it subscribes to in their place."""
+    """The sessions of one client by the broker's name; ``brokers`` replace the shared brokers of these names."""
 
     def __init__(self, client: _Client, open_own: OpenOwn | None) -> None:
         self.brokers: dict[str, SupervisedBroker] = {}
@@ -57,12 +57,12 @@ class OwnBrokers:
         return bool(self._sessions)
 
     def begin(self, request: Authenticate, held: Collection[Topic]) -> None:
-        """Open a session; what comes of it is told later. Raises RequestError."""
+        """Open a session; its result is sent to the client later. Raises RequestError."""
         name = request.broker
         if self._open is None:
             raise RequestError(409, f"not permitted: {name} takes no credentials of clients")
         if any(topic.broker == name for topic in held):
-            raise RequestError(400, f"broker: unsubscribe what you hold of {name} first")
+            raise RequestError(400, f"broker: first unsubscribe all topics of {name}")
         session = self._open(name, dict(request.credentials))
         if name in self._sessions:
             self._end_one(self._sessions[name])
@@ -74,11 +74,11 @@ class OwnBrokers:
         self._sessions[name], self._holders[name], self.brokers[name] = session, holders, broker
 
     def before(self, brokers: Mapping[str, SupervisedBroker]) -> Mapping[str, SupervisedBroker]:
-        """Return the brokers of all, a live view, with this client's own in the place of those of their names."""
+        """Return a live view of the shared brokers, in which the client's own replace those of the same names."""
         return ChainMap(self.brokers, cast("MutableMapping[str, SupervisedBroker]", brokers))
 
     def end(self) -> None:
-        """End all sessions: the client has gone. What it holds of them can still be let go of."""
+        """End all sessions after the client has disconnected. Its topics can still be released."""
         for session in self._sessions.values():
             self._end_one(session)
 
@@ -88,11 +88,11 @@ class OwnBrokers:
         session.end()
 
     def holders(self, broker: str, others: Subscribers) -> Subscribers:
-        """Return who is told of a broker's feeds: this client alone, or ``others``."""
+        """Return the subscribers of a broker's feeds: this client alone, or ``others``."""
         return self._holders.get(broker, others)
 
     def set_topics(self, router: Router, topics: Mapping[Topic, Terms], array: Array) -> None:
-        """Route what the client holds: its own brokers' topics from their routers, all others from ``router``."""
+        """Route the client's topics: those of its own brokers from their routers, all others from ``router``."""
         sink = self._client.sink
         shared = {topic: terms for topic, terms in topics.items() if self.is_shared(topic)}
         router.set_topics(sink, shared if self._sessions else topics, array)
@@ -101,11 +101,11 @@ class OwnBrokers:
             session.router.set_topics(sink, own, array)
 
     def is_shared(self, topic: Topic) -> bool:
-        """Whether a topic comes from the brokers of all."""
+        """Return whether a topic is from a shared broker."""
         return topic.broker not in self._sessions
 
     def check(self, request: Subscribe) -> None:
-        """Refuse what needs stored records. Raises RequestError."""
+        """Raise RequestError if the request needs stored records of an own broker."""
         if self._sessions and request.broker in (None, *self._sessions):
             needs = [
                 *(["since"] if request.since is not None else []),

@@ -1,4 +1,4 @@
-"""The replays of one client: what its ``since`` means for each topic, and when the topics become live."""
+"""The replays of one client: the meaning of ``since`` for each topic, and the change to live records."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from .sink import BaseSink
 __all__ = ["Client", "Resuming", "check_since"]
 
 AT_ONCE = 4
-"""Replays of one client under way; further requests wait for their turn."""
+"""Simultaneous replays of one client; further requests wait for their turn."""
 
 MAX_AHEAD_S = 60
-"""A client's clock may be ahead of ours by so much."""
+"""How far a client's clock may be ahead of the server's."""
 
 _log = structlog.get_logger("mdserver.web")
 
@@ -46,11 +46,11 @@ class Client(Protocol):
 
     @property
     def wire(self) -> Wire:
-        """How it gets what it is sent."""
+        """The encoding of its messages."""
         ...
 
     def encoding_of(self, topic: Topic) -> Encoding:
-        """Return in which bytes the client gets a topic that it holds."""
+        """Return the encoding of a topic of the client."""
         ...
 
     def complain(self, code: int, message: str, request_id: RequestId = None) -> None:
@@ -58,16 +58,16 @@ class Client(Protocol):
         ...
 
     def close(self, code: int, reason: str) -> None:
-        """Have the connection closed."""
+        """Close the connection."""
         ...
 
     def replay_ended(self, topics: Collection[Topic]) -> None:
-        """Have topics live that are replayed no more."""
+        """Make topics live whose replay has ended."""
         ...
 
 
 class Resuming:
-    """What is replayed to one client. ``topics`` are not live for it until then."""
+    """The replays to one client. ``topics`` are not live for it until their replay has ended."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Resuming:
         self._replays = replays
         self._epoch = epoch
         self._spawn = spawn
-        self._turns: trio.CapacityLimiter | None = None  # nearly no client ever asks for the past
+        self._turns: trio.CapacityLimiter | None = None  # made on demand: few clients ever request the past
 
     def drop(self, topic: Topic) -> None:
-        """Replay a topic no more: it was unsubscribed, or is asked for anew."""
+        """Stop the replay of a topic that was unsubscribed or is requested again."""
         replay = self.topics.pop(topic, None)
         if replay is not None:
             replay.after.pop(topic, None)
@@ -92,11 +92,11 @@ class Resuming:
     async def begin(
         self, request: Subscribe, results: list[Outcome]
     ) -> tuple[list[Outcome], Callable[[], None]]:
-        """Find out where each topic of a request begins.
+        """Look up where the replay of each topic of a request begins.
 
-        Returns the results of its answer, and what starts the replay: call it when the answer is written; the topics
-        are taken out of what is live by then. Where the past is not available, the client is told so by an error
-        behind its answer, and the topics stay as they are.
+        Returns the results for the answer, and a function that starts the replay. Call it once the answer is written
+        and the topics are no longer live. If the past is unavailable, the client gets an error after its answer, and
+        the topics stay live.
         """
         request_id, since = request.id, request.since
         if since is None:
@@ -136,9 +136,9 @@ class Resuming:
                 await replay.run()
         except StoreUnavailable as error:
             self._let_go(replay)
-            self._unavailable(request_id, f"the replay ends before its end: {error}")
-        except Exception:  # noqa: BLE001 - a bug of ours: the client is told, the others go on
-            _log.exception("A replay failed")
+            self._unavailable(request_id, f"the replay is incomplete: {error}")
+        except Exception:  # noqa: BLE001 - a bug of the server: the client gets an error, others are unaffected
+            _log.exception("a replay failed")
             self._client.complain(500, "internal error", request_id)
             self._client.close(CloseCode.INTERNAL, "internal error")
 
@@ -156,7 +156,7 @@ class Resuming:
 def _starts(
     since: Since, results: Sequence[Outcome], epoch: str
 ) -> tuple[dict[Topic, Start], dict[Topic, str]]:
-    """Return where the topics of a request are to begin, and why some cannot begin where they were asked to."""
+    """Return the requested start of each topic, and the reason for topics that cannot begin there."""
     starts: dict[Topic, Start] = {}
     why: dict[Topic, str] = {}
     for outcome in results:
@@ -173,12 +173,12 @@ def _starts(
             starts[topic] = After(since.seqs[topic])
             if since.epoch != epoch:
                 starts[topic] = After(0)
-                why[topic] = f"another epoch: numbers began anew with {epoch}; from the oldest there is"
+                why[topic] = f"another epoch: numbers began again with {epoch}; from the oldest record"
     return starts, why
 
 
 def _told(outcome: Outcome, missing: Mapping[Topic, str | None] | None, why: Mapping[Topic, str]) -> Outcome:
-    """Return a result with what became of its ``since``; ``missing`` None: the past is not available."""
+    """Return a result with the outcome of its ``since``; ``missing`` None: the past is unavailable."""
     topic = topic_of(outcome)
     if topic in why:
         return replace(outcome, recovered=False, message=why[topic])
@@ -192,17 +192,17 @@ def _told(outcome: Outcome, missing: Mapping[Topic, str | None] | None, why: Map
 
 
 def check_since(request: Subscribe, now_s: float, brokers: int) -> None:
-    """Raise :class:`RequestError` for a time to come, and for a number that may be that of several topics."""
+    """Raise :class:`RequestError` for a time in the future, and for a number that several topics may have."""
     since = request.since
     if isinstance(since, SinceTime) and since.time_us > (now_s + MAX_AHEAD_S) * US_PER_S:
         since_s = since.time_us / US_PER_S
         raise RequestError(
-            400, f"since: {since_s:.17g} lies in the future; the server's clock is at {now_s:.0f}"
+            400, f"since: {since_s:.17g} is in the future; the server's clock is at {now_s:.0f}"
         )
     one = len(request.symbols) == len(request.types) == 1 and (request.broker is not None or brokers == 1)
     if isinstance(since, SinceSeq) and not one:
         raise RequestError(
             400,
-            'since: {"seq": n} is of one symbol and type of one broker; for several topics give '
+            'since: {"seq": n} needs exactly one symbol and type of one broker; for several topics give '
             '{"epoch": "…", "seqs": [[broker, symbol, type, seq], …]}',
         )

@@ -1,4 +1,4 @@
-"""Which topics a request means."""
+"""The topics that a request selects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def wanted(request: Subscribe) -> Iterator[tuple[str | None, str, str, Fault | None]]:
-    """Yield what a request means: broker, symbol, type, and why that cannot be served."""
+    """Yield the parts of a request: broker, symbol, type, and the reason if it cannot be served."""
     since = request.since
     if isinstance(since, SinceSeqs) and not request.symbols:
         for topic in since.seqs:
@@ -42,7 +42,7 @@ def wanted(request: Subscribe) -> Iterator[tuple[str | None, str, str, Fault | N
 
 
 def selects(request: Unsubscribe, topic: Topic, terms: Terms) -> bool:
-    """Whether a request means a topic; a list that was given without one good name means none."""
+    """Return whether a request selects a topic; a list without any valid name selects none."""
     return (
         (not request.symbols or topic.symbol in request.symbols)
         and (not request.types or topic.type in request.types)
@@ -53,7 +53,7 @@ def selects(request: Unsubscribe, topic: Topic, terms: Terms) -> bool:
 
 
 def feed_of(request: Subscribe, symbol: str, kind: str) -> Feed:
-    """Return the feed that a request means by a symbol and a type."""
+    """Return the feed that a request selects by a symbol and a type."""
     if kind == "candle":
         return Feed(symbol, kind, request.interval)
     return Feed(
@@ -64,9 +64,9 @@ def feed_of(request: Subscribe, symbol: str, kind: str) -> Feed:
 
 
 def terms_of(request: Subscribe, kind: str, wire: Wire, symbols: frozenset[str] | None) -> Terms:
-    """Return on which terms a request has records of a type; ``symbols``: which a topic of all is cut down to.
+    """Return the terms of a request for records of a type; ``symbols``: the symbols of a topic of all.
 
-    What says nothing of a type is left out, so that clients who get the same share it.
+    Options that do not apply to the type are left out, so that clients with equal subscriptions share them.
     """
     levels = request.depth if kind == "orderbook" and isinstance(request.depth, int) else 0
     rate_ms = request.rate_ms if BY_NAME[kind].may_wait else 0
@@ -93,13 +93,13 @@ def outcome_of(
     code: int | None = None,
     message: str | None = None,
 ) -> Outcome:
-    """Return what became of a topic."""
+    """Return the outcome of a request for a topic."""
     interval = topic.variant if topic.type == "candle" else None
     return Outcome(*topic[:3], status, code, message, interval, depth=depth_of(topic, terms))
 
 
 def no_broker(feed: Feed, name: str | None, brokers: Mapping[str, SupervisedBroker]) -> Outcome:
-    """Return why no broker, or not the named one, has a feed."""
+    """Return the error for a feed that no broker, or not the named one, has."""
     whys = []
     for broker in brokers.values():
         if name not in (None, broker.name):

@@ -1,4 +1,4 @@
-"""One client: what it asked, what it holds, what it is told. No I/O but the sink's."""
+"""One client: its requests, its topics, and the messages to it. No I/O except the sink's."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ __all__ = ["Session"]
 
 MAX_BAD_IN_A_ROW = 20
 _WEARING = (400, 401, 429)
-"""Codes of which too many in a row end the connection."""
+"""Error codes that end the connection if there are too many in a row."""
 SLICE = 500
-"""Subscriptions that are worked on before other tasks run: some milliseconds."""
+"""Subscriptions that are processed before other tasks run: a few milliseconds."""
 
 
 class Session:
@@ -61,8 +61,8 @@ class Session:
 
     ``reading`` is the scope in which its requests are read; it is cancelled once the close code and reason are set, and
     the endpoint closes the connection then.
-    ``request_id`` is that of the request under way: every error that it ends in carries it. ``wire``: how the client
-    gets what it is sent; ``array`` puts several records into one frame, None: each has its own.
+    ``request_id`` is the id of the current request, which every error of it carries. ``wire``: the encoding of messages
+    to the client; ``array`` joins several records into one frame, None: each record has its own.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Session:
         self._candles = CandleTopics(candles)
         self._held = Holdings(self, brokers, self._own, self._candles, holders)
         self.beats: int | None = None
-        """How many heartbeats the client has had; None: it wants none."""
+        """The number of heartbeats sent to the client; None: it wants none."""
         self._bad_in_a_row = 0
         self._spawn = spawn
         self._resuming = Resuming(self, replays, epoch, spawn)
@@ -110,7 +110,7 @@ class Session:
         self.request_id: RequestId = None
 
     async def handle(self, raw: str | bytes) -> None:
-        """Act on one client frame; what is long lets other tasks run in between."""
+        """Handle one frame of the client; a long request lets other tasks run in between."""
         async with self._turn:
             await self._act_on(raw)
         if self._deferred:
@@ -139,19 +139,19 @@ class Session:
         self.sink.write(answers.error(self.wire, request_id, code, message))
 
     def close(self, code: int, reason: str) -> None:
-        """Have the connection closed; the first call wins."""
+        """Close the connection; only the first call counts."""
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
             self.reading.cancel()
 
     def overflow(self) -> None:
-        """The client's buffer is full of what must not be dropped: say so and close."""
+        """Send an error and close, because the client's buffer is full of records that must not be dropped."""
         self._metrics.client_errors.labels("407").inc()
         self.sink.write_last(answers.error(self.wire, None, 407, "slow client: its buffer is full"))
         self.close(CloseCode.TRY_LATER, "slow client")
 
     def leave(self) -> None:
-        """Take part no more; what the client holds goes by :meth:`release_some`."""
+        """End the session; :meth:`release_some` then releases the client's topics."""
         self._gone = True
         self.gate.leave()
         self._deferred.clear()
@@ -159,7 +159,7 @@ class Session:
         self._own.end()
 
     def release_some(self, most: int = SLICE) -> bool:
-        """Let go of some of what the client held; False once that is all."""
+        """Release some of the client's topics; return False once none is left."""
         for topic in tuple(islice(self._held.topics, most)):
             self._let_go(topic)
         return bool(self._held.topics)
@@ -169,17 +169,17 @@ class Session:
         self.sink.write(frames)
 
     def mine(self, seqs: Mapping[Topic, int]) -> Mapping[Topic, int]:
-        """Return the numbers of the topics that the client gets, among those of all."""
+        """Return, from the numbers of all topics, those of the client's topics."""
         replayed = self._resuming.topics
         return {topic: seq for topic, seq in self._held.mine(seqs).items() if topic not in replayed}
 
     def encoding_of(self, topic: Topic) -> Encoding:
-        """Return in which bytes the client gets a topic that it holds."""
+        """Return the encoding of a topic of the client."""
         return self._held.topics[topic].terms.encoding
 
     @property
     def holds_candles(self) -> bool:
-        """Whether the client has subscribed to candles that the server makes."""
+        """Whether the client has subscribed to candles made by the server."""
         return bool(self._candles)
 
     # -- requests ----------------------------------------------------------------------------------
@@ -215,13 +215,13 @@ class Session:
         begin()
 
     def replay_ended(self, topics: Collection[Topic]) -> None:
-        """Have topics live that are replayed no more, and tell of the holes that they are in now."""
+        """Make topics live whose replay has ended, and send the gaps that they are in now."""
         if not self._gone:
             self._update_router()
             self.sink.write(hole_frames(topics, self._held, self._held.brokers))
 
     def _check_room(self, request: Subscribe) -> None:
-        """Refuse what would exceed the bound; symbols that cannot be served take no room, but are answered too."""
+        """Refuse a request beyond the limit of symbols; symbols that cannot be served do not count but are answered."""
         asked = {symbol: fault for _, symbol, _, fault in wanted(request)}
         served = {symbol for symbol, fault in asked.items() if fault is None}
         most = self.gate.most_symbols(self._max_symbols)
@@ -255,9 +255,9 @@ class Session:
         return Outcome(broker, symbol, kind, "error", *fault)
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
-        """Tell the client what a venue said to its feeds; one answer for each request that waited for it.
+        """Send the client the venue's answers to its feeds: one message for each request that waited for them.
 
-        What comes in the middle of a request, or is long, is told a little later, by a task of its own.
+        During a request, or if there are many, they are sent a little later, by a task of their own.
         """
         if self._gone:
             return
@@ -276,7 +276,7 @@ class Session:
             self._spawn(self._settle)
 
     async def _settle(self) -> None:
-        """Tell the client what was put off."""
+        """Send the client the deferred answers."""
         async with self._turn:
             answers_: dict[RequestId, list[Outcome]] = {}
             refused, done = False, 0
@@ -294,14 +294,14 @@ class Session:
             self._spawn(self._settle)
 
     def _apply(self, broker: str, change: FeedChange, answers_: dict[RequestId, list[Outcome]]) -> None:
-        """Act on what a venue said to one feed; ``answers_`` gathers what each request is told."""
+        """Handle a venue's answer to one feed; ``answers_`` collects the results for each request."""
         for topic in self._candles.made_from(Topic(broker, *change.feed)):
             self._apply_to(topic, change, answers_)
 
     def _apply_to(self, topic: Topic, change: FeedChange, answers_: dict[RequestId, list[Outcome]]) -> None:
         hold = self._held.topics.get(topic)
         if hold is None:
-            return  # let go of since
+            return  # released meanwhile
         if change.status == "refused":
             self._resuming.drop(topic)
             for request_id, outcome in self._held.refuse(topic, hold, change.reason):
@@ -365,11 +365,11 @@ class Session:
         self._held.brokers = self._own.before(self._all_brokers)
 
     def authenticated(self, request_id: RequestId) -> None:
-        """Tell the client that the venue took its credentials."""
+        """Tell the client that the venue has accepted its credentials."""
         self.sink.write(answers.ack(self.wire, request_id, "authenticate", [], self._listed()))
 
     async def present_key(self, key: str, request_id: RequestId = None) -> bool:
-        """Take the rights of a key; False where that fails: the client is told and closed."""
+        """Get the rights of a key; if that fails, send an error, close the client and return False."""
         try:
             await self.gate.present(key)
         except RequestError as error:
@@ -381,14 +381,14 @@ class Session:
         return True
 
     def wait_for_key(self) -> None:
-        """Bound the time in which the client has to bring a key, where it needs one."""
+        """Start the time limit for the client's key, if it needs one."""
         if self.gate.grant is None:
             self.reading.deadline = trio.current_time() + AUTH_WITHIN_S
 
     def renew_grant(self) -> None:
-        """Take over what the config gives this client now; one that has no rights any more is closed."""
+        """Use the client's rights in the present config; close the client if it has none any more."""
         if not self.gate.renew():
-            self.complain(402, "the key that this connection began with is not valid any more")
+            self.complain(402, "the key of this connection is no longer valid")
             self.close(CloseCode.POLICY, "key withdrawn")
         elif self._held.holds_every(self.gate.symbols):
             self._update_router()
@@ -409,7 +409,7 @@ class Session:
         return self._held.listed(beating=self.beats is not None)
 
     def _update_router(self) -> None:
-        """Have the client get what it holds, but what is replayed to it; a full book that is new to it begins whole."""
+        """Route the client's topics, except those being replayed; a new full book begins with all its levels."""
         if self._held.untold:
             self.sink.write(last_frames(self._held.untold, self._held, self._router, self._candles))
             self._held.untold.clear()
@@ -439,6 +439,6 @@ _HANDLERS: dict[type, Callable[..., Awaitable[None]]] = {
 
 
 async def _let_others_run(done: int) -> None:
-    """Yield once a slice; nobody is served while thousands of subscriptions are worked on otherwise."""
+    """Yield after each slice; otherwise thousands of subscriptions would block all other clients."""
     if done % SLICE == SLICE - 1:
         await trio.lowlevel.checkpoint()

@@ -1,15 +1,15 @@
 """The write side of a WebSocket client.
 
-:class:`DirectSink` has framed bytes written straight to the socket: one non-blocking ``os.write`` per client and pass
-costs 3 µs where an awaited send through the server's layers costs 40 to 80. It takes the write side over by
-replacing the instance attribute ``H11Protocol.send``, so that pongs, closes and the server's own answers go through
-the same queue as records, in order; reading stays Hypercorn's and Quart's. A contract test pins that chain.
+:class:`DirectSink` writes framed bytes directly to the socket. One non-blocking ``os.write`` per client and pass costs
+3 µs; an awaited send through the server's layers costs 40 to 80. It takes over the write side by replacing the
+instance attribute ``H11Protocol.send``, so that pongs, closes and the server's own answers go through the same queue as
+records, in order. Reading remains with Hypercorn and Quart. A contract test covers that chain.
 
 :class:`TlsSink` does the same with TLS. :class:`AsgiSink` serves every other set-up (HTTP/2, a test client, middleware
 that wraps ``send``).
 
-What a client does not take at once is parked in a bounded backlog and drained by a task that exists only while the
-client is behind.
+Bytes that a client does not take at once are parked in a bounded backlog, which a task drains; the task exists only
+while the client is behind.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from .backlog import Backlog
 __all__ = ["AsgiSink", "BaseSink", "DirectSink", "TlsSink", "open_sink"]
 
 HIGH_WATER_BYTES = 64 * 1024
-"""Above it the server's own answers to this client wait, so that a client cannot pile them up."""
+"""Above this size the server's own answers to a client wait, so that a client cannot accumulate them."""
 STALL_S = 30.0
-"""A client that is behind and takes nothing for this long is cut off."""
+"""A client that is behind and reads nothing for this long is disconnected."""
 CLOSE_GRACE_S = 2.0
-"""A closing client gets this long to take what it is owed."""
+"""The time for a closing client to read what waits for it."""
 
 _CLOSE = 0x88
 
 
 class BaseSink:
-    """Backlog, bound and draining; how bytes leave is the subclass's.
+    """Backlog, its bound, and draining; the subclass sends the bytes.
 
-    ``behind``: something is parked. ``muted``: what others write is dropped, since the connection is ending.
-    ``descriptor``: where frames may be written past :meth:`write`; -1 unless a write would do just that.
+    ``behind``: bytes are parked. ``muted``: further frames are dropped because the connection is ending.
+    ``descriptor``: where the router may write frames directly instead of calling :meth:`write`; -1: nowhere.
     """
 
     __slots__ = (
@@ -87,42 +87,42 @@ class BaseSink:
         self._torn = False
 
     def write(self, frames: bytes) -> None:
-        """Send whole frames; what does not go out at once is parked. Never blocks, never raises."""
+        """Send whole frames; bytes that the socket does not take are parked. Never blocks, never raises."""
         if frames and not self.muted:
             self._enqueue(frames)
 
     def offer(self, owed: Owed) -> None:
         """Keep a record for a client that is behind."""
-        # what takes the place of an older record fills nothing
+        # a record that replaces an older one needs no room
         if not self.muted and self._backlog.offer(owed):
             self._check_bound()
 
     def write_last(self, frames: bytes) -> None:
-        """Send frames to a muted sink too, and nothing of anyone else after them."""
+        """Send the last frames, even to a muted sink; later frames are dropped."""
         self.mute()
         self._enqueue(frames)
 
     def mute(self) -> None:
-        """Drop what others write from now on."""
+        """Drop all further frames."""
         self.muted = True
         self.descriptor = -1
 
     def park(self, rest: bytes) -> None:
-        """Send frames' rest once the client takes it; until then it is behind."""
+        """Send the rest of frames once the client reads it; until then the client is behind."""
         self.behind = True
         self.descriptor = -1
         self._in_flight = rest
         self._spawn(self._drain)
 
     def ping(self, payload: bytes) -> bool:
-        """Send a ping, unless the client is behind: queued pings prove nothing, and clients count them."""
+        """Send a ping, unless the client is behind: queued pings prove nothing, and some clients limit pings."""
         if self.behind or self.muted:
             return False
         self.write(ping_frame(payload))
         return True
 
     def last_heard_s(self) -> float | None:
-        """Return when the peer last sent or took bytes (trio's clock); None where it cannot be known."""
+        """Return when the peer last sent or read bytes, by trio's clock; None if unknown."""
         return None
 
     def cut_off(self) -> None:
@@ -144,7 +144,7 @@ class BaseSink:
         raise NotImplementedError
 
     def _encoded(self, frames: bytes) -> bytes:
-        """Return frames that waited as they are sent."""
+        """Return parked frames in the form in which they are sent."""
         return frames
 
     def _caught_up(self) -> None:
@@ -166,7 +166,7 @@ class BaseSink:
             self.park(rest)
 
     def _tear(self) -> None:
-        """Send nothing more, not even what ends the connection: the peer is gone, or would misread it."""
+        """Send nothing more, not even a close: the peer has disconnected, or would misread it."""
         self._torn = True
         self.mute()
 
@@ -183,9 +183,9 @@ class BaseSink:
                 self._in_flight = self._encoded(self._backlog.take())
                 self._metrics.conflated.inc(self._backlog.take_conflated())
         except (OSError, ValueError, trio.ClosedResourceError, trio.BrokenResourceError):
-            self.cut_off()  # the peer is gone; the reading side ends the session
+            self.cut_off()  # the peer has disconnected; the reading side ends the session
         finally:
-            # cancelled within a frame: whatever came after it would be read as part of it
+            # cancelled within a frame: the peer would read all later bytes as part of it
             if self._in_flight:
                 self._tear()
             self._in_flight = b""
@@ -210,7 +210,7 @@ class DirectSink(BaseSink):
         protocol.send = self._protocol_send
 
     def _forget_descriptor(self) -> None:
-        """Called before the socket is closed, so that no write reaches what the number means next."""
+        """Called before the socket is closed, so that no write goes to the next file with its number."""
         self._fd = self.descriptor = -1
 
     def _caught_up(self) -> None:
@@ -218,7 +218,7 @@ class DirectSink(BaseSink):
             self.descriptor = self._fd
 
     def last_heard_s(self) -> float | None:
-        """Return when the peer last sent bytes, or took some while it was behind."""
+        """Return when the peer last sent bytes, or read some while it was behind."""
         return max(self._tcp.last_received_s, self.last_progress_s)
 
     def cut_off(self) -> None:
@@ -251,7 +251,7 @@ class DirectSink(BaseSink):
             self.last_progress_s = trio.current_time()
 
     async def _protocol_send(self, event: Any) -> None:
-        """Take the server's own output into the queue: pongs, closes, answers."""
+        """Put the server's own output into the queue: pongs, closes, answers."""
         if isinstance(event, RawData):
             data = bytes(event.data)
             if data[0] == _CLOSE:
@@ -311,9 +311,9 @@ class AsgiSink(BaseSink):
         for payload in messages(data):
             with trio.move_on_after(STALL_S) as scope:
                 await self._websocket.send(payload)
-            if scope.cancelled_caught:  # it takes nothing, by a window of 0, say
+            if scope.cancelled_caught:  # it reads nothing, for example by a window of 0
                 self._on_overflow()
-                raise trio.BrokenResourceError("the client takes nothing")
+                raise trio.BrokenResourceError("the client does not read")
 
 
 def open_sink(
@@ -324,12 +324,12 @@ def open_sink(
     metrics: Metrics,
     on_overflow: Callable[[], None],
 ) -> BaseSink:
-    """Take over the write side of an accepted WebSocket: directly where the connection allows it.
+    """Take over the write side of an accepted WebSocket, directly if the connection allows it.
 
     Args:
-        websocket: Accepted, with no send under way.
-        nursery: Runs the drain task; its end ends the sink.
-        bound_bytes: What may be parked; past it ``on_overflow`` is called once and the sink is muted.
+        websocket: An accepted WebSocket on which no send is running.
+        nursery: Runs the drain task; the end of the nursery ends the sink.
+        bound_bytes: The most parked bytes; beyond it ``on_overflow`` is called once and the sink is muted.
         metrics: Counts conflated ticks.
         on_overflow: Called from within a write.
     """

@@ -1,4 +1,4 @@
-"""Which clients hold which feeds: they are told what their venues say to them, and how their brokers are."""
+"""The clients by the feeds that they hold; they get the venues' answers and the states of their brokers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Subscriber", "Subscribers"]
 
 
 class Subscriber(Protocol):
-    """A client, as what is told of its feeds."""
+    """A client, as far as messages about its feeds are concerned."""
 
     @property
     def wire(self) -> Wire:
-        """How it gets what it is sent."""
+        """The encoding of its messages."""
         ...
 
     def tell(self, frames: bytes) -> None:
@@ -27,26 +27,26 @@ class Subscriber(Protocol):
         ...
 
     def feeds_changed(self, broker: str, changes: Sequence[FeedChange]) -> None:
-        """Take what a broker's venue said, at once, to feeds that this client holds."""
+        """Handle simultaneous answers of a broker's venue to feeds of this client."""
         ...
 
 
 class Subscribers:
-    """The clients by topic. What a venue settles at once reaches each of them in one call."""
+    """The clients by topic. Simultaneous answers of a venue reach each client in one call."""
 
     def __init__(self) -> None:
         self._holders: dict[Topic, dict[Subscriber, None]] = {}
         self._topics_held: dict[str, dict[Subscriber, int]] = {}
-        """By broker: its clients and how many of its topics each holds."""
+        """By broker: its clients, and the number of its topics that each holds."""
         self._watchers: dict[str, Watcher] = {}
 
     def watch(self, broker: SupervisedBroker) -> None:
-        """Tell a broker's clients what its venue says to their feeds."""
+        """Pass the answers of a broker's venue to its clients."""
         watcher = self._watchers[broker.name] = partial(self._on_changes, broker.name)
         broker.demand.watch(watcher)
 
     def unwatch(self, broker: SupervisedBroker) -> None:
-        """Hear no more of a broker that has gone."""
+        """Stop watching a removed broker."""
         broker.demand.unwatch(self._watchers.pop(broker.name))
 
     def of_broker(self, name: str) -> Collection[Subscriber]:
@@ -54,7 +54,7 @@ class Subscribers:
         return self._topics_held.get(name, {}).keys()
 
     def add(self, topic: Topic, holder: Subscriber) -> None:
-        """Tell ``holder`` of the topic's feed from now on."""
+        """Add ``holder`` to the clients of a topic."""
         holders = self._holders.setdefault(topic, {})
         if holder not in holders:
             holders[holder] = None
@@ -62,7 +62,7 @@ class Subscribers:
             held[holder] = held.get(holder, 0) + 1
 
     def discard(self, topic: Topic, holder: Subscriber) -> None:
-        """Tell it no more."""
+        """Remove ``holder`` from the clients of a topic."""
         holders = self._holders.get(topic)
         if holders is None or holder not in holders:
             return
