@@ -38,6 +38,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+WATCH = "watch"
+
 _CONFIG_KEY = "mdserver.config"
 
 
@@ -157,12 +159,30 @@ def _taking_config(original: click.Command) -> click.Command:
     return command
 
 
-@click.group(cls=_Group, params=[_config_option("MDSERVER_CONFIG")])
+class _Top(_Group):
+    """The top level: its own commands, and ``watch``, a command plugin that is used too often for ``run``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), WATCH])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != WATCH:
+            return super().get_command(ctx, cmd_name)
+        found = load_command(WATCH, ())
+        return _with_config(found) if isinstance(found, CommandPlugin) else None
+
+    def summary(self, ctx: click.Context, name: str) -> str:
+        found = load_command(WATCH, ()) if name == WATCH else None
+        return f"{found.summary}." if isinstance(found, CommandPlugin) else super().summary(ctx, name)
+
+
+@click.group(cls=_Top, params=[_config_option("MDSERVER_CONFIG")])
 @click.version_option(__version__, prog_name="mdserver")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """A self-hosted market data server."""
     context.obj = Invocation(lambda: context.meta.get(_CONFIG_KEY))
+    context.obj.is_command = context.invoked_subcommand == WATCH
     set_up_logging(LogConfig())
 
 

@@ -48,12 +48,13 @@ class Banner:
         now = int(time())
         return (
             f"\nmdserver {__version__} is ready\n\n"
+            f"  page     {url}/\n"
             f"  candles  {url}/api/candles?symbol={symbol}&timeframe=1m&from={now - 3600}&to={now + 86_400}\n"
             f"  symbols  {url}/api/metadata\n"
             f"  brokers  {url}/api/brokers\n"
             f"  stream   {stream}\n\n"
             f"Paste this into another terminal to see live {types[0] if more else 'tick'}s:\n\n"
-            f"  {_ourselves()} run watch {symbol} --url {stream}{more}\n\n"
+            f"  {_ourselves()} watch {symbol} --url {stream}{more}\n\n"
             "Ctrl-C stops the server.\n"
         )
 

@@ -26,7 +26,7 @@ def shown(capsys: pytest.CaptureFixture[str], *brokers: BrokerEntry) -> str:
 
 
 def paste_line(text: str) -> list[str]:
-    (line,) = (line for line in text.splitlines() if " run watch " in line)
+    (line,) = (line for line in text.splitlines() if " watch " in line)
     return shlex.split(line)
 
 
@@ -57,7 +57,7 @@ def test_the_line_can_be_pasted_from_a_folder_with_spaces(
     program = ["/home/me/my folder/bin/mdserver"]
     if name == "__main__.py":
         program = ["/home/me/my folder/bin/python", "-m", "mdserver"]
-    assert line[: len(program) + 1] == [*program, "run"]
+    assert line[: len(program) + 1] == [*program, "watch"]
 
 
 CLOSED_OUTPUT = """
