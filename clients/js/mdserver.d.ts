@@ -112,6 +112,10 @@ export interface StreamOptions<T extends RecordType = RecordType> {
   snapshot?: boolean;
   /** Records carry the time of their receipt. */
   received?: boolean;
+  /** At most one tick, forming candle or order book of an instrument in so many milliseconds. */
+  rateMs?: number;
+  /** `close` has the server close the connection, and the client resume, in place of conflating. */
+  slow?: "conflate" | "close";
   /** Go on without the symbols and types that the server refuses; `refused` of the stream has them. */
   skipRefused?: boolean;
   /** Called with each change of the connection and of the brokers. */

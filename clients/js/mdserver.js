@@ -172,6 +172,7 @@ function seconds(time) {
 // -- what a stream has had, and what it has to ask for -----------------------------------------------------------------
 
 const STORED = new Set(["tick", "trade"]); // what can be replayed
+const ALL = "*"; // in place of symbols: all that a broker streams
 const ROWS = 500; // topics in one request, which may have 64 KiB
 const REMEMBERED_GAPS = 32; // gaps of a topic that are known when they are announced again
 const INTERVAL_S = { m: 60, h: 3600, d: 86_400 };
@@ -236,7 +237,10 @@ export class Resumption {
       if (!topic.waiting) topic.broken = topic.seq === null && topic.time === null ? null : "disconnected";
       else if (!same && topic.seq !== null) [topic.seq, topic.broken] = [null, "epoch"];
     }
-    return this.#resuming([...this.topics.values()], hello.time);
+    // All symbols of a broker: those that the stream has had are resumed by name besides.
+    const everything = this.symbols?.length === 1 && this.symbols[0] === ALL;
+    const first = everything ? [this.#request(null, { symbols: this.symbols })] : [];
+    return [...first, ...this.#resuming([...this.topics.values()], hello.time)];
   }
 
   /** Return the requests that ask once more for what was not there. */
@@ -312,7 +316,7 @@ export class Resumption {
       if (result.status === "error") {
         refused.push(result);
         this.topics.delete(`${result.broker}\0${result.symbol}\0${result.type}`);
-      } else if (result.status !== "removed" && result.type !== "heartbeat") this.#begins(result, first);
+      } else if (result.status !== "removed" && result.type !== "heartbeat" && result.symbol !== ALL) this.#begins(result, first);
     }
     this.refused.push(...refused);
     return refused;
@@ -337,10 +341,10 @@ export class Resumption {
     if (result.recovered === false) topic.broken ??= "not_stored";
   }
 
-  /** Tell whether a key that may not ask for the past was refused it; from then on it is not asked for. */
+  /** Tell whether the past was refused, for want of a right or of room; from then on it is not asked for. */
   mustDoWithout(message) {
     const resuming = Array.isArray(this.asked.get(message.id));
-    if (message.code !== 409 || !resuming || this.#liveOnly) return false;
+    if (![405, 409].includes(message.code) || !resuming || this.#liveOnly) return false;
     return (this.#liveOnly = true);
   }
 

@@ -102,11 +102,11 @@ def says(*messages: dict[str, Any], **fields: Any) -> Turn:
     return turn
 
 
-def says_and_resets(*messages: dict[str, Any]) -> Turn:
+def says_and_resets(*messages: dict[str, Any], **fields: Any) -> Turn:
     """Return a turn that ends with the connection lost, once the client has had it all."""
 
     def turn(client: FakeClient, request: dict[str, Any]) -> None:
-        says(*messages)(client, request)
+        says(*messages, **fields)(client, request)
         client.hang_up()
 
     return turn
@@ -312,6 +312,20 @@ async def test_messages_of_a_newer_server_are_left_out_and_arrays_are_taken(run:
     async with open_fake_venue(server):
         outcome = await run(server, 2)
     assert [record["seq"] for record in outcome.records] == [1, 2]
+
+
+async def test_all_symbols_of_a_broker_go_on_as_such(run: Run) -> None:
+    server = FakeServer(
+        says_and_resets(tick(1), symbol="*"),
+        says(tick(3), symbol="*"),
+        says(tick(2), tick(3), tick(1, symbol="GBPUSD"), recovered=True),
+    )
+    async with open_fake_venue(server):
+        outcome = await run(server, 4, symbols=["*"], broker="one")
+    assert outcome == Outcome([tick(1), tick(2), tick(3), tick(1, symbol="GBPUSD")], None)
+    assert (server.asked[1]["symbols"], server.asked[1]["broker"]) == (["*"], "one")
+    assert "since" not in server.asked[1]
+    assert server.asked[2]["since"]["seqs"] == [["one", "EURUSD", "tick", 1]]
 
 
 @pytest.mark.parametrize(
@@ -579,5 +593,10 @@ def test_a_table_is_rows_columns_and_frames(
     pandas_frame = table.to_pandas()
     assert [stamp.timestamp() for stamp in pandas_frame.index] == [T0, T0 + 60]
     assert str(pandas_frame.index.tz) == "UTC"
+    ticks = [mdserver_client.Tick("one", "EURUSD", seq, T0 + seq, 1, 2) for seq in (1, 2)]
+    gap = mdserver_client.Gap("one", "EURUSD", "tick", T0, "missed")
+    assert list(mdserver_client.Table.of([ticks[0], gap, ticks[1]])) == ticks
+    with pytest.raises(ValueError, match="one type, got Tick, Trade"):
+        mdserver_client.Table.of([ticks[0], mdserver_client.Trade("one", "EURUSD", 1, T0, 1, 2)])
     empty = mdserver_client.Table({name: [] for name in table.columns}, mdserver_client.StoredCandle)
     assert len(empty.to_polars()) == len(empty.to_pandas()) == len(empty) == 0

@@ -107,28 +107,93 @@ async def test_every_tick_exactly_once_over_kill_9(node_folder: Path, folder: Pa
         assert len(seqs) >= count
 
 
-def example_of(page: str, language: str) -> str:
-    """Return the one block of the language that a page marks as tested."""
+def examples_of(page: str, language: str) -> list[str]:
+    """Return the blocks of the language that a page marks as tested."""
     text = (ROOT / "docs/howto" / page).read_text(encoding="utf-8")
-    (block,) = re.findall(rf"<!-- tested -->\n```{language}\n(.*?)```", text, re.DOTALL)
-    return str(block)
+    return re.findall(rf"<!-- tested -->\n```{language}\n(.*?)```", text, re.DOTALL)
 
 
-async def test_the_how_to_for_javascript_and_the_served_module(node_folder: Path, folder: Path) -> None:
-    (node_folder / "howto.mjs").write_text(example_of("javascript-client.md", "javascript"))
+async def run_node(code: Path, base: str) -> list[str]:
+    done = await trio.run_process(
+        [program("node"), code], capture_stdout=True, capture_stderr=True, check=False, env={"BASE": base}
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().splitlines()
+
+
+CHART = """
+import { chart } from "./chart.mjs";
+const stop = new AbortController();
+const all = [];
+let updates = 0;
+const series = { setData: (data) => all.push(data), update: () => ++updates === 2 && stop.abort() };
+await chart(process.env.BASE, "EURUSD", "1m", 1, series, stop.signal);
+console.log(all.length, all[0].length, updates);
+"""
+
+
+async def test_the_how_tos(node_folder: Path, folder: Path) -> None:
+    """As they stand there, against one server; also the module that it serves."""
     async with open_daemon(write_config(folder)) as daemon:
         await daemon.wait_stored("EURUSD", 1)
-        done = await trio.run_process(
-            [program("node"), node_folder / "howto.mjs"],
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env={"BASE": daemon.base},
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        lines = done.stdout.decode().splitlines()
-        assert len(lines) == 6
-        assert lines[-1].startswith("1 candles") or lines[-1].startswith("2 candles")
+        await check_javascript(node_folder, daemon.base)
         served = await daemon.get("/client.js")
-    assert served.text == (ROOT / "clients/js/mdserver.js").read_text(encoding="utf-8")
-    assert served.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert served.text == (ROOT / "clients/js/mdserver.js").read_text(encoding="utf-8")
+        assert served.headers["content-type"] == "text/javascript; charset=utf-8"
+        await check_python(folder, daemon.base)
+        await check_history_and_live(daemon.base)
+        await trio.to_thread.run_sync(check_notebook, daemon.base)
+
+
+async def check_javascript(node_folder: Path, base: str) -> None:
+    (block,) = examples_of("javascript-client.md", "javascript")
+    (node_folder / "howto.mjs").write_text(block)
+    lines = await run_node(node_folder / "howto.mjs", base)
+    assert len(lines) == 6
+    assert re.match("[12] candles", lines[-1])
+    (block,) = examples_of("history-and-live.md", "javascript")
+    (node_folder / "chart.mjs").write_text(block)
+    (node_folder / "show.mjs").write_text(CHART)
+    (line,) = await run_node(node_folder / "show.mjs", base)
+    assert re.fullmatch("1 [12] 2", line)
+
+
+async def check_python(folder: Path, base: str) -> None:
+    names: dict[str, Any] = {}
+    for block in examples_of("python-client.md", "python"):
+        exec(block, names)  # noqa: S102 - the page's own code
+    candles, seen = await names["main"](base)
+    assert len(candles) in (1, 2)
+    assert [seq for seq, *_ in seen] == list(range(seen[0][0], seen[0][0] + 5))
+    seqs = await names["collect"](base, folder / "position.json", 2)
+    seqs += await names["collect"](base, folder / "position.json", 2)
+    assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+
+
+async def check_history_and_live(base: str) -> None:
+    names: dict[str, Any] = {}
+    for block in examples_of("history-and-live.md", "python"):
+        exec(block, names)  # noqa: S102 - the page's own code
+    records = await names["last_minutes_and_on"](base, "EURUSD", 10, 1_000)
+    seqs = [record.seq for record in records if record.type == "tick"]
+    assert seqs == list(range(1, len(seqs) + 1))
+    shown: list[int] = []
+
+    def show(candles: dict[float, Any]) -> bool:
+        shown.append(len(candles))
+        return len(shown) == 3
+
+    candles = await names["chart"](base, "EURUSD", "1m", 1, show)
+    assert list(candles) == sorted(candles)
+    assert len(candles) in (1, 2)
+
+
+def check_notebook(base: str) -> None:
+    names: dict[str, Any] = {}
+    for block in examples_of("notebook.md", "python"):
+        exec(block.replace("http://127.0.0.1:8080", base), names)  # noqa: S102 - the page's own code
+    names["client"].close()
+    assert len(names["ticks"]) > len(names["spread"]) >= 1
+    assert len(names["candles"]) >= len(names["five_minutes"]) >= 1
+    live = names["live"]
+    assert list(live["seq"]) == list(range(live["seq"].iloc[0], live["seq"].iloc[0] + len(live)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -94,6 +94,8 @@ class Client:
         depth: int | str | None = None,
         snapshot: bool | None = None,
         received: bool | None = None,
+        rate_ms: int | None = None,
+        slow: Literal["conflate", "close"] | None = None,
         skip_refused: bool = False,
         on_status: Callable[[Status], None] | None = None,
     ) -> Stream:
@@ -103,7 +105,8 @@ class Client:
         or a :class:`Gap` says between which times some may be missing. The first connection must succeed.
 
         Args:
-            symbols: At least one, or none where ``since`` is a position, which names them itself.
+            symbols: At least one, or none where ``since`` is a position, which names them itself. ``["*"]``: all that
+                ``broker`` streams, now and later.
             types: Of ``tick``, ``trade``, ``candle``, ``orderbook``.
             broker: Default: the first of the server's config that has the symbol.
             since: A time or a :attr:`Stream.position` to begin at; live follows on it.
@@ -111,6 +114,8 @@ class Client:
             depth: Of order books.
             snapshot: The last record of each topic comes first.
             received: Records carry when the server's socket had them.
+            rate_ms: At most one tick, forming candle or order book of an instrument in so many milliseconds.
+            slow: ``close`` has the server close the connection, and the client resume, in place of conflating.
             skip_refused: Go on without symbols and types that the server refuses; :attr:`Stream.refused` has them.
             on_status: Called with each change of the connection and of the brokers.
 
@@ -122,7 +127,13 @@ class Client:
         """
         if isinstance(symbols, str):
             raise TypeError(f"symbols: expected a list of symbols, got the text {symbols!r}")
-        options = {"interval": interval, "depth": depth, "snapshot": snapshot, "received": received}
+        options: dict[str, Any] = {
+            "interval": interval,
+            "depth": depth,
+            "snapshot": snapshot,
+            "received": received,
+        }
+        options |= {"rate_ms": rate_ms, "slow": slow}
         resumption = Resumption(symbols, types, broker, since, options)
         url = self.url.replace("http", "ws", 1) + "/?batch=true"
         stream = Stream(

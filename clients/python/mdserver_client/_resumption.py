@@ -15,6 +15,8 @@ Request: TypeAlias = dict[str, Any]
 
 STORED = frozenset(("tick", "trade"))
 """What the server stores as records, and so can replay."""
+ALL = "*"
+"""In place of symbols: all that a broker streams."""
 ROWS = 500
 """Topics in one request, which may have 64 KiB."""
 REMEMBERED_GAPS = 32
@@ -126,7 +128,10 @@ class Resumption:
             elif not same and topic.seq is not None:
                 topic.break_off("epoch")
                 topic.seq = None
-        return self._resuming(list(self._topics.values()), now_s)
+        # All symbols of a broker: those that the stream has had are resumed by name besides.
+        everything = {"symbols": self._symbols, "broker": self._broker}
+        first = [self._request(None, everything)] if self._symbols == [ALL] else []
+        return first + self._resuming(list(self._topics.values()), now_s)
 
     def again(self) -> list[Request]:
         """Return the requests that ask once more for what was not there."""
@@ -191,7 +196,7 @@ class Resumption:
             if result.status == "error":
                 refused.append(result)
                 self._topics.pop((result.broker or "", result.symbol, result.type), None)
-            elif result.status != "removed" and result.type != "heartbeat":
+            elif result.status != "removed" and result.type != "heartbeat" and result.symbol != ALL:
                 self._begins(result, first=first)
         return refused
 
@@ -223,9 +228,9 @@ class Resumption:
                 topic.seq = seq
 
     def must_do_without(self, error: ServerError) -> bool:
-        """Tell whether a key that may not ask for the past was refused it; from then on it is not asked for."""
+        """Tell whether the past was refused, for want of a right or of room; from then on it is not asked for."""
         resuming = self._asked.get(error.id) is not None
-        if error.code == 409 and resuming and not self._live_only:
+        if error.code in (405, 409) and resuming and not self._live_only:
             self._live_only = True
             return True
         return False
