@@ -304,3 +304,47 @@ async def test_a_reload_takes_keys_over_and_closes_whose_key_is_gone() -> None:
 def test_no_key_is_shown_by_the_objects_that_hold_it() -> None:
     assert HASH.rpartition(":")[2] not in repr(keys())
     assert json.dumps(KEY) not in repr(keys())
+
+
+async def test_no_answer_names_a_broker_that_the_key_may_not_see() -> None:
+    async with open_stream_server(("one", "two", "secret"), auth=keys(brokers=("two",))) as server:
+        server.supervisor.brokers["one"].demand.set_instruments([])
+        async with client_with(server, Authorization=BEARER) as client:
+            unknown = await client.subscribe("EURUSD", broker="nobody")
+            assert (unknown["code"], unknown["message"].partition("there are: ")[2]) == (408, "two")
+            for kind in ("orderbook", "candle"):
+                (refused,) = (await client.subscribe("EURUSD", types=[kind]))["results"]
+                assert refused["status"] == "error"
+                assert "one" not in refused["message"].replace("none", "")
+                assert "secret" not in refused["message"]
+        answer = await http_get(
+            server.port, "/api/stream?symbols=EURUSD&types=orderbook", Authorization=BEARER
+        )
+        assert (answer.status, "secret" in answer.json()["detail"]) == (404, False)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "says"),
+    [
+        ("GET /api/candles/币安人生USDT/1h HTTP/1.1", 400, "percent-encoded"),
+        ("GET /api/candles?symbol=Ünü HTTP/1.1", 400, "percent-encoded"),
+        ("nonsense", 400, "no HTTP/1.1 request"),
+        ("GET /" + "x" * 70_000 + " HTTP/1.1", 431, "too long"),
+    ],
+)
+async def test_what_is_no_request_is_a_problem_with_a_body(request_line: str, status: int, says: str) -> None:
+    async with open_stream_server() as server, await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        await stream.send_all(f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
+        answer = b""
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            while part := await stream.receive_some():
+                answer += part
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"content-type: application/problem+json" in head.lower()
+        problem = json.loads(body)
+        assert (problem["status"], problem["code"], says in problem["detail"]) == (
+            status,
+            "invalid_request",
+            True,
+        )

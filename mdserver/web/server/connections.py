@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from ...metrics import Metrics
 
-__all__ = ["Connections", "Refusal", "refusal_response"]
+__all__ = ["Connections", "Refusal", "malformed_body", "refusal_response"]
 
 Refusal: TypeAlias = Literal["all", "address", "flood"]
 """The limit that a connection exceeds; ``flood``: so many exceed it that this one is closed without an answer."""
@@ -59,6 +59,19 @@ class Connections:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
+
+
+def malformed_body(status: int) -> bytes:
+    """Return the body of the answer to what is no HTTP request, which h11 has refused with ``status``."""
+    title, detail = "The request is not valid", "this is no HTTP/1.1 request"
+    if status == 431:
+        detail = "the request line and the headers are too long"
+    elif status == 400:
+        detail += "; a URL has ASCII characters only: write others percent-encoded, in UTF-8"
+    return (
+        f'{{"type":"urn:mdserver:problem:invalid_request","title":"{title}","status":{status},"detail":"{detail}",'
+        '"code":"invalid_request","param":null}'
+    ).encode()
 
 
 def refusal_response(refusal: Refusal) -> bytes:

@@ -37,7 +37,7 @@ from ...config import ServerConfig
 from ...errors import ConfigError, leaves
 from ...log import RarelyLogged
 from ...metrics import Metrics
-from .connections import Connections, Refusal, refusal_response
+from .connections import Connections, Refusal, malformed_body, refusal_response
 from .tls import Certificate, TlsStream
 
 __all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
@@ -124,6 +124,8 @@ class GuardedTCPServer(TCPServer):
     @protocol.setter
     def protocol(self, wrapper: ProtocolWrapper) -> None:
         self._protocol = wrapper
+        if isinstance(wrapper.protocol, H11Protocol):
+            wrapper.protocol._send_error_response = partial(_answer_malformed, wrapper.protocol)  # type: ignore[method-assign]  # noqa: SLF001
         if isinstance(wrapper.protocol, H11Protocol) and (self.refusal or not self.cleartext_http2):
             wrapper.protocol._check_protocol = self._check  # type: ignore[assignment,method-assign]  # noqa: SLF001
 
@@ -232,6 +234,21 @@ class GuardedTCPServer(TCPServer):
         except OSError:
             return "gone"
         return f"{host}:{port}"
+
+
+async def _answer_malformed(protocol: H11Protocol, status: int) -> None:
+    """Answer what h11 refuses; Hypercorn's own answer has no body."""
+    body = malformed_body(status)
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),
+    ]
+    send = protocol._send_h11_event  # noqa: SLF001
+    await send(h11.Response(status_code=status, headers=headers))
+    await send(h11.Data(data=body))
+    await send(h11.EndOfMessage())
 
 
 async def open_listeners(hosts: Sequence[str], port: int) -> list[trio.SocketListener]:

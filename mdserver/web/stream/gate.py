@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 from ...protocol.requests import Auth, Request, RequestError
 from ..access.access import Access, TooManyRequests, WrongKey
@@ -12,6 +14,9 @@ __all__ = ["AUTH_WITHIN_S", "Gate"]
 
 AUTH_WITHIN_S = 10.0
 """A client that needs a key and sends none within this time is closed."""
+
+
+Broker = TypeVar("Broker")
 
 
 class Gate:
@@ -77,6 +82,10 @@ class Gate:
         if self.grant is None or scope not in self.grant.scopes:
             self._access.count("not_permitted")
             raise RequestError(409, f"not permitted: this key has no scope {scope}")
+
+    def seen(self, brokers: Mapping[str, Broker]) -> dict[str, Broker]:
+        """Return those of some brokers that the client may see anything of: no answer names another."""
+        return {name: broker for name, broker in brokers.items() if self.may_use(name)}
 
     def may_see(self, broker: str | None, symbol: str | None) -> bool:
         """Return whether the client may see a broker's records of a symbol; None means any broker or symbol."""

@@ -243,7 +243,7 @@ class Session:
         candidates = seen
         if not candidates:
             self._metrics.client_errors.labels("408").inc()
-            return no_broker(feed, name, self._held.brokers)
+            return no_broker(feed, name, self.gate.seen(self._held.brokers))
         if kind == "candle" and (why := self._candles.refusal(candidates[0].plugin)):
             return self._faulty(name, symbol, kind, Fault(410, why))
         held = [broker for broker in candidates if Topic(broker.name, *feed) in self._held.topics]
@@ -398,7 +398,7 @@ class Session:
 
     def _check_broker(self, name: str | None) -> None:
         if name is not None and name not in self._held.brokers:
-            known = ", ".join(self._held.brokers) or "none"
+            known = ", ".join(self.gate.seen(self._held.brokers)) or "none"
             raise RequestError(408, f'broker: unknown broker "{name[:40]}"; there are: {known}')
 
     def _let_go(self, topic: Topic) -> None:
