@@ -72,10 +72,12 @@ class DatabasePart(Part):
                 if url != settings.url:
                     await self._open(opening)
                     task_status.started()
-                else:
-                    with KnownDatabase(self._data_dir / "known_database") as self.known:
-                        await self._open_or_begin_without(opening, self.known, task_status)
-                await self.signs.run()
+                    await self.signs.run()
+                    return
+                # Open to the end: with each record that is stored the numbers in it may rise.
+                with KnownDatabase(self._data_dir / "known_database") as self.known:
+                    await self._open_or_begin_without(opening, self.known, task_status)
+                    await self.signs.run()
 
     async def _open(self, opening: Opening) -> Opened:
         opened = await opening.connect(self._settings.connect_for_s)

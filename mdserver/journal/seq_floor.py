@@ -94,11 +94,12 @@ class SeqFloor:
                 raise
 
     def close(self) -> None:
-        """Sync and close."""
+        """Sync and close. Whoever writes afterwards gets OSError, and does not write into what has the number next."""
         try:
             self.sync()
         finally:
-            os.close(self._fd)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def _write(self, seqs: Mapping[Topic, int]) -> None:
         payload = msgspec.json.encode(list(seqs.items()))

@@ -55,6 +55,15 @@ def test_the_file_is_written_once_for_many_numbers(tmp_path: Path, monkeypatch: 
     floor.close()
 
 
+def test_one_that_is_closed_writes_nowhere(tmp_path: Path) -> None:
+    floor = SeqFloor(tmp_path)
+    floor.close()
+    with (tmp_path / "another").open("w+b") as other:  # has the descriptor that the floor had
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            floor.cover([published(EURUSD, 1)])
+        assert other.read() == b""
+
+
 def test_its_blocks_are_there_before_they_are_needed(tmp_path: Path) -> None:
     SeqFloor(tmp_path).close()
     found = (tmp_path / FILE_NAME).stat()
