@@ -21,6 +21,7 @@ __all__ = [
     "RETRY_STATUSES",
     "HttpRefused",
     "HttpUnavailable",
+    "connect_failure",
     "is_web_page",
     "mapped_errors",
     "page_error",
@@ -101,19 +102,35 @@ def mapped_errors(url: str) -> Iterator[None]:
         raise Unavailable(f"{url}: {_reason(url, error)}") from error
 
 
-def _reason(url: str, error: httpx2.RequestError) -> str:
-    host = urlsplit(url).hostname
+def connect_failure(url: str, error: BaseException, *, connected: bool = False) -> str | None:
+    """Return in one sentence why a connection did not come about: its name, TLS, or the network; None for others.
+
+    ``connected``: the network is not to blame.
+    """
+    parts = urlsplit(url)
+    host, plain = parts.hostname, {"wss": "ws"}.get(parts.scheme, "http")
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the TLS certificate of {host} is not trusted: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
             why = str(cause.reason or cause)
-            hint = "; does the server use TLS at all, or should it be http://?" if _NO_TLS.search(why) else ""
+            hint = (
+                f"; does the server use TLS at all, or should it be {plain}://?"
+                if _NO_TLS.search(why)
+                else ""
+            )
             return f"the TLS handshake with {host} failed: {why}{hint}"
         if isinstance(cause, socket.gaierror):
             return f"the name {host} cannot be resolved: {cause.strerror or cause}"
-        if isinstance(cause, OSError) and cause.errno and isinstance(error, httpx2.ConnectError):
+        if isinstance(cause, OSError) and cause.errno and not connected:
             return f"cannot connect: {os.strerror(cause.errno)}"
+    return None
+
+
+def _reason(url: str, error: httpx2.RequestError) -> str:
+    failure = connect_failure(url, error, connected=not isinstance(error, httpx2.ConnectError))
+    if failure is not None:
+        return failure
     text = str(error) or next((str(cause) for cause in _causes(error) if str(cause)), type(error).__name__)
     if isinstance(error, httpx2.ProxyError):
         return f"the proxy refuses: {text}"

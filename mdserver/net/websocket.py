@@ -17,7 +17,7 @@ import trio
 from ..errors import MdserverError, Rejected, Silent, Unavailable
 from . import frame_reader as frames
 from .handshake import Handshake, HandshakeError, Refused
-from .http_errors import RETRY_STATUSES, status_error
+from .http_errors import RETRY_STATUSES, connect_failure, is_web_page, page_error, status_error
 from .prompt_stream import PromptSocketStream
 
 __all__ = ["WebSocket", "WebSocketClosed", "open_websocket"]
@@ -107,7 +107,7 @@ async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Str
     try:
         tcp = await trio.open_tcp_stream(host, parts.port or _DEFAULT_PORTS[parts.scheme])
     except (OSError, ValueError) as error:
-        raise Unavailable(f"{url}: cannot connect: {error}") from error
+        raise Unavailable(f"{url}: {connect_failure(url, error) or f'cannot connect: {error}'}") from error
     stream = PromptSocketStream(tcp)
     if parts.scheme == "ws":
         return stream
@@ -121,7 +121,10 @@ async def _connect(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Str
         await secure.do_handshake()
     except trio.BrokenResourceError as error:
         await trio.aclose_forcefully(stream)
-        raise Unavailable(f"{url}: TLS handshake failed: {error.__cause__ or error}") from error
+        why = (
+            connect_failure(url, error) or f"the TLS handshake with {host} failed: {error.__cause__ or error}"
+        )
+        raise Unavailable(f"{url}: {why}") from error
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
@@ -162,6 +165,11 @@ class WebSocket:
         except _LOST as error:
             raise self._lost(error) from error
         if isinstance(outcome, Refused):
+            page = is_web_page(outcome.headers.get("content-type", ""), outcome.body.encode())
+            if (
+                outcome.status == 200 and page
+            ):  # not of the venue: what stands in between may let us through later
+                raise page_error(self.url, outcome.body)
             raise status_error(self.url, outcome.status, outcome.headers, outcome.body, retry_statuses)
         self._early = outcome.trailing
 

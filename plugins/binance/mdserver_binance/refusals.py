@@ -11,6 +11,8 @@ BINANCE_RETRY_STATUSES = RETRY_STATUSES | {403}
 """403 is the venue's web application firewall: a pause after too many requests, not a verdict."""
 
 _HELP = {
+    401: "market data of Binance need no key: check `url` and `rest_url`, which name something else",
+    404: "check `url` and `rest_url`: Binance has market data there",
     451: "Binance does not serve this place; `url: wss://data-stream.binance.vision` has the same market data,"
     " `wss://stream.binance.us:9443` is the exchange of the USA",
     403: "Binance's firewall blocks this address or what lies before it (a VPN, a proxy, a data centre), mostly for a"

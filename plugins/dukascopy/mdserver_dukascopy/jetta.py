@@ -29,6 +29,7 @@ Ints = NDArray[np.int64]
 
 _PERIODS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 _CENTS_PER_MILLION = 1e8
+_MAX_VOLUME = 1e15
 
 
 class _Ticks(msgspec.Struct, rename="camel"):
@@ -166,8 +167,8 @@ def _prices(base: Decimal | None, deltas: list[int], decimals: int, origin: str)
         if deltas:
             raise BadMessage(f"{origin}: {len(deltas)} prices without a first one")
         return np.empty(0)
-    scaled = base.scaleb(decimals)
-    if not scaled.is_finite() or scaled != scaled.to_integral_value() or abs(scaled) > 2**53:
+    # Decimals of any size are JSON: arithmetic with them raises, comparisons of finite ones do not.
+    if not base.is_finite() or base.copy_abs() > 2**53 or not _is_whole(scaled := base.scaleb(decimals)):
         raise BadMessage(
             f"{origin}: a price of {base}, expected a multiple of {Decimal(1).scaleb(-decimals)}"
         )
@@ -175,6 +176,10 @@ def _prices(base: Decimal | None, deltas: list[int], decimals: int, origin: str)
     if (prices <= 0).any():
         raise BadMessage(f"{origin}: a price that is not positive at row {int(np.argmax(prices <= 0))}")
     return prices / float(10**decimals)
+
+
+def _is_whole(scaled: Decimal) -> bool:
+    return scaled == scaled.to_integral_value() and scaled.copy_abs() <= 2**53
 
 
 def _times(deltas: list[int], origin: str) -> Ints:
@@ -197,6 +202,6 @@ def _integers(values: list[int], origin: str) -> Ints:
 
 def _volumes(values: list[float], origin: str) -> Floats:
     array = np.array(values, np.float64)
-    if not (np.isfinite(array).all() and (array >= 0).all()):
-        raise BadMessage(f"{origin}: a volume is negative or no finite number")
+    if not ((array >= 0) & (array <= _MAX_VOLUME)).all():
+        raise BadMessage(f"{origin}: a volume is negative, not finite or above {_MAX_VOLUME:g}")
     return array

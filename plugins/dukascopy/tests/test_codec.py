@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import lzma
 import struct
 
 import numpy as np
@@ -134,6 +135,19 @@ def test_noise_is_refused(body: bytes) -> None:
 def test_a_file_cut_anywhere_is_refused(length: int) -> None:
     with pytest.raises(BadMessage):
         codec.check(GOOD[:length], ORIGIN)
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
+def test_rows_of_any_bytes_are_ticks_or_refused(changes: list[tuple[int, bytes]]) -> None:
+    rows = bytearray(lzma.decompress(GOOD))
+    for at, data in changes:
+        rows[at * 5 : at * 5 + len(data)] = data
+    try:
+        ticks = codec.decode_ticks(lzma.compress(bytes(rows), lzma.FORMAT_ALONE), ORIGIN, HOUR_US, 5)
+    except BadMessage:
+        return
+    assert all(np.isfinite(column).all() for column in ticks)
+    assert (ticks.ask >= ticks.bid).all()
 
 
 def test_candles_come_in_the_usual_order_and_with_their_fillers() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mdserver.errors import BadMessage
@@ -170,3 +171,54 @@ def test_candles_of_closed_minutes_are_absent() -> None:
 def test_impossible_candles_are_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(BadMessage, match=says):
         jetta.decode_candles(msgspec.json.encode(CANDLES | changes), ORIGIN, HOUR_US, "minute")
+
+
+ODD = (
+    b"null",
+    b"1e308",
+    b"1e999999",
+    b"-1",
+    b'"NaN"',
+    b'"sNaN"',
+    b'"Infinity"',
+    b"9" * 30,
+    b"[]",
+    b"{}",
+    b"-",
+    b"\xff",
+)
+ENCODED = (encoded(), encoded(**EMPTY), msgspec.json.encode(CANDLES))
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """An answer in which values are replaced and bytes cut, put in and changed."""
+    body = draw(st.sampled_from(ENCODED))
+    for _ in range(draw(st.integers(1, 3))):
+        values = [match.span() for match in re.finditer(rb"(?<=[:,\[])[^:,\[\]{}]+", body)]
+        if values and draw(st.booleans()):
+            first, last = draw(st.sampled_from(values))
+        else:
+            first = draw(st.integers(0, len(body)))
+            last = first + draw(st.integers(0, 20))
+        body = body[:first] + draw(st.sampled_from(ODD) | st.binary(max_size=4)) + body[last:]
+    return body
+
+
+@given(mutated())
+@example(encoded(ask="sNaN"))
+@example(encoded(bid="NaN"))
+@example(encoded(multiplier="Infinity"))
+@example(encoded(ask=msgspec.Raw(b"1e999999")))
+@example(msgspec.json.encode(CANDLES | {"volumes": [1e308, 1.0]}))
+def test_a_mutated_answer_is_columns_of_finite_numbers_or_a_bad_message(body: bytes) -> None:
+    for decode in (
+        lambda: jetta.decode_ticks(body, ORIGIN, HOUR_US),
+        lambda: jetta.decode_candles(body, ORIGIN, HOUR_US, "minute"),
+    ):
+        try:
+            columns = decode()
+        except BadMessage:
+            continue
+        assert len({len(column) for column in columns}) == 1
+        assert all(np.isfinite(column).all() for column in columns)

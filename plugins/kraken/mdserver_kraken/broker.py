@@ -8,18 +8,16 @@ import trio
 
 from mdserver.errors import MdserverError, Rejected, Unavailable, leaves
 from mdserver.model import Feed, Trade
-from mdserver.net import RETRY_STATUSES, open_http, open_websocket
+from mdserver.net import HttpRefused, HttpUnavailable, open_http, open_websocket
 from mdserver.plugin import BrokerHost
 
 from .config import KrakenConfig
 from .history import TradePages, fetch_trades
 from .instruments import InstrumentTable
 from .link import Link, Timing
+from .refusals import KRAKEN_RETRY_STATUSES, explained
 
 __all__ = ["KrakenBroker"]
-
-KRAKEN_RETRY_STATUSES = RETRY_STATUSES | {403}
-"""403 is the network in front of the venue after too many attempts: a pause of minutes, not a verdict."""
 
 
 class KrakenBroker:
@@ -36,12 +34,14 @@ class KrakenBroker:
         """Run one session, live once the venue's list of instruments is there. Raises Unavailable or Rejected."""
         try:
             await self._session(host, task_status)
+        except (HttpRefused, HttpUnavailable) as error:
+            raise explained(error) from error
         except BaseExceptionGroup as group:
             errors = list(leaves(group))
             ours = [error for error in errors if isinstance(error, MdserverError)]
             if len(ours) < len(errors):
                 raise  # a bug, or a cancellation: nothing of it may get lost
-            raise ours[0] from group
+            raise explained(ours[0]) from group
 
     async def _session(self, host: BrokerHost, task_status: trio.TaskStatus[None]) -> None:
         async with open_websocket(
@@ -67,5 +67,8 @@ class KrakenBroker:
             raise Rejected(f"Kraken lists no {feed.symbol}")
         pages = TradePages(venue_symbol, from_us, to_us)
         async with open_http() as http:
-            async for page in fetch_trades(http, self._config.rest_url, feed.symbol, pages):
-                yield page  # noqa: ASYNC119 - whoever iterates closes it, as the hook asks for
+            try:
+                async for page in fetch_trades(http, self._config.rest_url, feed.symbol, pages):
+                    yield page  # noqa: ASYNC119 - whoever iterates closes it, as the hook asks for
+            except (HttpRefused, HttpUnavailable) as error:
+                raise explained(error) from error
