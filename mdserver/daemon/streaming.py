@@ -349,6 +349,7 @@ class WebPart(Part):
             metrics=self._metrics,
             now_us=lambda: time_ns() // 1000,
             flush_s=self._config.database.flush_ms / 1000,
+            last=self._router.last,
             allowed_origins=lambda: self._allowed_origins,
         )
 

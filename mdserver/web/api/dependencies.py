@@ -8,7 +8,7 @@ import attrs
 
 from ...feed.broker_state import BrokerState
 from ...metrics import Metrics
-from ...model import RecordType
+from ...model import Published, RecordType, Topic
 from ...store.store import Store
 
 __all__ = ["Dependencies", "SourceInfo"]
@@ -38,6 +38,7 @@ class Dependencies:
     ``flush_s`` is how old a forming candle may be. A closed candle is final only after ``settle_s``: until then late
     records or the repair of a gap may change it. ``answer_s`` bounds the work on a request; together with the time that
     the database needs to cancel a query it is below the timeout of usual proxies.
+    ``last`` returns the newest record of a topic that was published since the start.
     """
 
     store: Store | None
@@ -49,4 +50,5 @@ class Dependencies:
     flush_s: float = 0.25
     settle_s: float = 86_400.0
     answer_s: float = 8.0
+    last: Callable[[Topic], Published | None] = lambda _: None
     allowed_origins: Callable[[], Sequence[str]] = tuple

@@ -17,6 +17,7 @@ from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .params import DEFAULT_TIMEFRAME
 from .records_view import DEFAULT_RECORDS, MAX_ARROW_RECORDS, MAX_RECORDS
 from .series_choice import PRICES
+from .snapshot_view import MAX_SYMBOLS
 
 __all__ = ["openapi_document"]
 
@@ -77,6 +78,19 @@ _CANDLE = {
     "broker": _TEXT,
     "complete": {"type": "boolean"},
 }
+
+_FORMING = _object(
+    {"time": {**_TIME, "type": "integer"}, "count": _COUNT}
+    | dict.fromkeys(("open", "high", "low", "close", "volume"), _NUMBER)
+)
+
+
+def _message(kind: str, values: dict[str, Any], *optional: str) -> dict[str, Any]:
+    """Describe a record as the stream has it."""
+    head = {"type": {"const": kind, "type": "string"}, "broker": _TEXT, "symbol": _TEXT}
+    numbered = {"seq": {"type": "integer"}, "time": _TIME}
+    return _object(head | numbered | values, {name: dict[str, Any]() for name in optional})
+
 
 _SCHEMAS = {
     "Candle": _object({}, _CANDLE),
@@ -184,6 +198,16 @@ _SCHEMAS = {
                     }
                 )
             ),
+        }
+    ),
+    "Snapshot": _object(
+        {
+            "broker": _TEXT,
+            "tick": _nullable(_message("tick", {"bid": _NUMBER, "ask": _NUMBER}, "bid_size", "ask_size")),
+            "trade": _nullable(_message("trade", {"price": _NUMBER, "size": _NUMBER}, "side", "trade_id")),
+            "candles": _object({"1m": _nullable(_FORMING), "1d": _nullable(_FORMING)}),
+            "change": _nullable(_NUMBER),
+            "change_percent": _nullable(_NUMBER),
         }
     ),
     "Health": _object(
@@ -361,6 +385,12 @@ _PATHS = {
         problems=_DATA,
     ),
     "/api/brokers": _get("The state of each broker", _ref("Brokers"), problems=(400, 500)),
+    "/api/snapshot": _get(
+        f"Where symbols are now: last tick and trade, forming candles, change of the day; at most {MAX_SYMBOLS}",
+        {"type": "object", "additionalProperties": _ref("Snapshot")},
+        [_parameter("symbols", "one or more, divided by commas", _TEXT, required=True), _BROKER],
+        problems=_DATA,
+    ),
     "/api/stream": _get(
         "The stream as server-sent events; the fields are those of `subscribe`",
         None,

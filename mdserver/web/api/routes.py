@@ -28,6 +28,7 @@ from .params import query_of, symbol_of
 from .problem import RETRY_AFTER_S, Problem, problem_response, shortened, store_away
 from .read_context import Reading
 from .records_view import records_answer
+from .snapshot_view import snapshot_answer
 
 __all__ = ["http_routes"]
 
@@ -86,6 +87,10 @@ def _add_data_routes(routes: Blueprint, reading: Reading) -> None:
     @routes.get("/api/trades")
     async def trades() -> Response:
         return await in_time(records_answer(request, reading, "trade"))
+
+    @routes.get("/api/snapshot")
+    async def snapshot() -> Response:
+        return await in_time(snapshot_answer(request, reading))
 
 
 def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:

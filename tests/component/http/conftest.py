@@ -16,6 +16,7 @@ from mdserver.metrics import Metrics
 from mdserver.model import US_PER_S, Topic
 from mdserver.store.query.read_records import NO_TIME_US, RecordArrays, RecordPage
 from mdserver.store.store import MAX_TICKS, CandleColumns, CoverageDay, GapRow, LastingGap, TooManyTicks
+from mdserver.stream.live_candles import CandleKey, StoredCandle
 from mdserver.timeframes import Timeframe
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.routes import http_routes
@@ -59,6 +60,7 @@ class FakeStore:
     open_gaps: dict[int, list[tuple[int, int]]] = attrs.field(factory=dict)
     tick_count: int = 5_000_000
     days: list[CoverageDay] = attrs.field(factory=list)
+    forming: dict[tuple[str, int, int], StoredCandle] = attrs.field(factory=dict)
 
     async def series(self, symbol: str | None = None) -> Sequence[Series]:
         self._note("series")
@@ -75,6 +77,11 @@ class FakeStore:
             times = [t for t in times if first_us < (t + timeframe_s) * US_PER_S and t * US_PER_S <= last_us]
         times = [t for t in times if t not in self.missing]
         return self._columns(series_id, times)
+
+    async def candles_at(self, keys: Sequence[CandleKey]) -> dict[CandleKey, StoredCandle]:
+        self._note("candles_at")
+        places = {key: (key.symbol, key.timeframe_s, key.open_s) for key in keys}
+        return {key: self.forming[place] for key, place in places.items() if place in self.forming}
 
     def _columns(self, series_id: int, times: list[int], away: float = 0.0) -> CandleColumns:
         price = [series_id + self.shift + (t % DAY) / DAY + away for t in times]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mdserver.web.api import candle_query, coverage_view, event_stream, gaps_view, records_view
+from mdserver.web.api import candle_query, coverage_view, event_stream, gaps_view, records_view, snapshot_view
 from mdserver.web.api.openapi import openapi_document
 
 T0 = 1_710_892_800
@@ -36,6 +36,7 @@ EXAMPLES = {
     ],
     "/api/coverage": [f"/api/coverage?symbol=EURUSD&from={T0}&to={T0 + 99}"],
     "/api/brokers": ["/api/brokers"],
+    "/api/snapshot": ["/api/snapshot?symbols=EURUSD,XAUUSD"],
     "/api/openapi.json": ["/api/openapi.json"],
     "/health/live": ["/health/live"],
     "/health/ready": ["/health/ready"],
@@ -77,6 +78,7 @@ def test_parameters_are_those_that_the_routes_know() -> None:
         "/api/ticks": records_view.QUERY,
         "/api/trades": records_view.QUERY,
         "/api/gaps": gaps_view.QUERY,
+        "/api/snapshot": snapshot_view.QUERY,
         "/api/stream": (*event_stream.QUERY, "Last-Event-ID"),
         "/api/coverage": coverage_view.QUERY,
     }

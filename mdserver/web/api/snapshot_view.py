@@ -1,0 +1,137 @@
+"""``GET /api/snapshot``: what some symbols are at now: last records, forming candles, the change of the day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from quart import Request, Response
+
+from ...kinds import BY_NAME
+from ...model import TIMEFRAMES, US_PER_S, Published, RecordType
+from ...protocol.encoding import PLAIN
+from ...protocol.server_frames import payload_of
+from ...store.store import SeriesInfo
+from ...stream.live_candles import CandleKey, StoredCandle
+from ...symbols import canonical
+from .caching import REVALIDATE
+from .conditional import answer, small_body
+from .encoding import Body
+from .params import query_of
+from .problem import Problem, missing_parameter
+from .read_context import Reading
+from .series_choice import candidates_of
+
+__all__ = ["MAX_SYMBOLS", "QUERY", "snapshot_answer"]
+
+QUERY = ("symbols", "broker")
+MAX_SYMBOLS = 100
+SHOWN = ("1m", "1d")
+AT_ONE_TIME = 1_000
+"""Records of one microsecond that are looked at for the last of them."""
+
+
+async def snapshot_answer(request: Request, reading: Reading) -> Response:
+    """Answer with the snapshot of each requested symbol, by its canonical name. Raises Problem for an unknown one."""
+
+    async def build() -> Body:
+        return small_body(msgspec.json.encode(await _document(request, reading)))
+
+    headers = {"Cache-Control": REVALIDATE}
+    return await answer(request, build, form="json", headers=headers, memory=reading.memory)
+
+
+async def _document(request: Request, reading: Reading) -> dict[str, Any]:
+    query = query_of(request.args.items(multi=True), QUERY)
+    sources = reading.services.sources()
+    chosen: dict[str, dict[RecordType | None, SeriesInfo]] = {}
+    for symbol in _symbols_of(query.get("symbols")):
+        known = await reading.series_of(symbol)
+        chosen[symbol] = {
+            wanted: candidates_of(
+                known, sources, symbol, broker=query.get("broker"), wanted=wanted, param=None
+            )[0]
+            for wanted in (None, "tick", "trade")
+            if wanted is None or any(_is_of(series, wanted, query.get("broker")) for series in known)
+        }
+    now_s = reading.services.now_us() // US_PER_S
+    keys = {
+        (symbol, name): _key(series[None], TIMEFRAMES[name], now_s)
+        for symbol, series in chosen.items()
+        for name in SHOWN
+    }
+    candles = await reading.store.candles_at(list(keys.values()))
+    return {
+        symbol: {
+            "broker": series[None].broker,
+            "tick": await _last(reading, series.get("tick")),
+            "trade": await _last(reading, series.get("trade")),
+            "candles": {name: _shown(keys[symbol, name], candles.get(keys[symbol, name])) for name in SHOWN},
+            **_change(candles.get(keys[symbol, "1d"])),
+        }
+        for symbol, series in chosen.items()
+    }
+
+
+def _symbols_of(text: str | None) -> list[str]:
+    if text is None:
+        raise missing_parameter("symbols", "one or more symbols, like EURUSD,BTCUSDT")
+    try:
+        symbols = list(dict.fromkeys(canonical(part) for part in text.split(",")))
+    except ValueError as error:
+        raise Problem(400, "invalid_parameter", f"symbols: {error}", param="symbols") from None
+    if len(symbols) > MAX_SYMBOLS:
+        detail = f"symbols: {len(symbols)} symbols; at most {MAX_SYMBOLS} in one request"
+        raise Problem(400, "range_too_large", detail, param="symbols")
+    return symbols
+
+
+def _is_of(series: SeriesInfo, type_: RecordType, broker: str | None) -> bool:
+    return series.type == type_ and broker in (None, series.broker)
+
+
+def _key(series: SeriesInfo, timeframe_s: int, now_s: int) -> CandleKey:
+    return CandleKey(
+        series.broker, series.symbol, series.type, timeframe_s, now_s // timeframe_s * timeframe_s
+    )
+
+
+async def _last(reading: Reading, series: SeriesInfo | None) -> dict[str, Any] | None:
+    """Return the last record of a series as the stream has it: one that was just published, else the last stored."""
+    if series is None:
+        return None
+    published = reading.services.last(series.topic) or await _last_stored(reading, series)
+    if published is None:
+        return None
+    shown: dict[str, Any] = msgspec.json.decode(payload_of(PLAIN.frame(published)))
+    return shown
+
+
+async def _last_stored(reading: Reading, series: SeriesInfo) -> Published | None:
+    at_us = series.latest_us
+    if at_us is None:
+        return None
+    page = await reading.store.records(series.id, series.type, at_us, at_us, after=None, limit=AT_ONE_TIME)
+    if not page.seq:
+        return None  # deleted since the series was read
+    values = {name: column[-1] for name, column in page.columns.items()}
+    record = BY_NAME[series.type].struct(symbol=series.symbol, time_us=at_us, **values)
+    return Published(series.topic, page.seq[-1], record)  # type: ignore[arg-type]  # a struct of the kinds' table
+
+
+def _shown(key: CandleKey, candle: StoredCandle | None) -> dict[str, Any] | None:
+    if candle is None:
+        return None
+    prices: Sequence[float] = candle[:5]
+    values = dict(zip(("open", "high", "low", "close", "volume"), prices, strict=True))
+    return {"time": key.open_s, **values, "count": candle.row_count}
+
+
+def _change(day: StoredCandle | None) -> dict[str, float | None]:
+    """Return how far the price is from the day's open: with no digit that the two prices do not have."""
+    if day is None or not day.open:
+        return {"change": None, "change_percent": None}
+    change = Decimal(repr(day.close)) - Decimal(repr(day.open))
+    return {"change": float(change), "change_percent": round(100 * float(change) / day.open, 4)}
