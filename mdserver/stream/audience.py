@@ -57,24 +57,25 @@ class Sink(Protocol):
 
 
 class Group:
-    """Clients with the same subscriptions; ``only`` is the client of a group of one.
+    """Clients with the same subscriptions, their ``key``; ``only`` is the client of a group of one.
 
     ``paced`` are the topics with a rate. ``first`` and ``more`` are the group's records of the current pass: usually
     one, which needs no list.
     """
 
-    __slots__ = ("array", "first", "more", "only", "paced", "sinks", "terms")
+    __slots__ = ("array", "first", "key", "more", "only", "paced", "sinks", "terms")
 
-    def __init__(self, terms: Mapping[Topic, Terms], array: Array) -> None:
-        self.array = array
+    def __init__(self, terms: Mapping[Topic, Terms], key: Key) -> None:
+        self.array = key[1]
         self.sinks: dict[Sink, None] = {}
         self.only: Sink | None = None
         self.first: Entry | None = None
         self.more: list[Entry] | None = None
-        self.take(terms)
+        self.take(terms, key)
 
-    def take(self, terms: Mapping[Topic, Terms]) -> None:
+    def take(self, terms: Mapping[Topic, Terms], key: Key) -> None:
         """Replace the topics."""
+        self.key = key
         self.terms = terms
         self.paced = [topic for topic, one in terms.items() if one.rate_ms]
 
@@ -145,7 +146,7 @@ class Audience:
         line = self.lines.get(terms)
         if line is None:
             line = self.lines[terms] = Line(terms, is_every=self.is_every)
-            self.is_paced = any(one.rate_ms for one in self.lines)
+            self.is_paced = self.is_paced or terms.rate_ms > 0
         line.groups[group] = None
         line.sinks = None
 
@@ -154,9 +155,10 @@ class Audience:
         line = self.lines[terms]
         del line.groups[group]
         line.sinks = None
-        if not line.groups:
-            del self.lines[terms]
-            self.is_paced = any(one.rate_ms for one in self.lines)
+        if line.groups:
+            return False
+        del self.lines[terms]
+        self.is_paced = self.is_paced and any(one.rate_ms for one in self.lines)
         return not self.lines
 
     def lines_for(self, topic: Topic) -> Iterator[Line]:

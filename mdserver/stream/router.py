@@ -84,7 +84,7 @@ class Router:
             self._change(group, terms, key)
         else:
             if group is None:
-                group = self._groups[key] = Group(terms, array)
+                group = self._groups[key] = Group(terms, key)
                 self._listen(group, terms)
             group.add(
                 sink
@@ -144,11 +144,11 @@ class Router:
     def _change(self, group: Group, terms: dict[Topic, Terms], key: Key) -> None:
         """Change the topics of a group of one client; of possibly thousands only those that differ are touched."""
         before = group.terms
-        del self._groups[frozenset(before.items()), group.array]
+        del self._groups[group.key]
         self._groups[key] = group
         added = {topic: one for topic, one in terms.items() if before.get(topic) != one}
         gone = {topic: one for topic, one in before.items() if terms.get(topic) != one}
-        group.take(terms)
+        group.take(terms, key)
         self._listen(group, added)
         self._unlisten(group, gone)
 
@@ -158,7 +158,7 @@ class Router:
         if group.sinks:
             self._relist(group)
             return
-        del self._groups[frozenset(group.terms.items()), group.array]
+        del self._groups[group.key]
         self._unlisten(group, group.terms)
 
     def _relist(self, group: Group) -> None:

@@ -25,11 +25,13 @@ __all__ = ["Hold", "Holdings"]
 class Hold:
     """A topic that the client holds.
 
-    ``others``: the brokers to try if this one refuses; ``waiting``: the requests that get a second answer once the
+    ``routed``: the terms that the router has, None if it does not have the topic yet; ``others``: the brokers to try if
+    this one refuses; ``waiting``: the requests that get a second answer once the
     broker has confirmed or refused the topic.
     """
 
     terms: Terms
+    routed: Terms | None = None
     others: list[SupervisedBroker] = attrs.Factory(list)
     waiting: list[RequestId] = attrs.Factory(list)
 
@@ -47,8 +49,8 @@ class Holdings:
     ) -> None:
         self.brokers = brokers
         self.topics: dict[Topic, Hold] = {}
-        self.untold: list[Topic] = []
-        """Full books that are new to the client; it must get all their levels before any change."""
+        self.fresh: dict[Topic, None] = {}
+        """Topics that are not routed to the client yet, or still on other terms."""
         self._client = client
         self._own = own
         self._candles = candles
@@ -88,20 +90,24 @@ class Holdings:
             if feed.symbol != EVERY:
                 broker.demand.hold(source)
             self._candles.hold(topic, source)
-            hold = self.topics[topic] = Hold(terms, others)
+            hold = self.topics[topic] = Hold(terms, others=others)
             self._own.holders(broker.name, self._holders).add(Topic(broker.name, *source), self._client)
-            if topic.variant == FULL_BOOK:
-                self.untold.append(topic)
-        hold.terms = terms
+        self._agree(topic, hold, terms)
         if feed.symbol == EVERY or broker.demand.status(source) == "active":
             return outcome_of(topic, terms, "active")
         if request_id not in hold.waiting:
             hold.waiting.append(request_id)
         return outcome_of(topic, terms, "pending")
 
+    def _agree(self, topic: Topic, hold: Hold, terms: Terms) -> None:
+        hold.terms = terms
+        if hold.routed != terms:
+            self.fresh[topic] = None
+
     def let_go(self, topic: Topic) -> None:
         """Release a topic."""
         del self.topics[topic]
+        self.fresh.pop(topic, None)
         source = self._candles.release(topic)
         if not any(one in self.topics for one in self._candles.made_from(source)):
             self._own.holders(source.broker, self._holders).discard(source, self._client)
@@ -124,12 +130,16 @@ class Holdings:
             if outcome.status != "pending":
                 yield request_id, outcome
 
+    def is_new_book(self, topic: Topic) -> bool:
+        """Whether this is a full book that the client has none of the changes of yet."""
+        return topic.variant == FULL_BOOK and self.topics[topic].routed is None
+
     def holds_every(self, symbols: frozenset[str] | None) -> bool:
         """Restrict topics of all symbols to those that the client may see now; return whether there are such topics."""
         of_every = [topic for topic in self.topics if topic.symbol == EVERY]
         for topic in of_every:
             hold = self.topics[topic]
-            hold.terms = hold.terms._replace(symbols=symbols)
+            self._agree(topic, hold, hold.terms._replace(symbols=symbols))
         return bool(of_every)
 
     def terms_of(self, topic: Topic) -> Terms | None:
