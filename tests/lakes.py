@@ -6,9 +6,11 @@ import itertools
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
 
@@ -57,3 +59,54 @@ def new_bucket(address: str) -> LakeConfig:
         timeout_s=10,
         retry_for_s=2,
     )
+
+
+@contextmanager
+def answering(
+    answer: Callable[[str, str], tuple[int, str] | None], behind: str | None = None
+) -> Iterator[str]:
+    """Run an S3 service that answers a (method, path) with a status and a code of S3's; yield its address.
+
+    None: what the service ``behind`` it answers.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found = answer(self.command, self.path)
+            if found is None:
+                assert behind is not None
+                headers = {
+                    name: value
+                    for name, value in self.headers.items()
+                    if name.lower() not in ("host", "connection")
+                }
+                passed = httpx2.request(self.command, behind + self.path, headers=headers, content=body)
+                status, content, kept = passed.status_code, passed.content, passed.headers
+            else:
+                status, code = found
+                content = f"<Error><Code>{code}</Code><Message>so it is</Message></Error>".encode()
+                kept = httpx2.Headers()
+            self.send_response(status)
+            for name in ("ETag", "Last-Modified", "Content-Type"):
+                if name in kept:
+                    self.send_header(name, kept[name])
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = answer  # noqa: N815 - http.server's names
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()

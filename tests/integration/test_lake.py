@@ -122,7 +122,7 @@ async def pull_all(access: DatabaseAccess, bucket: Bucket, *, replace: bool = Fa
         wanted = [one for one in places if one.kind != "candle" or one[1:] not in full]
         missing = [one for one in wanted if not await puller.is_there(one)]
         report.known = len(wanted) - len(missing)
-        await puller.run(missing)
+        await puller.run({place: places[place] for place in missing})
     return report
 
 

@@ -6,6 +6,7 @@ obstore repeats what failed for a moment (429, 5xx, a broken connection), for as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -163,25 +164,31 @@ _SENTENCES = (
 """What S3 and its like say, and what that means."""
 
 
+_STATUS = re.compile(r"\b([45]\d\d) [A-Z][a-z]")
+"""``403 Forbidden``: obstore has classes of errors for single objects, but not for a list."""
+
+
 def _plain(error: Exception, what: str) -> MdserverError:
     """Return an error of obstore or of the file system as one of ours."""
-    text = str(error).partition("\n\nDebug source")[0].strip()
+    whole = str(error)
+    text = whole.partition("\n\nDebug source")[0].strip()
     for code, sentence in _SENTENCES:
         if code in text:
             return Rejected(f"{what}: {sentence}")
-    if isinstance(error, PermissionDeniedError | PermissionError):
+    found = _STATUS.search(text)
+    status = found[1] if found else ""
+    if isinstance(error, PermissionDeniedError | PermissionError) or status == "403":
         return Denied(f"{what}: not permitted (403): {_short(text)}")
-    if isinstance(error, UnauthenticatedError):
+    if isinstance(error, UnauthenticatedError) or status == "401":
         return Rejected(f"{what}: the credentials are not accepted (401)")
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or status == "404":
         return Rejected(f"{what}: there is nothing (404): {_short(text)}")
-    for status in ("503", "500", "502", "504", "429"):
-        if f" {status} " in text:
-            return Unavailable(
-                f"{what}: the service answers {status} again and again, try later: {_short(text)}"
-            )
-    if "timed out" in text or "timeout" in text.lower().replace("retry_timeout", ""):
+    if status == "429" or status.startswith("5"):
+        return Unavailable(f"{what}: the service answers {status} again and again, try later: {_short(text)}")
+    if "kind: Timeout" in whole:
         return Unavailable(f"{what}: no answer in time: {_short(text)}")
+    if "kind: Connect" in whole:
+        return Unavailable(f"{what}: nobody answers there: {_short(text)}")
     return Unavailable(f"{what}: {_short(text)}")
 
 

@@ -1,8 +1,9 @@
 """Days as Parquet, and back. Pure: bytes in, columns out.
 
-zstd; times and numbers as differences (DELTA_BINARY_PACKED), prices with their bytes split (BYTE_STREAM_SPLIT): 7 to 9
-bytes a tick. The footer has a header of ours: what the object holds, how many rows, and a checksum over the values, so
-that an object is whole and right if it can be read and its values have that checksum.
+zstd; times and numbers as differences (DELTA_BINARY_PACKED), prices with their bytes split (BYTE_STREAM_SPLIT), sizes
+that repeat in a dictionary: 9.3 bytes a tick of a recorded day. The footer has a header of ours: what the object holds,
+how many rows, and a checksum over the values, so that an object is whole and right if it can be read and its values
+have that checksum.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from mdserver.model import NOT_RECEIVED, CandleRow, ImportedHour, RecordColumns
 __all__ = ["Header", "decode_candles", "decode_header", "decode_records", "encode_candles", "encode_records"]
 
 FORMAT = 1
+ZSTD_LEVEL = 3
+"""From 1 to 3 a tick shrinks by a tenth for a third more time, from 3 to 9 by a twentieth for four times as much."""
+
+SAMPLE_ROWS = 20_000
+
 _HEADER_KEY = b"mdserver"
 _TIME = pa.timestamp("us", tz="UTC")
 _VOLUME = pa.decimal128(38, 8)
@@ -163,10 +169,18 @@ def _candle_table(candles: Sequence[CandleRow]) -> pa.Table:
 
 
 def _write(table: pa.Table, header: Header) -> bytes:
-    texts = [field.name for field in table.schema if field.type == pa.string()]
+    repeated = [
+        name
+        for name in table.column_names
+        if (name.endswith("size") or table[name].type == pa.string()) and _repeats(table[name])
+    ]
     encodings: dict[str, str] = {}
     for field in table.schema:
-        if pa.types.is_floating(field.type):
+        if field.name in repeated:
+            continue
+        if field.type == pa.string():
+            encodings[field.name] = "DELTA_BYTE_ARRAY"
+        elif pa.types.is_floating(field.type):
             encodings[field.name] = "BYTE_STREAM_SPLIT"
         elif pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
             encodings[field.name] = "DELTA_BINARY_PACKED"
@@ -175,7 +189,8 @@ def _write(table: pa.Table, header: Header) -> bytes:
         sink,
         table.schema,
         compression="zstd",
-        use_dictionary=texts,
+        compression_level=ZSTD_LEVEL,
+        use_dictionary=repeated,
         column_encoding=encodings,
         write_statistics=["time"],
         store_schema=False,
@@ -183,6 +198,12 @@ def _write(table: pa.Table, header: Header) -> bytes:
         writer.write_table(table)
         writer.add_key_value_metadata({_HEADER_KEY: msgspec.json.encode(header)})
     return cast("bytes", sink.getvalue().to_pybytes())
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    """Return whether few values occur again and again, as sizes and sides do: then a dictionary is smallest."""
+    sample = column.slice(0, SAMPLE_ROWS)
+    return len(sample.unique()) * 4 <= len(sample)
 
 
 def _open(data: bytes) -> pq.ParquetFile:

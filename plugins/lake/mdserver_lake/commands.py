@@ -192,7 +192,7 @@ async def _pull(context: CommandContext, selection: Selection, replace: bool, dr
     report = Report("pulled")
     async with context.open_database(write=not dry_run, statement_timeout_s=STATEMENT_S) as database:
         listed = await list_or_none(bucket, selection, report)
-        found = list(listed) if listed is not None else await _unlisted(context, database, bucket, selection)
+        found = listed if listed is not None else await _unlisted(context, database, bucket, selection)
         records = {(one.broker, one.symbol, one.type, one.day) for one in found if one.kind != "candle"}
         wanted = [one for one in found if one.kind != "candle" or (*one[1:4], one.day) not in records]
         if listed == {} and (selection.symbols or selection.broker):
@@ -207,23 +207,23 @@ async def _pull(context: CommandContext, selection: Selection, replace: bool, dr
             if dry_run:
                 report.planned = [f"{one.broker} {one.symbol} {one.kind} {one.day}" for one in missing]
             else:
-                await puller.run(missing)
+                await puller.run({place: found[place] for place in missing})
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
 
 async def _unlisted(
     context: CommandContext, database: CommandDatabase, bucket: Bucket, selection: Selection
-) -> list[Place]:
+) -> dict[Place, int]:
     """Return what to ask for where listing is not permitted: what the ledger knows, and each day of the range."""
-    known = list(await _known(database, bucket, selection))
+    known = {place: one.size_bytes for place, one in (await _known(database, bucket, selection)).items()}
     config = context.config
     brokers = [*(entry.name for entry in config.brokers), *(entry.name for entry in config.history)]
     kinds: tuple[Kind, ...] = ("tick", "trade")
     tried = places_to_try(selection, brokers, kinds, now_us=time.time_ns() // 1_000)
     if tried is None and not known:
         raise Denied(f"{UNLISTED}: name --symbol and --from")
-    return list(dict.fromkeys([*known, *(tried or ())]))
+    return {**dict.fromkeys(tried or (), 0), **known}
 
 
 def _warn_of_retention(context: CommandContext, places: list[Place], report: Report) -> None:

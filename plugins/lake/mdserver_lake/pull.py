@@ -43,14 +43,29 @@ class Object:
     header: Header
 
 
-def chunks_of(places: Sequence[Place]) -> Iterator[list[Place]]:
-    """Yield the days of one series and month: what is loaded in one transaction."""
+CHUNK_BYTES = 16_000_000
+"""Of objects in one transaction, about two million ticks; up to five chunks are in memory."""
+
+
+def chunks_of(places: Mapping[Place, int]) -> Iterator[list[Place]]:
+    """Yield the days of one series and month: what is loaded in one transaction. A large month is several.
+
+    ``places`` have their sizes in bytes, 0 where they are not known.
+    """
 
     def month(place: Place) -> tuple[object, ...]:
         return (place.kind, place.broker, place.symbol, place.type, place.day.year, place.day.month)
 
     for _, group in groupby(sorted(places, key=lambda place: (*month(place), place.day)), month):
-        yield list(group)
+        chunk: list[Place] = []
+        size = 0
+        for place in group:
+            if chunk and size + places[place] > CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(place)
+            size += places[place]
+        yield chunk
 
 
 @attrs.define(eq=False)
@@ -100,7 +115,7 @@ class Puller:
             (await self.database.day_marks(series, [place.day]))[place.day] == pushed.mark
         )
 
-    async def run(self, places: Sequence[Place]) -> None:
+    async def run(self, places: Mapping[Place, int]) -> None:
         """Pull the days. What cannot be pulled is in the report; StoreUnavailable is raised."""
         send, receive = trio.open_memory_channel[list[Object]](0)
         async with trio.open_nursery() as nursery:
@@ -115,7 +130,7 @@ class Puller:
                         await send.send(found)
         self._report_denied(places)
 
-    def _report_denied(self, places: Sequence[Place]) -> None:
+    def _report_denied(self, places: Mapping[Place, int]) -> None:
         if not self._denied:
             return
         if self.may_lack and len(self._denied) < len(places):

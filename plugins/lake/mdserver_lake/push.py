@@ -22,8 +22,8 @@ from .selection import Failed, Report, Selection
 
 __all__ = ["Task", "plan_push", "push"]
 
-WORKERS = 3
-"""Days in hand at a time: one is read from the database, one encoded, one on its way."""
+WORKERS = 2
+"""Days in hand at a time: one is read from the database while the other is encoded or on its way."""
 
 SETTLE_US = 3_600_000_000
 """A day is closed so long after its end: until then records of it may still be stored."""
