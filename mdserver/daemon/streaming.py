@@ -18,7 +18,7 @@ from ..feed.supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
 from ..feed.supervisor import Supervisor
 from ..kinds import BY_NAME, default_variant
 from ..metrics import Metrics
-from ..model import Feed, LastRecord, RecordType, Topic
+from ..model import Feed, Instrument, LastRecord, RecordType, Topic
 from ..plugin import BrokerPlugin
 from ..protocol.requests import RequestError
 from ..store.store import Store
@@ -351,7 +351,12 @@ class WebPart(Part):
             flush_s=self._config.database.flush_ms / 1000,
             last=self._router.last,
             allowed_origins=lambda: self._allowed_origins,
+            listed=self._listed,
         )
+
+    def _listed(self, broker: str) -> Mapping[str, Instrument]:
+        running = self._supervisor.brokers.get(broker)
+        return {} if running is None else running.host.demand.instruments
 
 
 def _url(server: ServerConfig, host: str, port: int) -> str:

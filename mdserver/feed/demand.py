@@ -7,7 +7,7 @@ until its last holder releases it, so a client that leaves never ends another cl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import trio
@@ -40,6 +40,8 @@ class BrokerDemand:
         self._status: dict[Feed, FeedStatus] = dict.fromkeys(self._holders, "pending")
         self._reasons: dict[Feed, str] = {}
         self._symbols: frozenset[str] | None = None
+        self.instruments: Mapping[str, Instrument] = {}
+        """The venue's list by symbol; empty until a plugin has given one."""
         self._wanted: frozenset[Feed] | None = None
         self._changed = trio.Event()
         self._watchers: dict[Watcher, None] = {}
@@ -71,7 +73,8 @@ class BrokerDemand:
 
         A refused feed whose symbol is newly listed is wanted again.
         """
-        before, self._symbols = self._symbols, frozenset(i.symbol for i in table)
+        self.instruments = {one.symbol: one for one in table}
+        before, self._symbols = self._symbols, frozenset(self.instruments)
         gone = {
             f: f"the venue has no symbol {f.symbol}"
             for f, status in self._status.items()

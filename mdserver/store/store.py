@@ -30,9 +30,17 @@ from .query import bid_ask_candles, read_candles, replay_records, weighted_price
 from .query.bid_ask_candles import HOUR_S, Side, TooManyTicks
 from .query.candle_arrays import read_arrays
 from .query.folded_candles import CandleBlocks, base_of, folded
+from .query.newest_prices import newest_prices
 from .query.read_candles import CandleColumns
 from .query.read_coverage import CoverageDay, read_coverage
-from .query.read_records import RecordArrays, RecordPage, RowPosition, read_record_arrays, read_records
+from .query.read_records import (
+    RecordArrays,
+    RecordPage,
+    RowPosition,
+    read_newest,
+    read_record_arrays,
+    read_records,
+)
 from .series import SeriesInfo, list_series, read_last_records
 from .tables.partitions import forget_all_partitions
 
@@ -129,6 +137,18 @@ class Store:
     async def candle_days(self, series_ids: Sequence[int]) -> tuple[int, int] | None:
         """Return the first and the last day (UTC midnight, in seconds) with a candle of one of these series."""
         return await self._read(lambda conn: read_candles.candle_days(conn, series_ids))
+
+    async def newest_prices(self, series: Sequence[SeriesInfo]) -> dict[int, list[float]]:
+        """Return some of the newest prices (bids, of trades their own) of each series that has records, by its id."""
+        return await self._read(lambda conn: newest_prices(conn, series))
+
+    async def newest_record(self, series: SeriesInfo) -> RecordPage:
+        """Return the newest record of a series as a page of one, an empty page if there is none."""
+        stored = BY_NAME[series.type].stored
+        if stored is None or series.latest_us is None:
+            return RecordPage([], [], [], {})
+        latest_us = series.latest_us
+        return await self._read(lambda conn: read_newest(conn, stored, series.id, latest_us))
 
     async def weighted_prices(
         self, series: SeriesInfo, timeframe: Timeframe, from_s: int, to_s: int, price: QuotePrice

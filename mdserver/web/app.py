@@ -19,6 +19,7 @@ from .api.dependencies import Dependencies
 from .api.event_stream import event_stream
 from .api.guard import guard
 from .api.problem import Problem, problem_response
+from .api.read_context import Reading
 from .api.routes import http_routes
 from .api.stream_form import StreamForm, stream_form
 from .page.routes import page_routes
@@ -28,6 +29,7 @@ from .stream.endpoint import stream_endpoint
 from .stream.event_session import EventSession
 from .stream.heartbeats import Heartbeats
 from .stream.session import Session
+from .udf.routes import udf_routes
 
 __all__ = ["make_app"]
 
@@ -73,7 +75,9 @@ def make_app(
         candles.listeners.append(clients.on_candles_state)
     given = dict[str, Any](epoch=epoch, buffer_bytes=config.client_buffer_bytes)
     events = event_stream(clients, partial(EventSession, **shared), access, **given)
-    app.register_blueprint(http_routes(services, events))
+    reading = Reading(services)
+    app.register_blueprint(http_routes(reading, events))
+    app.register_blueprint(udf_routes(reading))
     endpoint = stream_endpoint(clients, partial(Session, **shared), access, form_of=_form_of, **given)
     for path in ("/", "/stream"):
         app.add_websocket(path, f"stream {path}", endpoint)

@@ -18,6 +18,7 @@ from mdserver.model import TIMEFRAMES, US_PER_S, Published, Record, Tick, TickCo
 from mdserver.store.connection.database import Database
 from mdserver.store.store import FetchedHour, Store
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
+from mdserver.web.api.read_context import Reading
 from mdserver.web.api.routes import http_routes
 
 pytestmark = pytest.mark.both_engines
@@ -58,7 +59,7 @@ class Site:
             now_us=lambda: (T0 + 30 * DAY) * US_PER_S,
         )
         app = QuartTrio("site")
-        app.register_blueprint(http_routes(services, no_stream))
+        app.register_blueprint(http_routes(Reading(services), no_stream))
         self.client = app.test_client()
 
     async def write(self, topic: Topic, records: Sequence[Record]) -> None:

@@ -17,7 +17,15 @@ from ...candles import Floats, Ints
 from ...kinds import StoredAs, StoredColumn
 from .candle_arrays import floats, ints
 
-__all__ = ["NO_TIME_US", "RecordArrays", "RecordPage", "RowPosition", "read_record_arrays", "read_records"]
+__all__ = [
+    "NO_TIME_US",
+    "RecordArrays",
+    "RecordPage",
+    "RowPosition",
+    "read_newest",
+    "read_record_arrays",
+    "read_records",
+]
 
 NO_TIME_US = -(2**63) + 1
 """In an array of times: there is none."""
@@ -27,6 +35,10 @@ RowPosition: TypeAlias = tuple[int, int]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEFORE_ALL: RowPosition = (-1, 0)
+_LAST_US = 7_258_118_400_000_000
+"""2200-01-01: no record has a later time."""
+_AT_ONE_TIME = 1_000
+"""Records that are looked at behind the time of the newest one."""
 
 # One row of arrays in binary is the cheapest result. The rows are sorted before they are aggregated.
 _PAGE: LiteralString = """
@@ -52,6 +64,16 @@ class RecordPage(msgspec.Struct, frozen=True):
     seq: list[int]
     received_us: list[int | None]
     columns: dict[str, list[Any]]
+
+
+def read_newest(
+    conn: psycopg.Connection[Any], stored: StoredAs, series_id: int, latest_us: int
+) -> RecordPage:
+    """Return the newest record of a series, whose time is known to be ``latest_us`` or later. Blocking."""
+    page = read_records(conn, stored, series_id, latest_us, _LAST_US, limit=_AT_ONE_TIME)
+    last = slice(len(page.seq) - 1, None) if page.seq else slice(0)
+    columns = {name: values[last] for name, values in page.columns.items()}
+    return RecordPage(page.time_us[last], page.seq[last], page.received_us[last], columns)
 
 
 class RecordArrays(msgspec.Struct, frozen=True):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from ...feed.broker_state import BrokerState
 from ...metrics import Metrics
-from ...model import Published, RecordType, Topic
+from ...model import Instrument, Published, RecordType, Topic
 from ...store.store import Store
 
 __all__ = ["Dependencies", "SourceInfo"]
@@ -37,8 +37,9 @@ class Dependencies:
     sources. ``ready`` returns the reasons why the server is not ready, without addresses and secrets; none means ready.
     ``flush_s`` is how old a forming candle may be. A closed candle is final only after ``settle_s``: until then late
     records or the repair of a gap may change it. ``answer_s`` bounds the work on a request; together with the time that
-    the database needs to cancel a query it is below the timeout of usual proxies.
-    ``last`` returns the newest record of a topic that was published since the start.
+    the database needs to cancel a query it is below the timeout of usual proxies. ``last`` returns the newest record of
+    a topic that was published since the start. ``listed`` returns what a broker's venue lists, by symbol; nothing for a
+    source that is no broker.
     """
 
     store: Store | None
@@ -52,3 +53,4 @@ class Dependencies:
     answer_s: float = 8.0
     last: Callable[[Topic], Published | None] = lambda _: None
     allowed_origins: Callable[[], Sequence[str]] = tuple
+    listed: Callable[[str], Mapping[str, Instrument]] = lambda broker: {}

@@ -24,6 +24,7 @@ __all__ = [
     "symbol_of",
     "symbols_of",
     "time_range_us",
+    "time_us",
     "timeframe_of",
     "times_of",
     "words_of",
@@ -76,12 +77,12 @@ def _nearest(name: str, known: Collection[str]) -> str:
     return f"{guess}known: {', '.join(known) or 'none'}"
 
 
-def required(query: Mapping[str, str], name: str) -> str:
-    """Return the value of a required parameter."""
+def required(query: Mapping[str, str], name: str, expected: str | None = None) -> str:
+    """Return the value of a required parameter; ``expected`` says what belongs there."""
     try:
         return query[name]
     except KeyError:
-        raise missing_parameter(name, _EXPECTED[name]) from None
+        raise missing_parameter(name, expected or _EXPECTED[name]) from None
 
 
 def symbol_of(query: Mapping[str, str]) -> str:
@@ -147,8 +148,8 @@ def words_of(
 
 def time_range_us(query: Mapping[str, str]) -> tuple[int, int]:
     """Return ``from`` and ``to``, both required, in microseconds; both ends belong to the range."""
-    first_us = _time_us("from", required(query, "from"))
-    last_us = _time_us("to", required(query, "to"))
+    first_us = time_us("from", required(query, "from"))
+    last_us = time_us("to", required(query, "to"))
     if first_us > last_us:
         raise invalid_parameter("from", query["from"], f"expected no later than to={query['to']}")
     return first_us, last_us
@@ -169,7 +170,7 @@ def number_up_to(query: Mapping[str, str], name: str, most: int, default: int) -
     return int(text)
 
 
-def _time_us(name: str, text: str) -> int:
+def time_us(name: str, text: str) -> int:
     """Parse Unix seconds, not through a float; digits beyond the microseconds are cut off."""
     match = _NUMBER.fullmatch(text)
     if match is None:

@@ -6,7 +6,7 @@ import math
 from http import HTTPStatus
 
 import msgspec
-from quart import Response, current_app
+from quart import Response, current_app, has_request_context, request
 
 from ...errors import StoreUnavailable
 
@@ -20,6 +20,9 @@ __all__ = [
     "store_away",
     "unknown_symbol",
 ]
+
+UDF = "/udf/"
+"""Where TradingView's protocol is served."""
 
 RETRY_AFTER_S = 5
 """The ``Retry-After`` while the database is unavailable, unless something better is known."""
@@ -93,7 +96,14 @@ def store_away(error: StoreUnavailable) -> Problem:
 
 
 def problem_response(problem: Problem, **extra: object) -> Response:
-    """Return the HTTP response for a problem; ``extra`` become members of the document."""
+    """Return the HTTP response for a problem; ``extra`` become members of the document.
+
+    Under ``/udf`` it has the form of that protocol. Its clients read the body alone and ask it for ``s``, and what the
+    request is to blame for is an answer of theirs like any other.
+    """
+    if has_request_context() and request.path.startswith(UDF):
+        status = 200 if problem.status == 400 or problem.code == "unknown_symbol" else problem.status
+        return _response(problem, status, {"s": "error", "errmsg": problem.detail}, "application/json")
     document = {
         "type": f"urn:mdserver:problem:{problem.code}",
         "title": _TITLES.get(problem.code) or HTTPStatus(problem.status).phrase,
@@ -103,8 +113,12 @@ def problem_response(problem: Problem, **extra: object) -> Response:
         "param": problem.param,
         **extra,
     }
+    return _response(problem, problem.status, document, "application/problem+json")
+
+
+def _response(problem: Problem, status: int, document: object, content_type: str) -> Response:
     response: Response = current_app.response_class(
-        msgspec.json.encode(document), problem.status, content_type="application/problem+json"
+        msgspec.json.encode(document), status, content_type=content_type
     )
     response.headers["Cache-Control"] = "no-store"
     response.headers.update(problem.headers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 import msgspec
 import structlog
@@ -29,20 +28,22 @@ from .problem import RETRY_AFTER_S, Problem, problem_response, shortened, store_
 from .read_context import Reading
 from .records_view import records_answer
 from .snapshot_view import snapshot_answer
+from .symbols_view import symbols_document
 
-__all__ = ["http_routes"]
+__all__ = ["add_error_handlers", "http_routes", "json_answer", "within"]
 
 _log = structlog.get_logger("mdserver.web")
 
 
-def http_routes(services: Dependencies, event_stream: Callable[[], Awaitable[Response]]) -> Blueprint:
+def http_routes(reading: Reading, event_stream: Callable[[], Awaitable[Response]]) -> Blueprint:
     """Return the blueprint with all HTTP routes and the error handlers of the whole app."""
     routes = Blueprint("http", __name__)
-    reading = Reading(services)
+    services = reading.services
     _add_data_routes(routes, reading)
+    _add_symbol_routes(routes, reading)
     _add_overview_routes(routes, reading)
     _add_operator_routes(routes, services)
-    _add_error_handlers(routes)
+    add_error_handlers(routes)
     routes.add_url_rule("/api/stream", "event_stream", event_stream)
 
     @routes.after_app_request
@@ -58,7 +59,7 @@ def http_routes(services: Dependencies, event_stream: Callable[[], Awaitable[Res
     return routes
 
 
-async def _within(work: Awaitable[Response], seconds: float) -> Response:
+async def within(work: Awaitable[Response], seconds: float) -> Response:
     """Return the answer, or raise Problem if it takes too long: no client waits for a database that hangs."""
     with trio.move_on_after(seconds):
         return await work
@@ -69,7 +70,7 @@ async def _within(work: Awaitable[Response], seconds: float) -> Response:
 
 
 def _add_data_routes(routes: Blueprint, reading: Reading) -> None:
-    in_time = partial(_within, seconds=reading.services.answer_s)
+    in_time = partial(within, seconds=reading.services.answer_s)
 
     @routes.get("/api/candles")
     async def candles() -> Response:
@@ -93,49 +94,63 @@ def _add_data_routes(routes: Blueprint, reading: Reading) -> None:
         return await in_time(snapshot_answer(request, reading))
 
 
-def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
-    async def json_answer(document: dict[str, Any]) -> Response:
-        async def build() -> Body:
-            return small_body(msgspec.json.encode(document))
+def _add_symbol_routes(routes: Blueprint, reading: Reading) -> None:
+    @routes.get("/api/symbols")
+    async def symbols() -> Response:
+        return await within(symbols_of(), reading.services.answer_s)
 
-        headers = {"Cache-Control": REVALIDATE}
-        return await answer(request, build, form="json", headers=headers, memory=reading.memory)
+    async def symbols_of() -> Response:
+        return await json_answer(reading, await symbols_document(request, reading))
+
+
+async def json_answer(reading: Reading, document: object) -> Response:
+    """Answer with a small document, or with 304."""
+
+    async def build() -> Body:
+        return small_body(msgspec.json.encode(document))
+
+    headers = {"Cache-Control": REVALIDATE}
+    return await answer(request, build, form="json", headers=headers, memory=reading.memory)
+
+
+def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
+    shown = partial(json_answer, reading)
 
     @routes.get("/api/metadata")
     async def metadata() -> Response:
-        return await _within(stored(), reading.services.answer_s)
+        return await within(stored(), reading.services.answer_s)
 
     async def stored() -> Response:
         query = query_of(request.args.items(multi=True), ("symbol",))
         if not query:
-            return await json_answer(all_symbols(await reading.all_series(), reading.services.sources()))
+            return await shown(all_symbols(await reading.all_series(), reading.services.sources()))
         symbol = symbol_of(query)
         series = await reading.series_of(symbol)
-        return await json_answer(one_symbol(symbol, series, reading.services.sources()))
+        return await shown(one_symbol(symbol, series, reading.services.sources()))
 
     @routes.get("/api/gaps")
     async def gaps() -> Response:
-        return await _within(gaps_of(), reading.services.answer_s)
+        return await within(gaps_of(), reading.services.answer_s)
 
     async def gaps_of() -> Response:
-        return await json_answer(await gaps_document(request, reading))
+        return await shown(await gaps_document(request, reading))
 
     @routes.get("/api/coverage")
     async def coverage() -> Response:
-        return await _within(coverage_of(), reading.services.answer_s)
+        return await within(coverage_of(), reading.services.answer_s)
 
     async def coverage_of() -> Response:
-        return await json_answer(await coverage_document(request, reading))
+        return await shown(await coverage_document(request, reading))
 
     @routes.get("/api/brokers")
     async def brokers() -> Response:
         query_of(request.args.items(multi=True), ())
-        return await json_answer(broker_list(reading.seen_brokers()))
+        return await shown(broker_list(reading.seen_brokers()))
 
     @routes.get("/api/openapi.json")
     async def openapi() -> Response:
         query_of(request.args.items(multi=True), ())
-        return await json_answer(openapi_document())
+        return await shown(openapi_document())
 
 
 def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
@@ -178,7 +193,9 @@ def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
         return uncached(services.metrics.render(), "text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_error_handlers(routes: Blueprint) -> None:
+def add_error_handlers(routes: Blueprint) -> None:
+    """Answer what goes wrong in these routes with a problem document."""
+
     @routes.errorhandler(Problem)
     async def problem(error: Problem) -> Response:
         return problem_response(error)

@@ -19,8 +19,10 @@ from mdserver.store.store import MAX_TICKS, CandleColumns, CoverageDay, GapRow, 
 from mdserver.stream.live_candles import CandleKey, StoredCandle
 from mdserver.timeframes import Timeframe
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
+from mdserver.web.api.read_context import Reading
 from mdserver.web.api.routes import http_routes
 from mdserver.web.page.routes import page_routes
+from mdserver.web.udf.routes import udf_routes
 
 HOUR = 3_600
 DAY = 86_400
@@ -107,6 +109,16 @@ class FakeStore:
             return None
         days = [us // US_PER_S // DAY * DAY for row in rows for us in (row.earliest_us, row.latest_us) if us]
         return min(days), max(days)
+
+    async def newest_prices(self, series: Sequence[Series]) -> dict[int, list[float]]:
+        self._note("newest_prices")
+        return {one.id: [1.08703, 1.1] for one in series if one.latest_us is not None}
+
+    async def newest_record(self, series: Series) -> RecordPage:
+        if series.latest_us is None:
+            return RecordPage([], [], [], {})
+        columns = {"bid": [1.08703], "ask": [1.08705], "bid_size": [None], "ask_size": [None]}
+        return RecordPage([series.latest_us], [7], [None], columns)
 
     async def weighted_prices(
         self, series: Series, timeframe: Timeframe, from_s: int, to_s: int, price: str
@@ -249,7 +261,9 @@ class Site:
             "now_us": lambda: self.now_s * US_PER_S,
         }
         app = QuartTrio("site")
-        app.register_blueprint(http_routes(Dependencies(**(given | services)), no_stream))
+        reading = Reading(Dependencies(**(given | services)))
+        app.register_blueprint(http_routes(reading, no_stream))
+        app.register_blueprint(udf_routes(reading))
         app.register_blueprint(page_routes())
         self.app = app
         self.client = app.test_client()

@@ -1,0 +1,1 @@
+"""TradingView's UDF protocol: what its own client asks for a chart."""
