@@ -1,4 +1,4 @@
-"""Fill gaps: ask the venue for what was missed, store it with its true times, note in the ledger what came of it."""
+"""Fills gaps: fetches the missed records from the venue, stores them with their true times, and updates the ledger."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .store.store import GapRow, Store
 __all__ = ["FilledGap", "GapFiller", "HistoryOf", "summary"]
 
 AT_ONCE = 5_000
-"""Records that are stored in one transaction, at most."""
+"""The most records that are stored in one transaction."""
 
 _SHOWN = 200  # characters of a record in the log
 _EDGE_US = 2
-"""Times of a venue's history may be off by so much: those at the ends of a gap still count as within."""
+"""How far times in a venue's history may be off: records this near to the ends of a gap count as within it."""
 
 HistoryOf: TypeAlias = Callable[[str], BrokerHistory | None]
-"""Returns what gives the past of a broker's venue, None where its plugin has none. Raises LookupError where there is no
-such broker."""
+"""Returns the source of past records of a broker's venue, or None if its plugin has none. Raises LookupError if there
+is no such broker."""
 
 Pause: TypeAlias = Callable[[], Awaitable[None]]
 
 
 @attrs.frozen
 class FilledGap:
-    """What became of a gap: its state now, how many records were added, and why it is not filled (else empty)."""
+    """The result for a gap: its new state, the added records, and the reason if it is not filled (else empty)."""
 
     gap: GapRow
     state: GapState
@@ -46,15 +46,15 @@ class FilledGap:
 
 
 class GapFiller:
-    """Takes up gaps of the ledger, one at a time.
+    """Fills gaps of the ledger, one at a time.
 
     Args:
-        store: Where the ledger and the records are.
-        history_of: Finds the venue's past.
-        pause: Waited for before each batch: keeps to the budget, and out of the way of what is streamed.
-        on_stored: Called with the records that were added, as their candles have changed.
+        store: Has the ledger and the records.
+        history_of: Finds the source of past records.
+        pause: Awaited before each batch, to keep to the request budget and not to delay streaming.
+        on_stored: Called with the added records, because their candles have changed.
         on_changed: Called with a gap whose state has changed.
-        log: Where each gap is reported.
+        log: Gets one event for each gap.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class GapFiller:
         self._rarely = RarelyLogged(log)
 
     async def fill(self, gap: GapRow) -> FilledGap:
-        """Fill a gap as far as the venue's history goes. Raises StoreUnavailable; other errors are in what it returns.
+        """Fill a gap as far as the venue's history goes. Raises StoreUnavailable; the result has any other error.
 
-        A gap that was filled in part stays open; what is stored is not stored twice when it is taken up again.
+        A partly filled gap stays open; its stored records are not stored again at the next attempt.
         """
         added: list[int] = []
         failure: BaseException | None = None
@@ -88,7 +88,7 @@ class GapFiller:
             failure = _reason(group)
             if not isinstance(failure, MdserverError | LookupError | OSError | trio.TooSlowError):
                 self._log.exception(
-                    "a plugin failed to give the records of a gap", broker=gap.broker, exc_info=group
+                    "a plugin failed to fetch the records of a gap", broker=gap.broker, exc_info=group
                 )
         if isinstance(failure, StoreUnavailable):
             raise failure
@@ -101,13 +101,13 @@ class GapFiller:
         return FilledGap(gap, "open", sum(added), why)
 
     async def _take(self, gap: GapRow, added: list[int]) -> None:
-        """Store what the venue has of a gap; ``added`` gathers how many records were new."""
+        """Store the venue's records of a gap; the number of new ones of each batch is appended to ``added``."""
         kind = BY_NAME[gap.type]
         if kind.stored is None:
             raise Rejected(f"records of the type {gap.type} are not stored")
         history = self._history_of(gap.broker)
         if history is None:
-            raise LookupError("the broker's plugin has no records of the past")
+            raise LookupError("the broker's plugin cannot fetch past records")
         topic = Topic(gap.broker, gap.symbol, gap.type, default_variant(gap.type))
         check = kind.check()
         await self._pause()
@@ -120,7 +120,7 @@ class GapFiller:
                 await self._pause()
 
     def _fits(self, gap: GapRow, kind: Kind, check: Check, record: Record) -> bool:
-        """Tell whether a record is one of this gap, and can be true."""
+        """Return whether a record belongs to this gap and passes the checks."""
         if type(record) is not kind.struct or record.symbol != gap.symbol:
             fault: str | None = "type"
         elif not isinstance(record.time_us, int):
@@ -130,7 +130,7 @@ class GapFiller:
         else:
             fault = check.fault(record)
         if fault is not None:
-            self._rarely.warning("record of the past rejected", reason=fault, record=str(record)[:_SHOWN])
+            self._rarely.warning("past record rejected", reason=fault, record=str(record)[:_SHOWN])
         return fault is None
 
     async def _store_some(self, topic: Topic, records: Sequence[Record]) -> int:
@@ -145,12 +145,12 @@ class GapFiller:
         if state == "filled":
             self._log.info("a gap was filled", **_about(gap), records=added)
         else:
-            self._log.warning("a gap stays: its records cannot be had", **_about(gap), reason=why)
+            self._log.warning("a gap is permanent: its records cannot be fetched", **_about(gap), reason=why)
         return FilledGap(gap, state, added, why)
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error that decides: storage that is away, else what asking again does not change, else the first."""
+    """Return the deciding error: one of storage first, then one that trying again cannot change, then any other."""
     errors = list(leaves(group))
     for kind in (StoreUnavailable, Rejected):
         for error in errors:
@@ -170,7 +170,7 @@ def _about(gap: GapRow) -> dict[str, object]:
 
 
 def summary(results: Sequence[FilledGap]) -> dict[str, Any]:
-    """Return what became of gaps, as commands print it: times in Unix seconds, counts by state."""
+    """Return the results for gaps as commands print them: times in Unix seconds, counts by state."""
     counts = Counter(result.state for result in results)
     return {
         **{state: counts[state] for state in ("filled", "permanent", "open")},

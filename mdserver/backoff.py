@@ -8,7 +8,7 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """The pauses of one thing that is tried again and again: ``first_s``, doubled each time, ``most_s`` at most.
+    """The pauses between attempts: ``first_s`` at first, doubled each time, at most ``most_s``.
 
     Each pause is drawn between half of ``first_s`` and its bound (full jitter with a floor).
     """
@@ -23,7 +23,7 @@ class Backoff:
         self._bound_s = first_s
 
     def next_s(self, asked_s: float | None = None) -> float:
-        """Return the next pause in seconds; at least ``asked_s``, where the other side asked for that long."""
+        """Return the next pause in seconds; at least ``asked_s``, if the other side requested that."""
         bound_s = self._bound_s
         self._bound_s = min(self.most_s, 2 * bound_s)
         pause_s = random.uniform(self.first_s / 2, bound_s)  # noqa: S311 - spreads attempts, guards nothing

@@ -1,7 +1,7 @@
 """A private socket in the data folder, over which commands reach the server that runs there.
 
-Whoever may open the socket (mode 0600: the server's user, and root) may do all of it: there are no keys. One request a
-connection: a line of JSON each way. The server's answer has either ``result`` or ``error``.
+Whoever can open the socket (mode 0600: the server's user, and root) may use every request; there are no keys. A
+connection carries one request and one answer, each a line of JSON. The answer has either ``result`` or ``error``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_BYTES = 16 * 1024 * 1024
 """The longest answer; a request takes far less."""
 
 _LONGEST_PATH = 100
-"""Bytes of a socket's path; the kernel takes 107."""
+"""The most bytes of a socket's path; the kernel allows 107."""
 
 
 class NoServer(Unavailable):
@@ -35,7 +35,7 @@ class NoServer(Unavailable):
 
 @contextmanager
 def _address(folder: Path) -> Iterator[str]:
-    """Give the socket's path, however long that of the folder is: then the folder is reached by its descriptor."""
+    """Yield a path of the socket that is short enough; a long folder is addressed by its descriptor."""
     path = str(folder / FILE_NAME)
     if len(os.fsencode(path)) <= _LONGEST_PATH:
         yield path
@@ -48,20 +48,20 @@ def _address(folder: Path) -> Iterator[str]:
 
 
 async def open_control_listener(folder: Path) -> trio.SocketListener:
-    """Return the listener of a server that owns its data folder; what a killed one left is replaced.
+    """Return the listener of a server that owns its data folder; the socket of a killed server is replaced.
 
-    Raises OSError where there can be none, or where something else has its name.
+    Raises OSError if the socket cannot be made, or if something else has its name.
     """
     path = folder / FILE_NAME
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(f"{path} is not a socket, and is in the place of the server's")
+            raise FileExistsError(f"{path} is not a socket, expected the server's control socket or nothing")
         path.unlink()
     sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(
             sock.fileno(), 0o600
-        )  # before it has a name: nobody else can connect, not even for a moment
+        )  # before it has a name, so that no other user can connect, not even for a moment
         with _address(folder) as address:
             await sock.bind(address)
         path.chmod(0o600)
@@ -73,7 +73,7 @@ async def open_control_listener(folder: Path) -> trio.SocketListener:
 
 
 async def receive_line(stream: trio.abc.ReceiveStream, most_bytes: int = MAX_BYTES) -> bytes:
-    """Return what comes up to a line feed or the end. Raises ValueError where that is too long."""
+    """Return the bytes up to a line feed or the end. Raises ValueError if they are too many."""
     received = bytearray()
     while not received.endswith(b"\n"):
         chunk = await stream.receive_some(65_536)
@@ -88,8 +88,8 @@ async def receive_line(stream: trio.abc.ReceiveStream, most_bytes: int = MAX_BYT
 async def ask_server(folder: Path, request: dict[str, Any], *, wait_s: float) -> Any:
     """Return the result of a request to the server that runs with a data folder.
 
-    Where this is cancelled, or too long, the server gives up too. Raises NoServer where none runs there, Unavailable
-    where it does not answer within ``wait_s``, Rejected with its words where it refuses.
+    If this is cancelled or times out, the server stops its work on the request too. Raises NoServer if no server runs
+    there, Unavailable if it does not answer within ``wait_s``, and Rejected with its message if it refuses.
     """
     try:
         with trio.fail_after(wait_s), _address(folder) as address:
@@ -100,12 +100,12 @@ async def ask_server(folder: Path, request: dict[str, Any], *, wait_s: float) ->
         raise NoServer(f"no server runs with the data folder {folder}") from None
     except PermissionError:
         raise Unavailable(
-            f"the server with the data folder {folder} belongs to another user: run the command as that one"
+            f"the server with the data folder {folder} belongs to another user: run the command as that user"
         ) from None
     except trio.TooSlowError:
         raise Unavailable(f"the server did not answer within {wait_s:g} s") from None
     except OSError as error:
-        raise Unavailable(f"the server cannot be asked: {error}") from error
+        raise Unavailable(f"the server cannot be reached: {error}") from error
     if not line:
         raise Unavailable("the server ended before it had answered")
     answer = msgspec.json.decode(line)

@@ -16,10 +16,10 @@ __all__ = ["lock_data_folder"]
 
 @contextmanager
 def lock_data_folder(folder: Path) -> Iterator[None]:
-    """Own a data folder, made if it is not there, while the block runs.
+    """Lock a data folder for the length of the block; it is created if it does not exist.
 
-    The kernel drops the lock with the process, however that ends. Raises :class:`DataFolderInUse`, and
-    :class:`ConfigError` where the folder cannot be made or written to.
+    The kernel releases the lock when the process ends, in any way. Raises :class:`DataFolderInUse`, and
+    :class:`ConfigError` if the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -49,9 +49,9 @@ class BadMessage(MdserverError):
 
 
 class Unavailable(MdserverError):
-    """The remote side cannot be reached or went away; trying again later may help.
+    """The remote side cannot be reached, or the connection was lost; trying again later may help.
 
-    ``retry_after_s`` is the remote side's own wish, if it gave one.
+    ``retry_after_s`` is the pause that the remote side requested, if any.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -64,7 +64,7 @@ class Silent(Unavailable):
 
 
 class Rejected(MdserverError):
-    """The remote side refuses us for a reason that no retry changes (credentials, location)."""
+    """The remote side refuses for a reason that trying again cannot change (credentials, location)."""
 
 
 class StoreUnavailable(Unavailable):
@@ -76,9 +76,9 @@ class JournalFull(MdserverError):
 
 
 class JournalCorrupt(MdserverError):
-    """A journal segment (``path``) holds bytes that were not written by us, from ``offset`` on.
+    """A journal segment (``path``) has bytes from ``offset`` on that the server did not write.
 
-    ``torn``: a frame of ours begins there and the file ends before the frame does.
+    ``torn``: a frame of the server begins there and the file ends within it.
     """
 
     def __init__(self, path: Path, offset: int, reason: str, *, torn: bool = False) -> None:
@@ -89,7 +89,7 @@ class JournalCorrupt(MdserverError):
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the plain errors in a group, in order, at any depth; an error that is no group is its own leaf.
+    """Yield the single errors in a group, in order, at any depth; an error that is not a group is its own leaf.
 
     A nursery wraps even a single error in a group.
     """

@@ -1,8 +1,8 @@
-"""Client keys: made at random, kept as a hash, compared in constant time.
+"""Client keys: random, stored as a hash, compared in constant time.
 
-A key is ``mds_ID_SECRET``: 12 random bytes in hexadecimal that name it, and 32 random bytes that prove it. The config
-holds ``scrypt:COST:ID:DIGEST``; ``ID`` is the salt too. Since a key brings its own name, a wrong key is told from the
-right ones by one look-up, and costs no scrypt unless somebody has read the config.
+A key is ``mds_ID_SECRET``: 12 random bytes in hexadecimal that identify it, and 32 random secret bytes. The config has
+``scrypt:COST:ID:DIGEST``; ``ID`` is also the salt. Because a key contains its id, one look-up rejects a wrong key
+without scrypt, unless its sender knows an id of the config.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import attrs
 __all__ = ["LONGEST_KEY", "KeyHash", "key_id", "new_key"]
 
 COST = 13
-"""Binary logarithm of scrypt's N: 8 MiB and some 50 ms for one comparison. The secret has 256 bits of its own."""
+"""Binary logarithm of scrypt's N: 8 MiB and about 50 ms for one comparison. The secret itself has 256 bits."""
 LONGEST_KEY = 128
-"""Characters; what is longer is no key, and is not looked at."""
+"""The most characters of a key; a longer text is refused unread."""
 
 _KEY = re.compile(r"mds_([0-9a-f]{24})_[A-Za-z0-9_-]{43}")
 _HASH = re.compile(r"scrypt:(1[0-7]):([0-9a-f]{24}):([0-9a-f]{64})")
@@ -27,7 +27,7 @@ _HASH = re.compile(r"scrypt:(1[0-7]):([0-9a-f]{24}):([0-9a-f]{64})")
 
 @attrs.frozen
 class KeyHash:
-    """What the config holds of a key. ``cost`` is the binary logarithm of scrypt's N; ``id`` names the key."""
+    """A key's hash in the config. ``cost`` is the binary logarithm of scrypt's N; ``id`` identifies the key."""
 
     cost: int
     id: str
@@ -35,7 +35,7 @@ class KeyHash:
 
     @classmethod
     def parse(cls, text: str) -> KeyHash:
-        """Read a hash as ``mdserver keys new`` prints it. Raises ValueError, without the text."""
+        """Parse a hash as printed by ``mdserver keys new``. Raises ValueError, which does not quote the text."""
         match = _HASH.fullmatch(text)
         if match is None:
             raise ValueError("expected the hash that `mdserver keys new NAME` prints")
@@ -45,7 +45,7 @@ class KeyHash:
         return f"scrypt:{self.cost}:{self.id}:{self.digest}"
 
     def matches(self, key: str) -> bool:
-        """Tell whether this is the key's hash. Takes some 50 ms and lets go of the interpreter meanwhile."""
+        """Return whether this is the key's hash. Takes about 50 ms, without the interpreter lock."""
         return hmac.compare_digest(_digest(key, self.cost, self.id), self.digest)
 
 
@@ -57,7 +57,7 @@ def new_key() -> tuple[str, str]:
 
 
 def key_id(key: str) -> str | None:
-    """Return the name that a key brings; None if it cannot be a key."""
+    """Return the id in a key, or None if the text cannot be a key."""
     if len(key) > LONGEST_KEY:
         return None
     match = _KEY.fullmatch(key)

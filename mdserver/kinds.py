@@ -1,7 +1,7 @@
-"""The kinds of records: one row each, with all that the server needs to know of a kind (pure).
+"""The kinds of records: one row each, with everything that the server needs to know about a kind (pure).
 
-From the broker to the client and to the table nothing asks which kind a record is: it looks up :data:`KINDS` by
-``type(record)``, or :data:`BY_NAME` by the name that clients use. A new kind is a struct and a row here.
+No code between broker, client and table distinguishes kinds by itself: it looks up :data:`KINDS` by ``type(record)``,
+or :data:`BY_NAME` by the name that clients use. A new kind is a struct and a row here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Check(Protocol):
     """The check of one topic's records; it may remember earlier ones."""
 
     def fault(self, record: Any, /) -> str | None:
-        """Return why a record cannot be true, as a metric's label, or None; its time was looked at before."""
+        """Return why a record is impossible, as a metric's label, or None; its time was checked before."""
         ...
 
 
@@ -55,7 +55,7 @@ ColumnForm: TypeAlias = Literal["price", "size", "code", "text"]
 
 @attrs.frozen(eq=False)
 class StoredColumn:
-    """A column of a kind's table that has the name of the record's field; ``codes``: text to byte."""
+    """A column of a kind's table, named like the record's field; ``codes``: text to byte."""
 
     name: str
     form: ColumnForm
@@ -64,10 +64,10 @@ class StoredColumn:
 
 @attrs.frozen(eq=False)
 class StoredAs:
-    """Where a kind is stored.
+    """How a kind is stored.
 
-    The table has the columns ``time``, ``seq``, ``series_id`` and ``received`` (null where no socket brought the
-    record) besides ``columns``. ``prices`` makes the prices of candles from (series, time, seq, the columns named in
+    The table has the columns ``time``, ``seq``, ``series_id`` and ``received`` (null if the record did not arrive on a
+    socket) and ``columns``. ``prices`` makes the prices of candles from (series, time, seq, the columns named in
     ``candle_columns``); None: there are no candles of this kind.
     """
 
@@ -79,7 +79,7 @@ class StoredAs:
 
 @attrs.frozen(eq=False)
 class Kind:
-    """All that the server knows of one kind of records.
+    """Everything that the server knows about one kind of records.
 
     ``struct`` has ``symbol`` and ``time_us`` and is array-like with a tag of its own: the journal tells kinds apart
     by it. ``check`` makes the check of a topic. ``wire`` makes what is encoded for clients, given when the socket
@@ -175,7 +175,7 @@ _ROWS = (
 
 
 def _no_check() -> Check:
-    raise TypeError("gaps come from the server, not from a broker")
+    raise TypeError("found a gap from a broker: only the server makes gaps")
 
 
 _GAP = Kind(
@@ -188,10 +188,10 @@ _GAP = Kind(
 )
 
 BY_NAME: dict[RecordType, Kind] = {kind.name: kind for kind in _ROWS}
-"""The rows by the name that clients use: the kinds that a broker may have."""
+"""The rows by the name that clients use: the kinds that a broker may publish."""
 
 KINDS: dict[type, Kind] = {kind.struct: kind for kind in (*_ROWS, _GAP)}
-"""The rows by the class of their records; gaps are among them, since they take the same path."""
+"""The rows by the class of their records; gaps are included, because they take the same path."""
 
 
 def default_variant(kind: RecordType) -> str:

@@ -1,6 +1,6 @@
-"""Logging: structlog for ours, the standard library's (Hypercorn, psycopg's pool …) through the same lines.
+"""Logging: the server's events by structlog, and those of the standard library's loggers in the same form.
 
-One line per event to standard error: JSON for machines, text for people. Secrets are blotted out on the way.
+Each event is one line on standard error: JSON for programs, text for people. Secrets are hidden.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .redact import HIDDEN, is_secret_name, redact
 __all__ = ["RarelyLogged", "get_logger", "set_up_logging"]
 
 _NOISY = ("psycopg.pool", "hypercorn.access", "httpx2", "httpcore2")
-"""Other libraries' loggers that log each step at INFO; they are shown from WARNING on unless we are debugging."""
+"""Libraries' loggers that log each step at INFO; only their warnings are shown, except at the level debug."""
 
 
 def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Send all logs of the process to ``stream`` (standard error). May be called again with another config."""
+    """Send all logs of the process to ``stream`` (default: standard error). May be called again with another config."""
     stream = sys.stderr if stream is None else stream
     as_text = config.format == "text" or (config.format == "auto" and stream.isatty())
     shared: list[Processor] = [
@@ -72,14 +72,14 @@ def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return the logger of that name: ``mdserver`` for the server's own."""
+    """Return the logger with a name: ``mdserver`` for the server's own."""
     return structlog.stdlib.get_logger(name)
 
 
 class RarelyLogged:
-    """Logs an event at most once per ``every_s`` seconds, with the number of those suppressed in between.
+    """Logs an event at most once per ``every_s`` seconds, with the number of suppressed ones in between.
 
-    For what may happen with every record or request. The events are constants: each is remembered for good.
+    For events that may happen with every record or request. Events must be constants: each is remembered for ever.
     """
 
     __slots__ = ("_every_s", "_log", "_seen")
@@ -110,19 +110,20 @@ class RarelyLogged:
 
 def _renderers(*, as_text: bool, colors: bool) -> list[Processor]:
     if as_text:
-        # Plain tracebacks: structlog's pretty ones print local variables, and those hold secrets.
+        # Plain tracebacks: structlog's pretty ones print local variables, which may contain secrets.
         return [structlog.processors.format_exc_info, _Redacted(_TextLine(on_terminal=colors))]
     return [
         structlog.processors.format_exc_info,
-        _redact_values,  # before the JSON is made: afterwards it could break it
+        _redact_values,  # before the JSON is made, because hiding parts of it could make it invalid
         structlog.processors.JSONRenderer(ensure_ascii=False),
     ]
 
 
 class _TextLine:
-    """Renders for people: time, level, sentence, then what belongs to it.
+    """Renders for people: time, level, sentence, then the event's values.
 
-    On a terminal the time is the local time of day. Elsewhere someone may read it another day: then date and UTC.
+    On a terminal the time is the local time of day. Elsewhere the text may be read on another day, so it has the date
+    and UTC.
     """
 
     _COLORS: ClassVar = {
@@ -158,7 +159,7 @@ def _fact(value: object) -> str:
 
 
 class _Redacted:
-    """Renders, then hides whatever looks like a secret: in the event, an error, a traceback."""
+    """Renders, then hides everything that looks like a secret: in the event, an error, a traceback."""
 
     def __init__(self, render: Processor) -> None:
         self._render = render

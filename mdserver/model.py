@@ -1,9 +1,8 @@
 """The data that flow through the server: instruments, ticks, trades, order books, candles.
 
-Times are integer microseconds since the epoch, UTC (``time_us``): PostgreSQL's resolution, so what is stored
-equals what was streamed. Prices are floats: what a venue wrote survives a round trip up to 15 significant
-digits. Records are msgspec structs: building one costs an eighth of a frozen attrs object, and they
-encode to JSON and MessagePack in C.
+Times are integer Unix microseconds, UTC (``time_us``). That is PostgreSQL's resolution, so stored and streamed times
+are equal. Prices are floats: a venue's price survives a round trip up to 15 significant digits. Records are msgspec
+structs: building one costs an eighth of a frozen attrs object, and they are encoded to JSON and MessagePack in C.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ BookAction: TypeAlias = Literal["snapshot", "update"]
 """Whether an order book record replaces the book or changes it."""
 
 Level: TypeAlias = tuple[float, float]
-"""One price of an order book and the size there; in an update, size 0 takes the price out."""
+"""One price of an order book and its size; in an update, size 0 removes the price."""
 
 TIMEFRAMES: dict[str, int] = {
     "1m": 60,
@@ -80,10 +79,10 @@ TIMEFRAMES: dict[str, int] = {
 
 
 class Instrument(Struct, frozen=True):
-    """What is traded.
+    """An instrument.
 
-    ``symbol`` is canonical (``BTCUSDT``); ``venue_symbol`` is the venue's own string; ``base`` and ``quote``
-    come from the venue's instrument list, never from cutting the symbol.
+    ``symbol`` is canonical (``BTCUSDT``); ``venue_symbol`` is the venue's own string; ``base`` and ``quote`` are from
+    the venue's list of instruments, never derived by splitting the symbol.
     """
 
     symbol: str
@@ -133,7 +132,7 @@ class Trade(Struct, frozen=True, gc=False, array_like=True, tag="t"):
 class OrderBook(Struct, frozen=True, gc=False, array_like=True, tag="b"):
     """The levels of both sides, best first, or a change of them.
 
-    ``depth`` names the book where a venue has several of one symbol: a number of levels, or ``full``.
+    ``depth`` tells apart the books of one symbol: a number of levels, or ``full``.
     """
 
     symbol: str
@@ -148,7 +147,7 @@ class OrderBook(Struct, frozen=True, gc=False, array_like=True, tag="b"):
 class Candle(Struct, frozen=True, gc=False, array_like=True, tag="c"):
     """A live candle: ``time_us`` is its open, ``interval`` a name of :data:`TIMEFRAMES`, ``count`` its records.
 
-    It is sent while it forms, once with ``closed``, and again with ``revised`` where a late record changed it.
+    It is sent while it forms, once with ``closed``, and again with ``revised`` if a late record has changed it.
     """
 
     symbol: str
@@ -168,9 +167,9 @@ Record: TypeAlias = Tick | Trade | OrderBook | Candle
 
 
 class Feed(NamedTuple):
-    """One record type of one symbol, as wanted from one broker.
+    """One type of records of one symbol, wanted from one broker.
 
-    ``variant`` tells apart what else has one symbol and type: a candle's interval, a book's depth.
+    ``variant`` tells apart feeds with equal symbol and type: a candle's interval, a book's depth.
     """
 
     symbol: str
@@ -179,7 +178,7 @@ class Feed(NamedTuple):
 
 
 class Topic(NamedTuple):
-    """One :class:`Feed` of one broker: what clients subscribe to and what ``seq`` counts."""
+    """One :class:`Feed` of one broker; clients subscribe to topics, and each has its own ``seq``."""
 
     broker: str
     symbol: str
@@ -188,18 +187,18 @@ class Topic(NamedTuple):
 
 
 JOURNAL_FULL = "journal_full"
-"""The cause of a gap in what is stored: clients had these records, but the journal took none."""
+"""The cause of a gap in the stored records: clients received them, but the journal could not store them."""
 
 GapState: TypeAlias = Literal["open", "filled", "permanent"]
-"""Of a hole in a topic: not filled, filled from a history, or known to be beyond filling."""
+"""The state of a gap: not filled, filled from a history, or impossible to fill."""
 
 
 @final
 class Gap(Struct, frozen=True, array_like=True, tag="g"):
     """An interval in which records of a topic may be missing: the last one before and the first one after it.
 
-    ``to_us`` is None while it lasts. ``size`` is how many are missing where that is known; it is never guessed. It
-    goes the way of the records: through the journal, to the clients in order, into a table.
+    ``to_us`` is None while it lasts. ``size`` is the number of missing records if it is known; it is never guessed. A
+    gap takes the same path as records: through the journal, to the clients in order, into a table.
     """
 
     topic: Topic
@@ -216,10 +215,10 @@ class Gap(Struct, frozen=True, array_like=True, tag="g"):
 
 
 class Published(Struct, frozen=True, gc=False, array_like=True):
-    """A record that the server accepted, with its number: contiguous per topic, also across restarts.
+    """An accepted record with its number, which is contiguous per topic, even after a restart.
 
-    ``received_us`` is when the server's socket had it; None for what no socket brought, such as imported history.
-    A gap has no number of its own: ``seq`` is that of the record before it.
+    ``received_us`` is the time at which the server's socket received it; None if it did not arrive on a socket, such as
+    imported history. A gap has no number of its own: its ``seq`` is that of the record before it.
     """
 
     topic: Topic
@@ -229,9 +228,9 @@ class Published(Struct, frozen=True, gc=False, array_like=True):
 
 
 class LastRecord(NamedTuple):
-    """Where a topic stands: the number of its newest record, the newest time of its records, the hole behind them.
+    """The end of a topic: the number of its newest record, the newest time of its records, and the gap after them.
 
-    ``hole`` is a gap without an end, None where none is known to last.
+    ``hole`` is a gap without an end, or None if no gap is known to last.
     """
 
     seq: int

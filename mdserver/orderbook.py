@@ -1,11 +1,10 @@
-"""An order book by price level, for plugins: takes snapshots and updates, returns the best levels. Pure.
+"""An order book by price level, for plugins: applies snapshots and updates, returns the best levels. Pure.
 
-A level is a tuple whose first item is the price and whose second is the size; what a plugin puts behind them (such
-as the digits that a checksum is made of) is kept and handed back. Which message may follow which, and what to do
-when one is missing, are the venue's rules and stay with the plugin.
+A level is a tuple of price, size and any further items of the plugin, such as the digits for a checksum, which are kept
+and returned. The plugin itself follows the venue's rules for the order of messages and for missing ones.
 
-Each side is a dict of levels and a sorted list of their prices. An insertion moves at most the list's tail, 8 bytes
-a level; sorting the prices of a book of 1,000 levels anew for each update takes thirteen times as long.
+Each side is a dict of levels and a sorted list of their prices. An insertion moves at most the tail of the list, 8
+bytes per level; sorting the prices of a book of 1,000 levels for each update would take thirteen times as long.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ LevelT = TypeVar("LevelT", bound=tuple[Any, ...])
 class Book(Generic[LevelT]):
     """Both sides of one instrument's book, best levels first.
 
-    ``depth``: levels kept on each side, None for all; what an update pushes beyond it is dropped and returned, since
-    venues that send a book of a fixed depth do not tell of it. ``checksum`` computes the venue's checksum of it.
-    Prices must be finite numbers; they are compared as such, however many zeros their text ended in.
+    ``depth``: the number of levels on each side, None for all. A level that an update pushes beyond it is dropped and
+    returned, because venues with books of a fixed depth send no message about it. ``checksum`` computes the venue's
+    checksum. Prices must be finite numbers and are compared as numbers, so trailing zeros do not matter.
     """
 
     def __init__(
@@ -46,10 +45,10 @@ class Book(Generic[LevelT]):
     def update(
         self, bids: Iterable[LevelT], asks: Iterable[LevelT]
     ) -> tuple[Sequence[LevelT], Sequence[LevelT]]:
-        """Set the levels given, in this order; size 0 removes one, and removing what is not there does nothing.
+        """Set the given levels, in their order; size 0 removes a level, and removing an absent one does nothing.
 
-        Returns the bids and the asks pushed out beyond ``depth``: who follows the book by its changes has to take
-        them out too. One that this very update set may be among them.
+        Returns the bids and the asks pushed out beyond ``depth``, possibly levels of this update itself. Whoever
+        follows the book by its changes must remove them too.
         """
         self._bids.set(bids)
         self._asks.set(asks)
@@ -74,7 +73,7 @@ class Book(Generic[LevelT]):
 
     @property
     def crossed(self) -> bool:
-        """Whether somebody bids as much as is asked: an update is missing, or the venue's matching has stopped."""
+        """Whether the best bid is not below the best ask: an update is missing, or the venue does not match orders."""
         bid, ask = self.best_bid, self.best_ask
         return bid is not None and ask is not None and bool(bid[0] >= ask[0])
 

@@ -34,7 +34,7 @@ _GROUPS: dict[type, str] = {
 
 @attrs.frozen
 class FolderPoint:
-    """A plugin in a folder, as an entry point is one of a distribution. ``problem`` is why it cannot be used."""
+    """A plugin in a folder, with the interface of an entry point. ``problem`` is why it cannot be used."""
 
     name: str
     group: str
@@ -44,7 +44,7 @@ class FolderPoint:
 
     @property
     def value(self) -> str:
-        """Where the descriptor is."""
+        """The place of the descriptor."""
         return str(self.path)
 
     def load(self) -> object:
@@ -57,15 +57,15 @@ class FolderPoint:
 def folder_points(folders: Iterable[Path]) -> list[FolderPoint]:
     """Return the plugins of the folders, usable or not: modules and packages whose name begins with a letter.
 
-    Imports them, each once in the life of the process, with all that this may do. Blocking.
+    Imports each of them, once per process, which runs its code. Blocking.
     """
     return [_point(path) for folder in folders for path in _candidates(folder)]
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Return the modules and packages of a folder; and distributions, to be told that they are none."""
+    """Return the modules and packages of a folder, and distributions, which are then reported as unusable."""
     if not folder.is_dir():
-        return []  # an error of the config, and reported there
+        return []  # the check of the config reports it
     return sorted(
         path
         for path in folder.iterdir()
@@ -79,7 +79,9 @@ def _point(path: Path) -> FolderPoint:
     name = path.stem.removeprefix("mdserver_")
     try:
         if (path / "pyproject.toml").is_file():
-            raise PluginError(f"it is a project of its own: install it with pip install -e {path}")
+            raise PluginError(
+                f"found a project, expected a module or package: install it with pip install -e {path}"
+            )
         found = getattr(_import(path), ATTRIBUTE, None)
     except PluginError as error:
         return FolderPoint(name, _guess_group(path), path, problem=str(error))
@@ -95,13 +97,13 @@ def _import(path: Path) -> ModuleType:
     """Import a module or a package under its own name. Raises PluginError, whatever the import raised."""
     name = path.stem
     if name in sys.stdlib_module_names or name in sys.modules or importlib.util.find_spec(name) is not None:
-        raise PluginError(f'there is another module "{name}": give it a name of its own')
+        raise PluginError(f'found another module "{name}", expected a unique name')
     file = path / "__init__.py" if path.is_dir() else path
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise PluginError(f"{file} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs, so that what is in a package finds its parent
+    sys.modules[name] = module  # before it runs, so that modules in a package find their parent
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a plugin's import may raise anything; others must still load
@@ -112,7 +114,7 @@ def _import(path: Path) -> ModuleType:
 
 
 def _guess_group(path: Path) -> str:
-    """Return the group of a plugin that cannot be imported, by what its text speaks of."""
+    """Guess the group of a plugin that cannot be imported from its text."""
     files = [path] if path.is_file() else sorted(path.glob("**/*.py"))
     text = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
     return next((group for cls, group in _GROUPS.items() if f"{cls.__name__}(" in text), BROKER_GROUP)

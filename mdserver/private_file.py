@@ -1,4 +1,4 @@
-"""Open files of our own state: without following links, and only if they are plain files that we own."""
+"""Opens files with the server's own state: without following links, and only plain files that its user owns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["open_private"]
 
 
 def open_private(path: Path, *, create: bool = False, exclusive: bool = False) -> int:
-    """Open a file for reading and writing, mode 0600 where it is made; return its descriptor.
+    """Open a file for reading and writing, with mode 0600 if it is created; return its descriptor.
 
-    ``exclusive``: it must not be there yet. Raises :class:`OSError`, also for what is no plain file of this user's:
-    a link, a folder, a pipe, another user's file. State that others can write is no state.
+    ``exclusive``: it must not exist yet. Raises :class:`OSError`, also for a link, a folder, a pipe or a file of
+    another user, because the server cannot trust state that others can write.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     flags |= os.O_CREAT if create or exclusive else 0
@@ -30,7 +30,7 @@ def open_private(path: Path, *, create: bool = False, exclusive: bool = False) -
         return fd
     os.close(fd)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is no plain file", str(path))
+        raise OSError(errno.EINVAL, "is not a plain file", str(path))
     raise OSError(
         errno.EPERM,
         f"belongs to user {found.st_uid}; expected {os.geteuid()}, who runs the server",

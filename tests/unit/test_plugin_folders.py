@@ -134,8 +134,9 @@ def test_a_name_of_another_module_and_a_project(folder: Path) -> None:
     (folder / "project/pyproject.toml").write_text("")
     problems = {point.name: point.problem for point in folder_points([folder])}
     assert problems == {
-        "json": 'there is another module "json": give it a name of its own',
-        "project": f"it is a project of its own: install it with pip install -e {folder / 'project'}",
+        "json": 'found another module "json", expected a unique name',
+        "project": "found a project, expected a module or package: "
+        f"install it with pip install -e {folder / 'project'}",
     }
 
 
