@@ -23,7 +23,7 @@ from .subscriptions import MAX_STREAMS, Ledger
 __all__ = ["BinanceBroker", "Timing"]
 
 _NORMAL_CLOSES = frozenset({1000, 1001})
-_NO_REST = "a whole order book needs the REST API: name it as `rest_url`"
+_NO_REST = "a full order book needs the REST API: set `rest_url`"
 
 
 class BinanceBroker:
@@ -72,7 +72,7 @@ class BinanceBroker:
         if feed.type != "trade":
             raise Rejected(f"Binance has no history of {feed.type} records")
         if base is None:
-            raise Rejected("the history of trades needs the REST API: name it as `rest_url`")
+            raise Rejected("the history of trades needs the REST API: set `rest_url`")
         async with open_http(headers=HEADERS, max_connections=1) as http:
             rest = Rest(base, http, self._budget)
             async for batch in trades_between(rest, feed.symbol, self._config.trades, from_us, to_us):

@@ -48,16 +48,15 @@ _REST = {
 
 @attrs.frozen
 class BinanceConfig:
-    """Where Binance is and what to take from it.
+    """Addresses of Binance, the kind of trades, and the permitted silence.
 
-    ``url``: base address of the streams. ``wss://data-stream.binance.vision`` has the same market data for
-    places where the main one is refused, ``wss://stream.binance.us:9443`` is the US exchange.
-    ``rest_url``: base address of the REST API: the exchange's list of symbols, whole order books and trades that were
-    missed come from there. ``auto`` takes the one that belongs to ``url``, none where that is no host of Binance's;
-    null: none. Without the list a symbol counts as served once its first record has come.
-    ``trades``: one record for each execution (``trade``), or one for each order that took several executions
-    at one price (``aggTrade``: fewer messages).
-    ``silence_s``: with nothing received for so long, pings of ours unanswered, the connection is given up.
+    ``url``: base address of the streams. ``wss://data-stream.binance.vision`` has the same market data for locations
+    that the main host refuses; ``wss://stream.binance.us:9443`` is the US exchange. ``rest_url``: base address of the
+    REST API, which has the list of symbols, full order books and past trades. ``auto`` uses the one that belongs to
+    ``url``, or none if that is not a host of Binance; null: none. Without the list a symbol counts as served after its
+    first record. ``trades``: one record for each execution (``trade``), or one for all executions of an order at one
+    price (``aggTrade``: fewer messages). ``silence_s``: a connection on which nothing is received for this many
+    seconds, not even a pong, is ended.
     """
 
     url: str = attrs.field(default="wss://stream.binance.com:9443", validator=_websocket_url)

@@ -1,9 +1,9 @@
-"""Whole order books out of a snapshot and the venue's changes, by its rule of numbers. No I/O.
+"""Full order books, built from a snapshot and the venue's numbered changes. No I/O.
 
-Changes are numbered; a message has those from ``first`` to ``last``. A snapshot comes by another way and is older than
-what the stream says by then: changes wait until it is there, and those that it holds already are left out. From then on
-each message has to begin behind the one before; where it begins later, the book is worth nothing and is begun anew.
-Where it begins earlier, as after a change of connections, it only says again what is known.
+A message has the changes from number ``first`` to ``last``. The snapshot is fetched separately and is older than the
+stream when it arrives, so changes wait for it, and those that it includes already are left out. After that each message
+must begin directly after the previous one. If it begins later, a change is missing and the book starts again from a new
+snapshot. If it begins earlier, as after a change of connections, it repeats known changes.
 """
 
 from __future__ import annotations

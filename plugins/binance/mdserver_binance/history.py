@@ -1,8 +1,8 @@
-"""Trades of the past from REST, by their numbers: what was missed can be had again.
+"""Fetches past trades from the REST API, by their numbers.
 
-Trades are asked for from a number on, which the venue counts in; which number is the first at a time, the list of
-aggregates tells. Single trades are listed by ``historicalTrades`` (the hosts for market data alone do not have it:
-there the newest 1,000 have to do), aggregates by ``aggTrades``, at a sixth of the weight.
+Trades are requested from a number on, inclusive. The list of aggregates gives the first number at a time. Single trades
+are in ``historicalTrades``, which the hosts for market data only do not have: there only the newest 1,000 are
+available. Aggregates are in ``aggTrades``, at a sixth of the weight.
 """
 
 from __future__ import annotations

@@ -75,7 +75,9 @@ class Intake:
         if record is not None:
             batch.append(record)
         elif was_valid and not book.valid:
-            self._host.log.warning("changes of an order book are missing; beginning anew", symbol=book.symbol)
+            self._host.log.warning(
+                "changes of an order book are missing: it starts again from a snapshot", symbol=book.symbol
+            )
             batch = self._announce(batch, received_us, _full(book.symbol), None)
             self._ask(book.symbol)
         return batch
@@ -157,7 +159,9 @@ class Intake:
         try:
             snapshot = decode_depth(await rest.get("/api/v3/depth", params, weight=_SEED_WEIGHT))
         except (Unavailable, BadMessage) as error:
-            self._host.log.warning("no snapshot of an order book yet", symbol=symbol, error=str(error))
+            self._host.log.warning(
+                "the snapshot of an order book is not available yet", symbol=symbol, error=str(error)
+            )
             self._ask(symbol)
             return backoff.next_s(error.retry_after_s if isinstance(error, Unavailable) else None)
         except Rejected as error:

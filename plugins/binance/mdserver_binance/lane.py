@@ -77,7 +77,7 @@ class Lane:
                         raise error from group
                     pause_s = error.retry_after_s
                     self._host.log.warning(
-                        "one of several connections lost, opening another", error=str(error)
+                        "one of several connections was lost: opening another", error=str(error)
                     )
                 if trio.current_time() - began > _STABLE_S:
                     backoff.reset()
@@ -102,7 +102,10 @@ class Lane:
     async def _connect(self, shadow: bool, *, task_status: trio.TaskStatus[Link]) -> None:
         """Open a connection, hand out its link and serve it to its end."""
         while (wait_s := self._connects.wait_s(trio.current_time())) > 0:
-            self._host.log.warning("so many connections that the next one has to wait", wait_s=round(wait_s))
+            self._host.log.warning(
+                "waiting before the next connection: the venue's limit of attempts is reached",
+                wait_s=round(wait_s),
+            )
             await trio.sleep(wait_s)
         self._connects.note(trio.current_time())
         handed_out = False
@@ -152,7 +155,7 @@ class Lane:
                         raise new.failure
                     return new
                 failure = new.failure
-            self._host.log.warning("no replacement connection yet", error=str(failure))
+            self._host.log.warning("the replacement connection cannot be opened yet", error=str(failure))
             with trio.move_on_after(pause_s):
                 await old.ended.wait()
 

@@ -217,7 +217,7 @@ class Link:
             self._confirm()
             self._answered.set()
         elif isinstance(event, ServerShutdown):
-            self._host.log.info("the venue will shut this connection down; opening another")
+            self._host.log.info("the venue will close this connection: opening another")
             self.retiring.set()
         elif isinstance(event, Ignored):
             self._host.ignored(event.kind)
@@ -266,7 +266,7 @@ class Link:
 
     async def _grow_old(self) -> None:
         await trio.sleep(self._lifetime_s)
-        self._host.log.info("connection near the venue's 24 h limit; opening another")
+        self._host.log.info("the connection is near the venue's 24 h limit: opening another")
         self.retiring.set()
 
 

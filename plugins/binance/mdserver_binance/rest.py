@@ -53,5 +53,5 @@ class Rest:
                 budget.block(now, _PAUSES_S[status] if asked is None else asked)
             raise explained(error)
         if is_web_page(headers.get("content-type", ""), body[:_QUOTED_BYTES]):
-            raise Unavailable(f"{url}: a web page came in place of data, as from a proxy or a block page")
+            raise Unavailable(f"{url}: received a web page in place of data, as from a proxy or a block page")
         return body

@@ -395,10 +395,10 @@ async def test_the_daily_close_ends_a_session_normally(venue: FakeBinance) -> No
 @pytest.mark.parametrize(
     ("status", "error", "told"),
     [
-        (451, Rejected, "does not serve this place.*data-stream.binance.vision"),
+        (451, Rejected, "does not serve this location.*data-stream.binance.vision"),
         (403, Unavailable, "firewall blocks this address"),
-        (429, Unavailable, "too many requests.*pause asked for: 9 s"),
-        (418, Unavailable, "banned for a while.*pause asked for: 9 s"),
+        (429, Unavailable, "too many requests.*requested pause: 9 s"),
+        (418, Unavailable, "banned for a while.*requested pause: 9 s"),
         (503, Unavailable, ""),
     ],
 )
@@ -584,7 +584,7 @@ async def test_without_rest_nothing_is_confirmed(venue: FakeBinance, start: Star
     await host.wait_records(1)
     assert not host.confirmed
     assert not venue.requests
-    assert host.refused == {BTC_FULL: "a whole order book needs the REST API: name it as `rest_url`"}
+    assert host.refused == {BTC_FULL: "a full order book needs the REST API: set `rest_url`"}
 
 
 async def test_an_address_of_the_operators_own_has_no_list_by_itself(

@@ -118,7 +118,7 @@ async def test_too_much_is_said_and_the_pause_is_kept(venue: FakeBinance, rest: 
     venue.rules.weight_per_minute = 3
     for _ in range(3):
         await rest[0].get("/api/v3/ping", {}, weight=1)
-    with pytest.raises(Unavailable, match=r"HTTP 429.*too many requests.*pause asked for") as caught:
+    with pytest.raises(Unavailable, match=r"HTTP 429.*too many requests.*requested pause") as caught:
         await rest[0].get("/api/v3/ping", {}, weight=1)
     assert caught.value.retry_after_s is not None
     assert 50 < rest[1].wait_s(trio.current_time(), 1, 1.0) <= caught.value.retry_after_s
@@ -139,8 +139,8 @@ async def test_a_refusal_and_a_web_page(venue: FakeBinance, rest: Client) -> Non
     with pytest.raises(HttpRefused, match="Invalid symbol"):
         await rest[0].get("/api/v3/depth", {"symbol": "NOSUCH"}, weight=1)
     venue.rules.rest_refuse = (200, {"Content-Type": "text/html"}, "<html>Log in</html>")
-    with pytest.raises(Unavailable, match="a web page came in place of data"):
+    with pytest.raises(Unavailable, match="received a web page in place of data"):
         await rest[0].get("/api/v3/ping", {}, weight=1)
     venue.rules.rest_refuse = (451, {}, '{"code":0,"msg":"restricted"}')
-    with pytest.raises(HttpRefused, match=r"restricted.*does not serve this place"):
+    with pytest.raises(HttpRefused, match=r"restricted.*does not serve this location"):
         await rest[0].get("/api/v3/ping", {}, weight=1)

@@ -1,7 +1,7 @@
-"""The order books of one connection: what is valid, what is not, and why. No I/O.
+"""The order books of one connection, and whether each is valid. No I/O.
 
-The venue numbers nothing, so a lost update shows only in the checksum. From then on a book is worth nothing until its
-next snapshot, which looks like the first one.
+The venue numbers no messages, so only the checksum reveals a lost update. The book is then invalid until its next
+snapshot, which looks like the first one.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ DEPTHS = {"25": 25, "full": 1000}
 """The variants of order books, and the venue's depth that each is made from; it has none deeper than 1,000."""
 
 _CALM = 100
-"""So many good messages in a row make a mismatch before them forgotten."""
+"""After this many correct messages in a row an earlier mismatch is forgotten."""
 
 
 class BookState(enum.Enum):
-    """What a message did to its book."""
+    """The effect of a message on its book."""
 
     GOOD = enum.auto()
     BROKEN = enum.auto()
-    """Its checksum differs: the book is dropped, and has to be asked for anew."""
+    """The checksum differs: the book was dropped and must be subscribed again."""
     UNUSABLE = enum.auto()
-    """An update without a snapshot before it: what was still on its way when a book was dropped."""
+    """An update without a snapshot: it was still in transit when the book was dropped."""
 
 
 def carriers(wanted: Iterable[Feed]) -> dict[Feed, Feed]:
-    """Return the feeds that the venue is not asked for since another has all of it: the best 25 of a full book.
+    """Return the feeds that need no subscription of their own because another includes them: the best 25 of a full
+    book.
 
-    The venue's messages do not say of which depth they are, so a symbol has one book at a time on a connection.
+    The venue's messages do not have the depth, so a connection can have only one book of a symbol at a time.
     """
     full = {feed.symbol: feed for feed in wanted if feed[1:] == ("orderbook", "full")}
     return {

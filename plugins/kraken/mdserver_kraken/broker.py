@@ -61,7 +61,7 @@ class KrakenBroker:
         if feed.type != "trade":
             raise Rejected(f"Kraken has no history of {feed.type} records")
         if not self._table.names:
-            raise Unavailable("Kraken's list of instruments has not come yet")
+            raise Unavailable("Kraken's list of instruments has not been received yet")
         venue_symbol = self._table.names.get(feed.symbol)
         if venue_symbol is None:
             raise Rejected(f"Kraken lists no {feed.symbol}")

@@ -36,11 +36,11 @@ def _url(*schemes: str) -> Any:
 
 @attrs.frozen
 class KrakenConfig:
-    """Where Kraken is and what to take from it.
+    """Addresses of Kraken, and the permitted silence.
 
-    ``url``: address of the v2 stream, ``rest_url``: base address of the REST API, from which trades are fetched that
-    were missed.
-    ``silence_s``: with nothing received for so long, though heartbeats come once a second, the connection is given up.
+    ``url``: address of the v2 stream; ``rest_url``: base address of the REST API, from which missed trades are fetched.
+    ``silence_s``: a connection on which nothing is received for this many seconds is ended; the venue sends heartbeats
+    every second.
     """
 
     url: str = attrs.field(default="wss://ws.kraken.com/v2", validator=_url("wss", "ws"))

@@ -1,10 +1,10 @@
-"""Trades of the past from REST, page by page: what was missed can be had again.
+"""Fetches past trades from the REST API, page by page.
 
-A page holds up to 1,000 trades from a time on, and names the time of its last one. Several trades share one time, so a
-page may end in the middle of them: the next one is asked for from just before that time, and what was there already is
-told by its number. So nothing is missed whether or not the venue counts that time itself in.
+A page has up to 1,000 trades from a given time on, and the time of its last one. Several trades may have equal times,
+so a page may end among them. The next page is therefore requested from just before that time, and trades that it
+repeats are recognised by their numbers. So no trade is missed, whether or not the venue includes the given time.
 
-Times are doubles here, and so off by up to a microsecond from those of the stream: a trade's number is what tells it.
+Times are doubles here and may differ by a microsecond from those of the stream; trades are identified by their numbers.
 """
 
 from __future__ import annotations

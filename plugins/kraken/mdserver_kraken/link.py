@@ -37,10 +37,10 @@ _LONGEST_PAUSE_S = 60.0
 class Timing:
     """Waits of a session, in seconds; tests shorten them.
 
-    ``answer_s``: a symbol not acknowledged for so long is asked for again, ``attempts`` times in all; so is a book
-    whose snapshot is so late. ``request_gap_s``: pause between two requests. ``renew_s``: pause before a book that
-    broke for the second time in a row is asked for, doubled each time. ``instruments_s``: the list of instruments must
-    be there so long after connecting.
+    ``answer_s``: a symbol that is not acknowledged within this time is requested again, ``attempts`` times in all; so
+    is a book whose snapshot is that late. ``request_gap_s``: pause between two requests. ``renew_s``: pause before a
+    book is requested again that was invalid for the second time in a row, doubled each time. ``instruments_s``: the
+    list of instruments must be received within this time after connecting.
     """
 
     answer_s: float = 10.0
@@ -150,7 +150,7 @@ class Link:
         due = self._snapshot_due.get(symbol)
         if due is not None and trio.current_time() > due:
             del self._snapshot_due[symbol]
-            self._host.log.warning("order book without a snapshot, subscribing anew", symbol=symbol)
+            self._host.log.warning("order book without a snapshot: subscribing again", symbol=symbol)
             self._renew_at(symbol, trio.current_time())
 
     def _announce(
@@ -168,7 +168,7 @@ class Link:
             0.0 if mismatches < 2 else min(_LONGEST_PAUSE_S, self._timing.renew_s * 2 ** (mismatches - 2))
         )
         self._host.log.warning(
-            "order book differs from the venue's checksum, subscribing anew",
+            "order book differs from the venue's checksum: subscribing again",
             symbol=symbol,
             in_a_row=mismatches,
             pause_s=pause_s,
@@ -186,7 +186,7 @@ class Link:
         elif isinstance(event, Instruments):
             for hidden in self._table.take(event):
                 self._host.log.warning(
-                    "instrument shares its symbol with another and cannot be had",
+                    "instrument left out: another one has the same symbol",
                     symbol=hidden.symbol,
                     venue_symbol=hidden.venue_symbol,
                 )

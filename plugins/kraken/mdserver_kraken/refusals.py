@@ -1,4 +1,4 @@
-"""What an HTTP status of Kraken means and what helps, in one plain sentence each. No I/O."""
+"""Explains Kraken's HTTP statuses, in one plain sentence each with a remedy. No I/O."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ KRAKEN_RETRY_STATUSES = RETRY_STATUSES | {403}
 """403 is the network in front of the venue after too many attempts: a pause of minutes, not a verdict."""
 
 _HELP = {
-    401: "market data of Kraken need no key: check `url` and `rest_url`, which name something else",
-    403: "the network before Kraken blocks this address, mostly for minutes after too many attempts; it is tried again",
+    401: "Kraken's market data need no key: check `url` and `rest_url`, which name another service",
+    403: "the network in front of Kraken blocks this address, usually for minutes after too many attempts; the server "
+    "tries again",
     404: "check `url`, which ends in /v2, and `rest_url`",
-    429: "too many connections or requests from this address; it is tried again after a pause",
-    451: "Kraken does not serve this place",
+    429: "too many connections or requests from this address; the server tries again after a pause",
+    451: "Kraken does not serve this location",
 }
 
 

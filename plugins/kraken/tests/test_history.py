@@ -115,7 +115,7 @@ async def test_a_broker_fetches_what_its_session_saw_listed(venue: FakeKraken, n
     venue.rules.rest_burst = 100
     broker = KrakenBroker(KrakenConfig(url=venue.url, rest_url=venue.rest_url))
     assert isinstance(broker, BrokerHistory)
-    with pytest.raises(Unavailable, match="list of instruments has not come yet"):
+    with pytest.raises(Unavailable, match="list of instruments has not been received yet"):
         await anext(broker.backfill(Feed("DOGEUSD", "trade"), 0, 1))
     await nursery.start(broker.run, FakeHost())
     with pytest.raises(Rejected, match="lists no NOSUCH"):

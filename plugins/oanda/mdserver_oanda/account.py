@@ -18,7 +18,7 @@ MAX_CANDLES = 5000
 
 _CHECK = {
     400: "check account_id, which has a form like 101-004-1234567-001, and symbols",
-    401: "check api_key, and that it is of the environment that url and rest_url name: practice or live",
+    401: "check api_key, and that url and rest_url name its environment, practice or live",
     403: "check that api_key may use account_id, and that the account may stream prices",
     404: "check url, rest_url and account_id",
 }

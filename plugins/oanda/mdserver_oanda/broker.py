@@ -1,4 +1,4 @@
-"""A session with OANDA: one price stream after the other, each opened before the one before is ended."""
+"""A session with OANDA: consecutive price streams, each opened before the previous one is ended."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Timing:
     """Waits of a session, in seconds; tests shorten them.
 
     ``connect_gap_s``: least time between the starts of two connections; the venue allows two within a second.
-    ``gather_s``: changes of what is wanted within so long go into one new stream. ``settle_s``: longest wait for
-    the first line of each instrument of a new stream. ``overlap_s``: how long the old one then stays in charge, so
-    that what it still has in flight is not lost. ``retry_s``: pause before another attempt at a new stream.
-    ``refresh_s``: how often the list of instruments is read.
+    ``gather_s``: changes of demand within this time share one new stream. ``settle_s``: longest wait for the first line
+    of each instrument of a new stream. ``overlap_s``: how long the old stream then still delivers, so that its lines in
+    transit are not lost. ``retry_s``: pause before another attempt at a new stream. ``refresh_s``: time between two
+    reads of the list of instruments.
     """
 
     connect_gap_s: float = 0.55
@@ -104,7 +104,9 @@ class _Session:
                 await self._load_instruments()
             except (Unavailable, Rejected) as error:
                 # Prices flow without it: not worth the stream.
-                self._host.log.warning("instrument list unavailable, the old one stays", error=str(error))
+                self._host.log.warning(
+                    "the list of instruments is unavailable: the old one stays in use", error=str(error)
+                )
 
     def _names(self, wanted: frozenset[Feed]) -> frozenset[str]:
         """Return the venue's names of what is wanted; refuse what cannot be had."""
@@ -180,7 +182,9 @@ class _Session:
         except Unavailable as error:
             if old is None:
                 raise
-            self._host.log.warning("no new price stream yet, the old one goes on", error=str(error))
+            self._host.log.warning(
+                "a new price stream cannot be opened yet: the old one stays in use", error=str(error)
+            )
             await _wait_any(max(self._timing.retry_s, error.retry_after_s or 0.0), old.ended)
             return old
         except Rejected as error:
@@ -235,7 +239,7 @@ class _Session:
         await _wait_any(self._timing.overlap_s, new.ended, old.ended)
         if new.ended.is_set() and not old.ended.is_set():
             self._host.log.warning(
-                "a new price stream ended at once, the old one goes on", error=str(new.failure)
+                "a new price stream ended at once: the old one stays in use", error=str(new.failure)
             )
             if new.names - old.names:
                 self._host.gap("disconnected")  # what only the new one had
@@ -262,7 +266,9 @@ class _Session:
 
     def _keep(self, names: frozenset[str], old: PriceStream, refusal: Rejected) -> None:
         """Go on with ``old`` although the venue refuses another list."""
-        self._host.log.warning("OANDA refuses a new price stream, the old one goes on", error=str(refusal))
+        self._host.log.warning(
+            "OANDA refuses a new price stream: the old one stays in use", error=str(refusal)
+        )
         if added := self._feeds(names - old.names):
             self._host.refuse(added, str(refusal))
         self._unchangeable = names & old.names

@@ -186,7 +186,7 @@ async def test_garbage_is_discarded_and_the_stream_goes_on(venue: FakeOanda, sta
     [
         (
             {"api_key": "wrong"},
-            r"HTTP 401: Insufficient authorization to perform request; check api_key, and that it is of",
+            r"HTTP 401: Insufficient authorization to perform request; check api_key, and that url",
         ),
         (
             {"account_id": "101-004-7654321-001"},
