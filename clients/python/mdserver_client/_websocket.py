@@ -107,8 +107,10 @@ class WebSocket:
                     self._texts.append(b"".join(self._parts))
                     self._parts.clear()
             elif event.opcode is Opcode.CLOSE:
-                code, reason = self._protocol.close_code, self._protocol.close_reason
-                self.close_reason = f"the server closed with {code}" + (f": {reason}" if reason else "")
+                close = self._protocol.close_rcvd  # its close_code is known only once the socket has ended
+                self.close_reason = "the server closed the connection"
+                if close is not None:
+                    self.close_reason += f" with {close.code}" + (f": {close.reason}" if close.reason else "")
 
     async def send(self, text: bytes) -> None:
         """Send a text message. Raises :class:`ConnectionFailed`."""
