@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import date
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from .history.fill_gap import add_records
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
+from .lake.manifest import days_in_lake_alone
 from .live.write_batch import SetAside, Written, write
 from .query import bid_ask_candles, read_candles, replay_records, weighted_prices
 from .query.bid_ask_candles import HOUR_S, Side, TooManyTicks
@@ -351,6 +353,15 @@ class Store:
             await self._change(work, live=True)
         except DataRefused as error:
             raise StoreUnavailable(str(error)) from error
+
+    async def days_in_lake(
+        self, series_ids: Sequence[int], table: str, first_us: int, last_us: int
+    ) -> tuple[date, date] | None:
+        """Return the first and the last day of these series in ``[first_us, last_us]`` that lie in a data lake alone.
+
+        Retention has dropped their records here. None where there is no such day.
+        """
+        return await self._read(lambda conn: days_in_lake_alone(conn, series_ids, table, first_us, last_us))
 
     async def open_series(self, source: str, symbol: str) -> SeriesInfo:
         """Return the series for a source's imported ticks, created if missing. Raises Rejected if it is a live one."""

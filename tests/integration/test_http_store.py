@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from mdserver.metrics import Metrics
-from mdserver.model import TIMEFRAMES, US_PER_S, Published, Record, Tick, TickColumns, Topic, Trade
+from mdserver.model import TIMEFRAMES, US_PER_S, Published, PushedDay, Record, Tick, TickColumns, Topic, Trade
 from mdserver.store.connection.database import Database
+from mdserver.store.lake.manifest import note_pushed
 from mdserver.store.store import FetchedHour, Store
+from mdserver.store.upkeep.retention import drop_old
 from mdserver.web.api.dependencies import Dependencies, SourceInfo
 from mdserver.web.api.read_context import Reading
 from mdserver.web.api.routes import http_routes
@@ -332,3 +335,36 @@ async def test_imported_hours_are_immutable_and_holes_between_them_are_not(site:
     assert ticks.headers["Cache-Control"] == IMMUTABLE
     await site.store.load_hours(series, [hour_of_ticks(number) for number in (2, 3)])
     assert await control(0, 4) == IMMUTABLE
+
+
+async def test_pages_go_on_after_a_record_that_was_added_later(site: Site) -> None:
+    """Its number is below 0."""
+    trades = [Trade("EURUSD", T0 * US_PER_S + n, 10.5, 0.1, "buy", str(n)) for n in range(4)]
+    await site.store.add_missed(TRADES, trades)
+    found, cursor = [], ""
+    for _ in trades:
+        response = await site.get(f"/api/trades?symbol=EURUSD&from={T0}&to={T0 + 1}&limit=1{cursor}")
+        assert response.status_code == 200, await response.get_json()
+        page = await response.get_json()
+        found += page["trades"]
+        cursor = f"&cursor={page['next_cursor']}"
+    assert [one["trade_id"] for one in found] == ["0", "1", "2", "3"]
+    assert page["next_cursor"] is None
+
+
+async def test_where_the_records_are_that_retention_has_dropped(site: Site, database: Database) -> None:
+    await site.write(TICKS, [tick(T0 - 40 * DAY, 1.0, 2.0), tick(T0, 1.0, 2.0)])
+    path = f"/api/ticks?symbol=EURUSD&broker=oanda&from={T0 - 90 * DAY}&to={T0 - 30 * DAY}"
+    assert "X-In-Lake" not in (await site.get(path)).headers
+    day = date(2024, 2, 9)
+    pushed = PushedDay("oanda", "EURUSD", "tick", day, "records", "key", 1, 100, "sum", "", -1)
+    await database.run(lambda conn: note_pushed(conn, "file:///lake", pushed))
+    assert "X-In-Lake" not in (await site.get(path)).headers  # it is still here
+    dropped = await drop_old(database, 5, now=datetime(2024, 3, 20, tzinfo=UTC))
+    assert [one.rows for one in dropped.dropped] == [1]
+    answer = await site.get(path)
+    assert answer.headers["X-In-Lake"] == "2024-02-09/2024-02-09"
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert (await answer.get_json())["ticks"] == []
+    near = await site.get(f"/api/ticks?symbol=EURUSD&from={T0 - DAY}&to={T0}")
+    assert "X-In-Lake" not in near.headers

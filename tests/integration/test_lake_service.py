@@ -15,13 +15,17 @@ import attrs
 import psycopg
 import pytest
 import structlog
+import structlog.testing
 import trio
 import yaml
 
 from mdserver import cli
 from mdserver.commands.database_access import DatabaseAccess
 from mdserver.config import LakeConfig
+from mdserver.daemon import lake_push
+from mdserver.daemon.lake_push import LakePushPart
 from mdserver.errors import MdserverError, Rejected, Unavailable
+from mdserver.metrics import Metrics
 from mdserver.model import Published, Trade
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
@@ -93,7 +97,7 @@ async def test_no_answer_in_time() -> None:
             await open_bucket(settings(f"http://127.0.0.1:{hanging.getsockname()[1]}")).get("a")
 
 
-async def test_what_fails_for_a_moment_is_asked_again(s3_address: str, database: Database) -> None:
+async def test_what_fails_for_a_moment_is_asked_again(s3_address: str) -> None:
     lake = new_bucket(s3_address)
     seen: set[str] = set()
 
@@ -106,11 +110,10 @@ async def test_what_fails_for_a_moment_is_asked_again(s3_address: str, database:
 
     with answering(answer, s3_address) as address:
         bucket = open_bucket(attrs.evolve(lake, endpoint=address, retry_for_s=20.0))
-        access = DatabaseAccess(database, write=True)
-        await load_ticks(access, DAYS[:1])
-        report = await push_all(access, bucket)
-        assert (report.failed, report.done) == ([], 1)
-        assert (await verify_all(access, bucket)).ok
+        await bucket.put("a/b", b"whole")
+        assert await bucket.get("a/b") == b"whole"
+        assert await bucket.objects("a/") == [("a/b", 5)]
+    assert len(seen) == 3
 
 
 async def test_a_lake_that_is_away_stops_the_push_and_loses_nothing(database: Database) -> None:
@@ -168,6 +171,14 @@ def lake_command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     root.setLevel(level)
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def log_events(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+    """What the server's own push logs."""
+    capture = structlog.testing.LogCapture()
+    monkeypatch.setattr(lake_push, "_log", structlog.wrap_logger(None, processors=[capture]))
+    return lambda: capture.entries
 
 
 def write_config(folder: Path, database_url: str, lake: LakeConfig, **sections: Any) -> Path:
@@ -274,7 +285,7 @@ async def test_kill_9_at_any_moment(
     await stream(database)
     bucket = open_bucket(LakeConfig(url=f"file://{tmp_path}/lake"))
     command = [sys.executable, "-m", "mdserver", "run", "lake", "push", "--config", str(config)]
-    moments = range(1, 11) if long else (2, 7)
+    moments = range(1, 11) if long else (4,)
     for moment in moments:
         process = await trio.lowlevel.open_process(
             command, stderr=subprocess.DEVNULL, env=clean_environment()
@@ -300,3 +311,57 @@ async def test_a_day_that_is_not_over_stays(database: Database) -> None:
     for now_us, tasks in ((over_us - 1, 0), (over_us, 1)):
         plan = plan_push(access, "file:///x", Selection(), Report("pushed"), now_us=now_us, write=False)
         assert len([task async for task in plan]) == tasks
+
+
+async def test_the_server_pushes_by_itself(
+    tmp_path: Path, database_url: str, database: Database, log_events: Callable[[], list[dict[str, Any]]]
+) -> None:
+    lake = LakeConfig(url=f"file://{tmp_path}/lake", push_every_h=1.0)
+    config = write_config(tmp_path, database_url, lake)
+    access = DatabaseAccess(database, write=True)
+    await load_ticks(access)
+    part = LakePushPart(lake, config, tmp_path / "data", Metrics(), first_after_s=0.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(part.run)
+        while len(await access.pushed_days("file://" + str(tmp_path / "lake"))) < 6:
+            await trio.sleep(0.02)
+        while not any("were pushed" in one["event"] for one in log_events()):
+            await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+    (event,) = [one for one in log_events() if "were pushed" in one["event"]]
+    assert (event["days"], event["records"]) == (3, 480)
+
+
+async def test_a_push_of_the_server_that_fails_is_said_and_hung_ones_are_ended(
+    tmp_path: Path, log_events: Callable[[], list[dict[str, Any]]]
+) -> None:
+    lake = LakeConfig(url=f"file://{tmp_path}/lake", push_every_h=1.0)
+    failing = LakePushPart(
+        lake,
+        None,
+        tmp_path,
+        Metrics(),
+        command=(sys.executable, "-c", "exit('no room left')"),
+        first_after_s=0.0,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(failing.run)
+        while not log_events():
+            await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+    (event,) = log_events()
+    assert event["event"] == "the push into the data lake failed: tried again later"
+    assert (event["exit_code"], event["error"]) == (1, "no room left")
+    code = (
+        "import signal, time, pathlib; signal.signal(2, signal.SIG_IGN); "
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch(); time.sleep(60)"
+    )
+    hung = LakePushPart(
+        lake, None, tmp_path, Metrics(), command=(sys.executable, "-c", code), first_after_s=0.0
+    )
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hung.run)
+            while not (tmp_path / "up").exists():
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()

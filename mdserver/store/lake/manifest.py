@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any, LiteralString
 
@@ -12,7 +13,7 @@ from ...kinds import KINDS
 from ...model import PushedDay
 from .days import day_marks
 
-__all__ = ["note_pushed", "read_pushed", "unpushed_days"]
+__all__ = ["days_in_lake_alone", "note_pushed", "read_pushed", "unpushed_days"]
 
 _READ: LiteralString = """select s.broker, s.symbol, s.type, p.day, p.what, p.object_key, p.row_count, p.size_bytes,
         p.checksum, p.mark, p.hist_v
@@ -35,6 +36,13 @@ _DAYS_OF_PART: LiteralString = """select c.series_id, (c.time at time zone 'UTC'
     where s.type = any(%(types)s) and c.timeframe = 86400 and c.time >= %(first)s and c.time < %(end)s
     order by 2, 1"""
 
+_ALONE: LiteralString = """select min(p.day), max(p.day)
+    from pushed_days p join retention r on r.table_name = %(table)s
+        and p.day < (r.dropped_before at time zone 'UTC')::date
+    where p.series_id = any(%(series)s) and p.what = 'records' and p.row_count > 0
+        and p.day between (timestamptz 'epoch' + %(first)s * interval '1 microsecond')::date
+            and (timestamptz 'epoch' + %(last)s * interval '1 microsecond')::date"""
+
 _NAMES = "select id, broker || ' ' || symbol || ' ' || type from series where id = any(%s)"
 
 
@@ -53,6 +61,18 @@ def note_pushed(conn: psycopg.Connection[Any], lake: str, pushed: PushedDay) -> 
             *(pushed.mark, pushed.hist_v, pushed.broker, pushed.symbol, pushed.type),
         ),
     )
+
+
+def days_in_lake_alone(
+    conn: psycopg.Connection[Any], series_ids: Sequence[int], table: str, first_us: int, last_us: int
+) -> tuple[date, date] | None:
+    """Return the first and the last day of a range that were pushed and whose records retention has dropped.
+
+    Days that were pulled back since count too, until retention drops them again. Blocking.
+    """
+    values = {"table": table, "series": list(series_ids), "first": first_us, "last": last_us}
+    row = conn.execute(_ALONE, values).fetchone()
+    return None if row is None or row[0] is None else (row[0], row[1])
 
 
 def unpushed_days(

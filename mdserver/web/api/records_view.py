@@ -21,7 +21,7 @@ from ...model import US_PER_S, RecordType
 from ...protocol.times import Times
 from ...store.store import RecordArrays, RecordPage, RowPosition, SeriesInfo, Store
 from .bucket_choice import Buckets, choose_buckets, runs
-from .caching import Span, version_key
+from .caching import REVALIDATE, Span, version_key
 from .conditional import answer, format_of
 from .encoding import Body, Column, Format, build_body, row_type, shown_times, without_fraction
 from .params import number_up_to, query_of, symbol_of, time_range_us, times_of
@@ -46,7 +46,7 @@ _BUCKET_US = 60 * US_PER_S  # a record from before the latest one's minute count
 class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     series_id: int
     time_us: int
-    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    seq: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 @attrs.frozen
@@ -99,15 +99,20 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
             body, headers={"X-Broker": found.series.broker, **_paging_headers(query, following)}
         )
 
+    control = await reading.cache_control(series, span, until_us=to_us, named="broker" in query)
+    in_lake = await reading.store.days_in_lake(
+        [one.id for one in series], _stored(type_).table, from_us, to_us
+    )
+    if in_lake is not None:
+        control = REVALIDATE  # a pull brings them back
     return await answer(
         request,
         build,
         form=form,
         headers={
-            "Cache-Control": await reading.cache_control(
-                series, span, until_us=to_us, named="broker" in query
-            ),
+            "Cache-Control": control,
             **series_headers(series),
+            **({} if in_lake is None else {"X-In-Lake": "/".join(day.isoformat() for day in in_lake)}),
         },
         memory=reading.memory,
         key=("records", form, cursor, limit, times, *(version_key(one, span) for one in series)),
