@@ -7,6 +7,7 @@ those of the newest stored prices, which no venue writes with more than it has.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import groupby
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -31,7 +32,6 @@ _METALS = ("XAU", "XAG", "XPT", "XPD")
 _FOREX_DIGITS = 5
 _YEN_DIGITS = 3
 _OTHER_DIGITS = 2
-MOST_DIGITS = 12
 
 
 @attrs.frozen
@@ -185,5 +185,5 @@ def _plain(text: str) -> str:
 
 def _digits(price: float) -> int:
     """Return the digits behind the point of a price as it is written."""
-    text = f"{price:.{MOST_DIGITS}f}".rstrip("0")
-    return len(text.partition(".")[2])
+    exponent = Decimal(repr(price)).normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0

@@ -40,15 +40,16 @@ async def history_document(query: Mapping[str, str], reading: Reading) -> dict[s
     bounds = await reader.bounds_s()
     if bounds is None:
         return _NO_BARS
+    now_s = reading.services.now_us() // US_PER_S
     lowest_s, last_s = bounds[0], timeframe.open_of(end_s - 1) if end_s > 0 else -1
     if countback is not None:
         # one more, since the last bar may bear a later date than `to`
         chart, _, _ = await reader.read_some(lowest_s, last_s, min(countback, MAX_BARS) + 1, newest=True)
-        found = _before(chart, timeframe, end_s)
+        found = _before(chart, timeframe, end_s, now_s)
         return _bars(found.part(max(0, len(found) - min(countback, MAX_BARS)), len(found)), timeframe)
     begin_s = max(lowest_s, timeframe.open_of(max(0, first_s - DAY_S)))
     chart, _, _ = await reader.read_some(begin_s, last_s, MAX_BARS + 2, newest=True)
-    found = _before(chart, timeframe, end_s)
+    found = _before(chart, timeframe, end_s, now_s)
     inside = [place for place, time in enumerate(_shown(found, timeframe)) if time >= first_s]
     if inside:
         return _bars(found.part(max(inside[0], len(found) - MAX_BARS), len(found)), timeframe)
@@ -81,9 +82,14 @@ def _shown(chart: Chart, timeframe: Timeframe) -> list[int]:
     return [shown_time(time, timeframe) for time in chart.candles.time]
 
 
-def _before(chart: Chart, timeframe: Timeframe, end_s: int) -> Chart:
-    """Return the bars that bear a time in front of ``end_s``: all but at most the last."""
+def _before(chart: Chart, timeframe: Timeframe, end_s: int, now_s: int) -> Chart:
+    """Return the bars that bear a time in front of ``end_s``: all but at most the last.
+
+    The forming bar stays if the chart asks up to now: in the evening of New York its date lies ahead.
+    """
     times = _shown(chart, timeframe)
+    if times and end_s < times[-1] and timeframe.end_of(chart.candles.time[-1]) > now_s:
+        return chart
     return chart.part(0, sum(time < end_s for time in times))
 
 

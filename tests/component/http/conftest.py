@@ -112,7 +112,8 @@ class FakeStore:
 
     async def newest_prices(self, series: Sequence[Series]) -> dict[int, list[float]]:
         self._note("newest_prices")
-        return {one.id: [1.08703, 1.1] for one in series if one.latest_us is not None}
+        prices = {"EURUSD": [1.08703, 1.1, 2.0], "BTCUSDT": [66_997.97, 7e4]}
+        return {one.id: prices.get(one.symbol, [1e-8]) for one in series if one.latest_us is not None}
 
     async def newest_record(self, series: Series) -> RecordPage:
         if series.latest_us is None:

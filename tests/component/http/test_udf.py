@@ -170,6 +170,21 @@ async def test_a_day_bears_the_date_that_it_ends_on(site: Any) -> None:
     assert await bars(site, symbol="BTCUSDT", resolution="1D") == [T0, T0 + DAY]
 
 
+async def test_the_forming_day_is_there_though_its_date_lies_ahead(site: Any) -> None:
+    """At 23:00 UTC it is the next dealers' day already; the client asks up to now every few seconds."""
+    now = site.now_s = T0 + 23 * HOUR
+    assert await bars(site, resolution="1D", countback=2, to=now, **{"from": now - 10 * DAY}) == [
+        T0,
+        T0 + DAY,
+    ]
+    assert await bars(site, resolution="1D", to=now, **{"from": now - 10 * DAY}) == [T0, T0 + DAY]
+    assert await bars(site, resolution="1D", countback=2, to=T0 + DAY) == [
+        T0
+    ]  # those in front of the forming one
+    site.now_s = T0 + 30 * DAY
+    assert await bars(site, resolution="1D", countback=2, to=now) == [T0]
+
+
 async def test_hours_of_a_currency_begin_with_its_session(site: Any) -> None:
     """17:00 in New York is 21:00 UTC then, so every fourth hour from 1:00."""
     assert await bars(site, resolution="240") == [T0 + HOUR + n * 4 * HOUR for n in range(6)]
@@ -284,6 +299,7 @@ async def test_symbols_of_the_api(make_site: Callable[..., Any]) -> None:
     assert document["more"] is False
     bitcoin, euro, ether = document["symbols"]
     assert (bitcoin["display"], bitcoin["base"], bitcoin["type"]) == ("BTC/USDT", "BTC", "crypto")
+    assert bitcoin["price_digits"] == 2  # though no float is exactly 66997.97
     assert bitcoin["brokers"] == [{"broker": "binance", "venue_symbol": "btcusdt"}]
     assert (euro["earliest"], euro["latest"], euro["price_digits"]) == (T0, T0 + 2 * DAY, 5)
     assert [one["broker"] for one in euro["brokers"]] == ["binance", "oanda"]
