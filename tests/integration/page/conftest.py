@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
+import numpy as np
 import psycopg
 import pytest
 import trio
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Response, sync_playwright
 from psycopg.conninfo import conninfo_to_dict
 
 T = TypeVar("T")
@@ -66,6 +67,16 @@ class Window:
         return "\n".join([f"{id_}: {text}" for id_, text in zip(ids, texts, strict=True)] + self.complaints)
 
 
+def _note(text: str, complaints: list[str]) -> None:
+    """Note what the browser says; not that a stream was given up before it was connected: another is wanted now."""
+    if "closed before the connection is established" not in text:
+        complaints.append(text)
+
+
+def _refused(response: Response) -> str:
+    return f"{response.status} of {response.url}"
+
+
 @attrs.frozen
 class Chromium:
     """The browser, which lives in a thread of its own: its driver knows no trio."""
@@ -91,7 +102,8 @@ class Chromium:
             if script:
                 page.add_init_script(script)
             window = Window(page, [], [])
-            page.on("console", lambda message: window.complaints.append(message.text))
+            page.on("console", lambda message: _note(message.text, window.complaints))
+            page.on("response", lambda one: one.status < 400 or window.complaints.append(_refused(one)))
             page.on("pageerror", lambda error: window.complaints.append(str(error)))
             base = "/".join(url.split("/")[:3])
             near = (base, base.replace("http", "ws", 1), "data:", "blob:" + base)
@@ -128,25 +140,38 @@ def as_address(conninfo: str) -> str:
 
 
 def put_candles(url: str, minutes: int, *, broker: str = "mock", symbol: str = "EURUSD", end: int) -> int:
-    """Store candles of a minute and an hour up to ``end``, without their ticks; return the series."""
+    """Store candles of a minute and an hour up to ``end``, without their ticks; return the series.
+
+    Their prices are a walk that ends at 1.085, where the mock's begins.
+    """
+    steps = np.random.default_rng(7).normal(0, 9e-5, minutes)
+    closes = np.round(1.085 - np.cumsum(steps)[::-1] + steps[0], 5)
+    opens = np.concatenate([[closes[0]], closes[:-1]])
+    wicks = np.abs(np.random.default_rng(8).normal(0, 6e-5, (2, minutes)))
+    highs = np.round(np.maximum(opens, closes) + wicks[0], 5)
+    lows = np.round(np.minimum(opens, closes) - wicks[1], 5)
+    times = end - 60 * np.arange(minutes, 0, -1)
     with psycopg.connect(url) as conn:
         (series,) = conn.execute(  # type: ignore[misc]
             """insert into series (broker, symbol, type, row_count, earliest, latest, hist_v)
                values (%s, %s, 'tick', %s, to_timestamp(%s), to_timestamp(%s), 1) returning id""",
-            [broker, symbol, minutes, end - 60 * minutes, end - 60],
+            [broker, symbol, minutes, int(times[0]), int(times[-1])],
         ).fetchone()
-        for step in (60, 3_600):
+        columns = [column.tolist() for column in (times, opens, highs, lows, closes)]
+        conn.execute(
+            """insert into candles (time, open, high, low, close, row_count, series_id, timeframe, volume)
+               select to_timestamp(t), o, h, l, c, 50, %s, 60, 5
+               from unnest(%s::bigint[], %s::float8[], %s::float8[], %s::float8[], %s::float8[]) as m(t, o, h, l, c)""",
+            [series, *columns],
+        )
+        for seconds in (300, 900, 1_800, 3_600, 14_400, 43_200, 86_400):
             conn.execute(
                 """insert into candles (time, open, high, low, close, row_count, series_id, timeframe, volume)
-                   select to_timestamp(t), p, p + 0.0004, p - 0.0004, p + 0.0001, %(step)s / 60, %(series)s, %(step)s, 5
-                   from (select t, round((1.085 + 0.002 * sin(t / 7000.0))::numeric, 5)::float8 as p
-                         from generate_series(%(first)s::bigint, %(last)s::bigint, %(step)s) as t) as made""",
-                {
-                    "step": step,
-                    "series": series,
-                    "first": (end - 60 * minutes) // step * step,
-                    "last": (end - 60) // step * step,
-                },
+                   select to_timestamp(bucket * %(s)s), (array_agg(open order by time))[1], max(high), min(low),
+                          (array_agg(close order by time desc))[1], sum(row_count), %(series)s, %(s)s, sum(volume)
+                   from (select *, floor(extract(epoch from time) / %(s)s)::bigint as bucket from candles
+                         where series_id = %(series)s and timeframe = 60) as minutes group by bucket""",
+                {"s": seconds, "series": series},
             )
         return int(series)
 

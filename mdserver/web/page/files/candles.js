@@ -1,7 +1,7 @@
 // The candles of one chart: history over HTTP, live ones behind it, each bucket once and in order.
 
 import { Follow } from "./follow.js";
-import { ask, now } from "./server.js";
+import { ask } from "./server.js";
 
 export const SECONDS = {
   "1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "2h": 7200, "4h": 14_400, "8h": 28_800,
@@ -10,7 +10,8 @@ export const SECONDS = {
 const STREAMED = new Set(["1m", "5m", "15m", "30m", "1h", "4h", "12h", "1d"]);
 const FIRST_PAGE = 500;
 const EARLIER_PAGE = 1000;
-const MOST_OPENS = 900_000; // of one request
+const LATER_PAGE = 2000;
+const LAST_S = 7_258_118_400; // 2200-01-01: no clock is asked what is newest
 const POLL_MS = 1000;
 const RETRY_MS = 5000;
 const UNKNOWN_RETRY_MS = 30_000;
@@ -29,7 +30,7 @@ export class Candles {
   #sources = new Set();
   #trusted = null; // the broker whose live candles belong to this chart
   #foreign = false;
-  #earliest = null;
+  #begins = false; // there is nothing before the first candle
   #loading = false;
   #timers = new Set();
 
@@ -53,6 +54,11 @@ export class Candles {
     for (const timer of this.#timers) clearTimeout(timer);
   }
 
+  /** The server is there again, as another stream found. */
+  hurry() {
+    this.#follow?.hurry();
+  }
+
   /** Connect anew and fetch what was missed. */
   again() {
     this.#follow?.again();
@@ -63,24 +69,21 @@ export class Candles {
     return this.#aborted.signal.aborted;
   }
 
-  async #fetch(from, to) {
+  /** Ask for candles; ascending, whichever end `more` limits. */
+  async #fetch(more) {
     const { symbol, timeframe, price, align, broker } = this.#chosen;
-    const query = { symbol, timeframe, price, align, broker, from: Math.max(0, Math.floor(from)), to: Math.floor(to) };
+    const query = { symbol, timeframe, price, align, broker, from: 0, to: LAST_S, ...more };
     const { body, headers } = await ask("api/candles", query, { signal: this.#aborted.signal });
+    if (more.sort === "desc") body.reverse();
     const names = (headers.get("X-Broker") ?? "").split(",").map((name) => name.trim()).filter(Boolean);
     if (body.length) for (const name of names) this.#sources.add(name);
-    this.#earliest = Number(headers.get("X-Available-From") ?? NaN);
-    return { candles: body, names, latest: Number(headers.get("X-Available-To") ?? NaN) };
+    return { candles: body, names };
   }
 
   /** Fetch the newest page; again and again while that fails for a reason that passes. */
   async #load() {
     try {
-      const until = now() + 86_400; // no matter what a clock shows
-      let { candles, latest } = await this.#fetch(now() - FIRST_PAGE * this.step, until);
-      if (!candles.length && !Number.isNaN(latest)) {
-        ({ candles } = await this.#fetch(latest - FIRST_PAGE * this.step, latest));
-      }
+      const { candles } = await this.#fetch({ sort: "desc", limit: FIRST_PAGE });
       if (this.#stopped) return;
       this.list = candles;
       this.#loaded = true;
@@ -109,24 +112,16 @@ export class Candles {
 
   /** Load candles before the first; true if there were any. */
   async earlier() {
-    if (this.#loading || !this.list.length) return false;
+    if (this.#loading || this.#begins || !this.list.length || this.list[0].time <= 0) return false;
     this.#loading = true;
     try {
-      let end = this.list[0].time - 1;
-      let opens = EARLIER_PAGE;
-      while (end >= this.#earliest - this.step) {
-        const from = Math.max(0, end - opens * this.step);
-        const { candles } = await this.#fetch(from, end);
-        if (this.#stopped) return false;
-        if (candles.length) {
-          this.list = [...candles, ...this.list];
-          this.#on.reset(this.list);
-          return true;
-        }
-        end = from - 1;
-        opens = Math.min(opens * 8, MOST_OPENS); // a long hole: take longer steps
-      }
-      return false;
+      const { candles } = await this.#fetch({ to: this.list[0].time - 1, sort: "desc", limit: EARLIER_PAGE });
+      if (this.#stopped) return false;
+      this.#begins = candles.length === 0;
+      if (this.#begins) return false;
+      this.list.unshift(...candles); // in place: who draws them has the same list
+      this.#on.reset(this.list);
+      return true;
     } catch (error) {
       if (!this.#stopped) this.#on.message(`Earlier candles: ${error.message}`);
       return false;
@@ -164,7 +159,7 @@ export class Candles {
       return true;
     }
     try {
-      const { names } = await this.#fetch(time, time);
+      const { names } = await this.#fetch({ from: time, to: time });
       if (names.includes(broker)) {
         this.#trusted = broker;
         return true;
@@ -218,16 +213,21 @@ export class Candles {
     return low - 1;
   }
 
-  /** Fetch from the last candle on, in case some were missed. */
+  /** Fetch from the last candle on, in case some were missed: as many pages as a night of sleep takes. */
   async #catchUp() {
     if (!this.#loaded) return;
     const last = this.list.at(-1);
     if (!last) return void (await this.#load());
+    let from = Math.max(0, last.time - 2 * this.step);
     try {
-      const { candles } = await this.#fetch(last.time - 2 * this.step, now() + 86_400);
-      if (this.#stopped) return;
-      for (const candle of candles) this.#put(candle);
-    } catch (error) {
+      for (;;) {
+        const { candles } = await this.#fetch({ from, limit: LATER_PAGE });
+        if (this.#stopped) return;
+        for (const candle of candles) this.#put(candle);
+        if (candles.length < LATER_PAGE) return;
+        from = candles.at(-1).time;
+      }
+    } catch {
       if (!this.#stopped) this.#later(RETRY_MS, () => this.#catchUp());
     }
   }

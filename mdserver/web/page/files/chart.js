@@ -21,6 +21,7 @@ export class Chart {
   #candles;
   #gaps;
   #shown = []; // the list of Candles, which grows by itself
+  #drawn = 0; // how many of them are drawn
   #holes = [];
   #step = 60;
   #cursor = null; // place of the candle that the keys are at
@@ -74,10 +75,11 @@ export class Chart {
 
   /** Draw all candles; the view stays where it is. */
   reset(list) {
-    const before = this.#shown.length;
+    const before = this.#drawn;
     const range = this.#chart.timeScale().getVisibleLogicalRange();
     const grown = list.length - before;
     this.#shown = list;
+    this.#drawn = list.length;
     this.#measure();
     this.#candles.setData(list.map(bar));
     this.#shade();
@@ -99,6 +101,7 @@ export class Chart {
     if (this.#fresh) return this.reset(this.#shown.length ? this.#shown : [candle]);
     if (decimals(candle.close) > this.#digits) this.#measure();
     this.#candles.update(bar(candle), isOld);
+    this.#drawn = this.#shown.length;
     this.#legend();
     this.#table();
   }

@@ -3,7 +3,7 @@
 import { askKey, client } from "./server.js";
 
 const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 10_000;
+const LONGEST_PAUSE_MS = 5000;
 const REFUSED_PAUSE_MS = 30_000;
 
 /**
@@ -40,6 +40,11 @@ export class Follow {
     this.#hurry?.();
   }
 
+  /** Wait no longer: the server is there again. */
+  hurry() {
+    this.#hurry?.();
+  }
+
   async #run() {
     while (!this.#ended) {
       let pause = null;
@@ -66,9 +71,10 @@ export class Follow {
     const stream = client().stream(this.#symbols, {
       ...this.#options,
       onStatus: (message) => {
+        if (this.#stream !== stream) return;
         if (message.state === "disconnected") {
-          if (this.#stream === stream) this.#on.state?.("lost", message.message);
-          stream.close();
+          this.#on.state?.("lost", message.message);
+          setTimeout(() => stream.close()); // behind what the stream itself does now, which is to connect again
         } else if (message.state === "connected") {
           this.#pauseMs = FIRST_PAUSE_MS;
           this.#on.state?.("live", message.message);

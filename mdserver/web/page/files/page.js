@@ -152,6 +152,7 @@ function connectionState(state, why) {
   place.dataset.state = state;
   if (state !== "live") return;
   notice("slept", "");
+  candles?.hurry();
   showBrokers();
   gapsSoon();
 }

@@ -5,6 +5,7 @@ import { at, decimals, element, utc } from "./show.js";
 
 const MOST_ROWS = 200;
 const RATE_MS = 1000;
+const RATE_LIMIT_MS = 100; // eyes are no faster; the server tells how many it left out
 const RETRY_MS = 30_000;
 
 class Row {
@@ -97,7 +98,7 @@ export class Prices {
 
   #follow(symbols, type, leads) {
     const withoutQuotes = new Set();
-    return new Follow(symbols, { types: [type], snapshot: true, skipRefused: true }, {
+    return new Follow(symbols, { types: [type], snapshot: true, skipRefused: true, rateMs: leads ? RATE_LIMIT_MS : undefined }, {
       batch: (records) => this.#take(records),
       state: (state, why) => leads && this.#on.state(state, why),
       status: (message) => this.#on.status(message),
@@ -141,7 +142,7 @@ export class Prices {
       let row = this.#rows.get(name);
       if (row === undefined) row = this.#add(name, record);
       row.record = record;
-      row.count += 1;
+      row.count += 1 + (record.conflated ?? 0);
       this.#dirty.add(row);
     }
     if (!this.#drawing) {

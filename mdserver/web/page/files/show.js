@@ -19,11 +19,10 @@ export function length(seconds) {
   return `${Math.round(hours / 24)} days`;
 }
 
-/** The number of decimals of a price as the server wrote it. */
+/** The number of decimals of a price; what arithmetic left behind the twelfth digit is none of them. */
 export function decimals(price) {
-  const text = String(price);
-  if (text.includes("e-")) return Number(text.split("e-")[1]) + (text.split("e-")[0].split(".")[1]?.length ?? 0);
-  return text.split(".")[1]?.length ?? 0;
+  const [digits, power = "0"] = Number(price.toPrecision(12)).toString().split("e");
+  return Math.max(0, (digits.split(".")[1]?.length ?? 0) - Number(power));
 }
 
 /** Replace the rows of a table's body: arrays of texts, or of nodes. */
