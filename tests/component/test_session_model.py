@@ -435,6 +435,8 @@ async def run(script: list[tuple[Any, ...]]) -> None:
         await trio.testing.wait_all_tasks_blocked()
         for topic in TOPICS:
             world.publish(topic, 5)
+        world.subscribe(TOPICS, "", 0)
+        await settle(world)
         for step in script:
             await act(world, step)
         # the end: all comes that is owed, and then nothing is

@@ -186,3 +186,22 @@ def test_records_left_out_by_a_rate_and_by_being_behind_are_counted_together() -
         frame = mark(PLAIN.frame(one), "conflated", skipped) if skipped else PLAIN.frame(one)
         backlog.offer(Owed(one, frame, PLAIN_TERMS, skipped, lambda _: None))
     assert [(m["seq"], m["conflated"]) for m in take_all(backlog)] == [(6, 5)]
+
+
+def test_a_tick_overtakes_neither_a_gap_nor_an_older_tick_that_was_kept_before_it() -> None:
+    backlog = Backlog()
+    gap = Published(TICKS[0], 1, Gap(TICKS[0], 1, 2, "missed"))
+    offer(backlog, *(trade(seq) for seq in range(1, 3001)))
+    offer(backlog, tick(TICKS[0], 1), gap, tick(TICKS[0], 2), tick(TICKS[1], 1))
+    seen = [message for message in take_all(backlog) if message["type"] != "trade"]
+    of_one = [one.get("seq", "gap") for one in seen if one["symbol"] == "A"]
+    assert of_one == [1, "gap", 2]
+
+
+def test_a_tick_does_not_overtake_the_answer_that_was_written_before_it() -> None:
+    backlog = Backlog()
+    offer(backlog, *(trade(seq) for seq in range(1, 3001)))
+    backlog.append(text_frame(b'{"type":"ack"}'))  # it may be that of the topic's own subscription
+    offer(backlog, tick(TICKS[0], 1))
+    seen = [message["type"] for message in take_all(backlog) if message["type"] != "trade"]
+    assert seen == ["ack", "tick"]

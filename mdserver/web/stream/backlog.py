@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from ...kinds import KINDS
-from ...model import Topic
+from ...model import Gap, Topic
 from ...protocol.encoding import mark
 from ...stream.audience import Owed
 
@@ -22,12 +22,14 @@ class Backlog:
     each topic of the client.
     """
 
-    __slots__ = ("_conflated", "_frames", "_latest", "size")
+    __slots__ = ("_before", "_conflated", "_frames", "_latest", "size")
 
     def __init__(self) -> None:
         self._frames: deque[bytes] | None = (
             None  # nearly no client is ever behind, and an empty one takes 0.6 kB
         )
+        self._before = 0
+        """How many kept frames go before the conflated records: an answer or one of their topics is among them."""
         self._latest: dict[Topic, tuple[Owed, int]] = {}
         """By topic the newest record that waits, and how many were left out for it while it waited."""
         self.size = 0
@@ -39,6 +41,7 @@ class Backlog:
         if latest:
             self._keep(latest)
         self._keep(frames)
+        self._hold_back()
 
     def offer(self, owed: Owed) -> bool:
         """Keep a record, in place of an older one of its topic if that is allowed; return whether it was not."""
@@ -57,32 +60,39 @@ class Backlog:
             del self._latest[topic]
             self._keep(_shown(*older))
         self._keep(owed.frame)
+        if kind.may_wait or older is not None or isinstance(record, Gap):
+            self._hold_back()
         return True
 
     def clear(self) -> None:
         """Forget everything."""
         self._frames = None
         self._latest.clear()
-        self.size = 0
+        self.size = self._before = 0
 
     def take(self) -> bytes:
-        """Remove and return the next whole frames: some of those kept, then all conflated records."""
+        """Remove and return the next whole frames: some of those kept, then the conflated records, if they may go."""
         parts = []
         room = CHUNK_BYTES
         while self._frames and room > 0:
             parts.append(self._frames.popleft())
+            self._before = max(0, self._before - 1)
             room -= len(parts[-1])
         if not self._frames:
             self._frames = None
         data = b"".join(parts)
         self.size -= len(data)
-        return data + self._take_latest()
+        return data if self._before else data + self._take_latest()
 
     def _keep(self, frames: bytes) -> None:
         if self._frames is None:
             self._frames = deque()
         self._frames.append(frames)
         self.size += len(frames)
+
+    def _hold_back(self) -> None:
+        """Have the conflated records wait until all that is kept now has gone."""
+        self._before = 0 if self._frames is None else len(self._frames)
 
     def _take_latest(self) -> bytes:
         latest, self._latest = self._latest, {}
