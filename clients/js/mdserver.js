@@ -101,9 +101,9 @@ export class Client {
     return found;
   }
 
-  /** Return what there is: instruments with their names, kinds, brokers, earliest and latest record. */
+  /** Return what there is, at most `limit` (1,000): instruments with names, kinds, brokers, first and last record. */
   async symbols(options = {}) {
-    return (await this.get("/api/symbols", options)).symbols;
+    return (await this.get("/api/symbols", { limit: 1000, ...options })).symbols;
   }
 
   /** Return what is stored of a symbol, or of all. */

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import trio
 
+import mdserver_client
+
 from .daemon import open_daemon, write_config
 from .test_clients_of_others import program
 
@@ -165,6 +167,11 @@ async def check_python(folder: Path, base: str) -> None:
     candles, seen = await names["main"](base)
     assert len(candles) in (1, 2)
     assert [seq for seq, *_ in seen] == list(range(seen[0][0], seen[0][0] + 5))
+    async with mdserver_client.connect(base) as client:
+        assert [one["symbol"] for one in await client.symbols("eur", broker="mock")] == ["EURUSD"]
+        assert [one.broker for one in await client.brokers()] == ["mock"]
+        assert (await client.metadata("EURUSD"))["tick_count"] >= 1
+        assert await client.gaps("EURUSD", "2020-01-01", "2020-01-02") == []
     seqs = await names["collect"](base, folder / "position.json", 2)
     seqs += await names["collect"](base, folder / "position.json", 2)
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))

@@ -189,9 +189,9 @@ class Client:
         *,
         type: str | None = None,
         broker: str | None = None,
-        limit: int | None = None,
+        limit: int = _queries.MOST_SYMBOLS,
     ) -> list[dict[str, Any]]:
-        """Return what there is; the reference of HTTP has the fields."""
+        """Return what there is, at most ``limit`` (1,000 at most). ``query``: part of a name."""
         options = {"query": query, "type": type, "broker": broker, "limit": limit}
         return await self._run(_queries.symbols(options))
 

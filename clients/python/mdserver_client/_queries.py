@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 MOST_IN_A_PAGE = 10_000
+MOST_SYMBOLS = 1_000
 
 T = TypeVar("T")
 

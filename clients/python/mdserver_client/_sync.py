@@ -99,8 +99,8 @@ class SyncClient:
         return table
 
     def symbols(self, query: str | None = None, **options: Any) -> list[dict[str, Any]]:
-        """Return what there is; ``options`` are ``type``, ``broker``, ``limit``."""
-        return self._run(_queries.symbols({"query": query, **options}))
+        """Return what there is, at most 1,000; ``options`` are ``type``, ``broker``, ``limit``."""
+        return self._run(_queries.symbols({"query": query, "limit": _queries.MOST_SYMBOLS, **options}))
 
     def metadata(self, symbol: str | None = None) -> dict[str, Any]:
         """Return what is stored of a symbol, or of all."""
