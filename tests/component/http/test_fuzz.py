@@ -68,7 +68,7 @@ def test_no_parameters_make_a_route_fail(make_site: Any, *, long: bool) -> None:
             assert set(json.loads(await response.get_data())) >= {"type", "title", "status", "detail", "code"}
 
     @settings(
-        max_examples=5_000 if long else 300,
+        max_examples=5_000 if long else 150,
         deadline=None,
         database=None,
         derandomize=not long,
