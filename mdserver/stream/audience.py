@@ -9,10 +9,7 @@ from ..model import Published, Topic
 from ..protocol.terms import Terms
 from .pacing import Pace
 
-__all__ = ["Array", "Audience", "Entry", "Group", "Key", "Line", "Owed", "Sink"]
-
-Entry: TypeAlias = tuple[Published, bytes, Terms, int]
-"""A record, its frame, the terms of its subscribers, and the number of records that it replaces (as in the frame)."""
+__all__ = ["Array", "Audience", "Group", "Key", "Line", "Owed", "Sink"]
 
 Array: TypeAlias = Callable[[Sequence[bytes]], bytes] | None
 """Joins several frames into one; None: they stay separate."""
@@ -21,11 +18,17 @@ Key: TypeAlias = tuple[frozenset[tuple[Topic, Terms]], Array]
 
 
 class Owed(NamedTuple):
-    """A record for a client that is behind; ``last`` finds the newest record of a topic, of a full book the whole."""
+    """A record that clients are to get on the same terms, and its frame.
+
+    ``may_wait``: a later record may take its place for a client that is behind. ``skipped`` is the number of records
+    that it replaces itself; the frame contains it. ``last`` finds the newest record of a topic, or a full book with all
+    its levels: what such a client may get in its place.
+    """
 
     published: Published
     frame: bytes
     terms: Terms
+    may_wait: bool
     skipped: int
     last: Callable[[Topic], Published | None]
 
@@ -69,8 +72,8 @@ class Group:
         self.array = key[1]
         self.sinks: dict[Sink, None] = {}
         self.only: Sink | None = None
-        self.first: Entry | None = None
-        self.more: list[Entry] | None = None
+        self.first: Owed | None = None
+        self.more: list[Owed] | None = None
         self.take(terms, key)
 
     def take(self, terms: Mapping[Topic, Terms], key: Key) -> None:
@@ -89,7 +92,7 @@ class Group:
         del self.sinks[sink]
         self.only = next(iter(self.sinks)) if len(self.sinks) == 1 else None
 
-    def owed(self) -> list[Entry]:
+    def owed(self) -> list[Owed]:
         """Return the records of the current pass."""
         assert self.first is not None  # noqa: S101 - it was touched
         return [self.first, *(self.more or ())]
@@ -98,8 +101,8 @@ class Group:
         """Return the joined bytes of the current pass, and the number of records in them."""
         assert self.first is not None  # noqa: S101 - it was touched
         if self.more is None:
-            return self.first[1], 1
-        frames = [self.first[1], *[entry[1] for entry in self.more]]
+            return self.first.frame, 1
+        frames = [self.first.frame, *[one.frame for one in self.more]]
         return b"".join(frames) if self.array is None else self.array(frames), len(frames)
 
 

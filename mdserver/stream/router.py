@@ -10,7 +10,7 @@ loop in C.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress, islice, repeat
 
 import trio
@@ -21,7 +21,7 @@ from ..model import Gap, Published, Topic
 from ..protocol.encoding import Encoding, mark
 from ..protocol.requests import EVERY
 from ..protocol.terms import Terms
-from .audience import Array, Audience, Entry, Group, Key, Line, Owed, Sink
+from .audience import Array, Audience, Group, Key, Line, Owed, Sink
 from .full_books import FullBooks
 from .pacing import Pace, Pacer
 
@@ -50,6 +50,7 @@ class Router:
         self._conflated = metrics.conflated
         self._last: dict[Topic, Published] = {}
         self._books = FullBooks()
+        self._find_last = self.last
         self._for_books: list[Published] = []
 
     # -- subscriptions -------------------------------------------------------------------------------
@@ -238,10 +239,7 @@ class Router:
         delivered = 0
         frames: dict[Encoding, bytes] = {}
         for terms, line in audience.lines.items():
-            frame = frames.get(terms.encoding)
-            if frame is None:
-                frame = frames[terms.encoding] = terms.encoding.frame(published)
-            delivered += _write_to_all(line.listed(), (published, frame, terms, 0), self.last)
+            delivered += _write_to_all(line.listed(), self._owed(published, terms, frames))
         return delivered
 
     def _deliver_many(self, batch: Sequence[Published]) -> int:
@@ -272,7 +270,7 @@ class Router:
         if sent != list(map(len, frames)):
             for sink, joined, count in zip(sinks, frames, sent, strict=True):
                 if count != len(joined):
-                    _hand_over(sink, self._group_of[sink].owed(), joined, count, self.last)
+                    _hand_over(sink, self._group_of[sink].owed(), joined, count)
         return delivered
 
     def _touch(self, batch: Sequence[Published], touched: list[Group]) -> int:
@@ -288,7 +286,7 @@ class Router:
             if audience is not None:
                 for line in audience.lines.values():
                     if line.paces is None:
-                        _owe(line.groups, _entry(published, line.terms, frames), touched)
+                        _owe(line.groups, self._owed(published, line.terms, frames), touched)
                     else:
                         delivered += self._pace(line, published, line.groups, frames, touched)
             every = self._audiences.get(Topic(topic.broker, EVERY, *topic[2:])) if self._of_every else None
@@ -296,10 +294,18 @@ class Router:
                 for line in every.lines_for(topic):
                     groups = line.groups_for(topic)
                     if line.paces is None:
-                        _owe(groups, _entry(published, line.terms, frames), touched)
+                        _owe(groups, self._owed(published, line.terms, frames), touched)
                     else:
                         delivered += self._pace(line, published, groups, frames, touched)
         return delivered
+
+    def _owed(self, published: Published, terms: Terms, frames: dict[Encoding, bytes]) -> Owed:
+        """Return a record for those with these terms; ``frames`` are its encodings so far."""
+        encoding = terms.encoding
+        frame = frames.get(encoding)
+        if frame is None:
+            frame = frames[encoding] = encoding.frame(published)
+        return Owed(published, frame, terms, _may_wait(published) and not terms.keep_all, 0, self._find_last)
 
     # -- subscriptions with a rate -------------------------------------------------------------------
 
@@ -333,7 +339,7 @@ class Router:
                 group.first = group.more = None
             touched.clear()
             delivered += self._release(line, topic)
-        _owe(groups, _entry(published, line.terms, frames), touched)
+        _owe(groups, self._owed(published, line.terms, frames), touched)
         return delivered
 
     def _release_due(self, line: Line, topic: Topic) -> None:
@@ -369,14 +375,17 @@ class Router:
             if skipped:
                 frame = mark(frame, "conflated", skipped)
                 self._conflated.inc(skipped * len(theirs))
-            delivered += _write_to_all(theirs, (shown, frame, terms, skipped), self.last)
+            delivered += _write_to_all(
+                theirs, Owed(shown, frame, terms, not terms.keep_all, skipped, self._find_last)
+            )
         return delivered
 
 
 def _may_wait(published: Published) -> bool:
     """Return whether a later record may replace this one; a change of a full book is replaced by the whole book."""
     record = published.record
-    return KINDS[type(record)].latest_wins(record) or _changes(published)
+    kind = KINDS[type(record)]
+    return kind.latest_wins(record) or (kind.changes is not None and kind.changes(record))
 
 
 def _changes(published: Published) -> bool:
@@ -384,16 +393,7 @@ def _changes(published: Published) -> bool:
     return changes is not None and changes(published.record)
 
 
-def _entry(published: Published, terms: Terms, frames: dict[Encoding, bytes]) -> Entry:
-    """Return the entry of a record for its subscribers; ``frames`` are its encodings so far."""
-    encoding = terms.encoding
-    frame = frames.get(encoding)
-    if frame is None:
-        frame = frames[encoding] = encoding.frame(published)
-    return published, frame, terms, 0
-
-
-def _owe(groups: Iterable[Group], entry: Entry, touched: list[Group]) -> None:
+def _owe(groups: Iterable[Group], entry: Owed, touched: list[Group]) -> None:
     for group in groups:
         if group.first is None:
             group.first = entry
@@ -404,14 +404,14 @@ def _owe(groups: Iterable[Group], entry: Entry, touched: list[Group]) -> None:
             group.more.append(entry)
 
 
-def _write_to_all(sinks: Sequence[Sink], entry: Entry, last: Callable[[Topic], Published | None]) -> int:
+def _write_to_all(sinks: Sequence[Sink], owed: Owed) -> int:
     """Write one record to each sink; return the number of sinks."""
-    frame = entry[1]
+    frame = owed.frame
     sent = _write_each(sinks, repeat(frame))
     if sent.count(len(frame)) < len(sinks):
         for sink, count in zip(sinks, sent, strict=True):
             if count != len(frame):
-                _hand_over(sink, [entry], frame, count, last)
+                _hand_over(sink, [owed], frame, count)
     return len(sinks)
 
 
@@ -443,16 +443,15 @@ def _write_open(descriptors: Sequence[int], frames: Iterable[bytes]) -> list[int
 
 def _hand_over(
     sink: Sink,
-    entries: Sequence[Entry],
+    entries: Sequence[Owed],
     frames: bytes,
     sent: int,
-    last: Callable[[Topic], Published | None],
 ) -> None:
     """Give the sink the frames that its descriptor did not take; it handles slow, closed and indirect clients."""
     if sent >= 0:
         sink.park(frames[sent:])
     elif sink.behind:
         for entry in entries:
-            sink.offer(Owed(*entry, last))
+            sink.offer(entry)
     else:
         sink.write(frames)

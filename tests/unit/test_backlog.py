@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdserver.kinds import KINDS
 from mdserver.model import Candle, Gap, OrderBook, Published, Tick, Topic, Trade
-from mdserver.protocol.encoding import PLAIN, mark
+from mdserver.protocol.encoding import mark
 from mdserver.protocol.server_frames import text_frame, text_payloads
 from mdserver.protocol.terms import PLAIN_TERMS, Terms
 from mdserver.stream.audience import Owed
@@ -28,9 +30,23 @@ def trade(seq: int) -> Published:
     return Published(TRADES, seq, Trade("A", seq, 1.5, 1.0))
 
 
+def owed(
+    record: Published,
+    terms: Terms = PLAIN_TERMS,
+    skipped: int = 0,
+    last: Callable[[Topic], Published | None] = lambda _: None,
+) -> Owed:
+    frame = terms.encoding.frame(record)
+    frame = mark(frame, "conflated", skipped) if skipped else frame
+    kind = KINDS[type(record.record)]
+    changes = kind.changes is not None and kind.changes(record.record)
+    may_wait = (changes or kind.latest_wins(record.record)) and not terms.keep_all
+    return Owed(record, frame, terms, may_wait, skipped, last)
+
+
 def offer(backlog: Backlog, *records: Published) -> None:
     for record in records:
-        backlog.offer(Owed(record, PLAIN.frame(record), PLAIN_TERMS, 0, lambda _: None))
+        backlog.offer(owed(record))
 
 
 def take(backlog: Backlog) -> list[dict[str, Any]]:
@@ -128,7 +144,7 @@ def test_changes_of_a_full_book_that_were_left_out_become_a_snapshot_of_now() ->
     def offer_book(*records: Published, terms: Terms = PLAIN_TERMS) -> None:
         for one in records:
             books.take(one)
-            backlog.offer(Owed(one, terms.encoding.frame(one), terms, 0, books.whole))
+            backlog.offer(owed(one, terms, last=books.whole))
 
     books.take(book(1, (1.0, 5.0), (2.0, 5.0), action="snapshot"))
     offer_book(book(2, (1.0, 6.0)))
@@ -154,7 +170,7 @@ def test_a_gap_in_a_full_book_comes_before_the_snapshot_that_ends_it() -> None:
     for one in batch:
         books.take(one)
     for one in batch:
-        backlog.offer(Owed(one, PLAIN.frame(one), PLAIN_TERMS, 0, books.whole))
+        backlog.offer(owed(one, last=books.whole))
     shown = [(m["type"], m.get("seq"), m.get("bids"), m.get("conflated")) for m in take_all(backlog)]
     assert shown == [("gap", None, None, None), ("orderbook", 4, [[9, 1]], 3)]
 
@@ -173,9 +189,7 @@ def test_nothing_is_conflated_for_who_wants_all() -> None:
     backlog = Backlog()
     terms = Terms(keep_all=True)
     for seq in range(1, 4):
-        assert backlog.offer(
-            Owed(tick(TICKS[0], seq), PLAIN.frame(tick(TICKS[0], seq)), terms, 0, lambda _: None)
-        )
+        assert backlog.offer(owed(tick(TICKS[0], seq), terms))
     assert [(m["seq"], m.get("conflated")) for m in take_all(backlog)] == [(1, None), (2, None), (3, None)]
 
 
@@ -183,8 +197,7 @@ def test_records_left_out_by_a_rate_and_by_being_behind_are_counted_together() -
     backlog = Backlog()
     for seq, skipped in ((3, 2), (5, 1), (6, 0)):
         one = tick(TICKS[0], seq)
-        frame = mark(PLAIN.frame(one), "conflated", skipped) if skipped else PLAIN.frame(one)
-        backlog.offer(Owed(one, frame, PLAIN_TERMS, skipped, lambda _: None))
+        backlog.offer(owed(one, skipped=skipped))
     assert [(m["seq"], m["conflated"]) for m in take_all(backlog)] == [(6, 5)]
 
 

@@ -45,11 +45,9 @@ class Backlog:
 
     def offer(self, owed: Owed) -> bool:
         """Keep a record, in place of an older one of its topic if that is allowed; return whether it was not."""
-        record, topic = owed.published.record, owed.published.topic
+        topic = owed.published.topic
         older = self._latest.get(topic)
-        kind = KINDS[type(record)]
-        changes = kind.changes is not None and kind.changes(record)
-        if (changes or kind.latest_wins(record)) and not owed.terms.keep_all:
+        if owed.may_wait:
             if older is None:
                 self._latest[topic] = (owed, 0)
             else:
@@ -60,7 +58,8 @@ class Backlog:
             del self._latest[topic]
             self._keep(_shown(*older))
         self._keep(owed.frame)
-        if kind.may_wait or older is not None or isinstance(record, Gap):
+        record = owed.published.record
+        if KINDS[type(record)].may_wait or older is not None or isinstance(record, Gap):
             self._hold_back()
         return True
 
