@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -12,11 +12,12 @@ import structlog
 import trio
 
 from .errors import MdserverError, Rejected, StoreUnavailable, leaves
-from .kinds import BY_NAME, Check, Kind, default_variant
+from .kinds import BY_NAME, Check, default_variant
 from .log import RarelyLogged
-from .model import US_PER_S, Feed, Gap, GapState, Published, Record, Topic
+from .model import TIMEFRAMES, US_PER_S, Candle, Feed, Gap, GapState, Published, Record, Topic
 from .plugin import BrokerHistory
 from .redact import redact
+from .store.history.venue_candles import FINEST
 from .store.store import GapRow, Store
 
 __all__ = ["FilledGap", "GapFiller", "HistoryOf", "summary"]
@@ -25,6 +26,7 @@ AT_ONCE = 5_000
 """The most records that are stored in one transaction."""
 
 _SHOWN = 200  # characters of a record in the log
+_FINEST_US = TIMEFRAMES[FINEST] * US_PER_S
 _EDGE_US = 2
 """How far times in a venue's history may be off: records this near to the ends of a gap count as within it."""
 
@@ -37,12 +39,24 @@ Pause: TypeAlias = Callable[[], Awaitable[None]]
 
 @attrs.frozen
 class FilledGap:
-    """The result for a gap: its new state, the added records, and the reason if it is not filled (else empty)."""
+    """The result for a gap: its new state, the added records, and the reason if it is not filled (else empty).
+
+    ``candles`` counts the venue's candles that were stored where it has no records.
+    """
 
     gap: GapRow
     state: GapState
     added: int = 0
     why: str = ""
+    candles: int = 0
+
+
+@attrs.define
+class _Taken:
+    """What was stored of a gap so far."""
+
+    records: int = 0
+    candles: int = 0
 
 
 class GapFiller:
@@ -80,10 +94,10 @@ class GapFiller:
 
         A partly filled gap stays open; its stored records are not stored again at the next attempt.
         """
-        added: list[int] = []
+        taken = _Taken()
         failure: BaseException | None = None
         try:
-            await self._take(gap, added)
+            await self._take(gap, taken)
         except* Exception as group:  # noqa: BLE001 - a plugin may raise anything: it costs this gap only
             failure = _reason(group)
             if not isinstance(failure, MdserverError | LookupError | OSError | trio.TooSlowError):
@@ -93,15 +107,15 @@ class GapFiller:
         if isinstance(failure, StoreUnavailable):
             raise failure
         if failure is None:
-            return await self._end(gap, "filled", sum(added), "")
+            return await self._end(gap, "filled", taken, "")
         why = redact(str(failure)) or type(failure).__name__
         if isinstance(failure, Rejected):
-            return await self._end(gap, "permanent", sum(added), why)
-        self._log.warning("a gap cannot be filled now", **_about(gap), records=sum(added), error=why)
-        return FilledGap(gap, "open", sum(added), why)
+            return await self._end(gap, "permanent", taken, why)
+        self._log.warning("a gap cannot be filled now", **_about(gap), records=taken.records, error=why)
+        return FilledGap(gap, "open", taken.records, why, taken.candles)
 
-    async def _take(self, gap: GapRow, added: list[int]) -> None:
-        """Store the venue's records of a gap; the number of new ones of each batch is appended to ``added``."""
+    async def _take(self, gap: GapRow, taken: _Taken) -> None:
+        """Store the venue's records of a gap; ``taken`` counts the new ones."""
         kind = BY_NAME[gap.type]
         if kind.stored is None:
             raise Rejected(f"records of the type {gap.type} are not stored")
@@ -109,22 +123,32 @@ class GapFiller:
         if history is None:
             raise LookupError("the broker's plugin cannot fetch past records")
         topic = Topic(gap.broker, gap.symbol, gap.type, default_variant(gap.type))
-        check = kind.check()
+        checks = {kind.struct: kind.check()}
+        if kind.stored.prices is not None:
+            checks[Candle] = BY_NAME["candle"].check()
         await self._pause()
         async with aclosing(history.backfill(Feed(*topic[1:]), gap.from_us, gap.to_us)) as batches:
             async for batch in batches:
-                good = [record for record in batch if self._fits(gap, kind, check, record)]
-                for some in (good[start : start + AT_ONCE] for start in range(0, len(good), AT_ONCE)):
-                    new = await self._store_some(topic, some)
-                    added.append(new)
+                good = [record for record in batch if self._fits(gap, checks, record)]
+                candles = [record for record in good if isinstance(record, Candle)]
+                records = [record for record in good if not isinstance(record, Candle)]
+                for start in range(0, len(records), AT_ONCE):
+                    taken.records += await self._store_some(topic, records[start : start + AT_ONCE])
+                for start in range(0, len(candles), AT_ONCE):
+                    taken.candles += await self._store_candles(topic, candles[start : start + AT_ONCE])
                 await self._pause()
 
-    def _fits(self, gap: GapRow, kind: Kind, check: Check, record: Record) -> bool:
-        """Return whether a record belongs to this gap and passes the checks."""
-        if type(record) is not kind.struct or record.symbol != gap.symbol:
+    def _fits(self, gap: GapRow, checks: Mapping[type, Check], record: Record) -> bool:
+        """Return whether a record belongs to this gap and passes the checks; a candle must lie wholly in it."""
+        check = checks.get(type(record))
+        if check is None or record.symbol != gap.symbol:
             fault: str | None = "type"
         elif not isinstance(record.time_us, int):
             fault = "time"
+        elif isinstance(record, Candle):
+            if not gap.from_us <= record.time_us <= gap.to_us - _FINEST_US:
+                return False
+            fault = check.fault(record) if record.interval == FINEST and record.closed else "interval"
         elif not gap.from_us - _EDGE_US <= record.time_us <= gap.to_us + _EDGE_US:
             return False
         else:
@@ -138,15 +162,27 @@ class GapFiller:
         self._on_stored([Published(topic, 0, record) for record in records if record.time_us in times])
         return len(new)
 
-    async def _end(self, gap: GapRow, state: GapState, added: int, why: str) -> FilledGap:
+    async def _store_candles(self, topic: Topic, candles: Sequence[Candle]) -> int:
+        opens = set(new := await self._store.add_missed_candles(topic, candles))
+        self._on_stored([Published(topic, 0, candle) for candle in candles if candle.time_us in opens])
+        return len(new)
+
+    async def _end(self, gap: GapRow, state: GapState, taken: _Taken, why: str) -> FilledGap:
         await self._store.mark_gap(gap.id, state)
         topic = Topic(gap.broker, gap.symbol, gap.type, default_variant(gap.type))
         self._on_changed(Gap(topic, gap.from_us, gap.to_us, gap.cause, gap.size, state))
         if state == "filled":
-            self._log.info("a gap was filled", **_about(gap), records=added)
+            self._log.info("a gap was filled", **_about(gap), records=taken.records)
+        elif taken.candles:
+            self._log.info(
+                "a gap is permanent: candles of the venue are stored in place of its records",
+                **_about(gap),
+                candles=taken.candles,
+                reason=why,
+            )
         else:
             self._log.warning("a gap is permanent: its records cannot be fetched", **_about(gap), reason=why)
-        return FilledGap(gap, state, added, why)
+        return FilledGap(gap, state, taken.records, why, taken.candles)
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -175,6 +211,7 @@ def summary(results: Sequence[FilledGap]) -> dict[str, Any]:
     return {
         **{state: counts[state] for state in ("filled", "permanent", "open")},
         "records": sum(result.added for result in results),
+        "candles": sum(result.candles for result in results),
         "gaps": [
             {
                 "broker": result.gap.broker,
@@ -185,6 +222,7 @@ def summary(results: Sequence[FilledGap]) -> dict[str, Any]:
                 "cause": result.gap.cause,
                 "state": result.state,
                 "records": result.added,
+                "candles": result.candles,
                 "why": result.why or None,
             }
             for result in results

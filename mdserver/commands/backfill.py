@@ -87,7 +87,7 @@ def _print(result: dict[str, Any]) -> None:
         click.echo(f"{broker}: {count} {state}: {why}", err=True)
     click.echo(
         f"gaps filled {result['filled']}, permanent {result['permanent']}, still open {result['open']}; "
-        f"records added {result['records']}"
+        f"records added {result['records']}" + (f", candles {result['candles']}" if result["candles"] else "")
     )
 
 

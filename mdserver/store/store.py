@@ -15,7 +15,7 @@ from ..candles import Candles, QuotePrice
 from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
 from ..log import RarelyLogged
-from ..model import US_PER_S, GapState, LastRecord, Published, Record, RecordType, Topic
+from ..model import US_PER_S, Candle, GapState, LastRecord, Published, Record, RecordType, Topic
 from ..stream.live_candles import CandleKey, StoredCandle
 from ..stream.stored_past import Begin, GapKey, Page, Start
 from ..timeframes import Timeframe
@@ -26,6 +26,7 @@ from .history.fill_gap import add_records
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
+from .history.venue_candles import add_candles
 from .lake.manifest import days_in_lake_alone
 from .live.write_batch import SetAside, Written, write
 from .query import bid_ask_candles, read_candles, replay_records, weighted_prices
@@ -277,6 +278,13 @@ class Store:
         stored.
         """
         return await self._change(lambda conn: add_records(conn, topic, records))
+
+    async def add_missed_candles(self, topic: Topic, candles: Sequence[Candle]) -> list[int]:
+        """Store candles of a topic whose records cannot be had, each once; return the opens of the new ones.
+
+        See :mod:`.history.venue_candles`.
+        """
+        return await self._change(lambda conn: add_candles(conn, topic, candles))
 
     async def mark_gap(self, gap_id: int, state: GapState) -> bool:
         """Set the state of a gap, such as filled from a history; return False if no gap has this id."""

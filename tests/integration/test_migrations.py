@@ -94,6 +94,7 @@ def test_every_file_once_in_order(empty: Connection) -> None:
             "seq_times",
             "pushed_days",
             "lasting_gaps",
+            "venue_candles",
             "side_hours",
         ),
     }

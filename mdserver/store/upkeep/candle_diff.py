@@ -1,4 +1,4 @@
-"""Compare the stored candles of a series with those that its rows give."""
+"""Compare the stored candles of a series with those that its rows give, and the venue's where there are no rows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...candles import Candles, Ints, all_timeframes
 from ...kinds import BY_NAME
 from ...model import TIMEFRAMES, US_PER_S
 from ..candle_table import delete_candles, put_candles
+from ..history.venue_candles import read_candles_of_venue
 from ..pg_binary import TimeArray, to_postgres_us
 from ..rows import Table
 from ..scan import Block, candles_of, join_minutes, scan
@@ -80,6 +81,10 @@ def compare(
         parts.append(candles_of(block))
         if len(parts) > 50:  # bounds the memory: candles of one minute in several blocks become one
             parts = [join_minutes(parts)]
+    of_venue = read_candles_of_venue(conn, series_id, first_us, end_us)
+    if of_venue is not None:
+        minutes = join_minutes(parts) if parts else _NONE
+        parts = [minutes, _pick(of_venue, ~np.isin(of_venue.time, minutes.time))]
     levels = all_timeframes(join_minutes(parts)) if parts else dict.fromkeys(TIMEFRAMES.values(), _NONE)
     bounds = TimeArray.of(to_postgres_us([first_us])), TimeArray.of(to_postgres_us([end_us]))
     differences = (

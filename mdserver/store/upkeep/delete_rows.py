@@ -57,6 +57,10 @@ _OF_HOURS: LiteralString = (
     "from import_ledger where series_id = {series} and hour >= {first} and hour < {end}"
 )
 
+_OF_VENUE: LiteralString = (
+    "from venue_candles where series_id = {series} and time >= {first} and time < {end}"
+)
+
 _NEXT: LiteralString = """select (extract(epoch from min(time)) * 1000000)::bigint from (
     (select time from {table} where series_id = {series} and time >= {first} and time < {end} order by time limit 1)
     union all
@@ -150,6 +154,7 @@ def _delete_day(
         conn.execute(sql.SQL("delete " + of).format(**names)).rowcount
         for of in (_OF_ROWS, _OF_CANDLES, _OF_HOURS)
     )
+    conn.execute(sql.SQL("delete " + _OF_VENUE).format(**names))
     conn.execute(sql.SQL(_CORRECT).format(**names, gone=sql.Literal(gone.rows)))
     return stop_us, gone
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from weakref import WeakKeyDictionary
 
 import attrs
 import trio
 
 from mdserver.errors import MdserverError, Rejected, Unavailable, leaves
-from mdserver.model import Feed, Instrument
+from mdserver.model import Candle, Feed, Instrument
 from mdserver.net import HttpRefused, open_http, open_http_stream
 from mdserver.plugin import BrokerHost
 
-from .account import Account, auth_headers, plain_refusal
+from .account import MAX_CANDLES, Account, auth_headers, plain_refusal
+from .codec import Candle as OandaCandle
 from .config import OandaConfig
 from .delivered import Delivered
 from .stream import PriceStream
@@ -21,6 +22,7 @@ from .stream import PriceStream
 __all__ = ["OandaBroker", "Timing"]
 
 _REQUEST_S = 10.0
+_MINUTE_US = 60_000_000
 
 _delivered_to: WeakKeyDictionary[BrokerHost, Delivered] = WeakKeyDictionary()
 """What each host was given: outlives the sessions, so that a price with which a new one begins is not given twice."""
@@ -66,6 +68,38 @@ class OandaBroker:
             if not all(isinstance(error, MdserverError) for error in errors):
                 raise
             raise errors[0] from group
+
+    async def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncGenerator[list[Candle], None]:
+        """Yield candles of one minute in place of the ticks between two times, which OANDA does not give.
+
+        Only whole minutes within those times, and only final ones. Ends with Rejected: the ticks stay missing. Raises
+        Unavailable for what may be had later.
+        """
+        if feed.type != "tick":
+            raise Rejected(f"OANDA has no history of {feed.type} records")
+        start, end = -(-from_us // _MINUTE_US), to_us // _MINUTE_US
+        async with open_http(
+            headers=auth_headers(self._config), timeout_s=_REQUEST_S, max_connections=1
+        ) as http:
+            account = Account(http, self._config)
+            table = {instrument.symbol: instrument for instrument in await account.instruments()}
+            if feed.symbol not in table:
+                raise Rejected(f"the OANDA account has no {feed.symbol}")
+            name = table[feed.symbol].venue_symbol
+            for first in range(start, end, MAX_CANDLES):
+                bounds = (_MINUTE_US * 1000 * at for at in (first, min(first + MAX_CANDLES, end)))
+                found = await account.candles(name, "M1", *bounds, price="M")
+                yield [ours for candle in found if (ours := _minute(feed.symbol, candle)) is not None]
+        raise Rejected("OANDA gives candles in place of ticks of the past")
+
+
+def _minute(symbol: str, candle: OandaCandle) -> Candle | None:
+    """Return a candle as ours, of the mid; None where it is not final or has no mid prices."""
+    mid = candle.mid
+    if mid is None or not candle.complete:
+        return None
+    time_us = candle.time_ns // 1000
+    return Candle(symbol, time_us, "1m", mid.o, mid.h, mid.l, mid.c, 0.0, candle.volume, closed=True)
 
 
 class _Session:
