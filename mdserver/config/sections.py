@@ -25,6 +25,7 @@ __all__ = [
     "AuthConfig",
     "BackoffConfig",
     "BrokerEntry",
+    "BusConfig",
     "Config",
     "DatabaseConfig",
     "HistoryEntry",
@@ -89,6 +90,11 @@ def _origins(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> 
 def _database_url(_: object, field: attrs.Attribute[str], value: str) -> None:
     if value != "embedded" and not value.startswith(("postgresql://", "postgres://")):
         raise ValueError(f'{field.name}: expected "embedded" or postgresql://USER:PASSWORD@HOST:PORT/NAME')
+
+
+def _bus_url(_: object, field: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None and not re.fullmatch(r"rediss?://[^/\s]+(/\d*)?", value):
+        raise ValueError(f"{field.name}: expected redis://USER:PASSWORD@HOST:PORT, or rediss:// for TLS")
 
 
 def _lake_url(_: object, field: attrs.Attribute[Any], value: str | None) -> None:
@@ -315,6 +321,37 @@ class LakeConfig:
 
 
 @attrs.frozen
+class BusConfig:
+    """More than one process or machine, joined by Redis or Valkey. Without a URL this process is all there is."""
+
+    url: str | None = _setting(
+        None,
+        "redis://HOST:PORT, or rediss:// for TLS; null: one process alone",
+        validator=_bus_url,
+        repr=lambda url: redact(str(url)),
+        metadata={"secret": True, "expected": "a redis:// or rediss:// URL"},
+    )
+    role: Literal["all", "ingest", "edge"] = _setting(
+        "all", "ingest: brokers, journal and storing; edge: clients and HTTP; all: both in one process"
+    )
+    lease_s: float = _setting(
+        5.0,
+        "Seconds after which another ingest takes a broker over that is silent",
+        validator=_between(1, 300),
+    )
+    keep_s: float = _setting(60.0, "Seconds for which the bus keeps records", validator=_between(5, 86_400))
+    max_bytes: int = _setting(
+        256 * MIB,
+        "Bytes of records that wait in a process for a bus that is away",
+        validator=_between(MIB, TIB),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.url is None and self.role != "all":
+            raise ValueError(f"found the role {self.role} without a url, expected the address of the bus")
+
+
+@attrs.frozen
 class LogConfig:
     """What is logged to standard error."""
 
@@ -404,6 +441,7 @@ class Config:
         factory=JournalConfig, metadata={"help": "The log before the database"}
     )
     lake: LakeConfig = attrs.field(factory=LakeConfig, metadata={"help": "The data lake"})
+    bus: BusConfig = attrs.field(factory=BusConfig, metadata={"help": "More than one process or machine"})
     log: LogConfig = attrs.field(factory=LogConfig, metadata={"help": "What is logged"})
     brokers: tuple[BrokerEntry, ...] = _setting((), "Sources of live data, in order of preference")
     history: tuple[HistoryEntry, ...] = _setting((), "Sources of recorded ticks for the import")

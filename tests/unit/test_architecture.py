@@ -39,6 +39,7 @@ LAYERS: tuple[str, ...] = (
     "feed",
     "testing",
     "journal",
+    "bus",
     "stream",
     "store.pg_binary",
     "store.rows",

@@ -1,0 +1,157 @@
+"""What the bus relies on, over Redis and over the engine in memory."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from mdserver.bus import redis_engine
+from mdserver.bus.engine import START, BusEngine, BusMisused, BusUnavailable, Deposed, Entry, Position
+from mdserver.bus.memory_engine import MemoryEngine
+from mdserver.bus.redis_engine import open_redis
+
+from .redis import RedisServer, running_redis
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["redis", "memory"])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[BusEngine]:
+    if request.param == "memory":
+        yield MemoryEngine()
+        return
+    server: RedisServer = request.getfixturevalue("redis")
+    async with open_redis(server.url) as engine:
+        await engine._client.flushall()
+        yield engine
+
+
+async def test_entries_come_back_in_order(engine: BusEngine) -> None:
+    await engine.append("s:a", Position(1, 0), [b"one", b"two"])
+    await engine.append("s:a", Position(1, 2), [b"three"])
+    await engine.append("s:b", Position(7, 0), [b"\xc1\x00other"])
+    found = await engine.read({"s:a": START, "s:b": START, "s:c": START}, most=10, wait_s=1)
+    assert found == {
+        "s:a": [
+            Entry(Position(1, 0), b"one"),
+            Entry(Position(1, 1), b"two"),
+            Entry(Position(1, 2), b"three"),
+        ],
+        "s:b": [Entry(Position(7, 0), b"\xc1\x00other")],
+    }
+    assert (await engine.read({"s:a": Position(1, 0)}, most=1, wait_s=1))["s:a"][0].frame == b"two"
+    assert await engine.edges("s:a") == (Position(1, 0), Position(1, 2))
+    assert await engine.edges("s:c") is None
+
+
+async def test_a_reader_is_woken(engine: BusEngine) -> None:
+    await engine.append("s", Position(1, 0), [b"old"])
+    assert await engine.read({"s": Position(1, 0)}, most=10, wait_s=0.05) == {}
+    async with trio.open_nursery() as nursery:
+
+        async def late() -> None:
+            await trio.sleep(0.05)
+            await engine.append("s", Position(1, 1), [b"new"])
+
+        nursery.start_soon(late)
+        found = await engine.read({"s": Position(1, 0)}, most=10, wait_s=5)
+    assert found == {"s": [Entry(Position(1, 1), b"new")]}
+
+
+async def test_who_was_replaced_cannot_write_and_nothing_comes_twice(engine: BusEngine) -> None:
+    await engine.append("s", Position(1, 0), [b"a"])
+    await engine.append("s", Position(2, 0), [b"b"])
+    for position in (Position(1, 1), Position(2, 0), Position(1, 999)):
+        with pytest.raises(Deposed):
+            await engine.append("s", position, [b"x"])
+    found = await engine.read({"s": START}, most=10, wait_s=1)
+    assert [entry.frame for entry in found["s"]] == [b"a", b"b"]
+
+
+async def test_one_holds_the_lease_and_the_next_has_a_higher_fence(engine: BusEngine) -> None:
+    assert await engine.acquire("lease", "one", 5, "s") == 1
+    assert await engine.acquire("lease", "two", 5, "s") is None
+    assert not await engine.renew("lease", "two", 5)
+    await engine.release("lease", "two")
+    assert await engine.renew("lease", "one", 0.05)
+    await trio.sleep(0.1)
+    assert not await engine.renew("lease", "one", 5)
+    assert await engine.acquire("lease", "two", 5, "s") == 2
+    await engine.release("lease", "two")
+    await engine.append("s", Position(40, 0), [b"from an engine that was restored"])
+    assert await engine.acquire("lease", "one", 5, "s") == 41
+    await engine.release("lease", "one")
+    assert await engine.acquire("lease", "one", 5, "s") == 42
+
+
+async def test_keys_expire(engine: BusEngine) -> None:
+    await engine.put("d:a", b"1", 5)
+    await engine.put("d:b", b"2", 0.05)
+    assert await engine.get_all("d:") == {"a": b"1", "b": b"2"}
+    await trio.sleep(0.1)
+    assert await engine.get_all("d:") == {"a": b"1"}
+    await engine.forget("d:a")
+    assert await engine.get_all("d:") == {}
+
+
+async def test_what_is_old_is_forgotten(engine: BusEngine) -> None:
+    frames = [bytes(100)] * 1000
+    await engine.append("s", Position(3, 0), frames)
+    await engine.trim("s", Position(3, 900))
+    edges = await engine.edges("s")
+    assert edges is not None
+    assert edges[0].number > 700  # Redis forgets whole blocks
+    assert edges[1] == Position(3, 999)
+
+
+async def test_redis_goes_and_comes_back_empty(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server:
+        async with open_redis(server.url) as engine:
+            await engine.append("s", Position(1, 0), [b"a"])
+            server.kill()
+            with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:\d+ cannot be reached"):
+                await engine.append("s", Position(1, 1), [b"b"])
+            server.start()
+            assert await engine.read({"s": START}, most=10, wait_s=0.01) == {}
+            await engine.append("s", Position(1, 1), [b"b"])
+
+
+async def test_redis_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_engine, "CALL_S", 0.3)
+    with running_redis(tmp_path) as server:
+        async with open_redis(server.url) as engine:
+            await engine.put("a", b"1", 60)
+            server.send(signal.SIGSTOP)
+            with pytest.raises(BusUnavailable, match="did not answer within"):
+                await engine.put("a", b"2", 60)
+            server.send(signal.SIGCONT)
+            await engine.put("a", b"3", 60)
+            assert await engine.get_all("a") == {"": b"3"}
+
+
+async def test_what_redis_refuses_is_said_without_the_data(tmp_path: Path) -> None:
+    rights = "on >secret-word ~* -@all +get +ping +hello +client"
+    options = ["--maxmemory", "2mb", "--user", "reader", *rights.split()]
+    with running_redis(tmp_path, *options) as server:
+        async with open_redis(server.url) as engine:
+            await engine.put("text", b"1", 60)
+            with pytest.raises(BusMisused, match="wrong kind of value"):
+                await engine.append("text", Position(1, 0), [b"the data"])
+            with pytest.raises(BusUnavailable, match="maxmemory") as caught:
+                await engine.append("s", Position(1, 0), [b"the data" * 10_000] * 100)
+            assert "the data" not in str(caught.value)
+        async with open_redis(server.url.replace("127", "reader:secret-word@127")) as engine:
+            with pytest.raises(BusMisused, match="refuses to append to s"):
+                await engine.append("s", Position(1, 0), [b"the data"])
+        async with open_redis(server.url.replace("127", "reader:wrong-word@127")) as engine:
+            with pytest.raises(BusMisused) as refused:
+                await engine.put("s", b"1", 60)
+            assert "wrong-word" not in str(refused.value)
