@@ -124,6 +124,22 @@ class Metrics:
             "connections_dropped",
             "Connections cut: the client does not read, or an unexpected error on the connection",
         )
+        # bus
+        self.shipped = LoopCounter(
+            "mdserver_bus_records_shipped", "Records appended to the bus", registry, "broker"
+        )
+        self.unshipped = counter(
+            "bus_records_dropped", "Records that waited too long for the bus and were dropped", "broker"
+        )
+        self.followed = LoopCounter(
+            "mdserver_bus_records_followed", "Records taken from the bus", registry, "broker"
+        )
+        self.fetched = counter(
+            "bus_records_fetched", "Records missing on the bus and read from the database", "broker"
+        )
+        self.frames_refused = counter(
+            "bus_frames_refused", "Entries of the bus that are damaged or of another version", "broker"
+        )
         # storage
         self.journal_bytes = gauge("journal_bytes", "Size of the journal on disk")
         self.journal_refused = counter(

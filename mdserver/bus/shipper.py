@@ -1,0 +1,155 @@
+"""The way of a leader's batches onto the bus: taken at once, appended by one task, bounded in bytes.
+
+The bus is transport, never the truth: what waits too long is dropped here and read from the database by whoever misses
+it, by its numbers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import attrs
+import structlog
+import trio
+
+from ..backoff import Backoff
+from ..journal.format import FrameEncoder
+from ..log import RarelyLogged
+from ..metrics import Metrics
+from ..model import Published
+from .engine import BusEngine, BusMisused, BusUnavailable, Deposed, Position
+from .names import stream_key
+
+__all__ = ["Shipper"]
+
+PIPELINED = 50
+"""Frames that are appended at once."""
+
+_log = structlog.get_logger("mdserver")
+
+
+class _Frame(NamedTuple):
+    data: bytes
+    records: int
+
+
+@attrs.define(eq=False)
+class _Line:
+    """What waits for one broker's stream. ``sent``: appended, perhaps; ``next`` is the id of its first frame."""
+
+    broker: str
+    next: Position
+    on_deposed: Callable[[], None]
+    waiting: deque[_Frame] = attrs.field(factory=deque)
+    sent: list[_Frame] = attrs.field(factory=list)
+
+    @property
+    def size(self) -> int:
+        """The bytes that wait."""
+        return sum(len(frame.data) for frame in (*self.sent, *self.waiting))
+
+
+class Shipper:
+    """Appends batches to the streams of the brokers that this process leads."""
+
+    def __init__(self, engine: BusEngine, metrics: Metrics, *, max_bytes: int) -> None:
+        self.bytes = 0
+        """Bytes of frames that wait."""
+        self.away: str | None = None
+        """Why nothing can be appended at present, or None."""
+        self._engine = engine
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._encoder = FrameEncoder()
+        self._lines: dict[str, _Line] = {}
+        self._offered = trio.Event()
+        self._rarely = RarelyLogged(_log)
+
+    def lead(self, broker: str, fence: int, on_deposed: Callable[[], None]) -> None:
+        """Ship a broker's batches under ``fence`` from now on; ``on_deposed`` is called where another leads."""
+        self._lines[broker] = _Line(broker, Position(fence, 0), on_deposed)
+
+    def resign(self, broker: str) -> None:
+        """Ship no more of a broker; what waits is dropped: who leads now begins behind what arrived."""
+        line = self._lines.pop(broker, None)
+        if line is not None:
+            self.bytes -= line.size
+
+    def offer(self, batch: Sequence[Published]) -> None:
+        """Take a batch of one broker; nothing where this process does not lead it. Never waits."""
+        line = self._lines.get(batch[0].topic.broker)
+        if line is None:
+            return
+        frame = bytes(self._encoder.encode(batch))
+        line.waiting.append(_Frame(frame, len(batch)))
+        self.bytes += len(frame)
+        while self.bytes > self._max_bytes and len(line.waiting) > 1:
+            self._drop_oldest(line)
+        self._offered.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Append what is offered until cancelled. While the bus is away it waits, bounded."""
+        task_status.started()
+        backoff = Backoff(0.05, 2.0)
+        while True:
+            await self._offered.wait()
+            self._offered = trio.Event()
+            for line in list(self._lines.values()):
+                try:
+                    await self._ship(line)
+                except (BusUnavailable, BusMisused) as error:
+                    self.away = str(error)
+                    self._rarely.error(
+                        "the bus takes no records: they are stored all the same, and wait for it",
+                        error=self.away,
+                    )
+                    self._offered.set()
+                    await trio.sleep(backoff.next_s())
+                    break
+            else:
+                self.away = None
+                backoff.reset()
+
+    async def _ship(self, line: _Line) -> None:
+        if line.sent:  # the engine has not answered the last time
+            await self._find_out(line)
+        while line.waiting and self._lines.get(line.broker) is line:
+            line.sent = [line.waiting.popleft() for _ in range(min(PIPELINED, len(line.waiting)))]
+            try:
+                await self._engine.append(
+                    stream_key(line.broker), line.next, [frame.data for frame in line.sent]
+                )
+            except Deposed:
+                await self._find_out(line)
+            else:
+                self._arrived(line, len(line.sent))
+
+    async def _find_out(self, line: _Line) -> None:
+        """Ask what arrived of an append that broke off; step down where a higher fence has written."""
+        edges = await self._engine.edges(stream_key(line.broker))
+        newest = line.next if edges is None else edges[1]
+        if newest.fence > line.next.fence:
+            self.resign(line.broker)
+            line.on_deposed()
+        elif edges is not None and newest >= line.next:
+            self._arrived(line, newest.number - line.next.number + 1)
+        line.waiting.extendleft(reversed(line.sent))
+        line.sent = []
+
+    def _arrived(self, line: _Line, count: int) -> None:
+        arrived, line.sent = line.sent[:count], line.sent[count:]
+        line.next = Position(line.next.fence, line.next.number + len(arrived))
+        self.bytes -= sum(len(frame.data) for frame in arrived)
+        self._metrics.shipped.labels(line.broker).value += sum(frame.records for frame in arrived)
+
+    def _drop_oldest(self, line: _Line) -> None:
+        frame = line.waiting.popleft()
+        self.bytes -= len(frame.data)
+        self._metrics.unshipped.labels(line.broker).inc(frame.records)
+        self._rarely.error(
+            "records for the bus were dropped because too many wait: other processes read them from the database",
+            broker=line.broker,
+            records=frame.records,
+        )
