@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import click
@@ -203,6 +204,11 @@ def cli(context: click.Context) -> None:
     help="Let clients in without a key, on every address.",
 )
 @click.option(
+    "--role",
+    type=click.Choice(["ingest", "edge", "all"]),
+    help="What this process does on the bus: ingest runs brokers, edge serves clients.",
+)
+@click.option(
     "--reload",
     is_flag=True,
     help="For development: take over each change of the config file, and restart when the code of a plugin changes.",
@@ -214,12 +220,13 @@ def run_(
     port: int | None,
     data_dir: Path | None,
     allow_anonymous: bool | None,
+    role: Literal["ingest", "edge", "all"] | None,
     *,
     reload: bool,
 ) -> None:
     """Run the server, or the command NAME."""
     invocation: Invocation = context.obj
-    invocation.overrides = Overrides(host, port, data_dir, allow_anonymous)
+    invocation.overrides = Overrides(host, port, data_dir, allow_anonymous, role)
     invocation.is_command = context.invoked_subcommand is not None
     if context.invoked_subcommand is None:
         _serve(invocation, reload=reload)

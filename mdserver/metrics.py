@@ -131,6 +131,9 @@ class Metrics:
         self.unshipped = counter(
             "bus_records_dropped", "Records that waited too long for the bus and were dropped", "broker"
         )
+        self.unled = counter(
+            "bus_records_unled", "Records dropped because the lease of their broker was in doubt", "broker"
+        )
         self.followed = LoopCounter(
             "mdserver_bus_records_followed", "Records taken from the bus", registry, "broker"
         )

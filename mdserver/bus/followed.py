@@ -18,7 +18,7 @@ from ..errors import JournalCorrupt, StoreUnavailable
 from ..journal.format import HEADER_BYTES, MAGIC, FrameDecoder, frame_end
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import Gap, Published, Record, Topic
+from ..model import Gap, LastRecord, Published, Record, Topic
 from .engine import START, Entry
 
 __all__ = ["FAILOVER", "Followed", "Marks", "Missing", "encode_marks"]
@@ -81,6 +81,8 @@ class Followed:
     ) -> None:
         self.broker = broker
         self.position = START
+        self.leads = False
+        """Whether this process leads the broker: then nothing comes from the bus."""
         self.primed = False
         """Whether the numbers before :attr:`position` are known: before, entries are noted and not routed."""
         self.last: dict[Topic, tuple[int, int]] = {}
@@ -122,6 +124,10 @@ class Followed:
             elif found:
                 await self._take_batch(found)
             self.position = entry.position
+
+    def note_own(self, last: Mapping[Topic, LastRecord]) -> None:
+        """Take over where topics stand by what this process published itself."""
+        self.last |= {topic: (one.seq, one.time_us) for topic, one in last.items()}
 
     def begin_again(self) -> None:
         """Read the stream from its beginning: it is another one. What is known by its number is not taken again."""

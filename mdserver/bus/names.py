@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["answers_key", "demand_prefix", "lease_key", "stream_key"]
+__all__ = ["answers_key", "demand_prefix", "holder_key", "lease_key", "stream_key"]
 
 VERSION = "1"
 """Of the keys and what they hold; frames carry a version of their own."""
@@ -26,3 +26,8 @@ def demand_prefix(broker: str) -> str:
 def answers_key(broker: str) -> str:
     """Return the key in which the leader says what the venue answered, and how the broker is."""
     return f"md:{VERSION}:a:{broker}"
+
+
+def holder_key(broker: str) -> str:
+    """Return the key that remembers which process led a broker last."""
+    return f"md:{VERSION}:h:{broker}"

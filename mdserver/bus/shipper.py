@@ -44,6 +44,7 @@ class _Line:
     on_deposed: Callable[[], None]
     waiting: deque[_Frame] = attrs.field(factory=deque)
     sent: list[_Frame] = attrs.field(factory=list)
+    emptied: trio.Event = attrs.field(factory=trio.Event)
 
     @property
     def size(self) -> int:
@@ -76,6 +77,21 @@ class Shipper:
         line = self._lines.pop(broker, None)
         if line is not None:
             self.bytes -= line.size
+
+    async def shipped(self, broker: str) -> None:
+        """Return once nothing of a broker waits."""
+        line = self._lines.get(broker)
+        while line is not None and (line.waiting or line.sent):
+            line.emptied = trio.Event()
+            await line.emptied.wait()
+
+    def mark(self, broker: str, frame: bytes) -> None:
+        """Take an entry that holds no records. Never waits."""
+        line = self._lines.get(broker)
+        if line is not None:
+            line.waiting.append(_Frame(frame, 0))
+            self.bytes += len(frame)
+            self._offered.set()
 
     def offer(self, batch: Sequence[Published]) -> None:
         """Take a batch of one broker; nothing where this process does not lead it. Never waits."""
@@ -142,6 +158,8 @@ class Shipper:
         arrived, line.sent = line.sent[:count], line.sent[count:]
         line.next = Position(line.next.fence, line.next.number + len(arrived))
         self.bytes -= sum(len(frame.data) for frame in arrived)
+        if not line.waiting and not line.sent:
+            line.emptied.set()
         self._metrics.shipped.labels(line.broker).value += sum(frame.records for frame in arrived)
 
     def _drop_oldest(self, line: _Line) -> None:

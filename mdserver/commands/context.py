@@ -42,6 +42,7 @@ class Overrides:
     port: int | None = None
     data_dir: Path | None = None
     allow_anonymous: bool | None = None
+    role: Literal["all", "ingest", "edge"] | None = None
 
     def apply(self, config: Config) -> Config:
         """Return the config with these options applied. Raises ConfigError for an invalid host."""
@@ -50,7 +51,13 @@ class Overrides:
             server["auth"] = attrs.evolve(config.server.auth, allow_anonymous=self.allow_anonymous)
         folder = config.data_dir if self.data_dir is None else self.data_dir.expanduser().absolute()
         try:
-            return attrs.evolve(config, data_dir=folder, server=attrs.evolve(config.server, **server))
+            bus = config.bus if self.role is None else attrs.evolve(config.bus, role=self.role)
+        except ValueError:
+            raise ConfigError([f"--role {self.role}: expected bus.url in the config"]) from None
+        try:
+            return attrs.evolve(
+                config, data_dir=folder, server=attrs.evolve(config.server, **server), bus=bus
+            )
         except ValueError as error:
             raise ConfigError([f"--{error}"]) from None
 

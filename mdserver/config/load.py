@@ -14,7 +14,7 @@ import platformdirs
 from ..errors import ConfigError
 from ..kinds import BY_NAME
 from ..symbols import canonical
-from .sections import BrokerEntry, Config, DatabaseConfig, HistoryEntry, ServerConfig, TlsConfig
+from .sections import BrokerEntry, BusConfig, Config, DatabaseConfig, HistoryEntry, ServerConfig, TlsConfig
 from .source import Located, Problem, parse_yaml, read_env_file
 from .structure import Invalid, build, config_keys, gather_fields, shown, structure
 
@@ -70,6 +70,8 @@ def load_config(
         arguments["data_dir"] = _data_dir(root, path.parent, variables)
     except Invalid as error:
         problems += error.problems
+    else:
+        problems += _check_bus(root, arguments)
     if problems:
         problems.sort(key=lambda problem: problem.line or 0)
         raise ConfigError([problem.render(str(path)) for problem in problems])
@@ -210,6 +212,17 @@ def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Pr
                 message = f"found {shown(one)}, expected a type that this plugin supports: {', '.join(has)}"
                 problems.append(Problem(one.line, one.path, message))
     return problems
+
+
+def _check_bus(root: Located, arguments: Mapping[str, Any]) -> list[Problem]:
+    """Return a problem where the processes of a bus have no database in common."""
+    bus, database = arguments.get("bus", BusConfig()), arguments.get("database", DatabaseConfig())
+    if bus.url is None or (database.url != "embedded" and database.store):
+        return []
+    line = root.data["bus"].line if isinstance(root.data, dict) and "bus" in root.data else None
+    found = "the embedded database" if database.store else "database.store false"
+    message = f"found {found}, expected database.url of one that all processes of the bus reach"
+    return [Problem(line, "bus", message)]
 
 
 def _history(

@@ -22,11 +22,13 @@ from ..config import Config, check_exposure
 from ..data_folder_lock import lock_data_folder
 from ..feed.supervisor import Supervisor
 from ..metrics import Metrics
+from ..model import Published
 from ..plugin import BrokerPlugin
 from ..stream.live_candles import CandleKey, LiveCandles, StoredCandle
 from ..stream.router import Router
 from ..web.server.tcp_server import open_listeners
 from .backfill import BackfillPart
+from .bus import BusPart, FollowedStoring
 from .control import ControlPart
 from .file_watch import FileWatch
 from .lake_push import LakePushPart
@@ -114,22 +116,36 @@ class _Server:
         self.database: DatabasePart | None = None
         self.journal: JournalPart | None = None
         self.drain: DrainPart | None = None
+        self.bus: BusPart | None = None
+        self.followed: FollowedStoring | None = None
         control = ControlPart(config.data_dir, supervisor)
         storing: list[Part] = []
         filling: list[Part] = []
         candles: LiveCandles | None = None
         if config.database.store:
             self.database = DatabasePart(config.database, config.data_dir)
-            self.journal = JournalPart(config.journal, config.data_dir, self.database, router, metrics)
             candles = self._live_candles(config, router)
-            self.drain = DrainPart(config.database, self.database, self.journal, metrics, candles.stored)
+            storing = [LiveCandlesPart(candles), self.database]
+        if self.database is not None and candles is not None and config.bus.role != "edge":
+            self.journal = JournalPart(
+                config.journal, config.data_dir, self.database, lambda: self._route(router), metrics
+            )
+            self.drain = DrainPart(
+                config.database, self.database, self.journal, metrics, partial(self._on_stored, candles)
+            )
             housekeeping = HousekeepingPart(config.database, self.database, metrics, config.lake.address)
             backfill = BackfillPart(supervisor, router, metrics, self.database, self.drain, candles)
             control.handlers["backfill"] = backfill.fill_now
             filling = [backfill]
             if config.lake.url is not None and config.lake.push_every_h:
                 filling.append(LakePushPart(config.lake, config_file, config.data_dir, metrics))
-            storing = [LiveCandlesPart(candles), self.drain, housekeeping, self.journal, self.database]
+            storing[1:1] = [self.drain, housekeeping, self.journal]
+        if self.database is not None and candles is not None and config.bus.url is not None:
+            self.bus = BusPart(
+                config.bus, config.data_dir, self.database, self.journal, router, metrics, candles.stored
+            )
+            self.followed = FollowedStoring(self.bus, self.database, self.drain)
+            storing.insert(0, self.bus)
         brokers = BrokersPart(
             config.brokers,
             plugins,
@@ -138,6 +154,7 @@ class _Server:
             metrics,
             emit=lambda: router.publish if self.journal is None else self.journal.publish,
             last_records=lambda: {} if self.journal is None else self.journal.last_records,
+            bus=self.bus,
         )
         unstored = secrets.token_hex(8)  # without storage the numbers begin again at each start
         self.web = WebPart(
@@ -169,10 +186,17 @@ class _Server:
         )
         self.reload = Reload(config, load, self.walk.parts, _log)
 
+    def _route(self, router: Router) -> Callable[[list[Published]], None]:
+        return router.publish if self.bus is None else self.bus.publish
+
+    def _on_stored(self, candles: LiveCandles, batch: Sequence[Published]) -> None:
+        candles.stored(batch)
+        if self.bus is not None:
+            self.bus.stored(batch)
+
     def _live_candles(self, config: Config, router: Router) -> LiveCandles:
-        database, journal = self.database, self.journal
-        assert database is not None  # noqa: S101 - the caller made both
-        assert journal is not None  # noqa: S101
+        database = self.database
+        assert database is not None  # noqa: S101 - the caller made it
 
         async def read(keys: Sequence[CandleKey]) -> dict[CandleKey, StoredCandle]:
             return await database.store.candles_at(keys)
@@ -180,24 +204,38 @@ class _Server:
         return LiveCandles(
             route=router.publish,
             read=read,
-            barrier=lambda: journal.journal.barrier(),
-            away=lambda: None if self.drain is None else self.drain.away,
+            barrier=self._barrier,
+            away=self._storing_away,
             grace_s=config.server.candle_grace_ms / 1000,
         )
 
+    def _barrier(self) -> Callable[[], bool]:
+        """Return a function that tells whether all that was received until now is stored."""
+        own = None if self.journal is None else self.journal.journal.barrier()
+        others = None if self.followed is None else self.followed.barrier()
+        return lambda: (own is None or own()) and (others is None or others())
+
+    def _storing_away(self) -> str | None:
+        """Return why nothing can be stored, or read, at present."""
+        storing = self.followed or self.drain
+        return None if storing is None else storing.away
+
     def _past(self) -> PastOfStore | None:
-        """Return the stored past for replays; called once the database and the drain have started."""
-        if self.database is None or self.drain is None:
+        """Return the stored past for replays; called once what stores has started."""
+        storing = self.followed or self.drain
+        if self.database is None or storing is None:
             return None
-        return PastOfStore(self.database.store, self.drain)
+        return PastOfStore(self.database.store, storing)
 
     def _not_ready(self) -> Sequence[str]:
         """Return why the server is not ready, without details: these contain addresses and are in the log."""
         if self.walk.stopping.is_set():
             return ["the server is stopping"]
         whys = []
-        if self.drain is not None and self.drain.away is not None:
+        if self._storing_away() is not None:
             whys.append("the database is unavailable")
+        if self.bus is not None and self.bus.away is not None:
+            whys.append("the bus is unavailable")
         if self.journal is not None and (refusal := self.journal.publish.refusal()) is not None:
             whys.append(f"records are not stored: {refusal}")
         return whys

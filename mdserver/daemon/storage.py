@@ -24,7 +24,6 @@ from ..store.upkeep.housekeeping import Housekeeping
 from ..store.upkeep.signs_of_life import SignsOfLife
 from ..stream.live_candles import LiveCandles
 from ..stream.publish import Publisher
-from ..stream.router import Router
 from .known_database import KnownDatabase
 from .parts import Part
 
@@ -149,14 +148,15 @@ class JournalPart(Part):
         settings: JournalConfig,
         data_dir: Path,
         database: DatabasePart,
-        router: Router,
+        route: Callable[[], Callable[[list[Published]], None]],
         metrics: Metrics,
     ) -> None:
+        """``route`` returns, once the parts have started, what hands a journalled batch to its subscribers."""
         self.last_records: Mapping[Topic, LastRecord] = {}
         self._settings = settings
         self._folder = data_dir / "journal"
         self._database = database
-        self._router = router
+        self._route = route
         self._metrics = metrics
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -165,7 +165,7 @@ class JournalPart(Part):
             pending = await trio.to_thread.run_sync(self.journal.last_records)
             beyond = {topic: LastRecord(seq, 0) for topic, seq in self.journal.floor.seqs.items()}
             self.last_records = _merge(_merge(self._database.last_records, pending), beyond)
-            self.publish = Publisher(self.journal, self._router.publish, self._metrics)
+            self.publish = Publisher(self.journal, self._route(), self._metrics)
             task_status.started()
             await self.journal.sync_forever(self._settings.sync_ms / 1000)
 

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from ..backoff import Backoff
+from ..bus.shared_broker import SharedBroker
 from ..config import BrokerEntry, Config, ServerConfig, broker_changes, check_exposure, with_credentials
 from ..feed.broker_host import Emit, Host
 from ..feed.broker_state import State
@@ -32,6 +33,7 @@ from ..web.app import make_app
 from ..web.server.tcp_server import open_listeners, serve_app
 from ..web.server.tls import Certificate
 from ..web.stream.clients import Clients
+from .bus import BusPart
 from .interpreter import keep_memory_in_bounds
 from .parts import Part
 
@@ -78,7 +80,9 @@ class BrokersPart(Part):
         *,
         emit: Callable[[], Emit],
         last_records: Callable[[], Mapping[Topic, LastRecord]],
+        bus: BusPart | None = None,
     ) -> None:
+        self._bus = bus
         self._entries = {entry.name: entry for entry in entries if entry.enabled}
         self._plugins = plugins
         self._supervisor = supervisor
@@ -184,22 +188,23 @@ class BrokersPart(Part):
         """Return the broker of a config entry; it does not run yet."""
         plugin = self._plugins[entry.plugin]
         demand = BrokerDemand(_pinned(entry, plugin))
+        emit = self._emit()
+        guard = None if self._bus is None else self._bus.guard(emit)
         host = Host(
             entry.name,
             demand,
-            emit=self._emit(),
-            last_records={**self._last_records(), **self._of_those_gone},
+            emit=guard or emit,
+            # where a shared broker stands is found out each time that this process becomes its leader
+            last_records={} if guard else {**self._last_records(), **self._of_those_gone},
             metrics=self._metrics,
             log=_log,
         )
-        return SupervisedBroker(
-            plugin,
-            partial(plugin.factory, entry.settings),
-            demand,
-            host,
-            self._metrics,
-            backoff=Backoff(entry.backoff.first_s, entry.backoff.most_s),
-        )
+        factory = partial(plugin.factory, entry.settings)
+        backoff = Backoff(entry.backoff.first_s, entry.backoff.most_s)
+        if self._bus is None or guard is None:
+            return SupervisedBroker(plugin, factory, demand, host, self._metrics, backoff=backoff)
+        shared = SharedBroker(plugin, factory, demand, host, self._metrics, backoff=backoff)
+        return self._bus.share(shared, guard)
 
 
 def _pinned(entry: BrokerEntry, plugin: BrokerPlugin) -> list[Feed]:

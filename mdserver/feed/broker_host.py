@@ -210,6 +210,15 @@ class Host:
         if begun:
             self._emit(begun)
 
+    def continue_behind(self, last_records: Mapping[Topic, LastRecord]) -> None:
+        """Number each topic on behind these, as if the host was new: another process published them, or this one."""
+        for lines in self._lines.values():
+            lines.clear()
+        self._last_records = dict(last_records)
+        begun = [Published(topic, last.seq, last.hole) for topic, last in last_records.items() if last.hole]
+        if begun:
+            self._emit(begun)
+
     def hole(self, feed: Feed) -> Gap | None:
         """Return the gap that a feed is in now: no record has arrived since it began. None if there is none."""
         kind = BY_NAME.get(feed.type)

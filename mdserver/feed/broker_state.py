@@ -33,6 +33,7 @@ class State(StrEnum):
     LIVE = "live"
     DEGRADED = "degraded"
     BACKOFF = "backoff"
+    STANDBY = "standby"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -47,16 +48,17 @@ class State(StrEnum):
         return self in (State.FAILED, State.STOPPED)
 
 
-_ENDS = frozenset({State.BACKOFF, State.FAILED, State.STOPPED})
+_ENDS = frozenset({State.BACKOFF, State.STANDBY, State.FAILED, State.STOPPED})
 
 NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.STARTING: _ENDS | {State.STARTING, State.LIVE},
         State.LIVE: _ENDS | {State.STARTING, State.DEGRADED},
         State.DEGRADED: _ENDS | {State.STARTING, State.LIVE},
-        State.BACKOFF: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
-        State.FAILED: frozenset({State.STARTING, State.STOPPED}),
-        State.STOPPED: frozenset({State.STARTING, State.FAILED}),
+        State.BACKOFF: frozenset({State.STARTING, State.STANDBY, State.STOPPED, State.FAILED}),
+        State.STANDBY: _ENDS | {State.STARTING, State.LIVE, State.DEGRADED},
+        State.FAILED: frozenset({State.STARTING, State.STANDBY, State.STOPPED}),
+        State.STOPPED: frozenset({State.STARTING, State.STANDBY, State.FAILED}),
     }
 )
 """The states that may follow each state. The change from a connected state to starting is a restart."""

@@ -1,0 +1,234 @@
+"""The part that joins this process with others over the bus. Only where the config names one is anything imported."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import cast
+
+import structlog
+import trio
+
+from ..bus.engine import BusEngine
+from ..bus.followed import Followed, encode_marks
+from ..bus.shared_broker import Bus, Guard, Lead, SharedBroker
+from ..bus.shipper import Shipper
+from ..config import BusConfig
+from ..errors import ConfigError, StoreUnavailable
+from ..feed.broker_host import Emit
+from ..kinds import BY_NAME
+from ..metrics import Metrics
+from ..model import Gap, LastRecord, Published, Record, Topic
+from ..private_file import open_private
+from ..stream.router import Router
+from .parts import Part
+from .storage import DatabasePart, DrainPart, JournalPart
+
+__all__ = ["BusPart", "FollowedStoring"]
+
+SLACK_US = 60_000_000
+"""Times of neighbouring records may be in another order than their numbers, by about so much."""
+MOST_MISSING = 200_000
+
+_log = structlog.get_logger("mdserver")
+
+
+class BusPart(Part):
+    """The connection to the bus, and what the brokers of this process share of it.
+
+    Args:
+        settings: The config's section.
+        data_dir: Where the name of this process is kept.
+        database: Where records are read that the bus does not have.
+        journal: None on an edge, which never leads.
+        router: Takes what the bus brings.
+        metrics: Where it is counted.
+        on_stored: Called with records of other leaders once these have stored them.
+    """
+
+    name = "bus"
+    stop_s = 1.5
+
+    def __init__(
+        self,
+        settings: BusConfig,
+        data_dir: Path,
+        database: DatabasePart,
+        journal: JournalPart | None,
+        router: Router,
+        metrics: Metrics,
+        on_stored: Callable[[Sequence[Published]], None],
+    ) -> None:
+        self.followed: dict[str, Followed] = {}
+        self._settings = settings
+        self._name_file = data_dir / "bus_process"
+        self._database = database
+        self._journal = journal
+        self._router = router
+        self._metrics = metrics
+        self._on_stored = on_stored
+        self._bus: Bus | None = None
+        self._shipper: Shipper | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See :meth:`Part.run`."""
+        process = await trio.to_thread.run_sync(process_name, self._name_file)
+        url = self._settings.url
+        assert url is not None  # noqa: S101 - the part is made only where there is one
+        open_engine = import_engine()
+        async with open_engine(url, name=f"mdserver-{process}") as engine:
+            shipper = Shipper(engine, self._metrics, max_bytes=self._settings.max_bytes)
+            lead = None
+            if self._journal is not None:
+                self._shipper = shipper
+                lead = Lead(shipper, self._last_records, self._journal.journal.append, self._own_last)
+            self._bus = Bus(engine, process, self._settings.lease_s, self._settings.keep_s, lead)
+            await shipper.run(task_status=task_status)
+
+    @property
+    def away(self) -> str | None:
+        """Why nothing can be shipped at present, or None."""
+        return None if self._shipper is None else self._shipper.away
+
+    def publish(self, batch: list[Published]) -> None:
+        """Hand a batch of a broker that this process leads to its clients, and to the bus."""
+        self._router.publish(batch)
+        if self._shipper is not None:
+            self._shipper.offer(batch)
+
+    def stored(self, batch: Sequence[Published]) -> None:
+        """Tell the other processes what this one has stored."""
+        if self._shipper is None:
+            return
+        marks: dict[str, dict[Topic, int]] = {}
+        for published in batch:
+            if type(published.record) is not Gap:
+                marks.setdefault(published.topic.broker, {})[published.topic] = published.seq
+        for broker, seqs in marks.items():
+            self._shipper.mark(broker, encode_marks(seqs))
+
+    def guard(self, emit: Emit) -> Guard:
+        """Return what a shared broker's host emits to."""
+        return Guard(emit, self._metrics)
+
+    def share(self, broker: SharedBroker, guard: Guard) -> SharedBroker:
+        """Make a broker one that this process shares with others."""
+        assert self._bus is not None  # noqa: S101 - the brokers start later
+        followed = self.followed.get(broker.name)
+        if followed is None:
+            followed = self.followed[broker.name] = Followed(
+                broker.name,
+                route=self._router.publish,
+                on_stored=self._on_stored,
+                missing=self._missing,
+                metrics=self._metrics,
+            )
+        broker.share(self._bus, followed, guard)
+        return broker
+
+    async def _last_records(self, broker: str) -> Mapping[Topic, LastRecord]:
+        found = await self._database.store.last_records()
+        return {topic: last for topic, last in found.items() if topic.broker == broker}
+
+    def _own_last(self, broker: str) -> Mapping[Topic, LastRecord]:
+        if self._journal is None:
+            return {}
+        return {topic: last for topic, last in self._journal.last_records.items() if topic.broker == broker}
+
+    async def _missing(
+        self, topic: Topic, after: int, before: int, from_us: int, to_us: int
+    ) -> Sequence[Published]:
+        """Read the records of a topic between two numbers; their times lie about between those given."""
+        kind = BY_NAME[topic.type]
+        if kind.stored is None:
+            return ()
+        found = await self._database.store.replay_series([topic])
+        if topic not in found:
+            return ()
+        first_us, last_us = min(from_us, to_us) - SLACK_US, max(from_us, to_us) + SLACK_US
+        page = await self._database.store.records(
+            found[topic][0].id, topic.type, first_us, last_us, limit=MOST_MISSING
+        )
+        names = [column.name for column in kind.stored.columns]
+        make = cast("Callable[..., Record]", kind.struct)
+        records = [
+            Published(
+                topic,
+                seq,
+                make(symbol=topic.symbol, time_us=time_us, **dict(zip(names, values, strict=True))),
+                received_us,
+            )
+            for seq, time_us, received_us, *values in zip(
+                page.seq, page.time_us, page.received_us, *(page.columns[name] for name in names), strict=True
+            )
+            if after < seq < before
+        ]
+        return sorted(records, key=lambda published: published.seq)
+
+
+class FollowedStoring:
+    """What replays and candles need of the storing, in a process that follows: whether its leader has stored.
+
+    ``own``: the storing of this process, None on an edge.
+    """
+
+    def __init__(self, bus: BusPart, database: DatabasePart, own: DrainPart | None) -> None:
+        self._bus = bus
+        self._database = database
+        self._own = own
+
+    @property
+    def away(self) -> str | None:
+        """Why nothing can be read or stored at present, or None."""
+        if self._own is not None:
+            return self._own.away
+        return self._database.away or self._database.signs.away
+
+    async def store_now(self) -> None:
+        """Return once all that was published before is stored. Raises StoreUnavailable while that cannot be."""
+        if (away := self.away) is not None:
+            raise StoreUnavailable(away)
+        is_stored = self.barrier()
+        if self._own is not None:
+            await self._own.store_now()
+        while not is_stored():
+            if (away := self.away) is not None:
+                raise StoreUnavailable(away)
+            await trio.sleep(0.02)
+
+    def barrier(self) -> Callable[[], bool]:
+        """Return a function that tells whether all that the bus brought before is stored."""
+        waited = [
+            (
+                followed,
+                {topic: seq for topic, (seq, _) in followed.last.items() if BY_NAME[topic.type].stored},
+            )
+            for followed in self._bus.followed.values()
+            if not followed.leads
+        ]
+        return lambda: all(followed.leads or followed.caught_up(marked) for followed, marked in waited)
+
+
+def process_name(path: Path) -> str:
+    """Return the name of this data folder's process on the bus; made once."""
+    try:
+        name = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        name = secrets.token_hex(6)
+        with os.fdopen(open_private(path, exclusive=True), "w", encoding="ascii") as file:
+            file.write(name)
+    return name
+
+
+def import_engine() -> Callable[..., AbstractAsyncContextManager[BusEngine]]:
+    """Return what opens the engine. Raises ConfigError where its library is not installed."""
+    try:
+        from ..bus.redis_engine import open_redis
+    except ImportError as error:
+        raise ConfigError(
+            [f"bus: the library for it is not installed ({error}): pip install 'mdserver[bus]'"]
+        ) from error
+    return open_redis
