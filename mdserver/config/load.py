@@ -71,7 +71,7 @@ def load_config(
     except Invalid as error:
         problems += error.problems
     else:
-        problems += _check_bus(root, arguments)
+        problems += [] if problems else _check_bus(root, arguments)
     if problems:
         problems.sort(key=lambda problem: problem.line or 0)
         raise ConfigError([problem.render(str(path)) for problem in problems])
