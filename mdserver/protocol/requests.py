@@ -356,16 +356,18 @@ def _depth(message: dict[str, Any]) -> Depth | None:
 
 
 def _rate_ms(message: dict[str, Any]) -> int:
-    return _whole(message, "rate_ms", MOST_RATE_MS) if "rate_ms" in message else 0
+    return _whole(message, "rate_ms", MOST_RATE_MS, least=0) if "rate_ms" in message else 0
 
 
-def _whole(message: dict[str, Any], field: str, most: int, otherwise: str = "") -> int:
+def _whole(message: dict[str, Any], field: str, most: int, otherwise: str = "", *, least: int = 1) -> int:
     value = message[field]
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     shown = str(value)[:40] if is_number else _show(value)
-    raise RequestError(400, f"{field}: expected a whole number from 1 to {most}{otherwise}, got {shown}")
+    raise RequestError(
+        400, f"{field}: expected a whole number from {least} to {most}{otherwise}, got {shown}"
+    )
 
 
 def _keep_all(message: dict[str, Any]) -> bool:

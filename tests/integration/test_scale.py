@@ -144,7 +144,9 @@ async def test_another_takes_over_and_every_edge_has_the_same(
     first, last = max(x[0], y[0]), min(x[-1], y[-1])
     assert [tick for tick in x if first <= tick <= last] == [tick for tick in y if first <= tick <= last]
     with psycopg.connect(database_url) as conn:
-        stored = conn.execute("select seq, extract(epoch from time)::float8, bid from ticks order by seq").fetchall()
+        stored = conn.execute(
+            "select seq, extract(epoch from time)::float8, bid from ticks order by seq"
+        ).fetchall()
     by_seq = {seq: (seq, time, bid) for seq, time, bid in stored}
     assert len(by_seq) == len(stored)
     assert [by_seq.get(seq) for seq, _, _ in x] == [(seq, pytest.approx(time), bid) for seq, time, bid in x]
