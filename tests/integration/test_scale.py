@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -108,7 +109,7 @@ def cluster(folder: Path, database_url: str) -> Any:
 def check(ticks: Sequence[tuple[int, float, float]], jumps: int) -> None:
     """Numbers rise, and are left out at most so often."""
     numbers = [seq for seq, _, _ in ticks]
-    steps = [after - before for before, after in zip(numbers, numbers[1:])]
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
     assert all(step > 0 for step in steps)
     assert sum(step > 1 for step in steps) == jumps, [step for step in steps if step > 1]
 
