@@ -69,7 +69,7 @@ _EXTENT = {
 }
 _BROKER_STATE = {
     "type": "string",
-    "enum": ["starting", "live", "degraded", "backoff", "failed", "stopped"],
+    "enum": ["starting", "live", "degraded", "backoff", "standby", "failed", "stopped"],
 }
 _TIMEFRAMES = list_of({"type": "string", "enum": list(TIMEFRAMES)})
 _CURSOR = {"next_cursor": {"type": ["string", "null"]}}
