@@ -15,6 +15,7 @@ from .coverage_view import MAX_DAYS
 from .encoding import FORMATS
 from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .instruments import KINDS
+from .openapi_headers import HEADERS, complete
 from .openapi_schemas import SCHEMAS, TEXT, list_of, ref, rows_or_columns
 from .params import DEFAULT_TIMEFRAME
 from .records_view import DEFAULT_RECORDS, MAX_ARROW_RECORDS, MAX_RECORDS
@@ -303,6 +304,7 @@ _REFUSALS = {str(status): _problem() for status in (401, 403, 429)}
 for _path, _item in _PATHS.items():
     if not _path.startswith("/health/"):
         _item["get"]["responses"] |= _REFUSALS
+_COMPLETE = complete(_PATHS)
 
 
 def openapi_document() -> dict[str, Any]:
@@ -312,11 +314,17 @@ def openapi_document() -> dict[str, Any]:
         "info": {
             "title": "mdserver",
             "version": __version__,
-            "description": "Times are Unix seconds, UTC. Answers under /api carry strong ETags.",
+            "description": (
+                "Times are Unix seconds, UTC, unless `times` says otherwise. Symbols may be written `EURUSD`, "
+                "`eur/usd`, `EUR_USD`. Every route answers GET, HEAD and OPTIONS; another method is a problem "
+                "with status 405 and the header `Allow`. Every error is a problem of RFC 9457; below `/udf` it "
+                "is TradingView's own form."
+            ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": _PATHS,
+        "paths": _COMPLETE,
+        "servers": [{"url": "../", "description": "this server, also behind a path prefix"}],
         # Without keys in the config none is asked for.
         "security": [{"key": []}, {}],
-        "components": {"schemas": SCHEMAS, "securitySchemes": _SECURITY},
+        "components": {"schemas": SCHEMAS, "headers": HEADERS, "securitySchemes": _SECURITY},
     }

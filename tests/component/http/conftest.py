@@ -181,6 +181,9 @@ class FakeStore:
         fits = chosen["symbol"] in (None, row.symbol) and chosen["broker"] in (None, row.broker)
         return [row] if fits and row.from_us <= last_us else []
 
+    async def days_in_lake(self, series_ids: Sequence[int], table: str, first_us: int, last_us: int) -> None:
+        self._note("days_in_lake")
+
     async def coverage(self, series_ids: Sequence[int], first_s: int, end_s: int) -> list[CoverageDay]:
         self._note("coverage")
         return [day for day in self.days if day.series_id in series_ids and first_s <= day.day_s < end_s]

@@ -74,7 +74,8 @@ def test_every_route_is_described_and_no_other(site: Any) -> None:
 def test_every_reference_leads_somewhere() -> None:
     document = openapi_document()
     for reference in references(document):
-        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+        _, _, kind, name = reference.split("/")
+        assert name in document["components"][kind]
 
 
 def test_parameters_are_those_that_the_routes_know() -> None:
@@ -101,6 +102,38 @@ async def test_answers_have_the_described_shape(site: Any, path: str, url: str) 
     document = await response.get_json()
     assert document
     validator(schema).validate(document)
+
+
+@pytest.mark.parametrize(("path", "url"), [(path, url) for path, urls in EXAMPLES.items() for url in urls])
+async def test_answers_carry_the_described_headers_and_no_others(site: Any, path: str, url: str) -> None:
+    response = await site.get(url)
+    described = openapi_document()["paths"][path]["get"]["responses"]
+    assert named(response) <= set(described["200"]["headers"])
+    assert "Cache-Control" in named(response)
+    if "NOPE" not in url:  # UDF's errors have the status 200
+        assert ("ETag" in named(response)) == ("ETag" in described["200"]["headers"])
+    if "ETag" in response.headers:
+        again = await site.get(url, If_None_Match=response.headers["ETag"])
+        assert "ETag" in described[str(again.status_code)]["headers"]
+
+
+def named(response: Any) -> set[str]:
+    """Return the headers of an answer that the document has names for, and all of our own."""
+    known = {name.lower(): name for name in openapi_document()["components"]["headers"]}
+    names = {name.lower() for name, _ in response.headers.items()}
+    ours = {name for name in names if name.startswith("x-")} - {"x-content-type-options", "x-frame-options"}
+    return {known.get(name, name) for name in names & {*known, *ours}}
+
+
+def test_operations_have_names_and_every_error_says_when() -> None:
+    operations = [item["get"] for item in openapi_document()["paths"].values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(ids) == len(set(ids))
+    for operation in operations:
+        assert operation["tags"]
+        for status, answer in operation["responses"].items():
+            assert answer["description"] not in ("", "a problem"), (operation["operationId"], status)
+        assert "Retry-After" in operation["responses"].get("429", {"headers": ["Retry-After"]})["headers"]
 
 
 async def test_problems_have_the_described_shape(site: Any) -> None:
