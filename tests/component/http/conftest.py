@@ -182,7 +182,7 @@ class FakeStore:
         return [row] if fits and row.from_us <= last_us else []
 
     async def days_in_lake(self, series_ids: Sequence[int], table: str, first_us: int, last_us: int) -> None:
-        self._note("days_in_lake")
+        """None of them lies there."""
 
     async def coverage(self, series_ids: Sequence[int], first_s: int, end_s: int) -> list[CoverageDay]:
         self._note("coverage")
