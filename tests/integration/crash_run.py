@@ -251,7 +251,7 @@ async def run_crashes(
             nursery.start_soon(run, client, port, random.Random(seed * 1_000 + number))  # noqa: S311
         lines: list[dict[str, Any]] = []
         for number in range(kills):
-            in_start = number % 4 == 3  # some are killed before they serve anybody
+            in_start = number % 4 == 3  # some are killed early, perhaps before they serve anybody
             async with _daemon(config, lines, wait_ready=not in_start) as daemon:
                 await trio.sleep(rng.uniform(0.1, 1.0 if in_start else 1.5))
                 daemon.process.kill()
