@@ -61,6 +61,34 @@ def timed(config: Path, *arguments: str) -> dict[str, Any]:
     }
 
 
+async def until_socket(url: str) -> float:
+    """Read and encode all days as a push does, without sending them; return the CPU seconds of this process."""
+    from mdserver.commands.database_access import DatabaseAccess
+    from mdserver.store.open_database import open_database
+    from mdserver_lake.codec import encode_records
+    from mdserver_lake.layout import DAY_US, day_start_us
+
+    async with open_database(url, retry_for_s=0, log=get_logger("benchmark")) as database:
+        access = DatabaseAccess(database, write=False)
+        (series,) = await access.series()
+        began = time.process_time()
+        for one in await access.days(series):
+            first_us = day_start_us(one.day)
+            await access.day_marks(series, [one.day])
+            records = await access.read_records(series, first_us, first_us + DAY_US)
+            hours = await access.imported_hours(series, first_us, first_us + DAY_US)
+            encode_records(
+                records,
+                broker=series.broker,
+                symbol=series.symbol,
+                type_=series.type,
+                day=one.day,
+                numbering="",
+                hours=hours,
+            )
+        return time.process_time() - began
+
+
 def measure(conninfo: str, folder: Path, files: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     rounds = []
     dates = bench_import.dates(options.months)
@@ -69,11 +97,14 @@ def measure(conninfo: str, folder: Path, files: Path, options: argparse.Namespac
         with bench_import.new_database(conninfo, "first") as url:
             config = write_config(folder, url, lake)
             imported = timed(config, "import", "--symbol", "EURUSD", *dates, "--source-dir", str(files))
+            socket_s = trio.run(until_socket, url)
             pushed = timed(config, "lake", "push")
             idle = timed(config, "lake", "push")
         with bench_import.new_database(conninfo, "second") as url:
             pulled = timed(write_config(folder, url, lake), "lake", "pull")
-        rounds.append({"import": imported, "push": pushed, "idle": idle, "pull": pulled})
+        rounds.append(
+            {"import": imported, "push": pushed, "idle": idle, "pull": pulled, "socket_s": socket_s}
+        )
         print(f"  round {number + 1}: done", file=sys.stderr, flush=True)
     return rounds
 
@@ -150,6 +181,8 @@ def main() -> None:
     print(
         harness.table(["step", "seconds", "CPU seconds of ours", "its rate / the import's", "peak MiB"], rows)
     )
+    rates = [ticks / one["socket_s"] for one in rounds]
+    print(f"\nUp to the socket {harness.median(rates):,.0f} ticks a CPU second.")
     size = rounds[0]["push"]["report"]["size_bytes"]
     print(f"\n{size / ticks:.2f} bytes a tick, candles included.")
 

@@ -34,17 +34,27 @@ Series: TypeAlias = tuple[str, str, str]
 """Broker, symbol, type."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Object:
-    """A fetched object."""
+    """A fetched object. ``data`` is let go once its records are decoded: a month of them is in memory else."""
 
     place: Place
-    data: bytes = attrs.field(repr=False)
+    data: bytes | None = attrs.field(repr=False)
     header: Header
+    size_bytes: int
+    checksum: str
+
+    @property
+    def bytes_(self) -> bytes:
+        """The bytes, while they are still held."""
+        if self.data is None:
+            raise RuntimeError(f"{self.place.key}: its bytes have been let go")
+        return self.data
 
 
-CHUNK_BYTES = 16_000_000
-"""Of objects in one transaction, about two million ticks; up to five chunks are in memory."""
+CHUNK_BYTES = 48_000_000
+"""Of objects in one transaction, four million ticks and more: a month goes into its new partition as a whole, whose key
+is built over all rows. Two chunks are loaded while one waits and one is fetched."""
 
 
 def chunks_of(places: Mapping[Place, int]) -> Iterator[list[Place]]:
@@ -155,9 +165,9 @@ class Puller:
                         if not self.may_lack:
                             self._fail(place.key, "it is listed, but not there (404)")
                         return
-                    header = await trio.to_thread.run_sync(decode_header, data)
-                    _check_place(header, place)
-                    found.append(Object(place, data, header))
+                    one = await trio.to_thread.run_sync(_object, place, data)
+                    _check_place(one.header, place)
+                    found.append(one)
                 except Denied:
                     self._denied.append(place)
                 except Unavailable as error:
@@ -187,7 +197,7 @@ class Puller:
     async def _load(self, objects: Sequence[Object]) -> None:
         if objects[0].place.kind == "candle":
             for one in objects:
-                candles, _ = await trio.to_thread.run_sync(decode_candles, one.data)
+                candles, _ = await trio.to_thread.run_sync(decode_candles, one.bytes_)
                 await self.database.load_candles(_topic(one.place), candles)
                 self._count(one, 0)
                 await self._note(one)
@@ -201,7 +211,7 @@ class Puller:
 
     async def _load_streamed(self, one: Object) -> None:
         try:
-            records, _ = await trio.to_thread.run_sync(decode_records, one.data)
+            records, _ = await trio.to_thread.run_sync(decode_records, one.bytes_)
             await self.database.load_records(
                 _topic(one.place), day_start_us(one.place.day), records, numbering=one.header.numbering
             )
@@ -252,7 +262,7 @@ class Puller:
     def _count(self, one: Object, rows: int) -> None:
         self.report.done += 1
         self.report.rows += rows
-        self.report.size_bytes += len(one.data)
+        self.report.size_bytes += one.size_bytes
 
     async def _note(self, one: Object) -> None:
         """Note that the lake has this day as the database has it now, if it does."""
@@ -268,8 +278,8 @@ class Puller:
                 "candles" if place.kind == "candle" else "records",
                 place.key,
                 one.header.rows,
-                len(one.data),
-                hashlib.sha256(one.data).hexdigest(),
+                one.size_bytes,
+                one.checksum,
                 mark if await self._is_equal(series, one) else "",
                 -1,  # compared at the next push, by the mark
             ),
@@ -287,6 +297,10 @@ class Puller:
         candles = await self.database.read_candles(series, first_us, first_us + 1)
         count = next((candle.row_count for candle in candles if candle.timeframe_s * 1_000_000 == DAY_US), 0)
         return count == one.header.rows
+
+
+def _object(place: Place, data: bytes) -> Object:
+    return Object(place, data, decode_header(data), len(data), hashlib.sha256(data).hexdigest())
 
 
 def _topic(place: Place) -> Topic:
@@ -322,7 +336,9 @@ def _hours_of(day: _Day) -> list[TickHour]:
             if hour_us not in listed:
                 checksum = f"{one.header.content_sha256}-{hour_us}"
                 hours.append(TickHour(hour_us, partial(day.ticks, hour_us), checksum, "lake", one.place.key))
-    return sorted(hours, key=lambda hour: hour.hour_us)
+    hours.sort(key=lambda hour: hour.hour_us)
+    day.last_us = hours[-1].hour_us if hours else 0
+    return hours
 
 
 class _Day:
@@ -330,12 +346,13 @@ class _Day:
 
     def __init__(self, one: Object) -> None:
         self.object = one
+        self.last_us = 0
         self._records: RecordColumns | None = None
         self._is_whole = False
 
     def records(self) -> RecordColumns:
         if self._records is None:
-            self._records = decode_records(self.object.data)[0]
+            self._records = decode_records(self.object.bytes_)[0]
             self._is_whole = True
         return self._records
 
@@ -343,7 +360,7 @@ class _Day:
         """Raise BadMessage for a damaged object, also where no hour of it had to be decoded."""
         if not self._is_whole:
             self.records()
-        self._records = None
+        self._records = self.object.data = None
 
     def ticks(self, hour_us: int) -> TickColumns:
         try:
@@ -356,6 +373,6 @@ class _Day:
             records.time_us[first:end],
             *(values[name][first:end] for name in ("bid", "ask", "bid_size", "ask_size")),
         )
-        if end == len(records.time_us):
-            self._records = None
+        if hour_us == self.last_us:
+            self._records = self.object.data = None
         return found
