@@ -85,9 +85,7 @@ async def test_cursor_of_another_request(site: Any, changed: dict[str, object]) 
     assert "another request" in problem["detail"]
 
 
-@pytest.mark.parametrize(
-    "place", [[2, T0 * 10**6, 2**64 - 1], [2, 2**63, 1], [2, -5, 1], [2, T0 * 10**6, -1], [2]]
-)
+@pytest.mark.parametrize("place", [[2, T0 * 10**6, 2**64 - 1], [2, 2**63, 1], [2, -5, 1], [2]])
 async def test_forged_cursor(site: Any, place: list[int]) -> None:
     cursor = base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode().rstrip("=")
     problem = await site.problem(path("ticks", cursor=cursor))

@@ -25,6 +25,15 @@ HAS_CANDLES = "document.querySelector('#chart').dataset.last > 0"
 IS_LIVE = "document.querySelector('#connection').dataset.state === 'live'"
 MOVES = "document.querySelector('#chart').dataset.close !== {}"
 MOCK = {"name": "mock", "rate": 60, "symbols": ["EURUSD", "GBPUSD", "USDJPY", "BTCUSDT"]}
+LISTENING = """
+const Real = WebSocket;
+window.sockets = [];
+window.WebSocket = class extends Real {
+    constructor(...given) { super(...given); sockets.push(this); }
+    send(text) { this.asked = text; super.send(text); }
+};
+"""
+"""Keeps the page's sockets where a test can make them receive something."""
 SHIFTED_CLOCK = "const real = Date.now; window.shift = {}; Date.now = () => real() + window.shift * 1000;"
 
 
@@ -62,6 +71,7 @@ async def test_the_chart_is_live_and_history_is_behind_it(
         take_picture(window)
         reads_with_keys(window)
         loads_what_lies_before(window)
+        corrects_a_revised_candle(window)
         changes_what_is_shown(window)
         fits(window)
         everybody_can_use(window)
@@ -72,7 +82,8 @@ async def test_the_chart_is_live_and_history_is_behind_it(
         assert window.outside == []
 
     async with open_daemon(config) as daemon:
-        await browser.look(daemon.base + "/?symbol=EURUSD", look, viewport={"width": 1280, "height": 860})
+        url = daemon.base + "/?symbol=EURUSD"
+        await browser.look(url, look, script=LISTENING, viewport={"width": 1280, "height": 860})
 
 
 def everybody_can_use(window: Window) -> None:
@@ -111,6 +122,25 @@ def loads_what_lies_before(window: Window) -> None:
     window.until(f"{press}, document.querySelector('#chart-said').textContent < {first!r}")
 
 
+def corrects_a_revised_candle(window: Window) -> None:
+    """A late record changes a candle of some minutes ago, and the server sends it again."""
+    page = window.page
+    page.locator("#as-table summary").press("Enter")
+    window.until("document.querySelectorAll('#as-table tbody tr').length === 30")
+    opens = page.locator("#as-table tbody tr >> nth=9 >> td >> nth=0").inner_text()
+    revise = """opens => {
+        const candle = {type: 'candle', broker: 'mock', symbol: 'EURUSD', interval: '1m', closed: true, revised: true,
+            time: Date.parse(opens.replace(' ', 'T') + 'Z') / 1000,
+            open: 1.081, high: 1.0829, low: 1.0801, close: 1.08234, volume: 5, count: 9};
+        const streams = sockets.filter(one => one.readyState === WebSocket.OPEN && one.asked.includes('"candle"'));
+        for (const one of streams) one.onmessage({data: JSON.stringify(candle)});
+    }"""
+    page.evaluate(revise, opens)
+    row = f"[...document.querySelectorAll('#as-table tbody tr')].find(one => one.textContent.includes('{opens}'))"
+    window.until(f"{row}.textContent.includes('1.082340')")
+    page.locator("#as-table summary").press("Enter")
+
+
 def changes_what_is_shown(window: Window) -> None:
     page = window.page
     page.locator("#timeframe").select_option("1h")
@@ -136,6 +166,8 @@ def fits(window: Window) -> None:
     for width in (1280, 768, 360):
         window.page.set_viewport_size({"width": width, "height": 800})
         wide = window.page.evaluate("document.documentElement.scrollWidth")
+        if folder := os.environ.get("MDSERVER_ARTEFACTS"):
+            window.page.screenshot(path=Path(folder) / f"page-{width}.png", full_page=True)
         assert wide <= width, f"{wide} pixels at a width of {width}"
 
 
