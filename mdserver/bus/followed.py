@@ -88,6 +88,7 @@ class Followed:
         self.last: dict[Topic, tuple[int, int]] = {}
         """The number and the time of each topic's newest record."""
         self.stored: dict[Topic, int] = {}
+        self._holes: dict[Topic, Gap] = {}
         self._route = route
         self._on_stored = on_stored
         self._missing = missing
@@ -129,6 +130,14 @@ class Followed:
         """Take over where topics stand by what this process published itself."""
         self.last |= {topic: (one.seq, one.time_us) for topic, one in last.items()}
 
+    def last_seq(self, topic: Topic) -> int:
+        """Return the number of a topic's newest record; 0 if there was none."""
+        return self.last.get(topic, (0, 0))[0]
+
+    def hole(self, topic: Topic) -> Gap | None:
+        """Return the gap that a topic is in now, as its leader has announced it."""
+        return self._holes.get(topic)
+
     def begin_again(self) -> None:
         """Read the stream from its beginning: it is another one. What is known by its number is not taken again."""
         self.position = START
@@ -143,6 +152,8 @@ class Followed:
         for published in batch:
             topic, seq, record = published.topic, published.seq, published.record
             if type(record) is Gap:
+                if record.to_us is None:
+                    self._holes[topic] = record
                 if self.primed:
                     fresh.append(published)
                 if record.cause == FAILOVER:
@@ -155,6 +166,7 @@ class Followed:
                 self._hand_on(fresh)
                 fresh = await self._fetch(topic, known, published)
             self.last[topic] = (seq, record.time_us)
+            self._holes.pop(topic, None)
             if self.primed:
                 fresh.append(published)
         self._hand_on(fresh)

@@ -121,6 +121,7 @@ class SharedBroker(SupervisedBroker):
         self.bus = bus
         self.followed = followed
         self.guard = guard
+        self.host.elsewhere = followed
         self.fence: int | None = None
         """The fence of the lease while this process leads."""
         self.leader: str | None = None
@@ -270,6 +271,7 @@ class SharedBroker(SupervisedBroker):
             self.guard.until_s = trio.current_time() + bus.lease_s
             lead.shipper.lead(self.name, fence, scope.cancel)
             self.host.continue_behind(stand)
+            self.host.elsewhere = None
             with scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._renew, scope)
@@ -286,6 +288,7 @@ class SharedBroker(SupervisedBroker):
                     await _quietly(self._hand_over(lead))
             lead.shipper.resign(self.name)
             self.followed.note_own(self.host.last_records())
+            self.host.elsewhere = self.followed
             self.followed.leads = False
 
     async def _acquire(self) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 from msgspec import Struct
@@ -102,6 +102,18 @@ class _Line:
         self.served = True
 
 
+class Elsewhere(Protocol):
+    """What is known of a broker whose sessions run in another process."""
+
+    def last_seq(self, topic: Topic) -> int:
+        """Return the number of a topic's newest record; 0 if there was none."""
+        ...
+
+    def hole(self, topic: Topic) -> Gap | None:
+        """Return the gap that a topic is in now."""
+        ...
+
+
 class Host:
     """Implements :class:`mdserver.plugin.BrokerHost` for one broker; lives as long as the server."""
 
@@ -119,6 +131,8 @@ class Host:
         self.demand = demand
         self.log = log.bind(broker=name)
         self.last_event_s: float | None = None
+        self.elsewhere: Elsewhere | None = None
+        """Set while another process runs the broker's sessions."""
         self.has_heartbeats = False
         """Whether the broker has ever reported a heartbeat: from then on its silence is a fault at any time."""
         self._emit = emit
@@ -221,6 +235,8 @@ class Host:
 
     def hole(self, feed: Feed) -> Gap | None:
         """Return the gap that a feed is in now: no record has arrived since it began. None if there is none."""
+        if self.elsewhere is not None:
+            return self.elsewhere.hole(Topic(self.name, *feed))
         kind = BY_NAME.get(feed.type)
         line = None if kind is None else self._lines[kind.struct].get(_key(kind, feed.symbol, feed.variant))
         if line is not None:
@@ -230,6 +246,8 @@ class Host:
 
     def last_seq(self, feed: Feed) -> int:
         """Return the number of the newest record of a feed; 0 where there was none."""
+        if self.elsewhere is not None:
+            return self.elsewhere.last_seq(Topic(self.name, *feed))
         kind = BY_NAME.get(feed.type)
         line = None if kind is None else self._lines[kind.struct].get(_key(kind, feed.symbol, feed.variant))
         if line is not None:
