@@ -165,7 +165,10 @@ def _apply(
 
 def pending(conn: psycopg.Connection[Any]) -> list[str]:
     """Return the names of the files that :func:`migrate` would apply; change nothing. Raises as it does."""
-    done = _applied(conn) or {}
+    done = _applied(conn)
+    if done is None:
+        _check_names(conn)
+        done = {}
     engine = _recorded_engine(done) or "plain"
     return [migration.name for migration in _check(load_migrations(engine), done)]
 

@@ -1,0 +1,105 @@
+"""Checks of what the config names besides the database: brokers and their plugins, the address, the lake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+from ...config import Config, check_exposure
+from ...errors import ConfigError
+from ...redact import redact
+from ...registry import command_names, installed_plugins
+from ...web.server.tcp_server import open_listeners
+from .finding import Finding, green, red, yellow
+
+__all__ = ["check_address", "check_lake", "check_plugins"]
+
+LAKE_S = 60.0
+"""How long the lake may take to answer; its own retries are within it."""
+_SHOWN = 300
+_OURSELVES = (sys.executable, "-m", "mdserver")
+
+
+def check_plugins(config: Config | None, folders: tuple[Path, ...]) -> Iterator[Finding]:
+    """Check that installed plugins load. One that the config names is needed. Blocking."""
+    used = (
+        set()
+        if config is None
+        else ({entry.plugin for entry in config.brokers} | {entry.plugin for entry in config.history})
+    )
+    found = installed_plugins(folders)
+    broken = [plugin for plugin in found if plugin.problem is not None]
+    for plugin in broken:
+        text = f"{plugin.kind} {plugin.name} of {plugin.distribution} cannot be used: {plugin.problem}"
+        if plugin.name in used:
+            yield red("plugins", text, "repair or reinstall it, or take it out of the config")
+        else:
+            yield yellow("plugins", text, f"repair it, or pip uninstall {plugin.distribution}")
+    if not broken:
+        kinds = ("broker", "history", "command")
+        counts = ", ".join(f"{sum(plugin.kind == kind for plugin in found)} {kind}" for kind in kinds)
+        yield green("plugins", f"all load: {counts}")
+    if config is not None and not any(entry.enabled for entry in config.brokers):
+        yield yellow(
+            "brokers",
+            "none is enabled: nothing will be streamed",
+            "add one under brokers, or set its enabled: true",
+        )
+
+
+async def check_address(config: Config, *, running: bool) -> list[Finding]:
+    """Check who may connect, and that the port is free unless our server has it."""
+    try:
+        check_exposure(config.server)
+        if not running:
+            for listener in await open_listeners(config.server.hosts, config.server.port):
+                await listener.aclose()
+    except ConfigError as error:
+        return [
+            red("address", one, "see server in docs/reference/configuration.md") for one in error.problems
+        ]
+    where = " and ".join(f"{host}:{config.server.port}" for host in config.server.hosts)
+    return [green("address", f"{where} is used by the running server" if running else f"{where} is free")]
+
+
+async def check_lake(config: Config, config_file: Path | None) -> list[Finding]:
+    """Ask the lake's own command whether it can be read; it is a plugin that we do not import."""
+    if config.lake.url is None:
+        return []
+    if "lake" not in command_names(config.plugin_folders):
+        remedy = "pip install mdserver-lake, or take lake.url out of the config"
+        return [red("lake", "lake.url is set and the plugin mdserver-lake is not installed", remedy)]
+    file = [] if config_file is None else ["--config", str(config_file)]
+    with trio.move_on_after(LAKE_S):
+        ran = await trio.run_process(
+            [*_OURSELVES, "run", "--data-dir", str(config.data_dir), "lake", "status", "--json", *file],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        return [_judge_lake(ran, config.lake.address or "")]
+    return [
+        red(
+            "lake",
+            f"{config.lake.address} did not answer within {LAKE_S:.0f} s",
+            "see the network, and lake.endpoint",
+        )
+    ]
+
+
+def _judge_lake(ran: subprocess.CompletedProcess[bytes], address: str) -> Finding:
+    if ran.returncode == 0:
+        return green("lake", f"{address} can be read")
+    why = ran.stderr.decode(errors="replace").strip()
+    if not why and ran.stdout.startswith(b"{"):
+        why = str(json.loads(ran.stdout).get("stopped") or "it gave no reason")
+    remedy = "docs/howto/data-lake.md; `mdserver run lake status` shows the same"
+    return red("lake", redact(why[-_SHOWN:]), remedy)
