@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from mdserver.errors import Unavailable
+from mdserver.keys import new_key
 from mdserver.net import open_websocket
 
 from .daemon import Daemon, open_daemon, write_config
@@ -246,19 +247,14 @@ async def test_keys_are_taken_over_and_a_server_is_never_opened_by_mistake(folde
         assert await daemon.stop() == 0
 
 
-async def new_key(name: str) -> dict[str, str]:
-    made = await trio.run_process(
-        [sys.executable, "-m", "mdserver", "keys", "new", name, "--json"], capture_stdout=True
-    )
-    found: dict[str, str] = json.loads(made.stdout)
-    return found
-
-
 async def test_keys_limits_origins_and_a_brokers_key_change_at_once_and_who_may_stay_stays(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(broken_distribution(folder, "keyed", KEYED)))
-    desk, other, new = [await new_key(name) for name in ("desk", "other", "new")]
+    desk, other, new = [
+        dict(zip(("key", "hash", "name"), (*new_key(), name), strict=True))
+        for name in ("desk", "other", "new")
+    ]
 
     def write(*names: dict[str, str], api_key: str, origin: str, per_minute: int) -> Path:
         keys = [{"name": key["name"], "hash": key["hash"]} for key in names]
