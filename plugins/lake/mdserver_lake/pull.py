@@ -28,7 +28,7 @@ FETCHING = 4
 """Objects fetched at a time."""
 
 LOADING = 2
-"""Transactions at a time."""
+"""Transactions at a time, each with its chunk of objects."""
 
 Series: TypeAlias = tuple[str, str, str]
 """Broker, symbol, type."""
@@ -54,7 +54,7 @@ class Object:
 
 CHUNK_BYTES = 48_000_000
 """Of objects in one transaction, four million ticks and more: a month goes into its new partition as a whole, whose key
-is built over all rows. Two chunks are loaded while one waits and one is fetched."""
+is built over all rows. Two chunks are in memory: one is fetched while the other is loaded."""
 
 
 def chunks_of(places: Mapping[Place, int]) -> Iterator[list[Place]]:
@@ -127,17 +127,10 @@ class Puller:
 
     async def run(self, places: Mapping[Place, int]) -> None:
         """Pull the days. What cannot be pulled is in the report; StoreUnavailable is raised."""
-        send, receive = trio.open_memory_channel[list[Object]](0)
+        chunks = chunks_of(places)
         async with trio.open_nursery() as nursery:
             for _ in range(LOADING):
-                nursery.start_soon(self._load_chunks, receive.clone())
-            receive.close()
-            async with send:
-                for chunk in chunks_of(places):
-                    if self.report.stopped is not None:
-                        break
-                    if found := await self._fetch(chunk):
-                        await send.send(found)
+                nursery.start_soon(self._pull_chunks, chunks)
         self._report_denied(places)
 
     def _report_denied(self, places: Mapping[Place, int]) -> None:
@@ -184,15 +177,17 @@ class Puller:
     def _fail(self, what: str, why: str) -> None:
         self.report.failed.append(Failed(what, why))
 
-    async def _load_chunks(self, receive: trio.MemoryReceiveChannel[list[Object]]) -> None:
-        async with receive:
-            async for objects in receive:
+    async def _pull_chunks(self, chunks: Iterator[list[Place]]) -> None:
+        for chunk in chunks:  # the iterator is shared, so each chunk goes to one of the tasks
+            if self.report.stopped is not None:
+                return
+            if objects := await self._fetch(chunk):
                 try:
                     await self._load(objects)
                 except (BadMessage, Rejected) as error:
-                    first = objects[0].place
+                    first = chunk[0]
                     self._fail(f"{first.broker} {first.symbol} {first.day:%Y-%m}", str(error))
-                self.progress.advance(len(objects))
+            self.progress.advance(len(chunk))
 
     async def _load(self, objects: Sequence[Object]) -> None:
         if objects[0].place.kind == "candle":
@@ -353,6 +348,7 @@ class _Day:
     def records(self) -> RecordColumns:
         if self._records is None:
             self._records = decode_records(self.object.bytes_)[0]
+            self.object.data = None
             self._is_whole = True
         return self._records
 
@@ -374,5 +370,5 @@ class _Day:
             *(values[name][first:end] for name in ("bid", "ask", "bid_size", "ask_size")),
         )
         if hour_us == self.last_us:
-            self._records = self.object.data = None
+            self._records = None
         return found
