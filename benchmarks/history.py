@@ -179,7 +179,7 @@ def expect(client: Client, status: int, path: str, **headers: str) -> Callable[[
 
     def request() -> bytes:
         got, _, body = client.get(path, **headers)
-        assert got == status, (got, body[:200])
+        assert got == status, (path, got, body[:200])
         return body
 
     return request

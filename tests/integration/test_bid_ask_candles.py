@@ -12,6 +12,7 @@ from mdserver.candles import Candles
 from mdserver.model import TIMEFRAMES, US_PER_S, Published, Tick, Topic
 from mdserver.store import scan
 from mdserver.store.connection.database import Database
+from mdserver.store.query import bid_ask_candles
 from mdserver.store.query.bid_ask_candles import Side
 from mdserver.store.query.folded_candles import folded
 from mdserver.store.store import Store, TooManyTicks
@@ -86,12 +87,12 @@ async def kept(database: Database) -> int:
     return await database.run(lambda conn: conn.execute("select count(*) from side_hours").fetchone()[0])
 
 
-@pytest.mark.parametrize("block_rows", [100_000, 150])
+@pytest.mark.parametrize("block_ticks", [100_000, 150])
 async def test_every_timeframe_equals_the_naive_reference(
-    stored: tuple[Store, list[Tick]], database: Database, block_rows: int, monkeypatch: pytest.MonkeyPatch
+    stored: tuple[Store, list[Tick]], database: Database, block_ticks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the size of the blocks in which the ticks come; first computed, then kept, then from memory."""
-    monkeypatch.setattr(scan, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(bid_ask_candles, "BLOCK_TICKS", block_ticks)
     store, ticks = stored
     for store_ in (store, Store(database), store):
         for name, timeframe_s in {**TIMEFRAMES, "3m": 180, "2h": 7_200}.items():
@@ -175,7 +176,7 @@ async def test_what_is_kept_costs_no_tick(
     def never(*_: object, **__: object) -> Any:
         raise AssertionError("ticks were read again")
 
-    monkeypatch.setattr("mdserver.store.query.bid_ask_candles.scan", never)
+    monkeypatch.setattr(bid_ask_candles, "_compute", never)
     assert await asked(Store(database), "1m", "bid", closed) == once
     assert len(await asked(Store(database), "1h", "bid", closed)) > 10
 

@@ -16,10 +16,9 @@ from typing import Any, Literal, LiteralString, NamedTuple, TypeAlias
 import numpy as np
 import psycopg
 
-from ...candles import Candles, Ints, fold
+from ...candles import Candles, Ints, Prices, candles_of_prices, fold, split_sizes
 from ...model import US_PER_S
-from ..scan import candles_of, join_minutes, scan
-from .candle_arrays import NO_CANDLES, candles_from, floats, ints, joined, part, sent
+from .candle_arrays import NO_CANDLES, candles_from, floats, ints, joined, part, sent, times_us
 from .read_candles import utc_time
 
 __all__ = [
@@ -39,12 +38,15 @@ Side: TypeAlias = Literal["bid", "ask"]
 MINUTE_S = 60
 HOUR_S = 3_600
 
+BLOCK_TICKS = 200_000
+"""Ticks that are read at a time, give or take an hour."""
+
 _KEPT_FROM = """select ceil(extract(epoch from dropped_before))::bigint from retention
     where table_name = 'ticks'"""
 
 _HOURS: LiteralString = f"""select {
     sent(
-        "extract(epoch from time)::bigint",
+        "time",
         "version",
         "row_count",
         "there",
@@ -65,6 +67,13 @@ from (select mid.time, mid.version, mid.row_count, (kept.time is not null)::int:
       order by mid.time) as hours"""  # noqa: S608
 
 _MINUTES: LiteralString = "string_agg(minutes, '' order by time)"
+
+_TICKS: dict[Side, LiteralString] = {
+    "bid": f"""select {sent("time", "bid", "coalesce(bid_size, 'NaN')")} from (select time, bid, bid_size from ticks
+        where series_id = %s and time >= %s and time < %s order by time, seq) as chosen""",  # noqa: S608
+    "ask": f"""select {sent("time", "ask", "coalesce(ask_size, 'NaN')")} from (select time, ask, ask_size from ticks
+        where series_id = %s and time >= %s and time < %s order by time, seq) as chosen""",  # noqa: S608
+}
 
 _KEEP = """insert into side_hours
     (time, version, open, high, low, close, whole, fraction, row_count, series_id, side, minutes)
@@ -137,7 +146,8 @@ def side_candles(
         row = cursor.execute(statement, parameters, prepare=True).fetchone()
     if row is None or row[0] is None:
         return SideCandles(NO_CANDLES, [])
-    hours, versions, counts, known = (ints(one) for one in row[:4])
+    hours = times_us(row[0]) // US_PER_S
+    versions, counts, known = (ints(one) for one in row[1:4])
     there = known > 0
     if int(counts[~there].sum()) > most_ticks:
         raise TooManyTicks(int(counts[~there].sum()))
@@ -149,7 +159,7 @@ def side_candles(
             [floats(one)[there] for one in row[4:8]],
             [*(ints(one)[there] for one in row[8:10]), counts[there]],
         )
-    computed = [_compute(conn, series_id, side, run) for run in _runs(hours[~there])]
+    computed = [_compute(conn, series_id, side, run) for run in _runs(hours[~there], counts[~there])]
     made = joined([NO_CANDLES, *computed])
     new = list(_new_hours(made, dict(zip(hours.tolist(), versions.tolist(), strict=True))))
     fresh = made if length_s == MINUTE_S else fold(made, HOUR_S)
@@ -173,20 +183,27 @@ def keep_hours(conn: psycopg.Connection[Any], series_id: int, side: Side, hours:
         cursor.executemany(_KEEP, rows)
 
 
-def _runs(hours: Ints) -> Iterator[tuple[int, int]]:
-    """Yield the runs of consecutive hours: (start of the first, end of the last)."""
-    if not len(hours):
-        return
-    breaks = np.flatnonzero(np.diff(hours) != HOUR_S) + 1
-    for run in np.split(hours, breaks):
-        yield int(run[0]), int(run[-1]) + HOUR_S
+def _runs(hours: Ints, counts: Ints) -> Iterator[tuple[int, int]]:
+    """Yield runs of consecutive hours with about ``BLOCK_TICKS``: (start of the first, end of the last)."""
+    begin = ticks = 0
+    for place, count in enumerate(counts.tolist()):
+        ticks += count
+        last = place + 1 == len(hours)
+        if last or ticks >= BLOCK_TICKS or hours[place + 1] != hours[place] + HOUR_S:
+            yield int(hours[begin]), int(hours[place]) + HOUR_S
+            begin, ticks = place + 1, 0
 
 
 def _compute(conn: psycopg.Connection[Any], series_id: int, side: Side, run: tuple[int, int]) -> Candles:
-    first_s, end_s = run
-    blocks = scan(conn, "ticks", series_id, first_s * US_PER_S, end_s * US_PER_S, side)
-    parts = [candles_of(block) for block in blocks]
-    return join_minutes(parts) if parts else NO_CANDLES
+    """Return the 1m candles of the ticks in a span of time."""
+    with conn.cursor(binary=True) as cursor:
+        first_s, end_s = map(utc_time, run)
+        row = cursor.execute(_TICKS[side], (series_id, first_s, end_s), prepare=True).fetchone()
+    if row is None or row[0] is None:
+        return NO_CANDLES
+    time_us, price = times_us(row[0]), floats(row[1])
+    series = np.zeros(len(time_us), np.int64)
+    return candles_of_prices(Prices(series, time_us, price, *split_sizes(floats(row[2]))))
 
 
 def _new_hours(minutes: Candles, versions: dict[int, int]) -> Iterator[NewHour]:

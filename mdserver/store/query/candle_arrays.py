@@ -13,10 +13,13 @@ import psycopg
 from numpy.typing import NDArray
 
 from ...candles import FRACTIONS, Candles, Floats, Ints
+from ...model import US_PER_S
+from ..pg_binary import to_postgres_us
 from .read_candles import CandleColumns, utc_time
 
 __all__ = [
     "NO_CANDLES",
+    "NO_TIME_US",
     "as_columns",
     "candles_from",
     "floats",
@@ -25,12 +28,21 @@ __all__ = [
     "part",
     "read_arrays",
     "sent",
+    "times_us",
 ]
 
 Packed: TypeAlias = bytes | None
 
 _HEADER_BYTES = 20
 """Of an array of one dimension without NULLs, as ``array_send`` writes it."""
+
+NO_TIME_US = -(2**63) + 1
+"""In a column of times: there is none."""
+
+_MINUS_INFINITY = -(2**63)
+"""``-infinity`` as PostgreSQL sends it."""
+
+POSTGRES_EPOCH_US = -int(to_postgres_us(0))
 
 _EXACT = 2**53 // FRACTIONS
 """Volumes below are whole numbers of hundred-millionths that a float holds exactly."""
@@ -43,7 +55,7 @@ def sent(*columns: LiteralString) -> LiteralString:
 
 _READ: LiteralString = f"""select {
     sent(
-        "extract(epoch from time)::bigint",
+        "time",
         "open",
         "high",
         "low",
@@ -65,7 +77,9 @@ def read_arrays(
         row = cursor.execute(_READ, parameters, prepare=True).fetchone()
     if row is None or row[0] is None:
         return NO_CANDLES
-    return candles_from(ints(row[0]), [floats(one) for one in row[1:5]], [ints(one) for one in row[5:]])
+    return candles_from(
+        times_us(row[0]) // US_PER_S, [floats(one) for one in row[1:5]], [ints(one) for one in row[5:]]
+    )
 
 
 def candles_from(time: Ints, prices: Sequence[Floats], sizes: Sequence[Ints]) -> Candles:
@@ -79,6 +93,12 @@ def candles_from(time: Ints, prices: Sequence[Floats], sizes: Sequence[Ints]) ->
 def ints(packed: Packed) -> Ints:
     """Return a packed column of bigint."""
     return _values(packed, ">i8").astype(np.int64)
+
+
+def times_us(packed: Packed) -> Ints:
+    """Return a packed column of timestamps in microseconds since 1970; ``-infinity`` as :data:`NO_TIME_US`."""
+    sent_us = ints(packed)
+    return np.where(sent_us == _MINUS_INFINITY, NO_TIME_US, sent_us + POSTGRES_EPOCH_US)
 
 
 def floats(packed: Packed) -> Floats:

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from ...candles import Floats, Ints
 from ...kinds import StoredAs, StoredColumn
-from .candle_arrays import floats, ints
+from .candle_arrays import NO_TIME_US, floats, ints, times_us
 
 __all__ = [
     "NO_TIME_US",
@@ -26,9 +26,6 @@ __all__ = [
     "read_record_arrays",
     "read_records",
 ]
-
-NO_TIME_US = -(2**63) + 1
-"""In an array of times: there is none."""
 
 RowPosition: TypeAlias = tuple[int, int]
 """A position within a series: (time in microseconds, seq)."""
@@ -115,10 +112,13 @@ def read_record_arrays(
     limit: int,
 ) -> RecordArrays:
     """Do as :func:`read_records`, with numbers as numpy arrays: no Python object per value. Blocking."""
-    form = [("time_us", "time_us"), ("seq", "seq"), ("received_us", f"coalesce(received_us, {NO_TIME_US})")]
     numbers = [column.name for column in stored.columns if column.form in ("price", "size")]
     others = [column.name for column in stored.columns if column.name not in numbers]
-    packed: list[sql.Composable] = [sql.SQL(f"array_send(array_agg(({text})::bigint))") for _, text in form]
+    packed: list[sql.Composable] = [
+        sql.SQL("array_send(array_agg(time))"),
+        sql.SQL("array_send(array_agg(seq::bigint))"),
+        sql.SQL("array_send(array_agg(coalesce(received, '-infinity')))"),
+    ]
     packed += [
         sql.SQL("array_send(array_agg(coalesce({}, 'NaN')))").format(sql.Identifier(name)) for name in numbers
     ]
@@ -129,19 +129,21 @@ def read_record_arrays(
         row = cast("tuple[Any, ...]", cursor.execute(statement, values).fetchone())
     columns: dict[str, Any] = {name: floats(one) for name, one in zip(numbers, row[3:], strict=False)}
     columns |= {name: one or [] for name, one in zip(others, row[3 + len(numbers) :], strict=True)}
-    return RecordArrays(ints(row[0]), ints(row[1]), ints(row[2]), columns)
+    return RecordArrays(times_us(row[0]), ints(row[1]), times_us(row[2]), columns)
 
 
 def _page(stored: StoredAs, columns: Sequence[sql.Composable] | None = None) -> sql.Composed:
-    fields = [
-        sql.SQL(_US).format(column=sql.Identifier("time"), name=sql.Identifier("time_us")),
-        sql.Identifier("seq"),
-        sql.SQL(_US).format(column=sql.Identifier("received"), name=sql.Identifier("received_us")),
-        *map(_field, stored.columns),
-    ]
-    names = ("time_us", "seq", "received_us", *(column.name for column in stored.columns))
+    """Return the query of a page; ``columns`` aggregate the table's own, by default those of a :class:`RecordPage`."""
+    fields: list[sql.Composable] = [sql.Identifier(name) for name in ("time", "seq", "received")]
     if columns is None:
+        fields = [
+            sql.SQL(_US).format(column=sql.Identifier("time"), name=sql.Identifier("time_us")),
+            sql.Identifier("seq"),
+            sql.SQL(_US).format(column=sql.Identifier("received"), name=sql.Identifier("received_us")),
+        ]
+        names = ("time_us", "seq", "received_us", *(column.name for column in stored.columns))
         columns = [sql.SQL("array_agg({})").format(sql.Identifier(name)) for name in names]
+    fields += map(_field, stored.columns)
     return sql.SQL(_PAGE).format(
         columns=sql.SQL(", ").join(columns),
         fields=sql.SQL(", ").join(fields),
