@@ -25,7 +25,7 @@ from .doctoring.machine import (
     check_time_zones,
     running_process,
 )
-from .doctoring.parts import check_address, check_lake, check_plugins
+from .doctoring.parts import check_address, check_bus, check_lake, check_plugins
 
 __all__ = ["diagnose", "plugin"]
 
@@ -41,7 +41,7 @@ _CONFIG_REMEDY = (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def _command(context: CommandContext, as_json: bool) -> None:
-    """Check config, plugins, data folder, disk, address, open files, time zones, database, clock and lake.
+    """Check config, plugins, data folder, disk, address, open files, time zones, database, clock, bus and lake.
 
     Each line is green, yellow (works, but see the remedy) or red (does not work, or can lose data). The exit code is
     0, 1 or 2 for the worst of them. A running server is asked whether it is ready, and is not disturbed.
@@ -82,6 +82,7 @@ async def diagnose(config: Config | None, config_file: Path | None) -> list[Find
     findings.append(check_open_files(config.server))
     if usable or config.database.url != "embedded":
         findings += await check_database(config, get_logger("mdserver"))
+    findings += await check_bus(config)
     findings += await check_lake(config, config_file)
     return findings
 

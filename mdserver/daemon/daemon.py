@@ -36,6 +36,7 @@ from .loop_watchdog import WatchdogPart
 from .parts import Part, Walk
 from .past_of_store import PastOfStore
 from .reload import Reload
+from .service_manager import tell_ready, tell_stopping
 from .signals import watch_signals
 from .storage import DatabasePart, DrainPart, HousekeepingPart, JournalPart, LiveCandlesPart
 from .streaming import BrokersPart, MemoryPart, RouterPart, WebPart, sources_of
@@ -92,7 +93,7 @@ async def serve(
                     nursery.start_soon(watch.run, server.reload.ask, walk.stop)
                 await walk.run(
                     on_started=partial(_announce, server, nursery, task_status),
-                    on_stop=last_resort.start,
+                    on_stop=partial(_begin_stop, last_resort),
                     on_stuck=_end_now,
                 )
                 nursery.cancel_scope.cancel()
@@ -244,6 +245,12 @@ class _Server:
 def _announce(server: _Server, nursery: trio.Nursery, task_status: trio.TaskStatus[str]) -> None:
     nursery.start_soon(server.reload.run)
     task_status.started(server.web.url)
+    tell_ready()
+
+
+def _begin_stop(last_resort: threading.Timer) -> None:
+    last_resort.start()
+    tell_stopping()
 
 
 def _allow_open_files(connections: int) -> None:

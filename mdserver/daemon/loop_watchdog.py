@@ -22,6 +22,7 @@ from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..plugin import BrokerPlugin
 from .parts import Part
+from .service_manager import alive_every_s, tell_alive
 
 __all__ = ["WatchdogPart"]
 
@@ -60,10 +61,15 @@ class WatchdogPart(Part):
         thread = threading.Thread(target=self._watch, name="loop watchdog", daemon=True)
         thread.start()
         task_status.started()
+        told_s, tell_every_s = 0.0, alive_every_s()
         try:
             while True:
                 await trio.sleep(BEAT_S)
                 self._beat_s = monotonic()
+                # Told by the loop itself: a loop that hangs is what systemd shall end.
+                if tell_every_s is not None and self._beat_s - told_s >= tell_every_s:
+                    told_s = self._beat_s
+                    tell_alive()
         finally:
             self._end.set()
 

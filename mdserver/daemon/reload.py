@@ -12,6 +12,7 @@ from ..errors import ConfigError, leaves
 from ..log import set_up_logging
 from ..redact import hide_values
 from .parts import Part
+from .service_manager import tell_ready, tell_reloading
 
 __all__ = ["Reload"]
 
@@ -51,6 +52,7 @@ class Reload:
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
+            tell_reloading()
             try:
                 await self.now()
             except ConfigError as error:
@@ -58,6 +60,8 @@ class Reload:
                     "the config was not reloaded: it has errors, the previous one stays in use",
                     problems=error.problems,
                 )
+            finally:
+                tell_ready()
 
     async def now(self) -> None:
         """Read the config and apply it. Raises ConfigError if it cannot be used; then nothing has changed."""

@@ -54,7 +54,7 @@ def doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Doctor:
         config.write_text(yaml.safe_dump(given | sections))
         code = main(["run", "--config", str(config), "doctor", "--json"])
         findings: dict[str, list[dict[str, str]]] = {}
-        for one in json.loads(capsys.readouterr().out)["findings"]:
+        for one in json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]:
             findings.setdefault(one["check"], []).append(one)
         return code, findings
 
@@ -206,6 +206,17 @@ def test_database_of_another_program(doctor: Doctor, empty_database_url: str) ->
     code, found = doctor(database={"url": as_url(empty_database_url)})
     assert code == 2
     assert "already has the table series" in found["tables"][0]["text"]
+
+
+def test_bus_that_nobody_serves(doctor: Doctor, database_url: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        bus = {"url": f"redis://me:secret-word@127.0.0.1:{nobody.getsockname()[1]}"}
+        code, found = doctor(bus=bus, database={"url": as_url(database_url)})
+    assert code == 2
+    assert found["bus"][0]["state"] == "red"
+    assert "127.0.0.1" in found["bus"][0]["text"]
+    assert "secret-word" not in json.dumps(found)
 
 
 def test_lake_that_cannot_be_reached(doctor: Doctor, database_url: str) -> None:

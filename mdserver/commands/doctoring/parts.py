@@ -8,17 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import trio
 
 from ...config import Config, check_exposure
-from ...errors import ConfigError
+from ...errors import ConfigError, MdserverError, leaves
 from ...redact import redact
 from ...registry import command_names, installed_plugins
 from ...web.server.tcp_server import open_listeners
 from .finding import Finding, green, red, yellow
 
-__all__ = ["check_address", "check_lake", "check_plugins"]
+__all__ = ["check_address", "check_bus", "check_lake", "check_plugins"]
+
+BUS_S = 10.0
 
 LAKE_S = 60.0
 """How long the lake may take to answer; its own retries are within it."""
@@ -66,6 +69,41 @@ async def check_address(config: Config, *, running: bool) -> list[Finding]:
         ]
     where = " and ".join(f"{host}:{config.server.port}" for host in config.server.hosts)
     return [green("address", f"{where} is used by the running server" if running else f"{where} is free")]
+
+
+async def check_bus(config: Config) -> list[Finding]:
+    """Ask the bus one question."""
+    if config.bus.url is None:
+        return []
+    try:
+        from ...bus.redis_engine import (
+            open_redis,
+        )  # imported here: a library that a single server does not need
+    except ImportError as error:
+        return [
+            red("bus", f"bus.url is set and its library is missing: {error}", "pip install 'mdserver[bus]'")
+        ]
+    parts = urlsplit(config.bus.url)
+    where = f"{parts.hostname}:{parts.port or 6379}"
+    try:
+        # First alone: the client's own error names neither the address nor the reason.
+        with trio.fail_after(BUS_S):
+            await (await trio.open_tcp_stream(parts.hostname or "localhost", parts.port or 6379)).aclose()
+    except (OSError, trio.TooSlowError) as error:
+        why = str(error) or f"no answer within {BUS_S:.0f} s"
+        return [red("bus", f"nobody answers at {where}: {why}", "start Redis or Valkey, or correct bus.url")]
+    try:
+        with trio.fail_after(BUS_S):
+            async with open_redis(config.bus.url, name="mdserver-doctor") as engine:
+                await engine.get_all("mdserver:doctor:")
+                return [green("bus", f"{engine.where} answers; this process is {config.bus.role}")]
+    except* (MdserverError, trio.TooSlowError) as group:
+        why = "; ".join(str(leaf) or f"no answer within {BUS_S:.0f} s" for leaf in leaves(group))
+        remedy = (
+            "correct user and password in bus.url; docs/howto/scale.md has the commands that the user needs"
+        )
+        found = [red("bus", redact(why), remedy)]
+    return found
 
 
 async def check_lake(config: Config, config_file: Path | None) -> list[Finding]:

@@ -1,0 +1,116 @@
+"""The Containerfile: linted, and with ``--long`` built, started, killed and started anew over its volume."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+import trio
+
+from .redis import free_port
+
+ROOT = Path(__file__).parents[2]
+CONTAINERFILE = ROOT / "Containerfile"
+BASE = os.environ.get("MDSERVER_TEST_BASE")
+"""An image with Python to build upon in place of the public one, such as one of debootstrap's."""
+USER = 10001
+
+
+def test_hadolint_has_no_complaint() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, CONTAINERFILE], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_the_last_stage_runs_as_a_user_without_privileges() -> None:
+    stages = re.split(r"(?m)^FROM ", CONTAINERFILE.read_text())
+    last = stages[-1]
+    assert re.findall(r"(?m)^(?:USER|VOLUME|STOPSIGNAL|ENTRYPOINT) .*", last) == [
+        f"USER {USER}:0",
+        "VOLUME /data",
+        "STOPSIGNAL SIGTERM",
+        'ENTRYPOINT ["mdserver"]',
+    ]
+    assert "HEALTHCHECK" in last
+    assert "pip" not in last
+
+
+@contextmanager
+def image(tmp_path: Path) -> Iterator[str]:
+    """Build the image; yield the root folder of a container of it."""
+
+    def buildah(*arguments: str | Path) -> str:
+        done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+    source = tmp_path / "source"
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in files.decode().split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    base = ["--build-arg", f"PYTHON={BASE}"] if BASE else []
+    buildah("bud", "--isolation", "chroot", "--format", "docker", *base, "-t", "mdserver-test", source)
+    container = buildah("from", "mdserver-test")
+    try:
+        yield container
+    finally:
+        buildah("rm", container)
+
+
+async def test_built_killed_and_started_anew(long: bool, tmp_path: Path) -> None:
+    """Its own PostgreSQL starts as the image's user, ``kill -9`` loses nothing, SIGTERM ends it in order."""
+    if not long:
+        pytest.skip("the build takes minutes: --long")
+    if shutil.which("buildah") is None:
+        pytest.skip("buildah is not installed")
+    port = free_port()
+    with image(tmp_path) as container:
+        counts = []
+        for number in (9, 15):
+            async with trio.open_nursery() as nursery:
+                command = ["buildah", "run", "--isolation", "chroot"]
+                command += ["--env", "MDSERVER_ALLOW_ANONYMOUS=true", container, "--"]
+                command += ["mdserver", "run", "--host", "127.0.0.1", "--port", str(port)]
+                process = await nursery.start(partial(trio.run_process, command, check=False))
+                counts.append(await count_ticks(port))
+                server = server_of(process.pid)
+                assert server.uids().effective == USER
+                server.send_signal(number)
+        assert counts[1] >= counts[0]
+
+
+async def count_ticks(port: int) -> int:
+    """Wait until the server is ready and stores; return how many ticks it has."""
+    with trio.fail_after(120):
+        while True:
+            try:
+                async with httpx2.AsyncClient(timeout=5) as client:
+                    answer = await client.get(f"http://127.0.0.1:{port}/api/metadata?symbol=EURUSD")
+                if answer.status_code == 200 and answer.json()["tick_count"] > 0:
+                    return int(answer.json()["tick_count"])
+            except httpx2.TransportError:
+                pass
+            await trio.sleep(0.2)
+
+
+def server_of(pid: int) -> psutil.Process:
+    """Return the server within the processes of ``buildah run``."""
+    tree = psutil.Process(pid).children(recursive=True)
+    (server,) = [
+        one
+        for one in tree
+        if one.exe().startswith(("/opt", "/usr/bin/python")) and "mdserver" in one.cmdline()[1]
+    ]
+    return server
