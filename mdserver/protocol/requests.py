@@ -156,6 +156,9 @@ _ONLY_OF = {
 }
 """Fields that say something about some types only."""
 
+_IDS = range(-(2**63), 2**64)
+"""Integers that an answer can repeat."""
+
 MAX_TYPES = 16
 """Types that one request may name: each symbol is answered once for each of them."""
 _SHOWN = 64  # characters of a name that is no symbol or type, in its result
@@ -174,6 +177,8 @@ def parse_request(raw: str | bytes, format_: Format = "json") -> Request:
     request_id = message.pop("id", None)
     if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
         raise RequestError(400, f"id: expected a string or an integer, got {_kind(request_id)}")
+    if isinstance(request_id, int) and request_id not in _IDS:
+        raise RequestError(400, f"id: expected an integer of at most 64 bits, got {request_id}")
     try:
         return _build(message, request_id)
     except RequestError as error:

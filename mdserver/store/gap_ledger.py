@@ -66,6 +66,8 @@ _READ_LASTING: LiteralString = """select s.broker, s.symbol, s.type,
     from lasting_gaps g join series s on s.id = g.series_id
     where (%(symbol)s::text is null or s.symbol = %(symbol)s)
       and (%(broker)s::text is null or s.broker = %(broker)s)
+      and (%(symbols)s::text[] is null or s.symbol = any(%(symbols)s))
+      and (%(brokers)s::text[] is null or s.broker = any(%(brokers)s))
       and g.from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
     order by g.from_time, g.series_id limit %(limit)s"""
 
@@ -83,6 +85,8 @@ _READ: LiteralString = """select g.id, g.series_id, s.broker, s.symbol, s.type,
     where (%(series)s::int is null or g.series_id = %(series)s)
       and (%(symbol)s::text is null or s.symbol = %(symbol)s)
       and (%(broker)s::text is null or s.broker = %(broker)s)
+      and (%(symbols)s::text[] is null or s.symbol = any(%(symbols)s))
+      and (%(brokers)s::text[] is null or s.broker = any(%(brokers)s))
       and (%(state)s::text is null or g.state = %(state)s)
       and not g.cause = any(%(but)s::text[])
       and g.to_time >= timestamptz 'epoch' + %(first)s * interval '1 microsecond'
@@ -145,15 +149,22 @@ def read_gaps(
     broker: str | None = None,
     state: GapState | None = None,
     but: Sequence[str] = (),
+    symbols: Collection[str] | None = None,
+    brokers: Collection[str] | None = None,
     limit: int,
 ) -> list[GapRow]:
-    """Return the gaps that touch ``[first_us, last_us]``, earliest first, none with a cause of ``but``. Blocking."""
+    """Return the gaps that touch ``[first_us, last_us]``, earliest first, none with a cause of ``but``.
+
+    ``symbols`` and ``brokers`` are those that the client may see; None: all. Blocking.
+    """
     values = {
         "series": series_id,
         "symbol": symbol,
         "broker": broker,
         "state": state,
         "but": list(but),
+        "symbols": None if symbols is None else list(symbols),
+        "brokers": None if brokers is None else list(brokers),
         "first": first_us,
         "last": last_us,
         "limit": limit,
@@ -184,10 +195,19 @@ def read_lasting_gaps(
     *,
     symbol: str | None = None,
     broker: str | None = None,
+    symbols: Collection[str] | None = None,
+    brokers: Collection[str] | None = None,
     limit: int,
 ) -> list[LastingGap]:
     """Return the gaps that last and began until ``last_us``, earliest first. Blocking."""
-    values = {"symbol": symbol, "broker": broker, "last": last_us, "limit": limit}
+    values = {
+        "symbol": symbol,
+        "broker": broker,
+        "symbols": None if symbols is None else list(symbols),
+        "brokers": None if brokers is None else list(brokers),
+        "last": last_us,
+        "limit": limit,
+    }
     with conn.cursor(row_factory=args_row(LastingGap)) as cursor:
         return cursor.execute(_READ_LASTING, values).fetchall()
 

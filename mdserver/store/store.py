@@ -246,9 +246,14 @@ class Store:
         broker: str | None = None,
         state: GapState | None = None,
         but: Sequence[str] = (),
+        symbols: Collection[str] | None = None,
+        brokers: Collection[str] | None = None,
         limit: int,
     ) -> list[GapRow]:
-        """Return the recorded gaps that touch ``[first_us, last_us]``, earliest first, none with a cause of ``but``."""
+        """Return the recorded gaps that touch ``[first_us, last_us]``, earliest first, none with a cause of ``but``.
+
+        ``symbols`` and ``brokers`` are those that the client may see; None: all.
+        """
         return await self._read(
             lambda conn: read_gaps(
                 conn,
@@ -259,16 +264,30 @@ class Store:
                 broker=broker,
                 state=state,
                 but=but,
+                symbols=symbols,
+                brokers=brokers,
                 limit=limit,
             )
         )
 
     async def lasting_gaps(
-        self, last_us: int, *, symbol: str | None = None, broker: str | None = None, limit: int
+        self,
+        last_us: int,
+        *,
+        symbol: str | None = None,
+        broker: str | None = None,
+        symbols: Collection[str] | None = None,
+        brokers: Collection[str] | None = None,
+        limit: int,
     ) -> list[LastingGap]:
-        """Return the gaps that have not ended and began until ``last_us``, earliest first."""
+        """Return the gaps that have not ended and began until ``last_us``, earliest first.
+
+        ``symbols`` and ``brokers`` are those that the client may see; None: all.
+        """
         return await self._read(
-            lambda conn: read_lasting_gaps(conn, last_us, symbol=symbol, broker=broker, limit=limit)
+            lambda conn: read_lasting_gaps(
+                conn, last_us, symbol=symbol, broker=broker, symbols=symbols, brokers=brokers, limit=limit
+            )
         )
 
     async def add_missed(self, topic: Topic, records: Sequence[Record]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from trio_websocket import ConnectionClosed, connect_websocket_url
 from mdserver.config import AuthConfig, KeyEntry
 from mdserver.keys import new_key
 from mdserver.model import Tick
+from mdserver.store.series import SeriesInfo
 from mdserver.web.stream import gate
 
 from .conftest import Client, StreamServer, http_get, open_client, open_stream_server
@@ -321,6 +322,54 @@ async def test_no_answer_names_a_broker_that_the_key_may_not_see() -> None:
             server.port, "/api/stream?symbols=EURUSD&types=orderbook", Authorization=BEARER
         )
         assert (answer.status, "secret" in answer.json()["detail"]) == (404, False)
+
+
+class StoredElsewhere:
+    """A store with records of one symbol by each of two brokers, and gaps of both."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    async def series(self, symbol: str | None = None) -> list[SeriesInfo]:
+        return [
+            SeriesInfo(
+                number, broker, "EURUSD", "tick",
+                earliest_us=10**15, latest_us=10**15, row_count=1, last_seq=1, live_v=1, hist_v=1,
+            )
+            for number, broker in ((1, "two"), (2, "Secret"))
+        ]  # fmt: skip
+
+    async def newest_prices(self, series: Sequence[SeriesInfo]) -> dict[int, list[float]]:
+        return {}
+
+    async def gaps(self, first_us: int, last_us: int, **chosen: Any) -> list[Any]:
+        self.asked = chosen
+        return []
+
+    async def lasting_gaps(self, last_us: int, **chosen: Any) -> list[Any]:
+        assert chosen["brokers"] == self.asked["brokers"]
+        return []
+
+
+async def test_no_route_shows_a_limited_key_what_it_may_not_see() -> None:
+    rights = keys(brokers=("two",), symbols=("EURUSD",))
+    store = StoredElsewhere()
+    async with open_stream_server(("two", "Secret"), auth=rights, services={"store": store}) as server:
+
+        async def ask(path: str) -> Any:
+            return await http_get(server.port, path, Authorization=BEARER)
+
+        config = (await ask("/udf/config")).json()
+        assert [one["value"] for one in config["exchanges"]] == ["", "two"]
+        for path in ("/udf/symbols?symbol=", "/udf/quotes?symbols="):
+            hidden, none = [
+                (await ask(f"{path}{name}:EURUSD")).body.decode() for name in ("secret", "nobody")
+            ]
+            assert hidden.replace("secret", "nobody").replace("SECRET", "NOBODY") == none, path
+        metrics = await ask("/metrics")
+        assert (metrics.status, b"Secret" in metrics.body) == (403, False)
+        assert (await ask("/api/gaps?limit=1")).json() == {"gaps": [], "more": False}
+        assert (set(store.asked["brokers"]), set(store.asked["symbols"])) == ({"two"}, {"EURUSD"})
 
 
 @pytest.mark.parametrize(

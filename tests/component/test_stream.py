@@ -280,6 +280,8 @@ DEEP = '{"action":' + "[" * 20_000 + "]" * 20_000 + "}"
     ("frame", "code", "says"),
     [
         ("nonsense", 400, "not JSON"),
+        ('{"action":"ping","id":18446744073709551616}', 400, "at most 64 bits"),
+        ('{"action":"ping","id":-9223372036854775809}', 400, "at most 64 bits"),
         (b"\x00\x01", 400, "binary"),
         (b"", 400, "binary"),
         ("[1,2]", 400, "expected a JSON object, got a list"),

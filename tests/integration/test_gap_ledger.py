@@ -69,6 +69,11 @@ async def test_gaps_are_found_by_what_they_are_of_and_where_they_lie(database: D
     assert await found(0, 99, symbol="GBPUSD") == [("GBPUSD", 5)]
     assert await found(0, 99, broker="a", limit=1) == [("EURUSD", 0)]
     assert await found(0, 99, state="filled") == []
+    assert await found(0, 99, brokers=["b"], limit=1) == [
+        ("GBPUSD", 5)
+    ]  # what a client may see, before the limit
+    assert await found(0, 99, symbols=["GBPUSD", "USDJPY"], limit=1) == [("GBPUSD", 5)]
+    assert await found(0, 99, symbols=["GBPUSD"], brokers=["a"]) == []
 
 
 async def test_a_gap_is_marked(database: Database) -> None:
@@ -96,6 +101,9 @@ async def test_a_gap_that_lasts_is_known_until_it_ends(database: Database) -> No
         ("a", "tick", 0, "disconnected", 3),
         ("b", "orderbook", 4, "unsubscribed", None),
     ]
+    for seen in ({"brokers": ["b"]}, {"symbols": ["GBPUSD"]}):
+        (one,) = await store.lasting_gaps(2 * START_US, limit=1, **seen)
+        assert one.broker == "b"
     assert await everything(store) == []
     known = await store.last_records()
     assert known[EURUSD] == LastRecord(1, START_US, Gap(EURUSD, START_US, None, "disconnected", 3))

@@ -23,7 +23,8 @@ HEALTH = ("/health/live", "/health/ready")
 WITHOUT_KEY = frozenset(("/", "/docs", "/client.js", "/stream", "/api/openapi.json"))
 """Pages and descriptions; ``/stream`` over HTTP only says that it is a WebSocket."""
 FILES_OF_PAGES = "/page/"
-OF_ANY_SCOPE = frozenset(("/metrics", "/api/brokers"))
+METRICS = "/metrics"
+OF_ANY_SCOPE = frozenset((METRICS, "/api/brokers"))
 STREAMING = frozenset(("/api/stream",))
 
 
@@ -140,6 +141,9 @@ def _check_rights(access: Access, grant: Grant) -> None:
     if request.path not in OF_ANY_SCOPE and scope not in grant.scopes:
         access.count("not_permitted")
         raise Problem(403, "forbidden", f"this key has no scope {scope}")
+    if grant.brokers is not None and request.path == METRICS:
+        access.count("not_permitted")
+        raise Problem(403, "forbidden", "the metrics name every broker, and this key may not see all of them")
     if grant.is_whole:
         return
     for broker in request.args.getlist("broker"):

@@ -67,6 +67,8 @@ def query_of(items: Iterable[tuple[str, str]], known: Collection[str]) -> dict[s
             raise invalid_parameter(name, value, f"unknown parameter; {_nearest(name, known)}")
         if name in query:
             raise invalid_parameter(name, value, "given more than once")
+        if "\0" in value:  # PostgreSQL takes none in a text
+            raise invalid_parameter(name, value, "expected a text without a NUL character")
         query[name] = value
     return {name: value for name, value in query.items() if value}
 

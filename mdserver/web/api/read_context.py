@@ -13,7 +13,7 @@ from ...model import US_PER_S
 from ...store.store import SeriesInfo, Store
 from .bucket_choice import Interval
 from .caching import IMMUTABLE, REVALIDATE, DigestMemory, Span, cache_control
-from .dependencies import Dependencies
+from .dependencies import Dependencies, SourceInfo
 from .encoding import seconds
 from .guard import current_grant
 from .problem import Problem
@@ -61,6 +61,14 @@ class Reading:
         """Return the states of the brokers that the client may see."""
         return [one for one in self.services.broker_states() if current_grant().may_see(one.name, None)]
 
+    def seen_sources(self) -> list[SourceInfo]:
+        """Return the sources that the client may see, in their order of preference."""
+        return [one for one in self.services.sources() if current_grant().may_see(one.name, None)]
+
+    async def stored_series(self, symbol: str) -> list[SeriesInfo]:
+        """Return the stored series of a symbol that the client may see."""
+        return _seen(await self.store.series(symbol))
+
     async def all_series(self) -> list[SeriesInfo]:
         """Return all series, including configured ones without records."""
         return self._with_configured(await self.store.series())
@@ -68,11 +76,7 @@ class Reading:
     def _with_configured(self, stored: Sequence[SeriesInfo], symbol: str | None = None) -> list[SeriesInfo]:
         topics = {series.topic for series in stored}
         empty = configured_series(self.services.sources(), symbol)
-        known = [*stored, *(series for series in empty if series.topic not in topics)]
-        grant = current_grant()
-        if grant.is_whole:
-            return known
-        return [series for series in known if grant.may_see(series.topic.broker, series.topic.symbol)]
+        return _seen([*stored, *(series for series in empty if series.topic not in topics)])
 
     async def gaps(self, series: SeriesInfo, from_s: int, to_s: int) -> Sequence[Interval]:
         """Return the recorded open gaps of a series within a range, in microseconds."""
@@ -97,6 +101,11 @@ class Reading:
         if named and await self.store.is_settled(series[0].id, span.first_us, until_us):
             return control
         return REVALIDATE
+
+
+def _seen(series: Sequence[SeriesInfo]) -> list[SeriesInfo]:
+    grant = current_grant()
+    return [one for one in series if grant.is_whole or grant.may_see(one.broker, one.symbol)]
 
 
 def series_headers(series: Sequence[SeriesInfo]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def _view(reading: Reading, known: Collection[str], make: Answer) -> Callable[[]
 
 
 async def _config(query: Mapping[str, str], reading: Reading) -> dict[str, Any]:
-    names = dict.fromkeys(source.name for source in reading.services.sources())
+    names = dict.fromkeys(source.name for source in reading.seen_sources())
     exchanges = [{"value": name, "name": name, "desc": name} for name in names]
     return {
         "supports_search": True,

@@ -53,8 +53,8 @@ async def named(query: Mapping[str, str], reading: Reading) -> Named:
 async def resolve(text: str, reading: Reading) -> Named:
     """Return what a name stands for: the source of ``oanda:EURUSD`` may be written in any case."""
     prefix, colon, rest = text.partition(":")
-    known = {source.name for source in reading.services.sources()}
-    known |= {one.broker for one in await reading.store.series(_canonical(rest))} if colon else set()
+    known = {source.name for source in reading.seen_sources()}
+    known |= {one.broker for one in await reading.stored_series(_canonical(rest))} if colon else set()
     broker = (
         next((name for name in known if name.casefold() == prefix.strip().casefold()), None)
         if colon

@@ -179,6 +179,7 @@ class FakeStore:
     async def lasting_gaps(self, last_us: int, **chosen: Any) -> list[LastingGap]:
         row = LastingGap("kraken", "ETHUSD", "trade", (T0 + 20) * US_PER_S, "disconnected", None)
         fits = chosen["symbol"] in (None, row.symbol) and chosen["broker"] in (None, row.broker)
+        fits = fits and chosen["symbols"] is chosen["brokers"] is None
         return [row] if fits and row.from_us <= last_us else []
 
     async def days_in_lake(self, series_ids: Sequence[int], table: str, first_us: int, last_us: int) -> None:
@@ -214,6 +215,7 @@ class FakeStore:
                 if last >= first_us and first <= last_us
             ]
         wanted = {key: value for key, value in chosen.items() if value is not None}
+        assert wanted.keys() <= {"symbol", "broker", "state"}, "no site here has keys"
         return [
             one
             for one in (row, other)

@@ -63,7 +63,7 @@ async def test_a_limit_that_leaves_some_out_says_so(site: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["state=shut", "limit=0", "limit=10001", "from=9&to=8", "symbol=!", "since=1"]
+    "query", ["state=shut", "limit=0", "limit=10001", "from=9&to=8", "symbol=!", "since=1", "broker=%00"]
 )
 async def test_faults_are_named(site: Any, query: str) -> None:
     response = await site.get(f"/api/gaps?{query}")
