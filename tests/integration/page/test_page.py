@@ -55,6 +55,7 @@ async def test_the_chart_is_live_and_history_is_behind_it(
 ) -> None:
     end = whole_minute() - 120
     series = put_candles(database_url, 40 * 1_440, end=end)
+    put_candles(database_url, 100, broker="dukascopy", symbol="USDJPY", end=end - 86_400)
     put_gap(database_url, series, end - 4_000, end - 3_000)
     config = write_config(folder, database={"url": as_address(database_url)}, brokers=[MOCK])
 
@@ -73,6 +74,7 @@ async def test_the_chart_is_live_and_history_is_behind_it(
         loads_what_lies_before(window)
         corrects_a_revised_candle(window)
         changes_what_is_shown(window)
+        joins_no_made_up_prices(window)
         fits(window)
         everybody_can_use(window)
         page.goto(page.url.split("?")[0] + "docs")
@@ -160,6 +162,22 @@ def changes_what_is_shown(window: Window) -> None:
     assert "symbol=GBPUSD" in page.url
     page.locator("#prices button", has_text="EURUSD").click()
     window.until("document.querySelector('#chart').dataset.close.startsWith('1.0')")
+
+
+def joins_no_made_up_prices(window: Window) -> None:
+    """Imported USDJPY is about 1.08 here, the mock's 151."""
+    page = window.page
+    page.locator("#timeframe").select_option("1m")
+    page.locator("#prices button", has_text="USDJPY").click()
+    window.until(
+        "document.querySelector('#chart-message').textContent.includes('come from mock, which is no part')"
+    )
+    assert str(page.locator("#chart").get_attribute("data-close")).startswith("1.08")
+    page.locator("#source").select_option("mock")
+    window.until("document.querySelector('#chart').dataset.close > 100")
+    waits_for_a_move(window)
+    page.locator("#prices button", has_text="EURUSD").click()
+    window.until("document.querySelector('#chart').dataset.close < 2")
 
 
 def fits(window: Window) -> None:

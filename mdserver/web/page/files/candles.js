@@ -29,6 +29,7 @@ export class Candles {
   #loaded = false;
   #sources = new Set();
   #trusted = null; // the broker whose live candles belong to this chart
+  #checking = false;
   #foreign = false;
   #begins = false; // there is nothing before the first candle
   #loading = false;
@@ -40,13 +41,11 @@ export class Candles {
     this.#on = on;
     this.step = SECONDS[chosen.timeframe];
     // Others are made when they are asked for, so they are asked for.
-    this.#polls = !STREAMED.has(chosen.timeframe) || Boolean(chosen.price || chosen.align);
-    if (this.#polls) this.#poll();
-    else this.#listen();
+    const isStreamed = STREAMED.has(chosen.timeframe) && !chosen.price && !chosen.align;
+    if (isStreamed) this.#listen();
+    else this.#poll();
     this.#load();
   }
-
-  #polls;
 
   stop() {
     this.#aborted.abort();
@@ -90,9 +89,7 @@ export class Candles {
       this.#on.message(candles.length ? "" : "No candle is stored yet; the first record makes one.");
       this.#on.reset(this.list);
       this.#on.sources([...this.#sources]);
-      const waiting = this.#waiting;
-      this.#waiting = [];
-      for (const candle of waiting) this.#live(candle);
+      this.#takeWaiting();
     } catch (error) {
       if (this.#stopped) return;
       this.#on.message(`${this.#chosen.symbol}: ${error.message}`);
@@ -147,30 +144,40 @@ export class Candles {
   }
 
   async #arrived(candle) {
-    if (!this.#loaded) return void this.#waiting.push(candle);
     if (this.#foreign) return;
-    if (candle.broker === this.#trusted || (await this.#belongs(candle))) this.#live(candle);
+    if (this.#loaded && candle.broker === this.#trusted) return this.#live(candle);
+    this.#waiting.push(candle);
+    if (!this.#loaded || this.#checking) return;
+    this.#checking = true;
+    try {
+      if (await this.#belongs(candle)) this.#trusted = candle.broker;
+      else this.#leave(candle.broker);
+      this.#takeWaiting();
+    } catch {
+      // the next candle asks again
+    } finally {
+      this.#checking = false;
+    }
+  }
+
+  #takeWaiting() {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const candle of waiting) this.#arrived(candle);
   }
 
   /** Whether a broker's candles are part of this chart: made-up prices are never joined with real ones. */
   async #belongs({ broker, time }) {
-    if (this.#chosen.broker || this.#sources.size === 0 || this.#sources.has(broker)) {
-      this.#trusted = broker;
-      return true;
-    }
-    try {
-      const { names } = await this.#fetch({ from: time, to: time });
-      if (names.includes(broker)) {
-        this.#trusted = broker;
-        return true;
-      }
-      this.#foreign = true;
-      this.#follow.stop();
-      this.#on.message(`Live prices of ${this.#chosen.symbol} come from ${broker}, which is no part of this chart: choose it as source to see them.`);
-    } catch {
-      return false; // the next candle asks again
-    }
-    return false;
+    if (this.#chosen.broker || this.#sources.size === 0 || this.#sources.has(broker)) return true;
+    return (await this.#fetch({ from: time, to: time })).names.includes(broker);
+  }
+
+  #leave(broker) {
+    const { symbol } = this.#chosen;
+    this.#foreign = true;
+    this.#follow.stop();
+    this.#on.message(`Live prices of ${symbol} come from ${broker}, which is no part of this chart: choose it as source to see them.`);
+    this.#poll();
   }
 
   #live(candle) {

@@ -26,6 +26,7 @@ export class Chart {
   #step = 60;
   #cursor = null; // place of the candle that the keys are at
   #digits = 2;
+  #fresh = true; // nothing is drawn yet
 
   /** `onStart()` is called when the view comes near the first candle. */
   constructor(place, onStart) {
@@ -67,11 +68,9 @@ export class Chart {
     this.#holes = [];
     this.#cursor = null;
     at("chart").setAttribute("aria-label", name);
-    this.reset([], true);
+    this.reset([]);
     this.#fresh = true;
   }
-
-  #fresh = true;
 
   /** Draw all candles; the view stays where it is. */
   reset(list) {

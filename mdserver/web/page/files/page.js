@@ -66,7 +66,7 @@ function show() {
     message: (text) => {
       if (at("chart-message").textContent !== text) at("chart-message").textContent = text;
     },
-    sources: (names) => at("source").options[0] && (at("source").title = names.join(", ")),
+    sources: (names) => (at("source").title = `these answered: ${names.join(", ") || "none"}`),
   };
   candles = new Candles({ ...chosen, broker }, on);
   showSources(symbol, stopShown.signal);
