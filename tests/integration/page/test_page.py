@@ -139,7 +139,7 @@ def corrects_a_revised_candle(window: Window) -> None:
     }"""
     page.evaluate(revise, opens)
     row = f"[...document.querySelectorAll('#as-table tbody tr')].find(one => one.textContent.includes('{opens}'))"
-    window.until(f"{row}.textContent.includes('1.082340')")
+    window.until(f"{row}.textContent.includes('1.08234')")
     page.locator("#as-table summary").press("Enter")
 
 
