@@ -75,6 +75,9 @@ class BusEngine(Protocol):
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Set a key that is gone after ``ttl_s``."""
 
+    async def get(self, key: str) -> bytes | None:
+        """Return the value of a key."""
+
     async def get_all(self, prefix: str) -> dict[str, bytes]:
         """Return the keys that begin with ``prefix``, without it, and their values."""
 

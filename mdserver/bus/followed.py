@@ -6,6 +6,7 @@ there either is a gap. So whoever is away longer than the bus keeps its entries 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,17 +15,21 @@ import msgspec
 import structlog
 import trio
 
-from ..errors import JournalCorrupt, StoreUnavailable
+from ..errors import JournalCorrupt, MdserverError
 from ..journal.format import HEADER_BYTES, MAGIC, FrameDecoder, frame_end
+from ..kinds import BY_NAME
 from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import Gap, LastRecord, Published, Record, Topic
 from .engine import START, Entry
 
-__all__ = ["FAILOVER", "Followed", "Marks", "Missing", "encode_marks"]
+__all__ = ["FAILOVER", "LEFT_OUT", "Followed", "Marks", "Missing", "encode_marks"]
 
 FAILOVER = "failover"
 """The cause of the gap between the records of two leaders."""
+
+LEFT_OUT = 1_000_000
+"""Numbers that a new leader leaves out: the one before may have journalled records with them that nobody saw."""
 
 BUS = "bus"
 """The cause of a gap of records that neither the bus nor the database has."""
@@ -32,6 +37,8 @@ BUS = "bus"
 FETCH_S = 5.0
 """How long a record that is missing may take to be in the database."""
 FETCH_EVERY_S = 0.25
+IMPATIENT_S = 30.0
+"""For so long after a wait in vain nothing is waited for: many topics must not wait one after the other."""
 MOST_UNSTORED = 100_000
 """Records of a broker that wait for the leader to store them, for the candles of this process."""
 
@@ -42,7 +49,7 @@ _log = structlog.get_logger("mdserver")
 
 
 class Missing(Protocol):
-    """Reads records by number; what is not there is left out. Raises StoreUnavailable."""
+    """Reads records by number; what is not there is left out. Raises the errors of the database."""
 
     async def __call__(
         self, topic: Topic, after: int, before: int, from_us: int, to_us: int
@@ -96,6 +103,7 @@ class Followed:
         self._decode = FrameDecoder().decode
         self._unstored: dict[Topic, list[Published]] = {}
         self._unstored_count = 0
+        self._impatient_until_s = -math.inf
         self._rarely = RarelyLogged(_log)
 
     def decode(self, entry: Entry) -> list[Published] | Marks | None:
@@ -121,7 +129,7 @@ class Followed:
         for entry in entries:
             found = self.decode(entry)
             if isinstance(found, Marks):
-                self._mark(found)
+                self.note_stored(dict(found.stored))
             elif found:
                 await self._take_batch(found)
             self.position = entry.position
@@ -138,6 +146,26 @@ class Followed:
         """Return the gap that a topic is in now, as its leader has announced it."""
         return self._holes.get(topic)
 
+    def seed(self, stored: Mapping[Topic, tuple[int, int]]) -> None:
+        """Take over where topics stand in the database that the bus has brought nothing of."""
+        for topic, stands in stored.items():
+            self.last.setdefault(topic, stands)
+        self.note_stored({topic: seq for topic, (seq, _) in stored.items()})
+
+    def note_stored(self, stored: Mapping[Topic, int]) -> None:
+        """Note which numbers are stored: by what the leader said, or by what the database has."""
+        done: list[Published] = []
+        for topic, seq in stored.items():
+            self.stored[topic] = max(seq, self.stored.get(topic, 0))
+            waiting = self._unstored.get(topic)
+            if waiting:
+                count = sum(published.seq <= seq for published in waiting)
+                done += waiting[:count]
+                del waiting[:count]
+        self._unstored_count -= len(done)
+        if done and self.primed:
+            self._on_stored(done)
+
     def begin_again(self) -> None:
         """Read the stream from its beginning: it is another one. What is known by its number is not taken again."""
         self.position = START
@@ -146,12 +174,19 @@ class Followed:
         """Whether the leader has stored these numbers."""
         return all(self.stored.get(topic, 0) >= seq for topic, seq in marked.items())
 
+    def to_store(self) -> dict[Topic, int]:
+        """Return the numbers up to which the leader has to store, or has stored."""
+        return {topic: seq for topic, (seq, _) in self.last.items() if BY_NAME[topic.type].stored is not None}
+
     async def _take_batch(self, batch: list[Published]) -> None:
         fresh: list[Published] = []
         bridged: set[Topic] = set()
         for published in batch:
             topic, seq, record = published.topic, published.seq, published.record
+            known = self.last.get(topic)
             if type(record) is Gap:
+                if known is not None and seq < known[0]:
+                    continue  # of the past: the stream is read again
                 if record.to_us is None:
                     self._holes[topic] = record
                 if self.primed:
@@ -159,7 +194,6 @@ class Followed:
                 if record.cause == FAILOVER:
                     bridged.add(topic)
                 continue
-            known = self.last.get(topic)
             if known is not None and seq <= known[0]:
                 continue
             if known is not None and seq > known[0] + 1 and topic not in bridged and self.primed:
@@ -175,7 +209,11 @@ class Followed:
         if not batch:
             return
         for published in batch:
-            if type(published.record) is not Gap and self._unstored_count < MOST_UNSTORED:
+            if (
+                type(published.record) is not Gap
+                and BY_NAME[published.topic.type].stored is not None
+                and self._unstored_count < MOST_UNSTORED
+            ):
                 self._unstored.setdefault(published.topic, []).append(published)
                 self._unstored_count += 1
         self._metrics.followed.labels(self.broker).value += len(batch)
@@ -185,37 +223,36 @@ class Followed:
         """Return the records between two numbers, and a gap for those that are nowhere."""
         seq, time_us = known
         assert not isinstance(behind.record, Gap)  # noqa: S101 - the caller knows
-        wanted = behind.seq - seq - 1
         found: Sequence[Published] = ()
-        with trio.move_on_after(FETCH_S):
-            while len(found) < wanted:
-                try:
-                    found = await self._missing(topic, seq, behind.seq, time_us, behind.record.time_us)
-                except StoreUnavailable as error:
-                    self._rarely.error("records that the bus lacks cannot be read", error=str(error))
-                if len(found) < wanted:
-                    await trio.sleep(FETCH_EVERY_S)
+        if BY_NAME[topic.type].stored is not None:
+            with trio.move_on_after(FETCH_S) as patience:
+                while not _is_all(found, behind, behind.seq - seq - 1):
+                    try:
+                        found = await self._missing(
+                            topic, seq, behind.seq + 1, time_us, behind.record.time_us
+                        )
+                    except MdserverError as error:
+                        self._rarely.error("records that the bus lacks cannot be read", error=str(error))
+                    if trio.current_time() < self._impatient_until_s:
+                        break
+                    if not _is_all(found, behind, behind.seq - seq - 1):
+                        await trio.sleep(FETCH_EVERY_S)
+            if patience.cancelled_caught:
+                self._impatient_until_s = trio.current_time() + IMPATIENT_S
+        found = [published for published in found if published.seq < behind.seq]
         self._metrics.fetched.labels(self.broker).inc(len(found))
         return _with_gaps(topic, known, found, behind)
-
-    def _mark(self, marks: Marks) -> None:
-        stored: list[Published] = []
-        for topic, seq in marks.stored:
-            self.stored[topic] = max(seq, self.stored.get(topic, 0))
-            waiting = self._unstored.get(topic)
-            if waiting:
-                done = [published for published in waiting if published.seq <= seq]
-                del waiting[: len(done)]
-                stored += done
-        self._unstored_count -= len(stored)
-        if stored and self.primed:
-            self._on_stored(stored)
 
     def _refuse(self, entry: Entry, why: str) -> None:
         self._metrics.frames_refused.labels(self.broker).inc()
         self._rarely.error(
             "an entry of the bus was skipped", broker=self.broker, entry=str(entry.position), error=why
         )
+
+
+def _is_all(found: Sequence[Published], behind: Published, wanted: int) -> bool:
+    """Whether nothing can come any more: a leader stores in order, so what is before a stored record is there."""
+    return len(found) >= wanted or (bool(found) and found[-1].seq == behind.seq)
 
 
 def _with_gaps(
@@ -228,7 +265,10 @@ def _with_gaps(
     for published in (*found, behind):
         record = published.record
         if published.seq > seq + 1:
-            hole = Gap(topic, time_us, max(time_us, record.time_us), BUS, published.seq - seq - 1)
+            missing = published.seq - seq - 1
+            # behind a change of leaders, whose gap was missed, the numbers say nothing of how many records are missing
+            cause, size = (FAILOVER, None) if missing >= LEFT_OUT else (BUS, missing)
+            hole = Gap(topic, time_us, max(time_us, record.time_us), cause, size)
             complete.append(Published(topic, seq, hole))
         if published is not behind:
             complete.append(published)

@@ -101,6 +101,11 @@ class MemoryEngine:
         await self._check()
         self._keys[key] = _Expiring(value, trio.current_time() + ttl_s)
 
+    async def get(self, key: str) -> bytes | None:
+        """See :meth:`.engine.BusEngine.get`."""
+        await self._check()
+        return self._get(key)
+
     async def get_all(self, prefix: str) -> dict[str, bytes]:
         """See :meth:`.engine.BusEngine.get_all`."""
         await self._check()

@@ -84,7 +84,7 @@ class RedisEngine:
             found = await self._client.xread(asked, count=most, block=max(1, int(wait_s * 1000)))
         return {
             stream.decode(): [
-                Entry(_position(one.identifier), _bytes(one.field_values[_FRAME])) for one in entries
+                Entry(_position(one.identifier), _bytes(one.field_values.get(_FRAME, b""))) for one in entries
             ]
             for stream, entries in (found or {}).items()
         }
@@ -135,6 +135,11 @@ class RedisEngine:
         """See :meth:`.engine.BusEngine.put`."""
         with self._plain(f"set {key}"):
             await self._client.set(key, value, px=int(ttl_s * 1000))
+
+    async def get(self, key: str) -> bytes | None:
+        """See :meth:`.engine.BusEngine.get`."""
+        with self._plain(f"read {key}"):
+            return await self._client.get(key)
 
     async def get_all(self, prefix: str) -> dict[str, bytes]:
         """See :meth:`.engine.BusEngine.get_all`."""

@@ -8,44 +8,45 @@ back the same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import trio
 
 from ..backoff import Backoff
-from ..errors import leaves
+from ..errors import MdserverError, Unavailable, leaves
 from ..feed.broker_host import Emit
-from ..feed.broker_state import State
+from ..feed.broker_state import NEXT, State
 from ..feed.supervised_broker import SupervisedBroker
+from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import Feed, Gap, LastRecord, Published, Topic
-from .engine import START, BusEngine, BusMisused, BusUnavailable, Deposed
-from .followed import FAILOVER, Followed, Marks
+from ..model import Feed, Published
+from .engine import BusMisused, BusUnavailable, Deposed
+from .followed import Followed
 from .names import answers_key, demand_prefix, holder_key, lease_key, stream_key
-from .shipper import Shipper
+from .take_over import AT_ONCE, HANDED_OVER, REMEMBER_S, Bus, Lead, TakeOver, catch_up
 
-__all__ = ["LEFT_OUT", "Bus", "Guard", "Lead", "SharedBroker"]
-
-LEFT_OUT = 1_000_000
-"""Numbers that a new leader leaves out: the one before may have journalled records with them that nobody saw."""
+__all__ = ["Guard", "SharedBroker"]
 
 ASK_S = 0.2
 """How often demand and answers are looked at."""
 READ_S = 1.0
 """How long a read waits for entries."""
-AT_ONCE = 200
 TRIM_S = 5.0
-REMEMBER_S = 90 * 86_400.0
-"""How long the last holder of a lease is remembered."""
 RELEASE_S = 1.0
 
 STANDBY = "another process leads"
 
-HANDED_OVER = b"-"
-"""In the place of the last holder: it gave the lease back, and all its numbers are known."""
+TTL = 0.6
+"""Of ``lease_s``: how long a lease lasts without being renewed. A standby asks for it every :data:`POLL`, and waits for
+:data:`NOTICE` before it publishes, so all in all it has taken over within ``lease_s``."""
+POLL = 0.1
+RENEW = 0.125
+NOTICE = 0.2
+"""Of ``lease_s``: within so much time a leader that does not reach the bus reads in the database that another leads."""
+AWAY = 0.05
 
 _ENDED = frozenset({State.FAILED, State.STOPPED})
 
@@ -65,30 +66,6 @@ _decode_answers = msgspec.msgpack.Decoder(_Answers).decode
 _decode_feeds = msgspec.msgpack.Decoder(list[Feed]).decode
 
 
-class Lead(NamedTuple):
-    """What a process that may lead has for it.
-
-    ``shipper`` puts batches on the bus. ``last_records`` reads where each topic of a broker stands in the database.
-    ``journal`` takes what the bus has and the database lacks, so that nothing is lost that a client saw. ``own_last``:
-    where each topic stands by this process's own journal.
-    """
-
-    shipper: Shipper
-    last_records: Callable[[str], Awaitable[Mapping[Topic, LastRecord]]]
-    journal: Callable[[list[Published]], None]
-    own_last: Callable[[str], Mapping[Topic, LastRecord]]
-
-
-class Bus(NamedTuple):
-    """What the brokers of a process share. ``process`` names it, also over restarts. ``lead`` None: it only follows."""
-
-    engine: BusEngine
-    process: str
-    lease_s: float
-    keep_s: float
-    lead: Lead | None
-
-
 class Guard:
     """Lets a leader's batches pass while its lease is known to last: a process that was stopped for a while must not
     publish what another leader has published meanwhile.
@@ -96,6 +73,8 @@ class Guard:
 
     def __init__(self, emit: Emit, metrics: Metrics) -> None:
         self.until_s = -math.inf
+        self.has_dropped = False
+        """Whether numbers were given out that nobody got to see."""
         self.lost: Callable[[], None] = lambda: None
         self._emit = emit
         self._metrics = metrics
@@ -103,6 +82,7 @@ class Guard:
     def __call__(self, batch: list[Published]) -> None:
         """Publish a batch, or drop it where the lease is in doubt."""
         if trio.current_time() > self.until_s:
+            self.has_dropped = True
             self._metrics.unled.labels(batch[0].topic.broker).inc(len(batch))
             self.lost()
             return
@@ -128,6 +108,11 @@ class SharedBroker(SupervisedBroker):
         """The process that leads, as far as is known."""
         self.lag_s: float | None = None
         """How old the newest record from the bus was when it came."""
+        self._is_noted = False
+        """Whether the database has the fence."""
+        self._knows_database = False
+        """Whether it was seen since the start where the topics stand in the database."""
+        self._rarely = RarelyLogged(self.host.log)
 
     async def run(self) -> None:
         """Follow, and lead whenever the lease can be had, until cancelled."""
@@ -137,15 +122,23 @@ class SharedBroker(SupervisedBroker):
                 try:
                     fence = await self._follow(backoff)
                     await self._lead(fence)
-                except* (BusUnavailable, BusMisused, Deposed) as group:
+                except* (Unavailable, BusMisused, Deposed) as group:
                     error = next(leaves(group))
                     self._history.note_error("unavailable", str(error))
-                    self.host.log.error("the bus cannot be used", error=str(error))
-                    self._enter(State.BACKOFF, str(error))
+                    self._rarely.error("the broker can be neither led nor followed", error=str(error))
+                    self._show(State.BACKOFF, str(error))
                 await trio.sleep(backoff.next_s())
         except trio.Cancelled:
             self._stop()
             raise
+
+    def _show(self, state: State, message: str) -> None:
+        """Enter a state from whatever state; what another process says of its sessions may leave states out."""
+        if state is State.DEGRADED and not self.state.is_up:
+            self._show(State.LIVE, message)
+        if state is not self.state and state not in NEXT[self.state]:
+            self._enter(State.STARTING, message)
+        self._enter(state, message)
 
     # -- following ---------------------------------------------------------------------------------------------
 
@@ -158,7 +151,8 @@ class SharedBroker(SupervisedBroker):
         if edges is None or edges[1] < followed.position:  # an engine that was emptied
             followed.begin_again()
         if not followed.primed:
-            await self._catch_up()
+            await catch_up(engine, followed)
+            await self._seed()
             followed.primed = True
         self.demand.begin_session()
         fence: int | None = None
@@ -167,14 +161,12 @@ class SharedBroker(SupervisedBroker):
             nonlocal fence
             lead = self.bus.lead
             while lead is not None:
-                fence = await engine.acquire(
-                    lease_key(self.name), self.bus.process, self.bus.lease_s, stream_key(self.name)
-                )
+                fence = await self._acquire()
                 if fence is not None:
                     nursery.cancel_scope.cancel()
                     return
-                self._enter(State.STANDBY, STANDBY)
-                await trio.sleep(self.bus.lease_s / 4)
+                self._show(State.STANDBY, STANDBY)
+                await trio.sleep(self.bus.lease_s * POLL)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait_for_lease)
@@ -186,23 +178,31 @@ class SharedBroker(SupervisedBroker):
             raise AssertionError("following ends only with a lease")
         return fence
 
-    async def _catch_up(self) -> None:
-        """Take what is on the stream."""
-        stream = stream_key(self.name)
-        while entries := (
-            await self.bus.engine.read({stream: self.followed.position}, most=AT_ONCE, wait_s=0.001)
-        ).get(stream):
-            await self.followed.take(entries)
+    async def _seed(self) -> None:
+        """Read where the topics stand that the bus has nothing of, so that their next records are known to be next."""
+        try:
+            stored = await self.bus.last_records(self.name)
+        except MdserverError as error:
+            self._rarely.warning("where the broker's topics stand is not known yet", error=str(error))
+        else:
+            self._knows_database = True
+            self.followed.seed({topic: (one.seq, one.time_us) for topic, one in stored.items()})
 
     async def _read(self) -> None:
-        stream = stream_key(self.name)
+        stream, followed = stream_key(self.name), self.followed
         while True:
-            found = await self.bus.engine.read({stream: self.followed.position}, most=AT_ONCE, wait_s=READ_S)
+            found = await self.bus.engine.read({stream: followed.position}, most=AT_ONCE, wait_s=READ_S)
             if entries := found.get(stream):
-                await self.followed.take(entries)
+                await followed.take(entries)
                 self.host.last_event_s = time()
-                newest = max((seen for _, seen in self.followed.last.values()), default=0)
+                newest = max((seen for _, seen in followed.last.values()), default=0)
                 self.lag_s = time() - newest / 1e6 if newest else None
+                continue
+            edges = await self.bus.engine.edges(stream)
+            if (
+                edges is not None and edges[1] < followed.position
+            ):  # emptied, and begun anew by another leader
+                followed.begin_again()
 
     async def _tell_demand(self) -> None:
         """Keep what is wanted here in a key."""
@@ -222,13 +222,16 @@ class SharedBroker(SupervisedBroker):
         """Take over what the venue answered to the leader, and how the broker is."""
         key = answers_key(self.name)
         while True:
-            value = (await self.bus.engine.get_all(key)).get("")
+            value = await self.bus.engine.get(key)
             if value is None:
                 self.leader = None
                 if self.bus.lead is None:
-                    self._enter(State.BACKOFF, "no process leads this broker")
+                    self._show(State.BACKOFF, "no process leads this broker")
             else:
-                self._take_answers(_decode_answers(value))
+                try:
+                    self._take_answers(_decode_answers(value))
+                except (msgspec.DecodeError, ValueError) as error:
+                    self._rarely.error("what the leader says cannot be read", key=key, error=str(error))
             await trio.sleep(ASK_S)
 
     def _take_answers(self, answers: _Answers) -> None:
@@ -248,122 +251,109 @@ class SharedBroker(SupervisedBroker):
         if self.bus.lead is None:
             state = State(answers.state)
             if state is not self.state:
-                if state.is_up and not self.state.is_up:
-                    self._enter(State.STARTING, answers.message)
-                    self._enter(State.LIVE, answers.message)
-                self._enter(state, answers.message)
+                self._show(state, answers.message)
 
     # -- leading -----------------------------------------------------------------------------------------------
 
-    async def _lead(self, fence: int) -> None:
+    async def _lead(self, at_least: int) -> None:
         """Run the broker's sessions while the lease lasts."""
-        bus = self.bus
-        lead = bus.lead
+        bus, lead, guard = self.bus, self.bus.lead, self.guard
         assert lead is not None  # noqa: S101 - it took the lease
         scope = trio.CancelScope()
-        self.fence, self.leader = fence, bus.process
+        self.leader = bus.process
         self.followed.leads = True
-        self.guard.lost = scope.cancel
         why_stopped = self.why_stopped
         try:
-            stand = await self._take_over(lead)
-            self.host.log.info("this process leads the broker", fence=fence)
-            self.guard.until_s = trio.current_time() + bus.lease_s
-            lead.shipper.lead(self.name, fence, scope.cancel)
-            self.host.continue_behind(stand)
-            self.host.elsewhere = None
             with scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._renew, scope)
+                    nursery.start_soon(self._renew, lead, scope)
+                    take_over = TakeOver(
+                        bus,
+                        lead,
+                        self.followed,
+                        self.host.last_records(),
+                        is_sure=not guard.has_dropped,
+                        knows_database=self._knows_database,
+                    )
+                    fence, self._is_noted, stand = await take_over.run(at_least, bus.lease_s * NOTICE)
+                    self.host.log.info("this process leads the broker", fence=fence)
+                    guard.until_s = trio.current_time() + bus.lease_s * RENEW * 2
+                    guard.lost, guard.has_dropped = scope.cancel, False
+                    lead.shipper.lead(self.name, fence, scope.cancel)
+                    self.fence = fence
+                    self.host.continue_behind(stand)
+                    self.host.elsewhere = None
                     nursery.start_soon(self._serve_others, fence)
                     nursery.start_soon(self._trim)
                     await super().run()
-            self.host.log.warning("this process does not lead the broker any more", fence=fence)
+            self.host.log.warning("this process does not lead the broker any more", fence=self.fence)
         finally:
-            self.fence = None
-            self.guard.until_s = -math.inf
+            guard.until_s = -math.inf
             self.why_stopped = why_stopped
             if not scope.cancel_called:
                 with trio.move_on_after(RELEASE_S, shield=True):
-                    await _quietly(self._hand_over(lead))
+                    await _quietly(self._give_back(lead))
             lead.shipper.resign(self.name)
-            self.followed.note_own(self.host.last_records())
+            if self.fence is not None:
+                self.followed.note_own(self.host.last_records())
+            self.fence = None
             self.host.elsewhere = self.followed
             self.followed.leads = False
 
     async def _acquire(self) -> int | None:
         bus = self.bus
-        return await bus.engine.acquire(lease_key(self.name), bus.process, bus.lease_s, stream_key(self.name))
+        ttl_s = bus.lease_s * TTL
+        return await bus.engine.acquire(lease_key(self.name), bus.process, ttl_s, stream_key(self.name))
 
-    async def _take_over(self, lead: Lead) -> dict[Topic, LastRecord]:
-        """Store what the bus alone has; return where each topic goes on."""
-        engine, name = self.bus.engine, self.name
-        await self._catch_up()
-        stored = await lead.last_records(name)
-        known = {topic: last.seq for topic, last in stored.items()}
-        position = START
-        while entries := (await engine.read({stream_key(name): position}, most=AT_ONCE, wait_s=0.001)).get(
-            stream_key(name)
-        ):
-            position = entries[-1].position
-            for entry in entries:
-                found = self.followed.decode(entry)
-                if found is None or isinstance(found, Marks):
-                    continue
-                missing = [one for one in found if one.seq > known.get(one.topic, 0)]
-                if missing:
-                    lead.journal(missing)
-        before = (await engine.get_all(holder_key(name))).get("")
-        same = before in (HANDED_OVER, self.bus.process.encode())
-        await engine.put(holder_key(name), self.bus.process.encode(), REMEMBER_S)
-        return self._stand(lead, stored, same=same)
-
-    def _stand(
-        self, lead: Lead, stored: Mapping[Topic, LastRecord], *, same: bool
-    ) -> dict[Topic, LastRecord]:
-        """Return where each topic goes on: behind all accounts, and with numbers left out where another led before."""
-        stand: dict[Topic, LastRecord] = {}
-        own = lead.own_last(self.name)
-        mine = self.host.last_records()
-        for topic in {*stored, *own, *mine, *self.followed.last}:
-            accounts = [one[topic] for one in (stored, own, mine) if topic in one]
-            if topic in self.followed.last:
-                accounts.append(LastRecord(*self.followed.last[topic]))
-            seq = max(one.seq for one in accounts)
-            time_us = max(one.time_us for one in accounts)
-            if not time_us:
-                continue
-            if same:
-                stand[topic] = LastRecord(seq, time_us, Gap(topic, time_us, None, "restart"))
-            else:
-                stand[topic] = LastRecord(seq + LEFT_OUT, time_us, Gap(topic, time_us, None, FAILOVER))
-        return stand
-
-    async def _renew(self, scope: trio.CancelScope) -> None:
-        """Keep the lease. While the bus is away this process goes on leading: nobody else can take over then."""
+    async def _renew(self, lead: Lead, scope: trio.CancelScope) -> None:
+        """Keep the lease. While the bus is away this process goes on leading, until the database has a higher fence."""
         lease_s = self.bus.lease_s
+        pause_s = lease_s * RENEW
         while True:
-            await trio.sleep(lease_s / 4)
+            await trio.sleep(pause_s)
             asked_s = trio.current_time()
             try:
-                ours = await self.bus.engine.renew(lease_key(self.name), self.bus.process, lease_s)
-                if not ours and not await self._leads_still():
-                    self.why_stopped = STANDBY
-                    scope.cancel()
-                    return
-            except (BusUnavailable, BusMisused) as error:
-                self.host.log.warning("the lease of the broker cannot be renewed", error=str(error))
-            self.guard.until_s = asked_s + lease_s
+                with trio.fail_after(pause_s):
+                    ours = await self.bus.engine.renew(lease_key(self.name), self.bus.process, lease_s * TTL)
+                    ours = ours or await self._leads_still()
+            except (BusUnavailable, BusMisused, trio.TooSlowError) as error:
+                self._rarely.warning("the lease of the broker cannot be renewed", error=str(error))
+                pause_s = lease_s * AWAY
+                ours = not await self._is_replaced(lead)
+            else:
+                pause_s = lease_s * RENEW
+                if ours and self.fence is not None and not self._is_noted:
+                    ours = not await self._is_replaced(lead)
+            if not ours:
+                self.why_stopped = STANDBY
+                scope.cancel()
+                return
+            if self.fence is not None:
+                self.guard.until_s = asked_s + lease_s * TTL
+
+    async def _is_replaced(self, lead: Lead) -> bool:
+        """Whether the database has a higher fence; it is told ours."""
+        if self.fence is None:
+            return True  # not begun yet: another may as well
+        try:
+            fence, process = await lead.fences(self.name, self.bus.process, self.fence)
+        except MdserverError as error:
+            self._rarely.warning("whether another process leads the broker is not known", error=str(error))
+            return False
+        self._is_noted = True
+        return (fence, process) != (self.fence, self.bus.process)
 
     async def _leads_still(self) -> bool:
         """Take the lease again that the engine has lost; False where another has led, or leads."""
-        if await self._acquire() is None:
+        engine, me = self.bus.engine, self.bus.process.encode()
+        if self.fence is None or await self._acquire() is None:
             return False
-        edges = await self.bus.engine.edges(stream_key(self.name))
-        if edges is not None and self.fence is not None and edges[1].fence > self.fence:
-            await self.bus.engine.release(lease_key(self.name), self.bus.process)
+        edges = await engine.edges(stream_key(self.name))
+        led_last = await engine.get(holder_key(self.name))
+        if led_last not in (None, me) or (edges is not None and edges[1].fence > self.fence):
+            await engine.release(lease_key(self.name), self.bus.process)
             return False
-        await self.bus.engine.put(holder_key(self.name), self.bus.process.encode(), REMEMBER_S)
+        await engine.put(holder_key(self.name), me, REMEMBER_S)
         return True
 
     async def _serve_others(self, fence: int) -> None:
@@ -379,7 +369,7 @@ class SharedBroker(SupervisedBroker):
                         feed
                         for process, feeds in found.items()
                         if process != self.bus.process
-                        for feed in _decode_feeds(feeds)
+                        for feed in self._feeds_of(process, feeds)
                     )
                     for feed in wanted - theirs:
                         self.demand.hold(feed)
@@ -396,6 +386,13 @@ class SharedBroker(SupervisedBroker):
         finally:
             for feed in theirs:
                 self.demand.release(feed)
+
+    def _feeds_of(self, process: str, value: bytes) -> list[Feed]:
+        try:
+            return _decode_feeds(value)
+        except msgspec.DecodeError as error:
+            self._rarely.error("what a process wants cannot be read", process=process, error=str(error))
+            return []
 
     def _answers(self, fence: int, feeds: frozenset[Feed]) -> bytes:
         refused = self.demand.refused()
@@ -423,10 +420,11 @@ class SharedBroker(SupervisedBroker):
                 pass  # the shipper reports it; what is kept longer harms nobody
             await trio.sleep(min(TRIM_S, self.bus.keep_s / 4))
 
-    async def _hand_over(self, lead: Lead) -> None:
-        """Give the lease back once all is shipped, so that another goes on at once and leaves no numbers out."""
-        await lead.shipper.shipped(self.name)
-        await self.bus.engine.put(holder_key(self.name), HANDED_OVER, REMEMBER_S)
+    async def _give_back(self, lead: Lead) -> None:
+        """Give the lease back; where all is shipped, another goes on at once and leaves no numbers out."""
+        if self.fence is not None:
+            await lead.shipper.shipped(self.name)
+            await self.bus.engine.put(holder_key(self.name), HANDED_OVER, REMEMBER_S)
         await self.bus.engine.release(lease_key(self.name), self.bus.process)
 
 

@@ -69,8 +69,11 @@ class Shipper:
         self._rarely = RarelyLogged(_log)
 
     def lead(self, broker: str, fence: int, on_deposed: Callable[[], None]) -> None:
-        """Ship a broker's batches under ``fence`` from now on; ``on_deposed`` is called where another leads."""
-        self._lines[broker] = _Line(broker, Position(fence, 0), on_deposed)
+        """Ship a broker's batches under ``fence`` from now on; ``on_deposed`` is called where another leads.
+
+        The entry with the number 0 was the take-over.
+        """
+        self._lines[broker] = _Line(broker, Position(fence, 1), on_deposed)
 
     def resign(self, broker: str) -> None:
         """Ship no more of a broker; what waits is dropped: who leads now begins behind what arrived."""
@@ -112,52 +115,65 @@ class Shipper:
         while True:
             await self._offered.wait()
             self._offered = trio.Event()
+            trouble: str | None = None
             for line in list(self._lines.values()):
                 try:
                     await self._ship(line)
                 except (BusUnavailable, BusMisused) as error:
-                    self.away = str(error)
+                    trouble = str(error)
                     self._rarely.error(
                         "the bus takes no records: they are stored all the same, and wait for it",
-                        error=self.away,
+                        error=trouble,
                     )
+                    if isinstance(error, BusUnavailable):
+                        break  # the other streams are on the same engine
+                if line.waiting or line.sent:
                     self._offered.set()
-                    await trio.sleep(backoff.next_s())
-                    break
-            else:
-                self.away = None
+            self.away = trouble
+            if trouble is None:
                 backoff.reset()
+            else:
+                self._offered.set()
+                await trio.sleep(backoff.next_s())
 
     async def _ship(self, line: _Line) -> None:
+        """Append the next frames of a broker; the others have their turn before more of it."""
         if line.sent:  # the engine has not answered the last time
-            await self._find_out(line)
-        while line.waiting and self._lines.get(line.broker) is line:
+            await self._find_out(line, refused=False)
+        if line.waiting and self._lines.get(line.broker) is line:
             line.sent = [line.waiting.popleft() for _ in range(min(PIPELINED, len(line.waiting)))]
             try:
                 await self._engine.append(
                     stream_key(line.broker), line.next, [frame.data for frame in line.sent]
                 )
             except Deposed:
-                await self._find_out(line)
+                await self._find_out(line, refused=True)
             else:
                 self._arrived(line, len(line.sent))
 
-    async def _find_out(self, line: _Line) -> None:
-        """Ask what arrived of an append that broke off; step down where a higher fence has written."""
+    async def _find_out(self, line: _Line, *, refused: bool) -> None:
+        """Ask what arrived of an append that broke off or was refused; step down where another has written."""
         edges = await self._engine.edges(stream_key(line.broker))
-        newest = line.next if edges is None else edges[1]
-        if newest.fence > line.next.fence:
-            self.resign(line.broker)
-            line.on_deposed()
-        elif edges is not None and newest >= line.next:
-            self._arrived(line, newest.number - line.next.number + 1)
+        arrived = 0
+        if edges is not None and edges[1].fence == line.next.fence:
+            arrived = max(0, edges[1].number - line.next.number + 1)
+            self._arrived(line, arrived)
+        if (edges is not None and edges[1].fence > line.next.fence) or (refused and not arrived):
+            # also where nothing is left of what was written: the engine takes no id of ours any more
+            if self._lines.get(line.broker) is line:
+                self.resign(line.broker)
+                line.on_deposed()
+            return
         line.waiting.extendleft(reversed(line.sent))
         line.sent = []
 
     def _arrived(self, line: _Line, count: int) -> None:
         arrived, line.sent = line.sent[:count], line.sent[count:]
         line.next = Position(line.next.fence, line.next.number + len(arrived))
-        self.bytes -= sum(len(frame.data) for frame in arrived)
+        if (
+            self._lines.get(line.broker) is line
+        ):  # what waited for a broker that was resigned is not counted any more
+            self.bytes -= sum(len(frame.data) for frame in arrived)
         if not line.waiting and not line.sent:
             line.emptied.set()
         self._metrics.shipped.labels(line.broker).value += sum(frame.records for frame in arrived)

@@ -14,15 +14,18 @@ import trio
 
 from ..bus.engine import BusEngine
 from ..bus.followed import Followed, encode_marks
-from ..bus.shared_broker import Bus, Guard, Lead, SharedBroker
+from ..bus.shared_broker import Guard, SharedBroker
 from ..bus.shipper import Shipper
+from ..bus.take_over import Bus, Lead
 from ..config import BusConfig
-from ..errors import ConfigError, StoreUnavailable
+from ..errors import ConfigError, MdserverError, StoreUnavailable
 from ..feed.broker_host import Emit
 from ..kinds import BY_NAME
 from ..metrics import Metrics
 from ..model import Gap, LastRecord, Published, Record, Topic
 from ..private_file import open_private
+from ..store.connection.connect import Connection
+from ..store.live.leaders import note_leader
 from ..stream.router import Router
 from .parts import Part
 from .storage import DatabasePart, DrainPart, JournalPart
@@ -32,6 +35,11 @@ __all__ = ["BusPart", "FollowedStoring"]
 SLACK_US = 60_000_000
 """Times of neighbouring records may be in another order than their numbers, by about so much."""
 MOST_MISSING = 200_000
+LOOK_S = 1.0
+NOTE_WITHIN = 0.1
+"""Of ``lease_s``: how long the database may take to say who leads."""
+STORED_WITHIN_S = 15.0
+"""How long a replay waits for the leader to store what the bus brought: a change of leaders included."""
 
 _log = structlog.get_logger("mdserver")
 
@@ -84,9 +92,12 @@ class BusPart(Part):
             lead = None
             if self._journal is not None:
                 self._shipper = shipper
-                lead = Lead(shipper, self._last_records, self._journal.journal.append, self._own_last)
-            self._bus = Bus(engine, process, self._settings.lease_s, self._settings.keep_s, lead)
-            await shipper.run(task_status=task_status)
+                lead = Lead(shipper, self._journal.journal.append, self._own_last, self._note_leader)
+            settings = self._settings
+            self._bus = Bus(engine, process, settings.lease_s, settings.keep_s, self._last_records, lead)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._look_what_is_stored)
+                await shipper.run(task_status=task_status)
 
     @property
     def away(self) -> str | None:
@@ -128,6 +139,29 @@ class BusPart(Part):
             )
         broker.share(self._bus, followed, guard)
         return broker
+
+    async def _look_what_is_stored(self) -> None:
+        """Read in the database what is stored where no leader says it: the one that stored it may be gone."""
+        waited: list[tuple[Followed, dict[Topic, int]]] = []
+        while True:
+            await trio.sleep(LOOK_S)
+            late = [followed for followed, seqs in waited if not followed.caught_up(seqs)]
+            if late:
+                try:
+                    found = await self._database.store.last_records()
+                except MdserverError:
+                    continue  # replays and candles say that the database is away
+                for followed in late:
+                    followed.note_stored(
+                        {topic: one.seq for topic, one in found.items() if topic.broker == followed.broker}
+                    )
+            waited = [(followed, followed.to_store()) for followed in self.followed.values()]
+
+    async def _note_leader(self, broker: str, process: str, fence: int) -> tuple[int, str]:
+        def work(conn: Connection) -> tuple[int, str]:
+            return note_leader(conn, broker, process, fence)
+
+        return await self._database.database.run(work, within_s=self._settings.lease_s * NOTE_WITHIN)
 
     async def _last_records(self, broker: str) -> Mapping[Topic, LastRecord]:
         found = await self._database.store.last_records()
@@ -194,21 +228,17 @@ class FollowedStoring:
         is_stored = self.barrier()
         if self._own is not None:
             await self._own.store_now()
-        while not is_stored():
-            if (away := self.away) is not None:
-                raise StoreUnavailable(away)
-            await trio.sleep(0.02)
+        with trio.move_on_after(STORED_WITHIN_S):
+            while not is_stored():
+                if (away := self.away) is not None:
+                    raise StoreUnavailable(away)
+                await trio.sleep(0.02)
+            return
+        raise StoreUnavailable(f"the leader has not stored its records within {STORED_WITHIN_S:.0f} s")
 
     def barrier(self) -> Callable[[], bool]:
         """Return a function that tells whether all that the bus brought before is stored."""
-        waited = [
-            (
-                followed,
-                {topic: seq for topic, (seq, _) in followed.last.items() if BY_NAME[topic.type].stored},
-            )
-            for followed in self._bus.followed.values()
-            if not followed.leads
-        ]
+        waited = [(one, one.to_store()) for one in self._bus.followed.values() if not one.leads]
         return lambda: all(followed.leads or followed.caught_up(marked) for followed, marked in waited)
 
 

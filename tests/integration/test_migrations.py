@@ -96,6 +96,7 @@ def test_every_file_once_in_order(empty: Connection) -> None:
             "lasting_gaps",
             "venue_candles",
             "side_hours",
+            "leaders",
         ),
     }
     for view in ("market_ticks", "market_trades", "forex_candles_1m", "forex_candles_1d"):

@@ -21,7 +21,7 @@ from mdserver.net import open_websocket
 from .daemon import Daemon, open_daemon, write_config
 from .redis import RedisServer, running_redis
 
-LEASE_S = 1.0
+LEASE_S = 2.0
 
 
 class Cluster:

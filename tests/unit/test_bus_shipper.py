@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.testing
 
-from mdserver.bus.engine import START, BusUnavailable, Position
+from mdserver.bus.engine import START, BusMisused, BusUnavailable, Deposed, Position
 from mdserver.bus.memory_engine import MemoryEngine
 from mdserver.bus.names import stream_key
 from mdserver.bus.shipper import Shipper
@@ -141,3 +142,56 @@ async def test_who_was_replaced_is_told_and_ships_nothing_more(bench: Bench) -> 
     bench.shipper.offer([record(3)])
     assert bench.shipper.bytes == 0
     assert len(bench.engine.streams[stream_key("sea")]) == 2
+
+
+async def test_a_stream_that_takes_no_id_of_ours_ends_the_lead(bench: Bench) -> None:
+    bench.shipper.offer([record(1)])
+    await bench.arrived(1)
+
+    async def refuse(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise Deposed("the last id was above")
+
+    bench.engine.append = refuse  # type: ignore[method-assign]
+    bench.engine.streams[stream_key("sea")].clear()  # trimmed by somebody else
+    bench.shipper.offer([record(2)])
+    with trio.fail_after(5):
+        await bench.deposed.wait()
+
+
+async def test_bytes_of_a_broker_that_was_resigned_meanwhile_count_once(nursery: trio.Nursery) -> None:
+    begun, go_on = trio.Event(), trio.Event()
+
+    class Slow(MemoryEngine):
+        async def append(self, stream: str, first: Position, frames: Sequence[bytes]) -> None:
+            begun.set()
+            await go_on.wait()
+            await super().append(stream, first, frames)
+
+    bench = Bench(Slow())
+    await nursery.start(bench.shipper.run)
+    bench.shipper.offer([record(1)])
+    await begun.wait()
+    bench.shipper.resign("sea")
+    go_on.set()
+    await bench.arrived(1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.shipper.bytes == 0
+
+
+async def test_a_stream_that_is_refused_does_not_stop_the_others(nursery: trio.Nursery) -> None:
+    class Picky(MemoryEngine):
+        async def append(self, stream: str, first: Position, frames: Sequence[bytes]) -> None:
+            if stream == stream_key("air"):
+                raise BusMisused("a key of another type")
+            await super().append(stream, first, frames)
+
+    bench = Bench(Picky())
+    bench.shipper.resign("sea")
+    bench.shipper.lead("air", 3, bench.deposed.set)
+    bench.shipper.lead("sea", 3, bench.deposed.set)
+    await nursery.start(bench.shipper.run)
+    bench.shipper.offer([Published(Topic("air", "EURUSD", "tick"), 1, record(1).record)])
+    bench.shipper.offer([record(1)])
+    assert await bench.arrived(1) == [1]
+    assert bench.shipper.away == "a key of another type"
