@@ -108,9 +108,5 @@ async def count_ticks(port: int) -> int:
 def server_of(pid: int) -> psutil.Process:
     """Return the server within the processes of ``buildah run``."""
     tree = psutil.Process(pid).children(recursive=True)
-    (server,) = [
-        one
-        for one in tree
-        if one.exe().startswith(("/opt", "/usr/bin/python")) and "mdserver" in one.cmdline()[1]
-    ]
+    (server,) = [one for one in tree if one.cmdline()[:1] == ["/opt/mdserver/bin/python"]]
     return server

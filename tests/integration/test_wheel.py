@@ -1,4 +1,4 @@
-"""What is installed without the clone: the wheel alone brings the server, its commands and its migrations."""
+"""What is installed without the clone: wheels alone bring the server, its commands and migrations, plugins, client."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_wheel_migrates_in_an_empty_environment(tmp_path: Path) -> None:
-    """The libraries come from this environment, which would take long to install; of ours only the wheel is there."""
+def test_every_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
+    """The libraries come from this environment, which would take long to install; of ours only wheels are there."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT])
+    folders = [
+        path.parent for own in ("plugins/*", "clients/python") for path in ROOT.glob(f"{own}/pyproject.toml")
+    ]
+    run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT, *folders])
     (wheel,) = tmp_path.glob("mdserver-*.whl")
+    others = sorted(set(tmp_path.glob("*.whl")) - {wheel})
+    assert len(others) == len(folders)
     with zipfile.ZipFile(wheel) as content:
         assert content.read("mdserver/client.js") == (ROOT / "clients/js/mdserver.js").read_bytes()
     run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "empty"])
@@ -41,6 +48,22 @@ def test_the_wheel_migrates_in_an_empty_environment(tmp_path: Path) -> None:
     assert int(run([python, "-c", pages], environment)) >= 15
     numbers = {path.name.split("_")[0] for path in ROOT.glob("sql/*.sql")}
     assert {name.split("_")[0] for name in applied} == numbers
+    run([*pip, "--python", python, "install", "-q", "--no-deps", "--no-index", *others])
+    found = json.loads(run([tmp_path / "empty/bin/mdserver", "plugins", "--json"], environment))["plugins"]
+    assert {plugin["problem"] for plugin in found} == {None}
+    names = {f"mdserver-{path.name}" for path in ROOT.glob("plugins/*") if (path / "pyproject.toml").exists()}
+    assert {plugin["distribution"] for plugin in found} == names | {"mdserver"}
+    client = run([python, "-c", "import mdserver_client; print(mdserver_client.__file__)"], environment)
+    assert Path(client.strip()).is_relative_to(tmp_path / "empty")
+    extras = metadata(wheel).get_all("Requires-Dist") or []
+    assert {one.partition(";")[0].strip() for one in extras if "all" in one.partition(";")[2]} >= names
+
+
+def metadata(wheel: Path) -> Message:
+    """Return what a wheel says of itself."""
+    with zipfile.ZipFile(wheel) as content:
+        (name,) = [name for name in content.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_bytes(content.read(name))
 
 
 def libraries(folder: Path) -> Path:
