@@ -19,6 +19,7 @@ from ..model import US_PER_S, Candle, GapState, LastRecord, Published, Record, R
 from ..stream.live_candles import CandleKey, StoredCandle
 from ..stream.stored_past import Begin, GapKey, Page, Start
 from ..timeframes import Timeframe
+from .connection.both import both
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
 from .gap_ledger import GapRow, LastingGap, mark_gap, read_gaps, read_lasting_gaps
@@ -40,6 +41,8 @@ from .query.read_records import (
     RecordArrays,
     RecordPage,
     RowPosition,
+    joined_arrays,
+    middle_of,
     read_newest,
     read_record_arrays,
     read_records,
@@ -70,6 +73,10 @@ _rarely = RarelyLogged(structlog.get_logger("mdserver.store"))
 
 MAX_TICKS = 5_000_000
 """How many ticks one request for bid or ask candles may read: some seconds of work."""
+
+_TWO_READS_FROM = 100_000
+"""Pages of more records are read in two halves at the same time: PostgreSQL's work on a million takes most of a second.
+"""
 
 _FOLD_INLINE = 10_000
 """Up to so many candles are folded in the event loop, in a millisecond; more in a thread."""
@@ -219,22 +226,39 @@ class Store:
         )
 
     async def record_arrays(
-        self,
-        series_id: int,
-        type_: RecordType,
-        from_us: int,
-        to_us: int,
-        *,
-        after: RowPosition | None = None,
-        limit: int,
+        self, series: SeriesInfo, from_us: int, to_us: int, *, after: RowPosition | None = None, limit: int
     ) -> RecordArrays:
         """Return what :meth:`records` returns, with numbers as numpy arrays."""
-        stored = BY_NAME[type_].stored
+        stored = BY_NAME[series.type].stored
         if stored is None:
-            raise ValueError(f"{type_}: records of this kind are not stored")
-        return await self._read(
-            lambda conn: read_record_arrays(conn, stored, series_id, from_us, to_us, after=after, limit=limit)
+            raise ValueError(f"{series.type}: records of this kind are not stored")
+        imported = series.last_seq == 0  # no record of it came from a socket
+
+        async def read(first_us: int, last_us: int) -> RecordArrays:
+            return await self._read(
+                lambda conn: read_record_arrays(
+                    conn,
+                    stored,
+                    series.id,
+                    first_us,
+                    last_us,
+                    after=after,
+                    limit=limit,
+                    received_is_null=imported,
+                )
+            )
+
+        if limit < _TWO_READS_FROM:
+            return await read(from_us, to_us)
+        begin_us = from_us if after is None else max(from_us, after[0])
+        hours = await self.candles(
+            series.id, HOUR_S, begin_us // US_PER_S // HOUR_S * HOUR_S, to_us // US_PER_S
         )
+        middle_us = middle_of(hours, limit) * US_PER_S
+        if not begin_us < middle_us <= to_us:
+            return await read(from_us, to_us)
+        one, other = await both(partial(read, from_us, middle_us - 1), partial(read, middle_us, to_us))
+        return joined_arrays(one, other, limit)
 
     async def gaps(
         self,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import random
+import struct
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mdserver.candles import mid
-from mdserver.model import US_PER_S, Published, Tick, Topic, Trade
+from mdserver.model import US_PER_S, Published, Tick, TickColumns, Topic, Trade
 from mdserver.store.connection.database import Database
 from mdserver.store.query.read_records import NO_TIME_US
-from mdserver.store.store import Store
+from mdserver.store.store import FetchedHour, Store
 from mdserver.store.upkeep.delete_rows import Range, delete_rows
 from mdserver.store.upkeep.rebuild_candles import refresh
 from mdserver.timeframes import Align, parse_timeframe
@@ -214,14 +217,37 @@ async def test_first_and_last_day(stored: tuple[Store, list[Trade]]) -> None:
     assert await store.candle_days([999]) is None
 
 
-async def test_arrays_of_records_are_those_of_lists(database: Database) -> None:
+def moment(us: int, hours: int) -> int:
+    return (T0 + 3_600 * hours) * US_PER_S + us
+
+
+@pytest.mark.parametrize("two_reads_from", [1, 100_000])
+async def test_arrays_of_records_are_those_of_lists(
+    database: Database, two_reads_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a page is read in two halves: some records lie in the hours that follow."""
+    monkeypatch.setattr("mdserver.store.store._TWO_READS_FROM", two_reads_from)
     store = Store(database)
     ticks = [
-        Tick("EURUSD", T0 * US_PER_S + n // 2, 1 + n / 100, 2.0, None if n % 3 else n, float(n))
+        Tick(
+            "EURUSD",
+            T0 * US_PER_S + n // 2 + n // 8 * 3_600 * US_PER_S,
+            1 + n / 100,
+            2.0,
+            None if n % 3 else n,
+            float(n),
+        )
         for n in range(20)
     ]
     trades = [
-        Trade("EURUSD", T0 * US_PER_S + n, 5.0, n, "buy" if n % 2 else None, f"é{n}" if n % 3 else None)
+        Trade(
+            "EURUSD",
+            T0 * US_PER_S + n + n // 4 * 3_600 * US_PER_S,
+            5.0,
+            n,
+            "buy" if n % 2 else None,
+            f"é{n}" if n % 3 else None,
+        )
         for n in range(9)
     ]
     for kind, records in (("tick", ticks), ("trade", trades)):
@@ -230,10 +256,15 @@ async def test_arrays_of_records_are_those_of_lists(database: Database) -> None:
             [Published(topic, n, one, n * 7 if n % 2 else None) for n, one in enumerate(records, 1)]  # type: ignore[arg-type]
         )
     for series in await store.series():
-        for after, limit in ((None, 100), ((T0 * US_PER_S + 3, 4), 3), ((T0 * US_PER_S + 99, 0), 3)):
-            place = (series.id, series.type, T0 * US_PER_S, (T0 + 9) * US_PER_S)
+        for after, limit in (
+            (None, 100),
+            (None, 11),
+            ((T0 * US_PER_S + 3, 4), 3),
+            ((T0 * US_PER_S + 99, 0), 9),
+        ):
+            place = (series.id, series.type, T0 * US_PER_S, (T0 + 9 * 3_600) * US_PER_S)
             lists = await store.records(*place, after=after, limit=limit)
-            arrays = await store.record_arrays(*place, after=after, limit=limit)
+            arrays = await store.record_arrays(series, *place[2:], after=after, limit=limit)
             assert arrays.time_us.tolist() == lists.time_us
             assert arrays.seq.tolist() == lists.seq
             assert [
@@ -244,3 +275,50 @@ async def test_arrays_of_records_are_those_of_lists(database: Database) -> None:
                 if isinstance(column, np.ndarray):
                     column = [None if math.isnan(value) else value for value in column.tolist()]
                 assert column == values
+
+
+RECORDED_FROM = 1_549_238_400
+"""2019-02-04, midnight UTC: 19:00 of the evening before in New York."""
+
+
+def recorded_hour(file: Path, hour_s: int) -> FetchedHour:
+    rows = np.array(list(struct.iter_unpack(">IIIff", lzma.decompress(file.read_bytes()))))
+    sizes = rows[:, 4] * 1e6, rows[:, 3] * 1e6
+    ticks = TickColumns(
+        (hour_s * 1_000 + rows[:, 0].astype(np.int64)) * 1_000, rows[:, 2] / 1e5, rows[:, 1] / 1e5, *sizes
+    )
+    return FetchedHour(hour_s * US_PER_S, "data", lambda: ticks, file.name, "recorded", file.name)
+
+
+@pytest.mark.recorded
+@pytest.mark.plain_only
+async def test_dealers_candles_of_recorded_ticks_are_those_of_the_recorded_hours(
+    database: Database, recorded_data: Path
+) -> None:
+    """A day's ticks of one archive, and the ask candles by the hour that the same venue publishes of them."""
+    folder = recorded_data / "Leo4815162342+dukascopy-node" / "EURUSD" / "2019" / "01" / "04"
+    published = recorded_data / "theorycraft-trading+dukascopy_ex" / "EURUSD" / "2019" / "01"
+    store = Store(database)
+    series = await store.open_series("dukascopy", "EURUSD")
+    hours = [recorded_hour(folder / f"{n:02}h_ticks.bi5", RECORDED_FROM + n * 3_600) for n in range(24)]
+    assert {one.status for one in await store.load_hours(series, hours)} == {"added"}
+    (series,) = await store.series("EURUSD")
+    rows_of_hours = struct.iter_unpack(
+        ">IIIIIf", lzma.decompress((published / "ASK_candles_hour_1.bi5").read_bytes())
+    )
+    month_s = RECORDED_FROM - 3 * 86_400
+    by_hour = {month_s + second: values for second, *values in rows_of_hours}
+    for name, opens in (
+        ("12h", [RECORDED_FROM + 10 * 3_600]),  # from 5:00 to 17:00 in New York
+        ("4h", [RECORDED_FROM + n * 3_600 for n in (2, 6, 10, 14, 18)]),
+        ("2h", [RECORDED_FROM + n * 3_600 for n in range(0, 24, 2)]),
+    ):
+        timeframe = parse_timeframe(name, "ny17")
+        found = {
+            row[0]: row for row in rows(await store.candles_of(series, timeframe, opens[0], opens[-1], "ask"))
+        }
+        assert list(found) == opens
+        for open_s, (_, opened, high, low, closed, *_) in found.items():
+            members = [by_hour[hour] for hour in range(open_s, open_s + timeframe.length_s, 3_600)]
+            expected = (members[0][0], max(m[3] for m in members), min(m[2] for m in members), members[-1][1])
+            assert tuple(round(price * 1e5) for price in (opened, high, low, closed)) == expected

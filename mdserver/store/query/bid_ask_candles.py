@@ -46,16 +46,16 @@ _KEPT_FROM = """select ceil(extract(epoch from dropped_before))::bigint from ret
 
 _HOURS: LiteralString = f"""select {
     sent(
-        "time",
-        "version",
-        "row_count",
-        "there",
-        "coalesce(open, 0)",
-        "coalesce(high, 0)",
-        "coalesce(low, 0)",
-        "coalesce(close, 0)",
-        "coalesce(whole, 0)",
-        "coalesce(fraction, 0)",
+        time="time",
+        int_version="version",
+        int_count="row_count",
+        int_there="there",
+        float_open="coalesce(open, 0)",
+        float_high="coalesce(high, 0)",
+        float_low="coalesce(low, 0)",
+        float_close="coalesce(close, 0)",
+        int_whole="coalesce(whole, 0)",
+        int_fraction="coalesce(fraction, 0)",
     )
 }, %(minutes)s
 from (select mid.time, mid.version, mid.row_count, (kept.time is not null)::int::bigint as there,
@@ -68,11 +68,12 @@ from (select mid.time, mid.version, mid.row_count, (kept.time is not null)::int:
 
 _MINUTES: LiteralString = "string_agg(minutes, '' order by time)"
 
+_IN_ORDER: LiteralString = "from ticks where series_id = %s and time >= %s and time < %s order by time, seq"
+_BID: LiteralString = sent(time="time", float_price="bid", float_size="coalesce(bid_size, 'NaN')")
+_ASK: LiteralString = sent(time="time", float_price="ask", float_size="coalesce(ask_size, 'NaN')")
 _TICKS: dict[Side, LiteralString] = {
-    "bid": f"""select {sent("time", "bid", "coalesce(bid_size, 'NaN')")} from (select time, bid, bid_size from ticks
-        where series_id = %s and time >= %s and time < %s order by time, seq) as chosen""",  # noqa: S608
-    "ask": f"""select {sent("time", "ask", "coalesce(ask_size, 'NaN')")} from (select time, ask, ask_size from ticks
-        where series_id = %s and time >= %s and time < %s order by time, seq) as chosen""",  # noqa: S608
+    "bid": f"select {_BID} from (select time, bid, bid_size {_IN_ORDER}) as chosen",  # noqa: S608 - texts of this module
+    "ask": f"select {_ASK} from (select time, ask, ask_size {_IN_ORDER}) as chosen",  # noqa: S608 - texts of this module
 }
 
 _KEEP = """insert into side_hours

@@ -1,6 +1,7 @@
 """Read candles as numpy arrays: what other candles are folded from.
 
-PostgreSQL packs each column into one array (``array_send``) that numpy reads where it lies: no Python object per value.
+PostgreSQL strings the values of each column together, in binary, and numpy reads them where they lie: no Python object
+per value.
 """
 
 from __future__ import annotations
@@ -33,9 +34,6 @@ __all__ = [
 
 Packed: TypeAlias = bytes | None
 
-_HEADER_BYTES = 20
-"""Of an array of one dimension without NULLs, as ``array_send`` writes it."""
-
 NO_TIME_US = -(2**63) + 1
 """In a column of times: there is none."""
 
@@ -48,21 +46,30 @@ _EXACT = 2**53 // FRACTIONS
 """Volumes below are whole numbers of hundred-millionths that a float holds exactly."""
 
 
-def sent(*columns: LiteralString) -> LiteralString:
-    """Return the select list that packs these columns; each must be of eight bytes and never NULL."""
-    return ", ".join([f"array_send(array_agg({column}))" for column in columns])
+_SEND: dict[str, LiteralString] = {"time": "timestamptz_send", "int": "int8send", "float": "float8send"}
+
+
+def sent(**columns: LiteralString) -> LiteralString:
+    """Return the select list that packs columns in this order; none may be NULL.
+
+    The name of a column begins with its type: ``time``, ``int`` or ``float``.
+    """
+    packed: list[LiteralString] = []
+    for name, column in columns.items():
+        packed.append("string_agg(" + _SEND[name.partition("_")[0]] + "(" + column + "), '')")
+    return ", ".join(packed)
 
 
 _READ: LiteralString = f"""select {
     sent(
-        "time",
-        "open",
-        "high",
-        "low",
-        "close",
-        "trunc(volume)::bigint",
-        "((volume - trunc(volume)) * 100000000)::bigint",
-        "row_count",
+        time="time",
+        float_open="open",
+        float_high="high",
+        float_low="low",
+        float_close="close",
+        int_whole="trunc(volume)::bigint",
+        int_fraction="((volume - trunc(volume)) * 100000000)::bigint",
+        int_count="row_count",
     )
 } from (select * from candles
     where series_id = %s and timeframe = %s and time between %s and %s order by time) as chosen"""  # noqa: S608
@@ -107,9 +114,7 @@ def floats(packed: Packed) -> Floats:
 
 
 def _values(packed: Packed, form: str) -> NDArray[Any]:
-    if packed is None:
-        return np.zeros(0, form)
-    return np.frombuffer(packed, np.dtype([("bytes", ">i4"), ("value", form)]), offset=_HEADER_BYTES)["value"]
+    return np.frombuffer(packed or b"", form)
 
 
 def _empty() -> Candles:

@@ -10,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString, TypeAlias, cast
 
 import msgspec
+import numpy as np
 import psycopg
 from psycopg import sql
 
 from ...candles import Floats, Ints
 from ...kinds import StoredAs, StoredColumn
 from .candle_arrays import NO_TIME_US, floats, ints, times_us
+from .read_candles import CandleColumns
 
 __all__ = [
     "NO_TIME_US",
@@ -110,17 +112,26 @@ def read_record_arrays(
     *,
     after: RowPosition | None = None,
     limit: int,
+    received_is_null: bool = False,
 ) -> RecordArrays:
-    """Do as :func:`read_records`, with numbers as numpy arrays: no Python object per value. Blocking."""
+    """Do as :func:`read_records`, with numbers as numpy arrays: no Python object per value. Blocking.
+
+    ``received_is_null``: no socket brought any of the records, so the column need not be read.
+    """
     numbers = [column.name for column in stored.columns if column.form in ("price", "size")]
     others = [column.name for column in stored.columns if column.name not in numbers]
     packed: list[sql.Composable] = [
-        sql.SQL("array_send(array_agg(time))"),
-        sql.SQL("array_send(array_agg(seq::bigint))"),
-        sql.SQL("array_send(array_agg(coalesce(received, '-infinity')))"),
+        sql.SQL("string_agg(timestamptz_send(time), '')"),
+        sql.SQL("string_agg(int8send(seq), '')"),
+        sql.SQL(
+            "null"
+            if received_is_null
+            else "string_agg(timestamptz_send(coalesce(received, '-infinity')), '')"
+        ),
     ]
     packed += [
-        sql.SQL("array_send(array_agg(coalesce({}, 'NaN')))").format(sql.Identifier(name)) for name in numbers
+        sql.SQL("string_agg(float8send(coalesce({}, 'NaN')), '')").format(sql.Identifier(name))
+        for name in numbers
     ]
     packed += [sql.SQL("array_agg({})").format(sql.Identifier(name)) for name in others]
     statement = _page(stored, packed)
@@ -129,7 +140,39 @@ def read_record_arrays(
         row = cast("tuple[Any, ...]", cursor.execute(statement, values).fetchone())
     columns: dict[str, Any] = {name: floats(one) for name, one in zip(numbers, row[3:], strict=False)}
     columns |= {name: one or [] for name, one in zip(others, row[3 + len(numbers) :], strict=True)}
-    return RecordArrays(times_us(row[0]), ints(row[1]), times_us(row[2]), columns)
+    time_us = times_us(row[0])
+    received_us = np.full(len(time_us), NO_TIME_US) if received_is_null else times_us(row[2])
+    return RecordArrays(time_us, ints(row[1]), received_us, columns)
+
+
+def middle_of(hours: CandleColumns, most: int) -> int:
+    """Return the hour, in Unix seconds, before which about half of the first ``most`` records of these hours lie."""
+    ticks = 0
+    half = min(most, sum(hours.count)) / 2
+    for time, count in zip(hours.time, hours.count, strict=True):
+        if ticks >= half:
+            return time
+        ticks += count
+    return 0
+
+
+def joined_arrays(one: RecordArrays, other: RecordArrays, limit: int) -> RecordArrays:
+    """Return the first ``limit`` records of two consecutive reads."""
+    columns: dict[str, Any] = {
+        name: _joined(values, other.columns[name], limit) for name, values in one.columns.items()
+    }
+    return RecordArrays(
+        _joined(one.time_us, other.time_us, limit),
+        _joined(one.seq, other.seq, limit),
+        _joined(one.received_us, other.received_us, limit),
+        columns,
+    )
+
+
+def _joined(one: Any, other: Any, limit: int) -> Any:
+    if isinstance(one, list):
+        return (one + other)[:limit]
+    return np.concatenate((one, other[: max(0, limit - len(one))]))[:limit]
 
 
 def _page(stored: StoredAs, columns: Sequence[sql.Composable] | None = None) -> sql.Composed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -187,9 +187,12 @@ async def _first_page(
 async def _page(store: Store, query: _PageQuery, form: Format, times: Times) -> _Page:
     """Read one page, and one record more to know whether another page follows."""
     series, limit = query.series, query.limit
-    read: Callable[..., Awaitable[RecordPage | RecordArrays]]
-    read = store.record_arrays if form == "arrow" else store.records
-    page = await read(series.id, series.type, query.from_us, query.to_us, after=query.after, limit=limit + 1)
+    span, after = (query.from_us, query.to_us), query.after
+    page: RecordPage | RecordArrays
+    if form == "arrow":
+        page = await store.record_arrays(series, *span, after=after, limit=limit + 1)
+    else:
+        page = await store.records(series.id, series.type, *span, after=after, limit=limit + 1)
     shown = shown_times(times)
     columns = [Column(page.seq[:limit], form="int"), Column(page.time_us[:limit], shown, "time_us")]
     for column in _stored(series.type).columns:
@@ -201,8 +204,8 @@ async def _page(store: Store, query: _PageQuery, form: Format, times: Times) -> 
     columns.append(Column(page.received_us[:limit], shown, "time_us"))
     count = len(page.seq)
     last = min(count, limit) - 1
-    place = (int(page.time_us[last]), int(page.seq[last])) if count else None
-    return _Page(row_type(_stored(series.type)), columns, place, count > limit)
+    end = (int(page.time_us[last]), int(page.seq[last])) if count else None
+    return _Page(row_type(_stored(series.type)), columns, end, count > limit)
 
 
 def _stored(type_: RecordType) -> StoredAs:

@@ -129,8 +129,8 @@ class FakeStore:
             raise TooManyTicks(self.tick_count)
         return dict.fromkeys(timeframe.opens(from_s, to_s).tolist(), series.id + 0.5)
 
-    async def record_arrays(self, *place: Any, **more: Any) -> RecordArrays:
-        page = await self.records(*place, **more)
+    async def record_arrays(self, series: Series, *span: int, **more: Any) -> RecordArrays:
+        page = await self.records(series.id, series.type, *span, **more)
         received = [NO_TIME_US if us is None else us for us in page.received_us]
         columns = {
             name: values if name in ("side", "trade_id") else np.array(values, float)
