@@ -1,4 +1,4 @@
-"""Moving to a PostgreSQL of one's own, with the commands of the how-to."""
+"""The how-tos about the database: moving to a PostgreSQL of one's own, looking into it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from psycopg.conninfo import conninfo_to_dict
 from .daemon import clean_environment, open_daemon, write_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "own-postgresql.md"
+
+
+PSQL = PAGE.with_name("psql.md")
 
 
 def commands() -> str:
@@ -55,3 +58,12 @@ async def test_what_was_stored_goes_along_and_numbers_go_on(
     with psycopg.connect(empty_database_url) as conn:
         (missing,) = conn.execute("select max(seq) - count(*) from ticks").fetchone() or (None,)
     assert missing == 0
+
+
+def test_the_questions_of_the_psql_how_to_have_answers(database_url: str) -> None:
+    blocks = re.findall(r"```sql\n(.*?)```", PSQL.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    with psycopg.connect(database_url) as conn:
+        for question in "".join(blocks).split(";"):
+            if question.strip():
+                assert conn.execute(question).fetchall() == []
