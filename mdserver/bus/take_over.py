@@ -118,7 +118,7 @@ class TakeOver:
         # From here on the engine refuses what the leader before may still send.
         await engine.append(stream_key(name), Position(fence, 0), [encode_marks({})])
         before = await engine.get(holder_key(name))
-        same = self._is_sure and before in (HANDED_OVER, self._bus.process.encode())
+        same = before == HANDED_OVER or (self._is_sure and before == self._bus.process.encode())
         await catch_up(engine, self._followed)
         if not same:
             await trio.sleep_until(noted_s + wait_s)

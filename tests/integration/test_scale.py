@@ -6,7 +6,7 @@ import itertools
 import json
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,7 +16,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
-from mdserver.net import open_websocket
+from mdserver.net import WebSocketClosed, open_websocket
 
 from .daemon import Daemon, open_daemon, write_config
 from .redis import RedisServer, running_redis
@@ -84,11 +84,13 @@ class Watcher:
         return [m for m in self.messages if m["type"] == "gap"]
 
     async def run(self, url: str, request: dict[str, Any]) -> None:
+        """Read until the server stops."""
         async with open_websocket(url) as ws:
             await ws.send(json.dumps(request))
-            while True:
-                for text in await ws.receive():
-                    self.messages.append(json.loads(text))
+            with suppress(WebSocketClosed):
+                while True:
+                    for text in await ws.receive():
+                        self.messages.append(json.loads(text))
 
     async def until(self, count: int) -> None:
         """Wait for so many ticks in all."""
@@ -152,3 +154,82 @@ async def test_another_takes_over_and_every_edge_has_the_same(
     assert len(by_seq) == len(stored)
     assert [by_seq.get(seq) for seq, _, _ in x] == [(seq, pytest.approx(time), bid) for seq, time, bid in x]
     assert len({time for _, time, _ in stored}) == len(stored)
+
+
+async def _replayed(server: Daemon, since: int, count: int) -> list[dict[str, Any]]:
+    """Subscribe behind a number; return so many ticks."""
+    found: list[dict[str, Any]] = []
+    async with open_websocket(server.ws) as ws:
+        await ws.send(json.dumps({**SUBSCRIBE, "since": {"seq": since}, "received": True}))
+        with trio.fail_after(30):
+            while len(found) < count:
+                found += [m for m in map(json.loads, await ws.receive()) if m["type"] == "tick"]
+    return found[:count]
+
+
+@pytest.mark.slow
+async def test_an_edge_replays_as_the_leader_does_and_a_redis_that_is_empty_again_leaves_no_hole(
+    cluster: Cluster, nursery: trio.Nursery
+) -> None:
+    async with cluster.running(a="ingest", x="edge"):
+        await cluster.leader("a")
+        watcher = Watcher()
+        nursery.start_soon(watcher.run, cluster.servers["x"].ws, SUBSCRIBE)
+        await watcher.until(100)
+        cluster.redis.kill()
+        with trio.fail_after(20):
+            while await cluster.state("x") != "backoff":
+                await trio.sleep(0.05)
+        assert await cluster.state("a") == "live"
+        seen = len(watcher.ticks)
+        await trio.to_thread.run_sync(cluster.redis.start)
+        await watcher.until(seen + 200)
+        check(watcher.ticks, jumps=0)
+        since = watcher.ticks[20][0]
+        replays = [await _replayed(cluster.servers[name], since, 150) for name in ("x", "a")]
+        assert replays[0] == replays[1]
+        assert [one["seq"] for one in replays[0]] == list(range(since + 1, since + 151))
+        candles = [
+            (await cluster.servers[name].get("/api/candles", symbol="EURUSD", timeframe="1m")).json()
+            for name in ("x", "a")
+        ]
+        closed = [answer["candles"][:-1] if "candles" in answer else answer for answer in candles]
+        assert closed[0] == closed[1]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_a_leader_that_stands_still_publishes_nothing_behind_the_next_and_one_in_order_leaves_no_number_out(
+    cluster: Cluster, database_url: str, nursery: trio.Nursery
+) -> None:
+    async with cluster.running(a="ingest", b="all"):
+        leader = await cluster.leader("a", "b")
+        other = {"a": "b", "b": "a"}[leader]
+        watcher = Watcher()
+        nursery.start_soon(watcher.run, cluster.servers[other].ws, SUBSCRIBE)
+        await watcher.until(100)
+        cluster.servers[leader].process.send_signal(signal.SIGSTOP)
+        await cluster.leader(other)
+        seen = len(watcher.ticks)
+        await watcher.until(seen + 100)
+        cluster.servers[leader].process.send_signal(signal.SIGCONT)
+        with trio.fail_after(20):
+            while await cluster.state(leader) != "standby":
+                await trio.sleep(0.05)
+        check(watcher.ticks, jumps=1)
+        follower = Watcher()
+        nursery.start_soon(follower.run, cluster.servers[leader].ws, SUBSCRIBE)
+        await follower.until(50)
+        await cluster.servers[other].stop()
+        await cluster.leader(leader)
+        seen = len(follower.ticks)
+        await follower.until(seen + 100)
+        check(follower.ticks, jumps=0)
+        await cluster.servers[leader].stop()
+        nursery.cancel_scope.cancel()
+    with psycopg.connect(database_url) as conn:
+        stored = conn.execute("select seq, time from ticks order by seq").fetchall()
+    assert len({seq for seq, _ in stored}) == len({time for _, time in stored}) == len(stored)
+    assert [time for _, time in stored] == sorted(time for _, time in stored)
+    numbers = {seq for seq, _ in stored}
+    assert {seq for seq, _, _ in (*watcher.ticks, *follower.ticks)} <= numbers

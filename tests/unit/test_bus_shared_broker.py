@@ -574,3 +574,20 @@ async def test_a_damaged_clock_of_fences_is_mended_by_the_database(
     await until(lambda: a.leads)
     assert a.broker.fence == 42
     assert a.broker.state in (State.STARTING, State.LIVE)
+
+
+async def test_one_that_stood_still_takes_over_in_order_again(
+    cluster: Cluster, autojump_clock: object
+) -> None:
+    a, b, x = await two_and_an_edge(cluster)
+    a.link.is_silent = True
+    a.guard.until_s = -math.inf
+    await until(lambda: b.leads)
+    a.link.is_silent = False
+    await until(lambda: a.broker.state == "standby")
+    await trio.sleep(1)
+    await cluster.stop("b")
+    await until(lambda: a.leads)
+    seen = len(x.numbers())
+    await until(lambda: len(x.numbers()) > seen + 20)
+    assert [jump > LEFT_OUT for jump in x.jumps()] == [True]
