@@ -322,3 +322,20 @@ async def test_dealers_candles_of_recorded_ticks_are_those_of_the_recorded_hours
             members = [by_hour[hour] for hour in range(open_s, open_s + timeframe.length_s, 3_600)]
             expected = (members[0][0], max(m[3] for m in members), min(m[2] for m in members), members[-1][1])
             assert tuple(round(price * 1e5) for price in (opened, high, low, closed)) == expected
+
+
+async def test_newest_prices_and_record(stored: tuple[Store, list[Trade]]) -> None:
+    """Of each kind: an old price is not looked at, and of records at one time the last one counts."""
+    store, trades = stored
+    ticks = [Tick("EURUSD", moment(0, hour), 1 + hour / 1_000, 2.0, None, 5.0) for hour in (0, 100, 101, 101)]
+    topic = Topic("oanda", "EURUSD", "tick")
+    await store.write([Published(topic, n, one) for n, one in enumerate(ticks, 1)])
+    series = {one.type: one for one in await store.series()}
+    prices = await store.newest_prices(list(series.values()))
+    assert prices[series["tick"].id] == [1.101, 1.101, 1.1]
+    newest = sorted(trades, key=lambda one: -one.time_us)[:40]
+    assert prices[series["trade"].id] == [one.price for one in newest]
+    record = await store.newest_record(series["tick"])
+    assert (record.time_us, record.seq) == ([moment(0, 101)], [4])
+    assert record.columns == {"bid": [1.101], "ask": [2.0], "bid_size": [None], "ask_size": [5.0]}
+    assert (await store.newest_record(series["trade"])).columns["price"] == [newest[0].price]
