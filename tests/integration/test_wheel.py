@@ -19,6 +19,15 @@ from tests.conftest import reachable_folder
 
 ROOT = Path(__file__).parents[2]
 
+BUILD = """
+import os, sys
+from hatchling.build import build_wheel
+for folder in sys.argv[2:]:
+    os.chdir(folder)
+    build_wheel(sys.argv[1])
+"""
+"""What pip does without isolation, all in one process: pip takes two seconds for each."""
+
 
 @pytest.mark.slow
 def test_every_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
@@ -27,7 +36,7 @@ def test_every_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
     folders = [
         path.parent for own in ("plugins/*", "clients/python") for path in ROOT.glob(f"{own}/pyproject.toml")
     ]
-    run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT, *folders])
+    run([sys.executable, "-c", BUILD, tmp_path, ROOT, *folders])
     (wheel,) = tmp_path.glob("mdserver-*.whl")
     others = sorted(set(tmp_path.glob("*.whl")) - {wheel})
     assert len(others) == len(folders)
