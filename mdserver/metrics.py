@@ -143,6 +143,14 @@ class Metrics:
         self.frames_refused = counter(
             "bus_frames_refused", "Entries of the bus that are damaged or of another version", "broker"
         )
+        self.bus_leads = gauge("bus_leads", "1 where this process leads a broker", "broker")
+        self.bus_fence = gauge("bus_fence", "Fence under which a broker is led; 0: nobody leads it", "broker")
+        self.bus_lag = gauge(
+            "bus_lag_seconds",
+            "Age of the newest record from the bus when it came; 0 for the leader",
+            "broker",
+        )
+        self.bus_waiting = gauge("bus_waiting_bytes", "Bytes of records that wait for the bus")
         # storage
         self.journal_bytes = gauge("journal_bytes", "Size of the journal on disk")
         self.journal_refused = counter(

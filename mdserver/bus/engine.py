@@ -7,7 +7,17 @@ from typing import NamedTuple, Protocol
 
 from ..errors import MdserverError, Unavailable
 
-__all__ = ["START", "BusEngine", "BusMisused", "BusUnavailable", "Deposed", "Entry", "Position"]
+__all__ = [
+    "START",
+    "BusEngine",
+    "BusMisused",
+    "BusUnavailable",
+    "Deposed",
+    "Entry",
+    "Held",
+    "Position",
+    "Size",
+]
 
 
 class BusUnavailable(Unavailable):
@@ -43,6 +53,20 @@ class Entry(NamedTuple):
     frame: bytes
 
 
+class Held(NamedTuple):
+    """A lease that somebody holds, and how long it lasts if it is not renewed."""
+
+    holder: str
+    left_s: float
+
+
+class Size(NamedTuple):
+    """How much is on a stream; ``bytes`` is what the engine needs for it."""
+
+    entries: int
+    bytes: int
+
+
 class BusEngine(Protocol):
     """One connection to the engine. Every call raises BusUnavailable or BusMisused, within a bounded time."""
 
@@ -71,6 +95,12 @@ class BusEngine(Protocol):
 
     async def release(self, lease: str, holder: str) -> None:
         """Give a lease back, if it is ours."""
+
+    async def lease(self, lease: str) -> Held | None:
+        """Return who holds a lease; None: nobody."""
+
+    async def size(self, stream: str) -> Size:
+        """Return how much is on a stream."""
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Set a key that is gone after ``ttl_s``."""

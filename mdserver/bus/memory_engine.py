@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-from .engine import BusUnavailable, Deposed, Entry, Position
+from .engine import BusUnavailable, Deposed, Entry, Held, Position, Size
 
 __all__ = ["MemoryEngine"]
 
@@ -95,6 +95,20 @@ class MemoryEngine:
         await self._check()
         if self._get(lease) == holder.encode():
             del self._keys[lease]
+
+    async def lease(self, lease: str) -> Held | None:
+        """See :meth:`.engine.BusEngine.lease`."""
+        await self._check()
+        holder = self._get(lease)
+        return (
+            None if holder is None else Held(holder.decode(), self._keys[lease].until - trio.current_time())
+        )
+
+    async def size(self, stream: str) -> Size:
+        """See :meth:`.engine.BusEngine.size`."""
+        await self._check()
+        entries = self.streams.get(stream, [])
+        return Size(len(entries), sum(len(entry.frame) for entry in entries))
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """See :meth:`.engine.BusEngine.put`."""

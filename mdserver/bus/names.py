@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["answers_key", "demand_prefix", "holder_key", "lease_key", "stream_key"]
+__all__ = ["answers_key", "demand_prefix", "holder_key", "lease_key", "presence_prefix", "stream_key"]
 
 VERSION = "1"
 """Of the keys and what they hold; frames carry a version of their own."""
@@ -31,3 +31,8 @@ def answers_key(broker: str) -> str:
 def holder_key(broker: str) -> str:
     """Return the key that remembers which process led a broker last."""
     return f"md:{VERSION}:h:{broker}"
+
+
+def presence_prefix() -> str:
+    """Return what the keys begin with in which each process says what it is."""
+    return f"md:{VERSION}:p:"

@@ -19,7 +19,7 @@ from coredis.exceptions import (
 from coredis.exceptions import ConnectionError as CoredisConnectionError
 
 from ..errors import leaves
-from .engine import BusMisused, BusUnavailable, Deposed, Entry, Position
+from .engine import BusMisused, BusUnavailable, Deposed, Entry, Held, Position, Size
 
 __all__ = ["RedisEngine", "open_redis"]
 
@@ -130,6 +130,20 @@ class RedisEngine:
         """See :meth:`.engine.BusEngine.release`."""
         with self._plain(f"release the lease {lease}"):
             await self._client.eval(_RELEASE, keys=[lease], args=[holder])
+
+    async def lease(self, lease: str) -> Held | None:
+        """See :meth:`.engine.BusEngine.lease`."""
+        with self._plain(f"read the lease {lease}"):
+            holder = await self._client.get(lease)
+            left_ms = await self._client.pttl(lease)
+        return None if holder is None else Held(holder.decode(), max(0.0, left_ms / 1000))
+
+    async def size(self, stream: str) -> Size:
+        """See :meth:`.engine.BusEngine.size`."""
+        with self._plain(f"read the size of {stream}"):
+            entries = await self._client.xlen(stream)
+            used = await self._client.memory_usage(stream)
+        return Size(entries, used or 0)
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """See :meth:`.engine.BusEngine.put`."""

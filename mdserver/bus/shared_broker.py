@@ -18,7 +18,7 @@ import trio
 from ..backoff import Backoff
 from ..errors import MdserverError, Unavailable, leaves
 from ..feed.broker_host import Emit
-from ..feed.broker_state import NEXT, State
+from ..feed.broker_state import NEXT, BrokerState, Shared, State
 from ..feed.supervised_broker import SupervisedBroker
 from ..log import RarelyLogged
 from ..metrics import Metrics
@@ -28,7 +28,7 @@ from .followed import Followed
 from .names import answers_key, demand_prefix, holder_key, lease_key, stream_key
 from .take_over import AT_ONCE, HANDED_OVER, REMEMBER_S, Bus, Lead, TakeOver, catch_up
 
-__all__ = ["Guard", "SharedBroker"]
+__all__ = ["Guard", "SharedBroker", "decode_answers"]
 
 ASK_S = 0.2
 """How often demand and answers are looked at."""
@@ -62,7 +62,7 @@ class _Answers(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_answers = msgspec.msgpack.Decoder(_Answers).decode
+decode_answers = msgspec.msgpack.Decoder(_Answers).decode
 _decode_feeds = msgspec.msgpack.Decoder(list[Feed]).decode
 
 
@@ -108,11 +108,19 @@ class SharedBroker(SupervisedBroker):
         """The process that leads, as far as is known."""
         self.lag_s: float | None = None
         """How old the newest record from the bus was when it came."""
+        self.leader_fence: int | None = None
+        """The fence under which the leader leads, as far as is known."""
         self._is_noted = False
         """Whether the database has the fence."""
         self._knows_database = False
         """Whether it was seen since the start where the topics stand in the database."""
         self._rarely = RarelyLogged(self.host.log)
+
+    def snapshot(self) -> BrokerState:
+        """Return the broker as operators see it now."""
+        lag_s = None if self.fence is not None else self.lag_s
+        shared = Shared(self.bus.process, self.leader, self.leader_fence, lag_s)
+        return msgspec.structs.replace(super().snapshot(), bus=shared)
 
     async def run(self) -> None:
         """Follow, and lead whenever the lease can be had, until cancelled."""
@@ -224,18 +232,18 @@ class SharedBroker(SupervisedBroker):
         while True:
             value = await self.bus.engine.get(key)
             if value is None:
-                self.leader = None
+                self.leader = self.leader_fence = None
                 if self.bus.lead is None:
                     self._show(State.BACKOFF, "no process leads this broker")
             else:
                 try:
-                    self._take_answers(_decode_answers(value))
+                    self._take_answers(decode_answers(value))
                 except (msgspec.DecodeError, ValueError) as error:
                     self._rarely.error("what the leader says cannot be read", key=key, error=str(error))
             await trio.sleep(ASK_S)
 
     def _take_answers(self, answers: _Answers) -> None:
-        self.leader = answers.holder
+        self.leader, self.leader_fence = answers.holder, answers.fence
         active, reasons = [], dict[str, list[Feed]]()
         for feed, status, reason in answers.feeds:
             known = self.demand.status(feed)
@@ -280,7 +288,7 @@ class SharedBroker(SupervisedBroker):
                     guard.until_s = trio.current_time() + bus.lease_s * RENEW * 2
                     guard.lost, guard.has_dropped = scope.cancel, False
                     lead.shipper.lead(self.name, fence, scope.cancel)
-                    self.fence = fence
+                    self.fence = self.leader_fence = fence
                     self.host.continue_behind(stand)
                     self.host.elsewhere = None
                     nursery.start_soon(self._serve_others, fence)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import structlog
 import trio
 
-from ..bus.engine import BusEngine
+from .. import __version__
+from ..bus.engine import BusMisused, BusUnavailable
 from ..bus.followed import Followed, encode_marks
+from ..bus.names import presence_prefix
+from ..bus.open_engine import import_engine
 from ..bus.shared_broker import Guard, SharedBroker
 from ..bus.shipper import Shipper
+from ..bus.status import PRESENCE_S, Presence, encode_presence
 from ..bus.take_over import Bus, Lead
 from ..config import BusConfig
-from ..errors import ConfigError, MdserverError, StoreUnavailable
+from ..errors import MdserverError, StoreUnavailable
 from ..feed.broker_host import Emit
 from ..kinds import BY_NAME
 from ..metrics import Metrics
@@ -71,6 +76,7 @@ class BusPart(Part):
         on_stored: Callable[[Sequence[Published]], None],
     ) -> None:
         self.followed: dict[str, Followed] = {}
+        self._shared: dict[str, SharedBroker] = {}
         self._settings = settings
         self._name_file = data_dir / "bus_process"
         self._database = database
@@ -97,6 +103,7 @@ class BusPart(Part):
             self._bus = Bus(engine, process, settings.lease_s, settings.keep_s, self._last_records, lead)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._look_what_is_stored)
+                nursery.start_soon(self._tell_presence, self._bus)
                 await shipper.run(task_status=task_status)
 
     @property
@@ -138,7 +145,30 @@ class BusPart(Part):
                 metrics=self._metrics,
             )
         broker.share(self._bus, followed, guard)
+        self._shared[broker.name] = broker
         return broker
+
+    async def _tell_presence(self, bus: Bus) -> None:
+        """Say on the bus what this process is, and count what it does."""
+        while True:
+            for broker in self._shared.values():
+                self._metrics.bus_leads.labels(broker.name).set(broker.fence is not None)
+                self._metrics.bus_fence.labels(broker.name).set(broker.leader_fence or 0)
+                self._metrics.bus_lag.labels(broker.name).set(
+                    0 if broker.fence is not None or broker.lag_s is None else broker.lag_s
+                )
+            self._metrics.bus_waiting.set(0 if self._shipper is None else self._shipper.bytes)
+            presence = Presence(
+                self._settings.role,
+                socket.gethostname(),
+                os.getpid(),
+                __version__,
+                [name for name, broker in self._shared.items() if broker.fence is not None],
+                {name: broker.lag_s for name, broker in self._shared.items() if broker.fence is None},
+            )
+            with suppress(BusUnavailable, BusMisused):  # the brokers report it
+                await bus.engine.put(presence_prefix() + bus.process, encode_presence(presence), PRESENCE_S)
+            await trio.sleep(PRESENCE_S / 5)
 
     async def _look_what_is_stored(self) -> None:
         """Read in the database what is stored where no leader says it: the one that stored it may be gone."""
@@ -251,14 +281,3 @@ def process_name(path: Path) -> str:
         with os.fdopen(open_private(path, exclusive=True), "w", encoding="ascii") as file:
             file.write(name)
     return name
-
-
-def import_engine() -> Callable[..., AbstractAsyncContextManager[BusEngine]]:
-    """Return what opens the engine. Raises ConfigError where its library is not installed."""
-    try:
-        from ..bus.redis_engine import open_redis
-    except ImportError as error:
-        raise ConfigError(
-            [f"bus: the library for it is not installed ({error}): pip install 'mdserver[bus]'"]
-        ) from error
-    return open_redis

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ..metrics import Metrics
 
-__all__ = ["BrokerState", "Outcome", "SessionError", "State", "StateChange", "StateHistory"]
+__all__ = ["BrokerState", "Outcome", "SessionError", "Shared", "State", "StateChange", "StateHistory"]
 
 KEPT = 10
 """The most errors, and changes of state, that are kept for each broker."""
@@ -80,6 +80,18 @@ class SessionError(Struct, frozen=True):
     message: str
 
 
+class Shared(Struct, frozen=True):
+    """How several processes share a broker: this process, the one that leads, its fence.
+
+    ``lag``: how old the newest record from the bus was when it came, in seconds; None for the leader.
+    """
+
+    process: str
+    leader: str | None
+    fence: int | None
+    lag: float | None
+
+
 class BrokerState(Struct, frozen=True):
     """A broker as operators see it. Times are Unix seconds; errors and changes are the latest ones, newest first.
 
@@ -99,6 +111,7 @@ class BrokerState(Struct, frozen=True):
     refused: dict[str, str]
     errors: tuple[SessionError, ...] = ()
     changes: tuple[StateChange, ...] = ()
+    bus: Shared | None = None
 
 
 class StateHistory:

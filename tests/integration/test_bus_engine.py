@@ -5,14 +5,21 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
+from click.testing import CliRunner
 
 from mdserver.bus import redis_engine
-from mdserver.bus.engine import START, BusEngine, BusMisused, BusUnavailable, Deposed, Entry, Position
+from mdserver.bus.engine import START, BusEngine, BusMisused, BusUnavailable, Deposed, Entry, Position, Size
 from mdserver.bus.memory_engine import MemoryEngine
+from mdserver.bus.names import answers_key, lease_key, presence_prefix, stream_key
 from mdserver.bus.redis_engine import open_redis
+from mdserver.bus.status import Presence, encode_presence, read_status
+from mdserver.commands import bus as bus_command
+from mdserver.config import BusConfig, Config, DatabaseConfig
+from mdserver.errors import Rejected
 
 from .redis import RedisServer, running_redis
 
@@ -155,3 +162,55 @@ async def test_what_redis_refuses_is_said_without_the_data(tmp_path: Path) -> No
             with pytest.raises(BusMisused) as refused:
                 await engine.put("s", b"1", 60)
             assert "wrong-word" not in str(refused.value)
+
+
+async def test_a_lease_shows_its_holder_and_a_stream_its_size(engine: BusEngine) -> None:
+    assert await engine.lease("l") is None
+    assert await engine.size("s") == Size(0, 0)
+    assert await engine.get("k") is None
+    await engine.acquire("l", "me", 5, "s")
+    held = await engine.lease("l")
+    assert held is not None
+    assert held.holder == "me"
+    assert 0 < held.left_s <= 5
+    await engine.append("s", Position(1, 0), [b"x" * 100, b"y" * 100])
+    size = await engine.size("s")
+    assert size.entries == 2
+    assert size.bytes >= 200
+    await engine.put("k", b"v", 5)
+    assert await engine.get("k") == b"v"
+
+
+async def test_the_status_names_processes_leaders_and_streams(engine: BusEngine) -> None:
+    presence = Presence("ingest", "here", 7, "1", ["sea"], {"lake": 0.25})
+    await engine.put(presence_prefix() + "a", encode_presence(presence), 5)
+    await engine.put(presence_prefix() + "b", b"of another version", 5)
+    await engine.acquire(lease_key("sea"), "a", 5, stream_key("sea"))
+    await engine.append(stream_key("sea"), Position(1, 0), [b"x"])
+    await engine.put(answers_key("sea"), b"nonsense", 5)
+    found = await read_status(engine, ["sea", "lake"])
+    assert found["processes"] == [
+        {"process": "a", "role": "ingest", "host": "here", "pid": 7, "version": "1", "leads": ["sea"]}
+        | {"lag": {"lake": 0.25}},
+        {"process": "b", "error": "what it says is of another version"},
+    ]
+    sea, lake = found["brokers"]
+    assert (sea["leader"], sea["entries"], sea["fence"]) == ("a", 1, None)
+    assert (lake["leader"], lake["entries"], lake["lease_left_s"]) == (None, 0, None)
+
+
+def test_the_command_says_who_leads_nothing(redis: RedisServer, folder: Path) -> None:
+    config = Config(
+        bus=BusConfig(url=redis.url),
+        database=DatabaseConfig(url="postgresql:///x"),
+        brokers=(),
+        data_dir=folder,
+    )
+    done = CliRunner().invoke(bus_command.bus_, ["status"], obj=SimpleNamespace(config=config))
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("process")
+    done = CliRunner().invoke(
+        bus_command.bus_, ["status"], obj=SimpleNamespace(config=Config(data_dir=folder))
+    )
+    assert isinstance(done.exception, Rejected)
+    assert "bus.url" in str(done.exception)

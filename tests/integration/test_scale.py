@@ -176,6 +176,23 @@ async def test_an_edge_replays_as_the_leader_does_and_a_redis_that_is_empty_agai
         watcher = Watcher()
         nursery.start_soon(watcher.run, cluster.servers["x"].ws, SUBSCRIBE)
         await watcher.until(100)
+        shared = {
+            name: (await cluster.servers[name].get("/api/brokers")).json()["brokers"][0]["bus"]
+            for name in "ax"
+        }
+        assert (
+            shared["a"]["leader"] == shared["x"]["leader"] == shared["a"]["process"] != shared["x"]["process"]
+        )
+        assert shared["a"]["fence"] == shared["x"]["fence"] > 0
+        assert shared["a"]["lag"] is None
+        assert -1 < shared["x"]["lag"] < 5
+        with trio.fail_after(10):
+            while (
+                'mdserver_bus_leads{broker="mock"} 1.0'
+                not in (await cluster.servers["a"].get("/metrics")).text
+            ):
+                await trio.sleep(0.1)
+        assert 'mdserver_bus_leads{broker="mock"} 0.0' in (await cluster.servers["x"].get("/metrics")).text
         cluster.redis.kill()
         with trio.fail_after(20):
             while await cluster.state("x") != "backoff":

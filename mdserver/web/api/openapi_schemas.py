@@ -166,7 +166,17 @@ SCHEMAS = {
                         "changes": list_of(
                             object_of({"time": TIME, "state": _BROKER_STATE, "message": TEXT})
                         ),
-                    }
+                    },
+                    {
+                        "bus": object_of(
+                            {
+                                "process": TEXT,
+                                "leader": nullable(TEXT),
+                                "fence": nullable(COUNT),
+                                "lag": nullable({"type": "number"}),
+                            }
+                        )
+                    },
                 )
             )
         }

@@ -61,6 +61,7 @@ def broker_list(states: Iterable[BrokerState]) -> dict[str, Any]:
                 "errors": [msgspec.to_builtins(error) for error in state.errors],
                 "changes": [msgspec.to_builtins(change) for change in state.changes],
             }
+            | ({} if state.bus is None else {"bus": msgspec.to_builtins(state.bus)})
             for state in states
         ]
     }

@@ -1,0 +1,98 @@
+"""``mdserver run bus``: the processes that share a bus, who leads which broker, and what lies on the streams."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+import trio
+
+from ..bus.open_engine import import_engine
+from ..bus.status import read_status
+from ..errors import MdserverError, Rejected, leaves
+from ..plugin import CommandContext, CommandPlugin
+from .maintenance import format_size, json_option, table
+
+__all__ = ["plugin"]
+
+WITHIN_S = 10.0
+
+
+@click.group("bus")
+def bus_() -> None:
+    """Show what the processes on a bus do."""
+
+
+@bus_.command("status")
+@json_option
+@click.pass_obj
+def status(context: CommandContext, *, as_json: bool) -> None:
+    """Show the processes on the bus, and the leader, lease and stream of each configured broker.
+
+    It asks Redis itself, so it works on each machine that has the config. The exit code is 1 where a broker has no
+    leader.
+    """
+    config = context.config
+    if config.bus.url is None:
+        raise Rejected(
+            "found no bus.url in the config, expected the address of the bus that the processes share"
+        )
+    found = trio.run(_read, config.bus.url, [entry.name for entry in config.brokers if entry.enabled])
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo(
+            table(("process", "role", "host", "leads", "lag"), [_process(one) for one in found["processes"]])
+        )
+        click.echo("")
+        click.echo(
+            table(
+                ("broker", "leader", "state", "fence", "lease", "entries", "size"),
+                [_broker(one) for one in found["brokers"]],
+            )
+        )
+    if any(one["leader"] is None for one in found["brokers"]):
+        raise click.exceptions.Exit(1)
+
+
+async def _read(url: str, brokers: list[str]) -> Any:
+    open_engine = import_engine()
+    try:
+        with trio.fail_after(WITHIN_S):
+            async with open_engine(url, name="mdserver-status") as engine:
+                return await read_status(engine, brokers)
+    except BaseExceptionGroup as group:
+        error = next(leaves(group))
+        if isinstance(error, MdserverError):
+            raise error from group
+        raise
+
+
+def _process(one: dict[str, Any]) -> tuple[str, ...]:
+    if "error" in one:
+        return one["process"], one["error"], "", "", ""
+    lag = ", ".join(f"{broker} {lag:.3f} s" for broker, lag in one["lag"].items() if lag is not None)
+    return (
+        one["process"],
+        one["role"],
+        f"{one['host']} ({one['pid']})",
+        ", ".join(one["leads"]) or "-",
+        lag or "-",
+    )
+
+
+def _broker(one: dict[str, Any]) -> tuple[str, ...]:
+    left = one["lease_left_s"]
+    return (
+        one["broker"],
+        one["leader"] or "nobody",
+        one["state"] or "-",
+        str(one["fence"] or "-"),
+        "-" if left is None else f"{left:.1f} s",
+        str(one["entries"]),
+        format_size(one["bytes"]),
+    )
+
+
+plugin = CommandPlugin("bus", "Show what the processes on a bus do, and who leads which broker", bus_)
