@@ -32,7 +32,7 @@ from .lake.manifest import days_in_lake_alone
 from .live.write_batch import SetAside, Written, write
 from .query import bid_ask_candles, read_candles, replay_records, weighted_prices
 from .query.bid_ask_candles import HOUR_S, Side, TooManyTicks
-from .query.candle_arrays import read_arrays
+from .query.candle_arrays import joined, read_arrays
 from .query.folded_candles import CandleBlocks, base_of, folded
 from .query.newest_prices import newest_prices
 from .query.read_candles import CandleColumns
@@ -180,8 +180,21 @@ class Store:
     async def _side_base(
         self, series: SeriesInfo, side: Side, length_s: int, first_s: int, last_s: int
     ) -> Candles:
-        """Read bid or ask candles, and keep those hours that had to be computed and are over."""
+        """Read bid or ask candles, many ticks in two halves at once: each hour is of one snapshot all the same."""
         first_s -= first_s % HOUR_S
+        read = partial(self._side_part, series, side, length_s)
+        hours = await self.candles(series.id, HOUR_S, first_s, last_s)
+        ticks = sum(hours.count)
+        middle_s = middle_of(hours, ticks)
+        if not _TWO_READS_FROM <= ticks <= MAX_TICKS or not first_s < middle_s <= last_s:
+            return await read(first_s, last_s)
+        halves = await both(partial(read, first_s, middle_s - length_s), partial(read, middle_s, last_s))
+        return joined(halves)
+
+    async def _side_part(
+        self, series: SeriesInfo, side: Side, length_s: int, first_s: int, last_s: int
+    ) -> Candles:
+        """Read bid or ask candles, and keep those hours that had to be computed and are over."""
         found = await self._database.run(
             lambda conn: bid_ask_candles.side_candles(
                 conn, series.id, length_s, first_s, last_s, side, most_ticks=MAX_TICKS

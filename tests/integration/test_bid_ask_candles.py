@@ -93,6 +93,8 @@ async def test_every_timeframe_equals_the_naive_reference(
 ) -> None:
     """Whatever the size of the blocks in which the ticks come; first computed, then kept, then from memory."""
     monkeypatch.setattr(bid_ask_candles, "BLOCK_TICKS", block_ticks)
+    if block_ticks < 1_000:  # and in two halves
+        monkeypatch.setattr("mdserver.store.store._TWO_READS_FROM", block_ticks)
     store, ticks = stored
     for store_ in (store, Store(database), store):
         for name, timeframe_s in {**TIMEFRAMES, "3m": 180, "2h": 7_200}.items():
