@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ CONTAINERFILE = ROOT / "Containerfile"
 BASE = os.environ.get("MDSERVER_TEST_BASE")
 """An image with Python to build upon in place of the public one, such as one of debootstrap's."""
 USER = 10001
+IMAGE = "mdserver-test"
 
 
 def test_hadolint_has_no_complaint() -> None:
@@ -45,15 +47,15 @@ def test_the_last_stage_runs_as_a_user_without_privileges() -> None:
     assert "pip" not in last
 
 
+def buildah(*arguments: str | Path) -> str:
+    done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
 @contextmanager
-def image(tmp_path: Path) -> Iterator[str]:
-    """Build the image; yield the root folder of a container of it."""
-
-    def buildah(*arguments: str | Path) -> str:
-        done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-
+def built(tmp_path: Path) -> Iterator[None]:
+    """Build the image from what git knows."""
     source = tmp_path / "source"
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in files.decode().split("\0")[:-1]:
@@ -61,34 +63,51 @@ def image(tmp_path: Path) -> Iterator[str]:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, source / name)
     base = ["--build-arg", f"PYTHON={BASE}"] if BASE else []
-    buildah("bud", "--isolation", "chroot", "--format", "docker", *base, "-t", "mdserver-test", source)
-    container = buildah("from", "mdserver-test")
+    buildah("bud", "--isolation", "chroot", "--format", "docker", *base, "-t", IMAGE, source)
     try:
-        yield container
+        yield
     finally:
-        buildah("rm", container)
+        buildah("rmi", IMAGE)
+
+
+@contextmanager
+def container() -> Iterator[str]:
+    """Yield a container of the image, with an empty volume."""
+    name = buildah("from", IMAGE)
+    try:
+        yield name
+    finally:
+        buildah("rm", name)
 
 
 async def test_built_killed_and_started_anew(long: bool, tmp_path: Path) -> None:
-    """Its own PostgreSQL starts as the image's user, ``kill -9`` loses nothing, SIGTERM ends it in order."""
+    """As the image's user and as one without a name: PostgreSQL starts, ``kill -9`` loses nothing, SIGTERM ends it."""
     if not long:
         pytest.skip("the build takes minutes: --long")
     if shutil.which("buildah") is None:
         pytest.skip("buildah is not installed")
+    with built(tmp_path):
+        for user in (USER, 1_234_567):
+            with container() as name:
+                counts = [
+                    await ticks_before(number, name, user) for number in (signal.SIGKILL, signal.SIGTERM)
+                ]
+                assert counts[1] >= counts[0]
+
+
+async def ticks_before(number: signal.Signals, container: str, user: int) -> int:
+    """Run the server until it has stored ticks, send it a signal; return how many it had."""
     port = free_port()
-    with image(tmp_path) as container:
-        counts = []
-        for number in (9, 15):
-            async with trio.open_nursery() as nursery:
-                command = ["buildah", "run", "--isolation", "chroot"]
-                command += ["--env", "MDSERVER_ALLOW_ANONYMOUS=true", container, "--"]
-                command += ["mdserver", "run", "--host", "127.0.0.1", "--port", str(port)]
-                process = await nursery.start(partial(trio.run_process, command, check=False))
-                counts.append(await count_ticks(port))
-                server = server_of(process.pid)
-                assert server.uids().effective == USER
-                server.send_signal(number)
-        assert counts[1] >= counts[0]
+    command = ["buildah", "run", "--isolation", "chroot", "--user", f"{user}:0"]
+    command += ["--env", "MDSERVER_ALLOW_ANONYMOUS=true", container, "--"]
+    command += ["mdserver", "run", "--host", "127.0.0.1", "--port", str(port)]
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(partial(trio.run_process, command, check=False))
+        count = await count_ticks(port)
+        server = server_of(process.pid)
+        assert server.uids().effective == user
+        server.send_signal(number)
+    return count
 
 
 async def count_ticks(port: int) -> int:

@@ -24,6 +24,8 @@ from mdserver.commands.doctoring.machine import check_time_zones
 from mdserver.data_folder_lock import lock_data_folder
 from tests.clusters import put_cluster, reachable_folder
 
+from .redis import running_redis
+
 Report = dict[str, Any]
 Doctor = Callable[..., tuple[int, dict[str, list[dict[str, str]]]]]
 
@@ -217,6 +219,17 @@ def test_bus_that_nobody_serves(doctor: Doctor, database_url: str) -> None:
     assert found["bus"][0]["state"] == "red"
     assert "127.0.0.1" in found["bus"][0]["text"]
     assert "secret-word" not in json.dumps(found)
+
+
+def test_bus_with_a_wrong_password(doctor: Doctor, database_url: str, tmp_path: Path) -> None:
+    with running_redis(tmp_path, "--requirepass", "right") as redis:
+        states = []
+        for password in ("right", "wrong"):
+            url = redis.url.replace("//", f"//:{password}@")
+            _, found = doctor(bus={"url": url}, database={"url": as_url(database_url)})
+            states.append(found["bus"][0]["state"])
+    assert states == ["green", "red"]
+    assert "password" in found["bus"][0]["text"].lower()
 
 
 def test_lake_that_cannot_be_reached(doctor: Doctor, database_url: str) -> None:

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from ...errors import ConfigError
 
-__all__ = ["Account", "check_enterable", "choose_account"]
+__all__ = ["Account", "account_without_name", "check_enterable", "choose_account"]
 
 CANDIDATES = ("postgres", "nobody")
 """Accounts that a system has anyway, in order of preference. None is ever created."""
@@ -53,6 +53,26 @@ class Account:
         """Make the account the owner of a file or folder of ours."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+
+def account_without_name(folder: Path) -> dict[str, str]:
+    """Return variables that name our user id for one program if the system has no name for it; files in ``folder``.
+
+    ``initdb`` refuses to run without one, and a container may run under any id (OpenShift, ``--user``). nss_wrapper,
+    which the image has, answers the look-up; without it the variables cause one more line on standard error.
+    """
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        users, groups = folder / "passwd", folder / "group"
+        users.write_text(f"mdserver:x:{os.geteuid()}:{os.getegid()}::/:/bin/sh\n", encoding="ascii")
+        groups.write_text(f"mdserver:x:{os.getegid()}:\n", encoding="ascii")
+        return {
+            "LD_PRELOAD": "libnss_wrapper.so",
+            "NSS_WRAPPER_PASSWD": str(users),
+            "NSS_WRAPPER_GROUP": str(groups),
+        }
+    return {}
 
 
 def choose_account(cluster: Path) -> Account:

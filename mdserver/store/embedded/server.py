@@ -24,6 +24,7 @@ from .access import restrict_access
 from .data_folder import Place, is_postmaster, prepare_place, read_pid_file
 from .postmaster import NAME, POLL_S, START_S, Postmaster, start_postmaster, stop_postmaster
 from .programs import Binaries, Choice, choose_binaries
+from .run_as import account_without_name
 
 __all__ = ["attach_embedded", "open_embedded"]
 
@@ -182,14 +183,17 @@ async def _init_cluster(place: Place, binaries: Binaries) -> None:
     new = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=place.folder))
     place.account.own(new)
     command: list[str | Path] = [binaries.folder / "initdb", "-D", new, "-U", NAME, "-A", "trust"]
-    result = await trio.run_process(
-        [*command, "-E", "UTF8", "--locale=C", "--no-instructions"],
-        check=False,
-        capture_stdout=True,
-        capture_stderr=True,
-        start_new_session=True,
-        **place.account.spawn,
-    )
+    options = place.account.spawn
+    with tempfile.TemporaryDirectory(prefix="names-", dir=place.folder) as names:
+        options["env"] |= account_without_name(Path(names))
+        result = await trio.run_process(
+            [*command, "-E", "UTF8", "--locale=C", "--no-instructions"],
+            check=False,
+            capture_stdout=True,
+            capture_stderr=True,
+            start_new_session=True,
+            **options,
+        )
     if result.returncode != 0:
         text = result.stderr.decode(errors="replace").strip()
         raise StoreUnavailable(f"initdb of PostgreSQL {binaries.text} failed as {place.account}: {text}")
