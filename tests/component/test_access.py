@@ -372,6 +372,17 @@ async def test_no_route_shows_a_limited_key_what_it_may_not_see() -> None:
         assert (set(store.asked["brokers"]), set(store.asked["symbols"])) == ({"two"}, {"EURUSD"})
 
 
+async def test_a_websocket_in_the_wrong_place_is_told_the_right_one() -> None:
+    async with open_stream_server() as server:
+        for path in ("/api/stream?symbols=EURUSD", "/health/live"):
+            answer = await http_get(
+                server.port, path, Upgrade="websocket", Connection="Upgrade",
+                Sec_WebSocket_Version="13", Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==",
+            )  # fmt: skip
+            assert (answer.status, answer.json()["code"]) == (400, "invalid_request")
+            assert "the WebSocket is at / and at /stream" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("request_line", "status", "says"),
     [

@@ -10,6 +10,7 @@ import structlog
 import trio
 from quart import Blueprint, Response, current_app, has_request_context, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import WebsocketMismatch
 
 from ...errors import StoreUnavailable
 from .caching import REVALIDATE
@@ -232,4 +233,7 @@ async def _http_error(error: HTTPException) -> Response:
         return problem_response(Problem(405, "method_not_allowed", detail, headers={"Allow": allowed}))
     if status >= 500:
         return problem_response(Problem(status, "internal", "the server failed; its log has the details"))
+    if isinstance(error, WebsocketMismatch):
+        detail = "there is no WebSocket here: the WebSocket is at / and at /stream"
+        return problem_response(Problem(status, "invalid_request", detail))
     return problem_response(Problem(status, "invalid_request", error.description or error.name))
