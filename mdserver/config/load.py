@@ -215,11 +215,15 @@ def _check_types(root: Located, known: Mapping[str, Collection[str]]) -> list[Pr
 
 
 def _check_bus(root: Located, arguments: Mapping[str, Any]) -> list[Problem]:
-    """Return a problem where the processes of a bus have no database in common."""
+    """Return a problem where a role has no bus, or the processes of a bus have no database in common."""
     bus, database = arguments.get("bus", BusConfig()), arguments.get("database", DatabaseConfig())
+    line = root.data["bus"].line if isinstance(root.data, dict) and "bus" in root.data else None
+    if bus.url is None and bus.role != "all":
+        return [
+            Problem(line, "bus", f"found the role {bus.role} without a url, expected the address of the bus")
+        ]
     if bus.url is None or (database.url != "embedded" and database.store):
         return []
-    line = root.data["bus"].line if isinstance(root.data, dict) and "bus" in root.data else None
     found = "the embedded database" if database.store else "database.store false"
     message = f"found {found}, expected database.url of one that all processes of the bus reach"
     return [Problem(line, "bus", message)]

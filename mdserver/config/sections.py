@@ -346,10 +346,6 @@ class BusConfig:
         validator=_between(MIB, TIB),
     )
 
-    def __attrs_post_init__(self) -> None:
-        if self.url is None and self.role != "all":
-            raise ValueError(f"found the role {self.role} without a url, expected the address of the bus")
-
 
 @attrs.frozen
 class LogConfig:

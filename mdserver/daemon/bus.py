@@ -60,6 +60,9 @@ class BusPart(Part):
         router: Takes what the bus brings.
         metrics: Where it is counted.
         on_stored: Called with records of other leaders once these have stored them.
+
+    Raises:
+        ConfigError: The library of the engine is not installed.
     """
 
     name = "bus"
@@ -84,6 +87,7 @@ class BusPart(Part):
         self._router = router
         self._metrics = metrics
         self._on_stored = on_stored
+        self._open_engine = import_engine()
         self._bus: Bus | None = None
         self._shipper: Shipper | None = None
 
@@ -92,8 +96,7 @@ class BusPart(Part):
         process = await trio.to_thread.run_sync(process_name, self._name_file)
         url = self._settings.url
         assert url is not None  # noqa: S101 - the part is made only where there is one
-        open_engine = import_engine()
-        async with open_engine(url, name=f"mdserver-{process}") as engine:
+        async with self._open_engine(url, name=f"mdserver-{process}") as engine:
             shipper = Shipper(engine, self._metrics, max_bytes=self._settings.max_bytes)
             lead = None
             if self._journal is not None:

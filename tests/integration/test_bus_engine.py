@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,15 @@ from .redis import RedisServer, running_redis
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def closed_by_the_collector() -> Iterator[None]:
+    """Collect what the client leaves open where its connection broke, here and not in a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(params=["redis", "memory"])
@@ -214,3 +225,36 @@ def test_the_command_says_who_leads_nothing(redis: RedisServer, folder: Path) ->
     )
     assert isinstance(done.exception, Rejected)
     assert "bus.url" in str(done.exception)
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "howto" / "scale.md").read_text(encoding="utf-8")
+    rights = text.partition("A user needs `")[2].partition("`")[0]
+    with running_redis(tmp_path, "--user", "md", "on", ">word", "-@all", *rights.split()) as server:
+        async with open_redis(server.url.replace("127", "md:word@127")) as engine:
+            stream, lease = stream_key("sea"), lease_key("sea")
+            assert await engine.acquire(lease, "me", 5, stream) == 1
+            await engine.append(stream, Position(1, 0), [b"x"])
+            await engine.read({stream: START}, most=1, wait_s=0.1)
+            await engine.edges(stream)
+            await engine.trim(stream, Position(1, 0))
+            assert await engine.renew(lease, "me", 5)
+            await engine.put(answers_key("sea"), b"x", 5)
+            assert (await read_status(engine, ["sea"]))["brokers"][0]["entries"] == 1
+            await engine.forget(answers_key("sea"))
+            await engine.release(lease, "me")
+
+
+async def test_tls_where_there_is_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_engine, "CALL_S", 1.0)
+    with running_redis(tmp_path) as server:
+        async with open_redis(server.url.replace("redis:", "rediss:")) as engine:
+            with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:\d+ (cannot be reached|did not answer)"):
+                await engine.put("a", b"1", 60)
+
+
+async def test_an_entry_of_a_stranger_is_handed_on_empty(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server:
+        async with open_redis(server.url) as engine:
+            await engine._client.xadd("s", field_values={b"other": b"1"}, identifier="1-0")
+            assert await engine.read({"s": START}, most=1, wait_s=0.1) == {"s": [Entry(Position(1, 0), b"")]}

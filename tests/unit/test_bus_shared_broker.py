@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,10 +17,11 @@ from mdserver.bus.engine import BusUnavailable
 from mdserver.bus.followed import FAILOVER, LEFT_OUT, Followed, encode_marks
 from mdserver.bus.memory_engine import MemoryEngine
 from mdserver.bus.names import answers_key, demand_prefix, holder_key, lease_key
+from mdserver.bus.open_engine import import_engine
 from mdserver.bus.shared_broker import Guard, SharedBroker
 from mdserver.bus.shipper import Shipper
 from mdserver.bus.take_over import Bus, Lead
-from mdserver.errors import JournalFull, Rejected, StoreUnavailable
+from mdserver.errors import ConfigError, JournalFull, Rejected, StoreUnavailable
 from mdserver.feed.broker_host import Host
 from mdserver.feed.broker_state import State
 from mdserver.feed.demand import BrokerDemand, FeedChange
@@ -591,3 +593,23 @@ async def test_one_that_stood_still_takes_over_in_order_again(
     seen = len(x.numbers())
     await until(lambda: len(x.numbers()) > seen + 20)
     assert [jump > LEFT_OUT for jump in x.jumps()] == [True]
+
+
+async def test_the_leader_streams_what_another_processs_config_names(
+    cluster: Cluster, autojump_clock: object
+) -> None:
+    a, b, _x = await two_and_an_edge(cluster)
+    topic = Topic("sea", *OTHER)
+    b.demand.pin([OTHER])
+    await until(lambda: len(b.numbers(topic)) > 5 and len(a.numbers(topic)) > 5)
+    assert b.demand.status(OTHER) == "active"
+    assert cluster.leaders() == ["a"]
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    monkeypatch.delitem(sys.modules, "mdserver.bus.redis_engine", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        import_engine()
+    (problem,) = caught.value.problems
+    assert "pip install 'mdserver[bus]'" in problem

@@ -515,3 +515,22 @@ def test_the_schema_has_no_secret_default() -> None:
         api_key: str = SECRET
 
     assert SECRET not in json.dumps(json_schema({"x": Settings}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bus: {role: edge}", "found the role edge without a url, expected the address of the bus"),
+        ("bus: {url: 'redis://127.0.0.1'}", "found the embedded database"),
+        (
+            "bus: {url: 'redis://127.0.0.1'}\ndatabase: {url: 'postgresql:///x', store: false}",
+            "found database.store false",
+        ),
+    ],
+)
+def test_a_bus_that_cannot_be_joined(load: Callable[..., Config], text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    (problem,) = caught.value.problems
+    assert ":1: bus: " in problem
+    assert message in problem
