@@ -181,7 +181,7 @@ class Importer:
     def empty(self) -> None:
         """Forget all that was imported."""
         with psycopg.connect(self.url) as conn:
-            conn.execute("truncate ticks, candles, import_ledger, gaps, seq_times, series")
+            conn.execute("truncate ticks, candles, import_ledger, gaps, seq_times, series cascade")
 
 
 def make_importer(folder: Path, url: str, feed: FakeDukascopy, **settings: Any) -> Importer:

@@ -29,7 +29,7 @@ async def test_ticks_trades_and_books_reach_a_client_and_a_jump_of_ids_is_a_gap(
             open_daemon(config) as daemon,
             open_websocket(daemon.ws) as client,
         ):
-            request = {"action": "subscribe", "symbols": ["BTC/USD"], "types": broker["types"]}
+            request = {"action": "subscribe", "symbols": ["BTC/USD"], "types": broker["types"], "depth": 25}
             await client.send(json.dumps(request))
             seen: list[dict[str, Any]] = []
             with trio.fail_after(20):

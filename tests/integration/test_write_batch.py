@@ -13,7 +13,7 @@ import pytest
 
 from mdserver import candles
 from mdserver.errors import StoreUnavailable
-from mdserver.model import TIMEFRAMES, Published, Record, Tick, Topic, Trade
+from mdserver.model import TIMEFRAMES, LastRecord, Published, Record, Tick, Topic, Trade
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
 
@@ -127,7 +127,7 @@ async def test_what_is_stored_is_skipped(store: Store, database: Database) -> No
     (info,) = await store.series("EURUSD")
     assert (info.row_count, info.last_seq, info.live_v, info.hist_v) == (10, 10, 2, 0)
     assert await store.series("NONE") == []
-    assert await store.last_records() == {EURUSD: (10, START_US + 10)}
+    assert await store.last_records() == {EURUSD: LastRecord(10, START_US + 10)}
 
 
 def walk(seed: int, count: int, disorder_us: int) -> list[Published]:

@@ -104,7 +104,7 @@ async def test_where_there_is_no_history_the_newest_have_to_do(venue: FakeBinanc
 async def test_what_cannot_be_had(venue: FakeBinance) -> None:
     with pytest.raises(Rejected, match="no history of tick records"):
         await fetched(broker(venue), 0, 1, Feed("BTCUSDT", "tick"))
-    with pytest.raises(Rejected, match="name it as `rest_url`"):
+    with pytest.raises(Rejected, match="set `rest_url`"):
         await fetched(broker(venue, rest_url=None), 0, 1)
     with pytest.raises(Rejected, match="Invalid symbol"):
         await fetched(broker(venue), 0, 1, Feed("NOSUCH", "trade"))
