@@ -166,10 +166,10 @@ async def test_what_redis_refuses_is_said_without_the_data(tmp_path: Path) -> No
             with pytest.raises(BusUnavailable, match="maxmemory") as caught:
                 await engine.append("s", Position(1, 0), [b"the data" * 10_000] * 100)
             assert "the data" not in str(caught.value)
-        async with open_redis(server.url.replace("127", "reader:secret-word@127")) as engine:
+        async with open_redis(server.url.replace("//", "//reader:secret-word@")) as engine:
             with pytest.raises(BusMisused, match="refuses to append to s"):
                 await engine.append("s", Position(1, 0), [b"the data"])
-        async with open_redis(server.url.replace("127", "reader:wrong-word@127")) as engine:
+        async with open_redis(server.url.replace("//", "//reader:wrong-word@")) as engine:
             with pytest.raises(BusMisused) as refused:
                 await engine.put("s", b"1", 60)
             assert "wrong-word" not in str(refused.value)
@@ -231,7 +231,7 @@ async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path
     text = (Path(__file__).parents[2] / "docs" / "howto" / "scale.md").read_text(encoding="utf-8")
     rights = text.partition("A user needs `")[2].partition("`")[0]
     with running_redis(tmp_path, "--user", "md", "on", ">word", "-@all", *rights.split()) as server:
-        async with open_redis(server.url.replace("127", "md:word@127")) as engine:
+        async with open_redis(server.url.replace("//", "//md:word@")) as engine:
             stream, lease = stream_key("sea"), lease_key("sea")
             assert await engine.acquire(lease, "me", 5, stream) == 1
             await engine.append(stream, Position(1, 0), [b"x"])
