@@ -74,6 +74,7 @@ async def test_the_chart_is_live_and_history_is_behind_it(
         loads_what_lies_before(window)
         corrects_a_revised_candle(window)
         changes_what_is_shown(window)
+        filters_the_prices(window)
         joins_no_made_up_prices(window)
         fits(window)
         everybody_can_use(window)
@@ -162,6 +163,16 @@ def changes_what_is_shown(window: Window) -> None:
     assert "symbol=GBPUSD" in page.url
     page.locator("#prices button", has_text="EURUSD").click()
     window.until("document.querySelector('#chart').dataset.close.startsWith('1.0')")
+
+
+def filters_the_prices(window: Window) -> None:
+    page, rows = window.page, "document.querySelectorAll('#prices tbody tr').length"
+    page.locator("#prices-filter").fill("usd/j")
+    window.until(f"{rows} === 1 && document.querySelector('#prices tbody').textContent.includes('USDJPY')")
+    page.locator("#prices-filter").fill("xyz")
+    window.until("document.querySelector('#prices-message').textContent.startsWith('None of the 4 symbols')")
+    page.locator("#prices-filter").fill("")
+    window.until(f"{rows} === 4")
 
 
 def joins_no_made_up_prices(window: Window) -> None:

@@ -13,6 +13,7 @@ const METADATA_MS = 30_000;
 const GAPS_MS = 30_000;
 const STORED_MS = 300_000;
 const OPTIONS_SHOWN = 100;
+const TYPING_MS = 200; // connecting anew at each letter would be in vain
 
 const address = new URLSearchParams(location.search);
 const chosen = {
@@ -28,6 +29,7 @@ let symbols = []; // rows of /api/metadata
 let candles = null;
 let stopShown = new AbortController();
 let gapsTimer = null;
+let filterTimer = null;
 
 const chart = new Chart(at("chart"), () => loadEarlier());
 const prices = new Prices({
@@ -124,7 +126,7 @@ async function refreshSymbols() {
     const { body } = await ask("api/metadata");
     symbols = body.symbols;
     suggest();
-    prices.show(symbols.map((one) => one.symbol));
+    showPrices();
     if (!chosen.symbol && symbols.length) {
       const newest = symbols.reduce((best, one) => ((one.latest ?? 0) > (best.latest ?? 0) ? one : best));
       choose({ symbol: newest.symbol });
@@ -134,15 +136,24 @@ async function refreshSymbols() {
     return true;
   } catch (error) {
     notice("metadata", `What is stored is not known: ${error.message}. Tried again every half minute.`);
-    if (error.code === "unavailable" && chosen.symbol) prices.show([chosen.symbol]);
+    if (error.code === "unavailable" && chosen.symbol) prices.show([chosen.symbol], 1);
     return false;
   }
 }
 
 function suggest() {
-  const typed = at("symbol").value.toUpperCase().replace(/[^\p{L}\p{N}]/gu, "");
-  const matching = symbols.filter((one) => one.symbol.includes(typed)).slice(0, OPTIONS_SHOWN);
-  at("symbols").replaceChildren(...matching.map((one) => new Option(one.symbol, one.symbol)));
+  const names = matching(at("symbol").value).slice(0, OPTIONS_SHOWN);
+  at("symbols").replaceChildren(...names.map((name) => new Option(name, name)));
+}
+
+/** Follow the symbols that the filter leaves. */
+function showPrices() {
+  prices.show(matching(at("prices-filter").value), symbols.length);
+}
+
+function matching(typed) {
+  const part = typed.toUpperCase().replace(/[^\p{L}\p{N}]/gu, "");
+  return symbols.map((one) => one.symbol).filter((name) => name.includes(part));
 }
 
 function connectionState(state, why) {
@@ -187,6 +198,10 @@ function connectControls() {
     if (symbol && symbol !== chosen.symbol) choose({ symbol, broker: "" });
   };
   at("symbol").onfocus = () => at("symbol").select();
+  at("prices-filter").oninput = () => {
+    clearTimeout(filterTimer);
+    filterTimer = setTimeout(showPrices, TYPING_MS);
+  };
   at("gaps-all").onchange = () => showGaps(chosen.symbol, stopShown.signal);
 }
 

@@ -76,8 +76,8 @@ export class Prices {
     setInterval(() => this.#rows.forEach((row) => row.drawRate()), RATE_MS);
   }
 
-  /** Follow these symbols; nothing happens where they are followed already. */
-  show(symbols) {
+  /** Follow these symbols, of `count` that there are; nothing happens where they are followed already. */
+  show(symbols, count) {
     if (symbols.join() === this.#symbols.join()) return;
     this.#symbols = symbols;
     for (const follow of this.#follows) follow.stop();
@@ -86,8 +86,11 @@ export class Prices {
     clearTimeout(this.#retry);
     this.#body.replaceChildren();
     const some = symbols.slice(0, MOST_ROWS);
-    at("prices-message").textContent =
-      symbols.length > some.length ? `The first ${some.length} of ${symbols.length} symbols.` : "";
+    at("prices-message").textContent = !some.length && count
+      ? `None of the ${count} symbols matches.`
+      : symbols.length > some.length
+        ? `The first ${some.length} of ${symbols.length} symbols; the filter finds the others.`
+        : "";
     this.#follows = some.length ? [this.#follow(some, "tick", true)] : [];
   }
 
