@@ -373,18 +373,19 @@ class SharedBroker(SupervisedBroker):
             while True:
                 try:
                     found = await self.bus.engine.get_all(demand_prefix(self.name))
-                    wanted = frozenset(
+                    asked = frozenset(
                         feed
                         for process, feeds in found.items()
                         if process != self.bus.process
                         for feed in self._feeds_of(process, feeds)
                     )
+                    wanted = frozenset(feed for feed in asked if self.demand.serves(feed.symbol))
                     for feed in wanted - theirs:
                         self.demand.hold(feed)
                     for feed in theirs - wanted:
                         self.demand.release(feed)
                     theirs = wanted
-                    answers = self._answers(fence, theirs)
+                    answers = self._answers(fence, theirs, asked - wanted)
                     if answers != told or trio.current_time() - told_at > ttl_s / 3:
                         await self.bus.engine.put(answers_key(self.name), answers, ttl_s)
                         told, told_at = answers, trio.current_time()
@@ -402,10 +403,15 @@ class SharedBroker(SupervisedBroker):
             self._rarely.error("what a process wants cannot be read", process=process, error=str(error))
             return []
 
-    def _answers(self, fence: int, feeds: frozenset[Feed]) -> bytes:
+    def _answers(self, fence: int, feeds: frozenset[Feed], foreign: frozenset[Feed]) -> bytes:
+        """Return what to tell the others; ``foreign``: feeds that the config does not let this broker serve."""
         refused = self.demand.refused()
         said: list[tuple[Feed, Any, str]] = [
             (feed, self.demand.status(feed), refused.get(feed, "")) for feed in sorted(feeds)
+        ]
+        said += [
+            (feed, "refused", f"the leader of {self.name} serves only the symbols that its config names")
+            for feed in sorted(foreign)
         ]
         changes = self._history.changes
         message = changes[0].message if changes else ""

@@ -397,6 +397,7 @@ class BrokerEntry:
     symbols: tuple[str, ...] = _setting(
         (), "Always streamed and stored, with or without clients", converter=canonical_all
     )
+    only_symbols: bool = _setting(False, "true: clients get no other symbol of it than symbols")
     types: tuple[_TypeName, ...] | None = _setting(None, "Record types of symbols; default: the plugin's")
     backoff: BackoffConfig = attrs.field(
         factory=BackoffConfig, metadata={"help": "Pauses before the next session"}

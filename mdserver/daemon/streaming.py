@@ -178,7 +178,7 @@ class BrokersPart(Part):
         await broker.restart("its config has changed")
 
     def _settle(self, broker: SupervisedBroker, entry: BrokerEntry) -> None:
-        broker.demand.pin(_pinned(entry, broker.plugin))
+        broker.demand.pin(_pinned(entry, broker.plugin), _only(entry))
         broker.reconfigure(
             partial(broker.plugin.factory, entry.settings),
             Backoff(entry.backoff.first_s, entry.backoff.most_s),
@@ -187,7 +187,7 @@ class BrokersPart(Part):
     def make(self, entry: BrokerEntry) -> SupervisedBroker:
         """Return the broker of a config entry; it does not run yet."""
         plugin = self._plugins[entry.plugin]
-        demand = BrokerDemand(_pinned(entry, plugin))
+        demand = BrokerDemand(_pinned(entry, plugin), _only(entry))
         emit = self._emit()
         guard = None if self._bus is None else self._bus.guard(emit)
         host = Host(
@@ -211,6 +211,10 @@ def _pinned(entry: BrokerEntry, plugin: BrokerPlugin) -> list[Feed]:
     """Return the feeds that a config entry names."""
     types = streamed_types(entry, plugin)
     return [Feed(symbol, kind, default_variant(kind)) for symbol in entry.symbols for kind in types]
+
+
+def _only(entry: BrokerEntry) -> frozenset[str] | None:
+    return frozenset(entry.symbols) if entry.only_symbols else None
 
 
 def streamed_types(entry: BrokerEntry, plugin: BrokerPlugin) -> tuple[RecordType, ...]:

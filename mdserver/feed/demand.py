@@ -7,7 +7,7 @@ until its last holder releases it, so a client that leaves never ends another cl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import trio
@@ -32,10 +32,11 @@ Watcher: TypeAlias = Callable[[Sequence[FeedChange]], None]
 
 
 class BrokerDemand:
-    """The wanted feeds of one broker."""
+    """The wanted feeds of one broker. ``only``: the config lets it serve these symbols and no other; None: any."""
 
-    def __init__(self, pinned: Iterable[Feed] = ()) -> None:
+    def __init__(self, pinned: Iterable[Feed] = (), only: Collection[str] | None = None) -> None:
         self._pinned = frozenset(pinned)
+        self._only = only
         self._holders: Counter[Feed] = Counter(self._pinned)
         self._status: dict[Feed, FeedStatus] = dict.fromkeys(self._holders, "pending")
         self._reasons: dict[Feed, str] = {}
@@ -103,8 +104,9 @@ class BrokerDemand:
 
     # -- the config's side ---------------------------------------------------------------------------
 
-    def pin(self, feeds: Iterable[Feed]) -> None:
-        """Hold these feeds for the config, and release those that it named before."""
+    def pin(self, feeds: Iterable[Feed], only: Collection[str] | None = None) -> None:
+        """Hold these feeds for the config, and release those that it named before. ``only``: see the class."""
+        self._only = only
         before, self._pinned = self._pinned, frozenset(feeds)
         for feed in self._pinned - before:
             self.hold(feed)
@@ -143,8 +145,14 @@ class BrokerDemand:
         """Return the venue's answer to a feed so far, or None if it has no holder."""
         return self._status.get(feed)
 
+    def serves(self, symbol: str) -> bool:
+        """Return whether the config lets the broker serve a symbol."""
+        return self._only is None or symbol in self._only
+
     def has(self, symbol: str) -> bool | None:
-        """Return whether the venue has a symbol, or None if it gave no list."""
+        """Return whether the broker has a symbol, or None if the venue gave no list."""
+        if not self.serves(symbol):
+            return False
         return None if self._symbols is None else symbol in self._symbols
 
     def refused(self) -> dict[Feed, str]:

@@ -606,6 +606,26 @@ async def test_the_leader_streams_what_another_processs_config_names(
     assert cluster.leaders() == ["a"]
 
 
+async def test_a_leader_that_serves_only_its_symbols_refuses_what_others_want_besides(
+    cluster: Cluster, autojump_clock: object
+) -> None:
+    a, _b, x = await two_and_an_edge(cluster)
+    a.demand.pin([FEED], {FEED.symbol})
+    told: list[FeedChange] = []
+    x.demand.watch(told.extend)
+    x.demand.hold(OTHER)
+    await until(lambda: bool(told))
+    assert told == [
+        FeedChange(OTHER, "refused", "the leader of sea serves only the symbols that its config names")
+    ]
+    assert not a.numbers(Topic("sea", *OTHER))
+    a.demand.pin([FEED])
+    x.demand.release(OTHER)
+    await trio.sleep(1)
+    x.demand.hold(OTHER)
+    await until(lambda: x.demand.status(OTHER) == "active")
+
+
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "coredis", None)
     monkeypatch.delitem(sys.modules, "mdserver.bus.redis_engine", raising=False)

@@ -110,6 +110,17 @@ def test_an_instrument_list_refuses_unknown_symbols() -> None:
     assert demand.has("B") is False
 
 
+def test_a_broker_that_serves_only_its_symbols_has_no_other() -> None:
+    demand = BrokerDemand([A], only={"A"})
+    assert demand.has("A") is None
+    assert demand.has("B") is False
+    demand.set_instruments([Instrument("A", "a"), Instrument("B", "b")])
+    assert demand.has("A") is True
+    assert demand.has("B") is False
+    demand.pin([A])
+    assert demand.has("B") is True
+
+
 def test_confirming_what_nobody_holds_changes_nothing() -> None:
     demand = BrokerDemand()
     demand.confirm([A])

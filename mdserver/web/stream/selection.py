@@ -108,6 +108,8 @@ def no_broker(feed: Feed, name: str | None, brokers: Mapping[str, SupervisedBrok
             whys.append(f"{broker.name} has failed: {broker.last_error}")
         elif feed.type not in broker.plugin.types:
             whys.append(f"{broker.name} has {', '.join(broker.plugin.types)}")
+        elif not broker.demand.serves(feed.symbol):
+            whys.append(f"{broker.name} serves only the symbols that its config names")
         else:
             whys.append(f"{broker.name} has no such symbol")
     known = ", ".join(brokers) or "none"
