@@ -3,10 +3,14 @@
 A server can stream without its database if it knows two things: that the database at this address was its own, and
 which sequence numbers are used. The first is the database's identity. The second is a floor for each topic. It is
 written ahead of the stored records, always before the journal may delete them; the journal has the numbers since then.
+
+It also keeps where each topic ended, so that such a start can announce the gap behind it. That is written now and then
+and may be older than what is stored: then the gap begins a little too early, never too late.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +26,9 @@ from ..store.connection.database import Opened
 __all__ = ["KnownDatabase"]
 
 FILE_NAME = "identity.json"
+LAST_NAME = "last_records.json"
+
+_decode_last = msgspec.json.Decoder(list[tuple[Topic, LastRecord]]).decode
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -47,6 +54,8 @@ class KnownDatabase:
                 self._known = msgspec.json.decode(self._path.read_bytes(), type=_Identity)
             except msgspec.DecodeError as error:
                 raise ConfigError([f"{self._path} is damaged ({error}): remove it"]) from error
+        self._last_path = folder / LAST_NAME
+        self._last: Mapping[Topic, LastRecord] = _read_last(self._last_path)
         self._floor = SeqFloor(folder)
 
     def __enter__(self) -> Self:
@@ -61,6 +70,11 @@ class KnownDatabase:
     def seqs(self) -> Mapping[Topic, int]:
         """The floor of each topic: no stored record has a higher number."""
         return self._floor.seqs
+
+    @property
+    def last_records(self) -> Mapping[Topic, LastRecord]:
+        """The end of each topic, as :meth:`note_last` was last given it."""
+        return self._last
 
     @property
     def epoch(self) -> str:
@@ -87,13 +101,19 @@ class KnownDatabase:
         known = None if opened.identity is None else _Identity(where, opened.identity, opened.epoch)
         if known == self._known:
             return
+        self._last_path.unlink(missing_ok=True)  # of another database
+        self._last = {}
         self._known = known
         if known is None:
             self._path.unlink(missing_ok=True)
             return
-        new = self._path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(known))
-        new.replace(self._path)
+        _replace(self._path, msgspec.json.encode(known))
+
+    def note_last(self, last_records: Mapping[Topic, LastRecord]) -> None:
+        """Keep where each topic ends in the database. Raises OSError if it cannot be written."""
+        if last_records != self._last:
+            _replace(self._last_path, msgspec.json.encode(list(last_records.items())))
+            self._last = dict(last_records)
 
     def is_behind(self, batch: Sequence[Published]) -> bool:
         """Return whether :meth:`cover` has anything to write for a batch."""
@@ -104,3 +124,22 @@ class KnownDatabase:
         """Raise the floors well above the numbers of a batch and flush them to the disk."""
         self._floor.cover(batch)
         self._floor.sync()
+
+
+def _read_last(path: Path) -> dict[Topic, LastRecord]:
+    if not path.exists():
+        return {}  # a version before this one left the folder
+    try:
+        return dict(_decode_last(path.read_bytes()))
+    except msgspec.DecodeError as error:
+        raise ConfigError([f"{path} is damaged ({error}): remove it"]) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves it whole, the old one or the new one."""
+    new = path.with_suffix(".new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

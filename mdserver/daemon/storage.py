@@ -31,6 +31,10 @@ __all__ = ["DatabasePart", "DrainPart", "HousekeepingPart", "JournalPart", "Live
 
 KNOWN_WAIT_S = 3.0
 """How long the start waits for a known database that is unavailable."""
+KEEP_LAST_S = 30.0
+"""How often the data folder is told where each topic ends."""
+KEEP_WITHIN_S = 1.0
+"""The same at the end."""
 DRAIN_S = 2.5
 
 _log = structlog.get_logger("mdserver")
@@ -40,7 +44,7 @@ class DatabasePart(Part):
     """The database. It is connected before anything is streamed, unless it is known to be ours and unavailable.
 
     ``database``, ``store``, ``last_records`` (the last number and time of each topic) and ``epoch`` (the name of the
-    numbering) are set once the part has started.
+    numbering) are set once the part has started. ``floors``: numbers that are used up if the database is unavailable.
     """
 
     name = "database"
@@ -53,8 +57,11 @@ class DatabasePart(Part):
 
     def __init__(self, settings: DatabaseConfig, data_dir: Path) -> None:
         self.last_records: Mapping[Topic, LastRecord] = {}
+        self.floors: Mapping[Topic, int] = {}
         self.away: str | None = None
         self.known: KnownDatabase | None = None
+        self._keeping = trio.Lock()
+        self._rarely = RarelyLogged(_log)
         self._settings = settings
         self._data_dir = data_dir
 
@@ -76,7 +83,35 @@ class DatabasePart(Part):
                 # Open to the end: with each record that is stored the numbers in it may rise.
                 with KnownDatabase(self._data_dir / "known_database") as self.known:
                     await self._open_or_begin_without(opening, self.known, task_status)
-                    await self.signs.run()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self.signs.run)
+                        nursery.start_soon(self._keep_last_records, self.known)
+
+    async def stop(self) -> None:
+        """Have the data folder know where each topic ended."""
+        if self.known is not None and self.away is None:
+            with trio.move_on_after(KEEP_WITHIN_S):
+                await self._keep_last(self.known)
+
+    async def _keep_last_records(self, known: KnownDatabase) -> None:
+        """Have the data folder know where each topic ends, for a start without the database. Runs until cancelled."""
+        while True:
+            await self._keep_last(known)
+            await trio.sleep(KEEP_LAST_S)
+
+    async def _keep_last(self, known: KnownDatabase) -> None:
+        try:
+            async with self._keeping:
+                last = await self.store.last_records()
+                await trio.to_thread.run_sync(known.note_last, last)
+        except StoreUnavailable:
+            pass  # others report it; the journal has what was not stored since
+        except OSError as error:
+            self._rarely.error(
+                "the data folder cannot be told where each topic ends: a start without the database would announce "
+                "gaps that begin too early",
+                error=str(error),
+            )
 
     async def _open(self, opening: Opening) -> Opened:
         opened = await opening.connect(self._settings.connect_for_s)
@@ -106,7 +141,7 @@ class DatabasePart(Part):
             known.remember(where, opened, self.last_records)
             task_status.started()
             return
-        self.last_records = {topic: LastRecord(seq, 0) for topic, seq in known.seqs.items()}
+        self.last_records, self.floors = known.last_records, known.seqs
         self.epoch = known.epoch
         _log.error(
             "the database is unavailable: streaming starts without it, records wait in the journal",
@@ -163,8 +198,10 @@ class JournalPart(Part):
         """See :meth:`Part.run`."""
         with open_journal(self._folder, max_bytes=self._settings.max_bytes) as self.journal:
             pending = await trio.to_thread.run_sync(self.journal.last_records)
-            beyond = {topic: LastRecord(seq, 0) for topic, seq in self.journal.floor.seqs.items()}
-            self.last_records = _merge(_merge(self._database.last_records, pending), beyond)
+            self.last_records = _merge(self._database.last_records, pending)
+            for floors in (self._database.floors, self.journal.floor.seqs):
+                beyond = {topic: LastRecord(seq, 0) for topic, seq in floors.items()}
+                self.last_records = _merge(self.last_records, beyond)
             self.publish = Publisher(self.journal, self._route(), self._metrics)
             task_status.started()
             await self.journal.sync_forever(self._settings.sync_ms / 1000)

@@ -12,7 +12,7 @@ import trio
 from ..backoff import Backoff
 from ..bus.shared_broker import SharedBroker
 from ..config import BrokerEntry, Config, ServerConfig, broker_changes, check_exposure, with_credentials
-from ..feed.broker_host import Emit, Host
+from ..feed.broker_host import Emit, Host, restart_gaps
 from ..feed.broker_state import State
 from ..feed.demand import BrokerDemand
 from ..feed.supervised_broker import STOP_TIMEOUT_S, SupervisedBroker
@@ -105,8 +105,19 @@ class BrokersPart(Part):
         """See :meth:`Part.run`."""
         for entry in self._entries.values():
             self._supervisor.add(self.make(entry))
+        self._note_those_gone()
         task_status.started()
         await self._supervisor.run()
+
+    def _note_those_gone(self) -> None:
+        """Publish the gap after the last records of brokers that the config no longer names; the others have hosts."""
+        if self._bus is not None:
+            return  # another process may run them
+        gone = {
+            topic: last for topic, last in self._last_records().items() if topic.broker not in self._entries
+        }
+        if begun := restart_gaps(gone):
+            self._emit()(begun)
 
     async def reconfigure(self, config: Config, changed: frozenset[str]) -> None:
         """Add, remove and change brokers, and restart failed ones. See :meth:`Part.reconfigure`."""

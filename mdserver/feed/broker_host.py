@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import structlog
 from msgspec import Struct
@@ -19,7 +19,7 @@ from ..redact import redact
 from ..symbols import canonical
 from .demand import BrokerDemand, FeedChange
 
-__all__ = ["Emit", "Host", "clean_text", "shown_record"]
+__all__ = ["Emit", "Host", "clean_text", "restart_gaps", "shown_record"]
 
 Emit = Callable[[list[Published]], None]
 """Publishes an accepted batch: appends it to the journal, then sends it to clients."""
@@ -215,12 +215,10 @@ class Host:
 
     def _note_restart(self) -> None:
         """Publish a gap after each last record without one: nothing was received while there was no host."""
-        begun = []
-        for topic, last in self._last_records.items():
-            if last.hole is None and last.time_us:
-                hole = Gap(topic, last.time_us, None, "restart")
-                self._last_records[topic] = last._replace(hole=hole)
-                begun.append(Published(topic, last.seq, hole))
+        begun = restart_gaps(self._last_records)
+        for published in begun:
+            last = self._last_records[published.topic]
+            self._last_records[published.topic] = last._replace(hole=cast("Gap", published.record))
         if begun:
             self._emit(begun)
 
@@ -373,6 +371,15 @@ class Host:
         """Count a record of a feed that was never wanted since the server started."""
         self._unwanted.inc()
         self._rarely.warning("records of a feed without subscribers discarded", feed=" ".join(feed).rstrip())
+
+
+def restart_gaps(last_records: Mapping[Topic, LastRecord]) -> list[Published]:
+    """Return a gap that lasts behind the last record of each topic that no gap is known to follow."""
+    return [
+        Published(topic, last.seq, Gap(topic, last.time_us, None, "restart"))
+        for topic, last in last_records.items()
+        if last.seq and last.time_us and last.hole is None
+    ]
 
 
 def _label(text: str, known: set[str]) -> str:

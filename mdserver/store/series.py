@@ -16,7 +16,10 @@ __all__ = ["SeriesInfo", "list_series", "lock_series", "read_last_records"]
 
 
 class SeriesInfo(Struct, frozen=True):
-    """A row of ``series``; times in microseconds, None while no records are stored."""
+    """A row of ``series``; times in microseconds, None while no records are stored.
+
+    Of a kind that is not stored ``latest_us`` is the time of the newest record that was published.
+    """
 
     id: int
     broker: str
@@ -63,10 +66,7 @@ def list_series(conn: psycopg.Connection[Any], symbol: str | None = None) -> lis
 
 
 def read_last_records(conn: psycopg.Connection[Any]) -> dict[Topic, LastRecord]:
-    """Return the last number and time of each topic and the gap that lasts, also of kinds that are not stored.
-
-    Of those the number alone is kept, and the time from which a gap lasts.
-    """
+    """Return the last number and time of each topic and the gap that lasts, also of kinds that are not stored."""
     lasting = {row[0]: row[1:] for row in conn.execute(_LASTING).fetchall()}
     found: dict[Topic, LastRecord] = {}
     for one in _list(conn, None):

@@ -58,6 +58,7 @@ async def test_subscribers_of_one_that_goes_get_the_next_or_are_told(others: int
 async def test_one_that_comes_in_the_place_of_another_goes_on_with_its_numbers() -> None:
     emitted: list[Published] = []
     brokers: list[ScriptedBroker] = []
+    gone = Topic("whom the config no longer names", "EURUSD", "tick")
 
     def make(_: object) -> ScriptedBroker:
         brokers.append(ScriptedBroker())
@@ -72,7 +73,7 @@ async def test_one_that_comes_in_the_place_of_another_goes_on_with_its_numbers()
         Router(metrics),
         metrics,
         emit=lambda: emitted.extend,
-        last_records=lambda: {Topic("x", "EURUSD", "tick"): LastRecord(7, 0)},
+        last_records=lambda: {Topic("x", "EURUSD", "tick"): LastRecord(7, 0), gone: LastRecord(3, 5)},
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(part.run)
@@ -86,6 +87,9 @@ async def test_one_that_comes_in_the_place_of_another_goes_on_with_its_numbers()
         nursery.cancel_scope.cancel()
     records = [published for published in emitted if not isinstance(published.record, Gap)]
     assert [published.seq for published in records] == [8, 9, 10, 11, 12, 13]
+    assert [one for one in emitted if one.topic == gone] == [
+        Published(gone, 3, Gap(gone, 5, None, "restart"))
+    ]
 
 
 def test_what_is_not_stored_is_streamed_only_where_the_config_names_it() -> None:

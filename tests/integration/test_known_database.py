@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import trio
 
 from mdserver.daemon.known_database import KnownDatabase
 from mdserver.errors import ConfigError, StoreUnavailable
-from mdserver.model import LastRecord, Published, Tick, Topic
+from mdserver.model import Gap, LastRecord, Published, Tick, Topic
 from mdserver.net import open_websocket
 from mdserver.store.connection.database import Opened
 
@@ -128,6 +129,17 @@ async def test_a_start_without_the_database_streams_and_stores_later(
             assert await daemon.stop() == 0
     numbers = rows()
     assert len(numbers) == len(set(numbers))
+    with psycopg.connect(database_url) as conn:
+        gaps = conn.execute("""select g.cause, prior.seq, behind.seq, g.seq,
+                (select count(*) from ticks t where t.time > g.from_time and t.time < g.to_time)
+            from gaps g join series s on s.id = g.series_id and s.type = 'tick'
+                left join ticks prior on prior.time = g.from_time left join ticks behind on behind.time = g.to_time
+            order by g.from_time""").fetchall()
+    jumps = [(one, other) for one, other in pairwise(numbers) if other > one + 1]
+    assert jumps
+    assert len(gaps) == 3, "one of each start without the database"
+    assert {(one, other) for _, one, other, _, _ in gaps} >= set(jumps), "no number is left out unnamed"
+    assert {(cause, behind - seq, inside) for cause, _, behind, seq, inside in gaps} == {("restart", 1, 0)}
 
 
 @pytest.mark.slow
@@ -179,6 +191,27 @@ def test_what_is_known_outlives_the_process(tmp_path: Path) -> None:
         assert known.seqs[TOPIC] > far
         known.remember("u@h:1/d", opened(None), {})  # a server that does not say who it is
         assert not known.is_at("u@h:1/d")
+
+
+def test_where_topics_ended_outlives_the_process_and_is_of_one_database(tmp_path: Path) -> None:
+    last = {
+        TOPIC: LastRecord(7, 5, Gap(TOPIC, 5, None, "silence", 2)),
+        TOPIC._replace(symbol="Ü"): LastRecord(1, 9),
+    }
+    with KnownDatabase(tmp_path) as known:
+        assert known.last_records == {}
+        known.remember("u@h:1/d", opened("1/d"), last)
+        known.note_last(last)
+    with KnownDatabase(tmp_path) as known:
+        assert known.last_records == last
+        known.remember("u@h:1/d", opened("1/d"), last)
+        assert known.last_records == last
+        known.remember("u@h:1/d", opened("1/d", "e2"), {})
+    with KnownDatabase(tmp_path) as known:
+        assert known.last_records == {}
+    (tmp_path / "last_records.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"last_records\.json is damaged"):
+        KnownDatabase(tmp_path)
 
 
 def test_a_database_whose_epoch_is_not_known_is_waited_for(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ _COPIED = ("time", "seq", "series_id", "received")  # followed by the kind's own
 _UPDATE_SERIES = """update series set
         last_seq = greatest(series.last_seq, new.last_seq), row_count = series.row_count + new.row_count,
         earliest = case when new.has_rows = 1 then least(series.earliest, new.earliest) else series.earliest end,
-        latest = case when new.has_rows = 1 then greatest(series.latest, new.latest) else series.latest end,
+        latest = case when new.has_times = 1 then greatest(series.latest, new.latest) else series.latest end,
         live_v = series.live_v + 1, hist_v = series.hist_v + new.hist_v
-    from unnest(%s, %s, %s, %s, %s, %s, %s)
-        as new(id, last_seq, row_count, earliest, latest, hist_v, has_rows)
+    from unnest(%s, %s, %s, %s, %s, %s, %s, %s)
+        as new(id, last_seq, row_count, earliest, latest, hist_v, has_rows, has_times)
     where series.id = new.id"""
 
 
@@ -114,8 +114,8 @@ def write(
 ) -> Written:
     """Store a batch; runs inside the caller's transaction. Records of a topic must have rising ``seq``.
 
-    Of a kind that is not stored only the numbers are kept. ``received``: store when each record was received.
-    ``set_aside`` is called with the records that cannot be stored; if it raises, the transaction ends.
+    Of a kind that is not stored only the last number and the newest time are kept. ``received``: store when each was
+    received. ``set_aside`` is called with the records that cannot be stored; if it raises, the transaction ends.
 
     Blocking. Raises :class:`psycopg.DataError` or :class:`psycopg.IntegrityError` for a record that PostgreSQL refuses
     though it passed :func:`~mdserver.store.rows.storage_fault`.
@@ -143,6 +143,9 @@ def write(
         if kind.stored is not None:
             rows = rows_of(kind, fresh.batch, fresh.place, ids, received=received)
             written.stored[kind.name] += _add_rows(conn, rows, state)
+        else:  # its newest time is where a gap begins if the server ends here
+            times_us = [published.record.time_us for published in fresh.batch]
+            np.maximum.at(state.last_us, fresh.place, times_us)
     _update_series(conn, state)
     series_ids = {one.topic: one.id for one in state.series}
     write_gaps(conn, [(series_ids[p.topic], p.seq, p.record) for p in gaps if isinstance(p.record, Gap)])
@@ -279,5 +282,6 @@ def _update_series(conn: psycopg.Connection[Any], state: _State) -> None:
         TimeArray.of(to_postgres_us(state.last_us[touched])),
         Int8Array.of(state.changed_history[touched]),
         Int4Array.of(has_rows[touched]),
+        Int4Array.of(state.last_us[touched] > 0),
     )
     conn.execute(_UPDATE_SERIES, parameters, prepare=True)
