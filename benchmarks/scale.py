@@ -63,7 +63,7 @@ async def measure(engine: RedisEngine, count: int, rounds: int) -> None:
         "sea", route=route, on_stored=lambda _: None, missing=nothing_missing, metrics=metrics
     )
     followed.primed = True
-    shipper = Shipper(engine, metrics, max_bytes=1 << 30)
+    shipper = Shipper(engine, metrics, max_bytes=1 << 30, keep_s=60, keep_bytes=1 << 30)
     shipper.lead("sea", 1, lambda: None)
     stream = stream_key("sea")
 

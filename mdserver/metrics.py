@@ -150,6 +150,9 @@ class Metrics:
             "Age of the newest record from the bus when it came; 0 for the leader",
             "broker",
         )
+        self.bus_stream_bytes = gauge(
+            "bus_stream_bytes", "About what the stream of a broker that this process leads needs", "broker"
+        )
         self.bus_waiting = gauge("bus_waiting_bytes", "Bytes of records that wait for the bus")
         # storage
         self.journal_bytes = gauge("journal_bytes", "Size of the journal on disk")

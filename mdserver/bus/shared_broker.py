@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import time
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..model import Feed, Published
 from .engine import BusMisused, BusUnavailable, Deposed
 from .followed import Followed
 from .names import answers_key, demand_prefix, holder_key, lease_key, stream_key
+from .shipper import Shipper
 from .take_over import AT_ONCE, HANDED_OVER, REMEMBER_S, Bus, Lead, TakeOver, catch_up
 
 __all__ = ["Guard", "SharedBroker", "decode_answers"]
@@ -292,7 +294,7 @@ class SharedBroker(SupervisedBroker):
                     self.host.continue_behind(stand)
                     self.host.elsewhere = None
                     nursery.start_soon(self._serve_others, fence)
-                    nursery.start_soon(self._trim)
+                    nursery.start_soon(self._trim, lead.shipper)
                     await super().run()
             self.host.log.warning("this process does not lead the broker any more", fence=self.fence)
         finally:
@@ -417,21 +419,11 @@ class SharedBroker(SupervisedBroker):
         message = changes[0].message if changes else ""
         return _encode(_Answers(self.bus.process, fence, str(self.state), message, said))
 
-    async def _trim(self) -> None:
-        """Have the bus forget what is older than it keeps."""
-        marks: list[tuple[float, Any]] = []
+    async def _trim(self, shipper: Shipper) -> None:
+        """Have the bus forget what is too old, also while no new records come."""
         while True:
-            try:
-                edges = await self.bus.engine.edges(stream_key(self.name))
-                now_s = trio.current_time()
-                if edges is not None:
-                    marks.append((now_s, edges[1]))
-                while len(marks) > 1 and marks[1][0] <= now_s - self.bus.keep_s:
-                    del marks[0]
-                if marks and marks[0][0] <= now_s - self.bus.keep_s:
-                    await self.bus.engine.trim(stream_key(self.name), marks[0][1])
-            except (BusUnavailable, BusMisused):
-                pass  # the shipper reports it; what is kept longer harms nobody
+            with suppress(BusUnavailable, BusMisused):  # the shipper reports it; kept longer it harms nobody
+                await shipper.trim(self.name)
             await trio.sleep(min(TRIM_S, self.bus.keep_s / 4))
 
     async def _give_back(self, lead: Lead) -> None:

@@ -19,7 +19,8 @@ from ..journal.format import FrameEncoder
 from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import Published
-from .engine import BusEngine, BusMisused, BusUnavailable, Deposed, Position
+from .engine import START, BusEngine, BusMisused, BusUnavailable, Deposed, Position
+from .kept import ENTRY_BYTES, Kept
 from .names import stream_key
 
 __all__ = ["Shipper"]
@@ -42,6 +43,9 @@ class _Line:
     broker: str
     next: Position
     on_deposed: Callable[[], None]
+    kept: Kept
+    is_measured: bool = False
+    """Whether what the leaders before have left on the stream is known."""
     waiting: deque[_Frame] = attrs.field(factory=deque)
     sent: list[_Frame] = attrs.field(factory=list)
     emptied: trio.Event = attrs.field(factory=trio.Event)
@@ -53,9 +57,14 @@ class _Line:
 
 
 class Shipper:
-    """Appends batches to the streams of the brokers that this process leads."""
+    """Appends batches to the streams of the brokers that this process leads, and cuts these streams.
 
-    def __init__(self, engine: BusEngine, metrics: Metrics, *, max_bytes: int) -> None:
+    ``max_bytes`` may wait here for all of them; on each stream at most ``keep_bytes`` stay, ``keep_s`` seconds long.
+    """
+
+    def __init__(
+        self, engine: BusEngine, metrics: Metrics, *, max_bytes: int, keep_s: float, keep_bytes: int
+    ) -> None:
         self.bytes = 0
         """Bytes of frames that wait."""
         self.away: str | None = None
@@ -63,6 +72,8 @@ class Shipper:
         self._engine = engine
         self._metrics = metrics
         self._max_bytes = max_bytes
+        self._keep_s = keep_s
+        self._keep_bytes = keep_bytes
         self._encoder = FrameEncoder()
         self._lines: dict[str, _Line] = {}
         self._offered = trio.Event()
@@ -73,7 +84,8 @@ class Shipper:
 
         The entry with the number 0 was the take-over.
         """
-        self._lines[broker] = _Line(broker, Position(fence, 1), on_deposed)
+        kept = Kept(keep_s=self._keep_s, keep_bytes=self._keep_bytes)
+        self._lines[broker] = _Line(broker, Position(fence, 1), on_deposed, kept)
 
     def resign(self, broker: str) -> None:
         """Ship no more of a broker; what waits is dropped: who leads now begins behind what arrived."""
@@ -108,6 +120,12 @@ class Shipper:
             self._drop_oldest(line)
         self._offered.set()
 
+    async def trim(self, broker: str) -> None:
+        """Have the bus forget what is too old or too much of a broker. Raises the engine's errors."""
+        line = self._lines.get(broker)
+        if line is not None:
+            await self._trim(line)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Append what is offered until cancelled. While the bus is away it waits, bounded."""
         task_status.started()
@@ -138,6 +156,10 @@ class Shipper:
 
     async def _ship(self, line: _Line) -> None:
         """Append the next frames of a broker; the others have their turn before more of it."""
+        if not line.is_measured:
+            left = await self._engine.size(stream_key(line.broker))
+            line.kept.add(START, left.bytes, trio.current_time())
+            line.is_measured = True
         if line.sent:  # the engine has not answered the last time
             await self._find_out(line, refused=False)
         if line.waiting and self._lines.get(line.broker) is line:
@@ -150,6 +172,21 @@ class Shipper:
                 await self._find_out(line, refused=True)
             else:
                 self._arrived(line, len(line.sent))
+            await self._trim(line)
+
+    async def _trim(self, line: _Line) -> None:
+        before = line.kept.cut(trio.current_time())
+        if self._lines.get(line.broker) is line:
+            self._metrics.bus_stream_bytes.labels(line.broker).set(line.kept.bytes)
+        if before is None:
+            return
+        if line.kept.is_short:
+            self._rarely.warning(
+                "the bus keeps records for less than bus.keep_s, because their stream has reached bus.keep_bytes",
+                broker=line.broker,
+                keep_bytes=self._keep_bytes,
+            )
+        await self._engine.trim(stream_key(line.broker), before)
 
     async def _find_out(self, line: _Line, *, refused: bool) -> None:
         """Ask what arrived of an append that broke off or was refused; step down where another has written."""
@@ -169,6 +206,9 @@ class Shipper:
 
     def _arrived(self, line: _Line, count: int) -> None:
         arrived, line.sent = line.sent[:count], line.sent[count:]
+        if arrived:
+            needed = sum(len(frame.data) + ENTRY_BYTES for frame in arrived)
+            line.kept.add(line.next, needed, trio.current_time())
         line.next = Position(line.next.fence, line.next.number + len(arrived))
         if (
             self._lines.get(line.broker) is line

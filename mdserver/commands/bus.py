@@ -39,6 +39,8 @@ def status(context: CommandContext, *, as_json: bool) -> None:
             "found no bus.url in the config, expected the address of the bus that the processes share"
         )
     found = trio.run(_read, config.bus.url, [entry.name for entry in config.brokers if entry.enabled])
+    for one in found["brokers"]:
+        one["keep_bytes"] = config.bus.keep_bytes
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -91,7 +93,7 @@ def _broker(one: dict[str, Any]) -> tuple[str, ...]:
         str(one["fence"] or "-"),
         "-" if left is None else f"{left:.1f} s",
         str(one["entries"]),
-        format_size(one["bytes"]),
+        f"{format_size(one['bytes'])} of {format_size(one['keep_bytes'])}",
     )
 
 

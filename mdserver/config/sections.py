@@ -340,6 +340,11 @@ class BusConfig:
         validator=_between(1, 300),
     )
     keep_s: float = _setting(60.0, "Seconds for which the bus keeps records", validator=_between(5, 86_400))
+    keep_bytes: int = _setting(
+        512 * MIB,
+        "Bytes that the bus keeps of each broker's records, even if that is for less than keep_s",
+        validator=_between(MIB, TIB),
+    )
     max_bytes: int = _setting(
         256 * MIB,
         "Bytes of records that wait in a process for a bus that is away",

@@ -97,12 +97,18 @@ class BusPart(Part):
         url = self._settings.url
         assert url is not None  # noqa: S101 - the part is made only where there is one
         async with self._open_engine(url, name=f"mdserver-{process}") as engine:
-            shipper = Shipper(engine, self._metrics, max_bytes=self._settings.max_bytes)
+            settings = self._settings
+            shipper = Shipper(
+                engine,
+                self._metrics,
+                max_bytes=settings.max_bytes,
+                keep_s=settings.keep_s,
+                keep_bytes=settings.keep_bytes,
+            )
             lead = None
             if self._journal is not None:
                 self._shipper = shipper
                 lead = Lead(shipper, self._journal.journal.append, self._own_last, self._note_leader)
-            settings = self._settings
             self._bus = Bus(engine, process, settings.lease_s, settings.keep_s, self._last_records, lead)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._look_what_is_stored)

@@ -18,10 +18,13 @@ from mdserver.bus.engine import START, BusEngine, BusMisused, BusUnavailable, De
 from mdserver.bus.memory_engine import MemoryEngine
 from mdserver.bus.names import answers_key, lease_key, presence_prefix, stream_key
 from mdserver.bus.redis_engine import open_redis
+from mdserver.bus.shipper import Shipper
 from mdserver.bus.status import Presence, encode_presence, read_status
 from mdserver.commands import bus as bus_command
 from mdserver.config import BusConfig, Config, DatabaseConfig
 from mdserver.errors import Rejected
+from mdserver.metrics import Metrics
+from mdserver.model import Published, Tick, Topic
 
 from .redis import RedisServer, running_redis
 
@@ -128,6 +131,25 @@ async def test_what_is_old_is_forgotten(engine: BusEngine) -> None:
     assert edges is not None
     assert edges[0].number > 700  # Redis forgets whole blocks
     assert edges[1] == Position(3, 999)
+
+
+async def test_a_stream_in_redis_needs_about_as_much_as_it_may(redis: RedisServer) -> None:
+    keep_bytes, metrics, topic = 1 << 18, Metrics(), Topic("sea", "EURUSD", "tick")
+    async with open_redis(redis.url) as engine, trio.open_nursery() as nursery:
+        await engine._client.flushall()
+
+        shipper = Shipper(engine, metrics, max_bytes=1 << 30, keep_s=60, keep_bytes=keep_bytes)
+        shipper.lead("sea", 1, lambda: None)
+        await nursery.start(shipper.run)
+        for size, count in (1, 4_000), (40, 200):
+            for number in range(count):
+                shipper.offer([Published(topic, number, Tick("EURUSD", number, 1.0, 1.1))] * size)
+            await shipper.shipped("sea")
+            used = await engine._client.memory_usage(stream_key("sea"), samples=0)  # all of them
+            assert used is not None
+            assert 0.8 * keep_bytes < used < 1.2 * keep_bytes
+        assert keep_bytes * 0.5 < metrics.bus_stream_bytes.labels("sea")._value.get() <= keep_bytes
+        nursery.cancel_scope.cancel()
 
 
 async def test_redis_goes_and_comes_back_empty(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from mdserver.bus.engine import BusUnavailable
 from mdserver.bus.followed import FAILOVER, LEFT_OUT, Followed, encode_marks
 from mdserver.bus.memory_engine import MemoryEngine
-from mdserver.bus.names import answers_key, demand_prefix, holder_key, lease_key
+from mdserver.bus.names import answers_key, demand_prefix, holder_key, lease_key, stream_key
 from mdserver.bus.open_engine import import_engine
 from mdserver.bus.shared_broker import Guard, SharedBroker
 from mdserver.bus.shipper import Shipper
@@ -30,6 +30,7 @@ from mdserver.model import Feed, Gap, LastRecord, Published, Tick, Topic
 from mdserver.plugin import BrokerPlugin
 
 LEASE_S = 5.0
+KEEP_S = 60.0
 EVERY_S = 0.1
 FEED = Feed("EURUSD", "tick")
 OTHER = Feed("GBPUSD", "tick")
@@ -103,7 +104,15 @@ class Link(MemoryEngine):
 class Process:
     """One process with the broker ``sea``: a venue that sends a tick of each wanted feed every 0.1 s."""
 
-    def __init__(self, name: str, engine: MemoryEngine, database: Database, *, leads: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: MemoryEngine,
+        database: Database,
+        *,
+        leads: bool = True,
+        keep_bytes: int = 1 << 20,
+    ) -> None:
         self.name = name
         self.link = Link(engine)
         self.database = database
@@ -115,7 +124,9 @@ class Process:
         self.refuses: dict[str, str] = {}
         self.error: Exception | None = None
         self.metrics = Metrics()
-        self.shipper = Shipper(self.link, self.metrics, max_bytes=1 << 20)
+        self.shipper = Shipper(
+            self.link, self.metrics, max_bytes=1 << 20, keep_s=KEEP_S, keep_bytes=keep_bytes
+        )
         self.guard = Guard(self.emit, self.metrics)
         self.demand = BrokerDemand([FEED])
         host = Host(
@@ -136,7 +147,7 @@ class Process:
             metrics=self.metrics,
         )
         lead = Lead(self.shipper, self.append, lambda _: self.own_last(), database.fences) if leads else None
-        bus = Bus(self.link, name, LEASE_S, 60.0, database.last_records, lead)
+        bus = Bus(self.link, name, LEASE_S, KEEP_S, database.last_records, lead)
         self.broker.share(bus, self.followed, self.guard)
 
     def append(self, batch: list[Published]) -> None:
@@ -224,8 +235,17 @@ class Cluster:
         self._scopes: dict[str, trio.CancelScope] = {}
         self._nursery = nursery
 
-    async def start(self, name: str, *, leads: bool = True, journal: Sequence[Published] = ()) -> Process:
-        process = self.processes[name] = Process(name, self.engine, self.database, leads=leads)
+    async def start(
+        self,
+        name: str,
+        *,
+        leads: bool = True,
+        journal: Sequence[Published] = (),
+        keep_bytes: int = 1 << 20,
+    ) -> Process:
+        process = self.processes[name] = Process(
+            name, self.engine, self.database, leads=leads, keep_bytes=keep_bytes
+        )
         process.journal += journal
         self._scopes[name] = await self._nursery.start(process.run)
         return process
@@ -593,6 +613,26 @@ async def test_one_that_stood_still_takes_over_in_order_again(
     seen = len(x.numbers())
     await until(lambda: len(x.numbers()) > seen + 20)
     assert [jump > LEFT_OUT for jump in x.jumps()] == [True]
+
+
+@pytest.mark.parametrize("keep_bytes", [3_000, 1 << 20])
+async def test_an_edge_that_was_away_longer_than_the_bus_keeps_reads_the_database(
+    cluster: Cluster, autojump_clock: object, keep_bytes: int
+) -> None:
+    await cluster.start("a", keep_bytes=keep_bytes)
+    x = await cluster.start("x", leads=False)
+    await until(lambda: len(x.numbers()) > 50)
+    x.link.is_cut = True
+    await trio.sleep(20 if keep_bytes == 3_000 else 2 * KEEP_S)
+    last, entries = x.numbers()[-1], cluster.engine.streams[stream_key("sea")]
+    assert sum(len(entry.frame) for entry in entries) <= keep_bytes
+    kept = [one for entry in entries if isinstance(found := x.followed.decode(entry), list) for one in found]
+    assert kept[0].seq > last + 1
+    x.link.is_cut = False
+    await until(lambda: x.numbers()[-1] > kept[-1].seq)
+    assert x.jumps() == []
+    assert x.causes() == []
+    assert x.metrics.fetched.labels("sea")._value.get() >= kept[0].seq - last - 1
 
 
 async def test_the_leader_streams_what_another_processs_config_names(

@@ -9,10 +9,11 @@ import trio
 import trio.testing
 
 from mdserver.bus.engine import START, BusMisused, BusUnavailable, Deposed, Position
+from mdserver.bus.kept import ENTRY_BYTES
 from mdserver.bus.memory_engine import MemoryEngine
 from mdserver.bus.names import stream_key
-from mdserver.bus.shipper import Shipper
-from mdserver.journal.format import HEADER_BYTES, FrameDecoder
+from mdserver.bus.shipper import PIPELINED, Shipper
+from mdserver.journal.format import HEADER_BYTES, FrameDecoder, FrameEncoder
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 
@@ -38,10 +39,10 @@ class Lossy(MemoryEngine):
 
 
 class Bench:
-    def __init__(self, engine: MemoryEngine, max_bytes: int = 1 << 20) -> None:
+    def __init__(self, engine: MemoryEngine, max_bytes: int = 1 << 20, keep_bytes: int = 1 << 20) -> None:
         self.engine = engine
         self.metrics = Metrics()
-        self.shipper = Shipper(engine, self.metrics, max_bytes=max_bytes)
+        self.shipper = Shipper(engine, self.metrics, max_bytes=max_bytes, keep_s=60, keep_bytes=keep_bytes)
         self.deposed = trio.Event()
         self.shipper.lead("sea", 3, self.deposed.set)
 
@@ -72,6 +73,22 @@ async def test_batches_arrive_in_order(bench: Bench) -> None:
         bench.shipper.offer([record(number), record(number + 1)])
     assert await bench.arrived(400) == list(range(1, 401))
     assert bench.shipper.bytes == 0
+
+
+async def test_a_stream_is_bounded_in_bytes_whoever_wrote_to_it(nursery: trio.Nursery) -> None:
+    engine = MemoryEngine()
+    await engine.append(stream_key("sea"), Position(2, 1), [bytes(8_000)])
+    bench = Bench(engine, keep_bytes=10_000)
+    await nursery.start(bench.shipper.run)
+    size = len(FrameEncoder().encode([record(1)]))
+    count = 20_000 // size
+    for number in range(1, count + 1):
+        bench.shipper.offer([record(number)])
+        await bench.shipper.shipped("sea")
+        assert (await engine.size(stream_key("sea"))).bytes <= 10_000 + PIPELINED * size
+    numbers = await bench.numbers()
+    assert numbers == list(range(numbers[0], count + 1))
+    assert 0.9 < len(numbers) * (size + ENTRY_BYTES) / 10_000 <= 1
 
 
 async def test_a_broker_that_is_not_led_is_not_shipped(bench: Bench) -> None:
