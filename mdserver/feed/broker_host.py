@@ -34,6 +34,9 @@ MAX_CAUSE = 40
 MAX_VARIANT_BYTES = 16
 """The longest name of an interval or a depth."""
 
+MAX_SHOWN = 20
+"""The most feeds of clients that one line of the log names."""
+
 _SHOWN = 80  # characters of a field of a rejected record in the log
 
 _Key: TypeAlias = str | tuple[str, str]
@@ -321,12 +324,20 @@ class Host:
         self._note_refused(self.demand.set_instruments(table))
 
     def _note_refused(self, reasons: Mapping[Feed, str]) -> None:
-        by_reason: dict[str, list[str]] = {}
-        for feed, reason in reasons.items():
-            by_reason.setdefault(reason, []).append(f"{feed.symbol} {feed.type} {feed.variant}".rstrip())
+        """Count and log refused feeds: those of the config each time, those of clients alone rarely.
+
+        Otherwise a client that asks for what there is not could fill the log.
+        """
         self._metrics.refused_feeds.labels(self.name).inc(len(reasons))
-        for reason, feeds in by_reason.items():
-            self.log.warning("feeds refused", feeds=feeds, reason=reason)
+        by_reason: dict[tuple[bool, str], list[str]] = {}
+        for feed, reason in reasons.items():
+            names = by_reason.setdefault((self.demand.is_pinned(feed), reason), [])
+            names.append(f"{feed.symbol} {feed.type} {feed.variant}".rstrip())
+        for (pinned, reason), feeds in by_reason.items():
+            if pinned:
+                self.log.warning("feeds refused", feeds=feeds, reason=reason)
+            else:
+                self._rarely.warning("feeds of clients refused", feeds=feeds[:MAX_SHOWN], reason=reason)
 
     def _find_line(self, record: Record) -> _Line | None:
         """Return the line of a record with a variant or a new topic, or None if the record is refused."""

@@ -13,6 +13,7 @@ import trio
 from trio_websocket import ConnectionClosed, connect_websocket_url
 
 from mdserver.config import AuthConfig, KeyEntry
+from mdserver.feed.broker_state import State
 from mdserver.keys import new_key
 from mdserver.model import Tick
 from mdserver.store.series import SeriesInfo
@@ -311,8 +312,16 @@ async def test_no_answer_names_a_broker_that_the_key_may_not_see() -> None:
     async with open_stream_server(("one", "two", "secret"), auth=keys(brokers=("two",))) as server:
         server.supervisor.brokers["one"].demand.set_instruments([])
         async with client_with(server, Authorization=BEARER) as client:
-            unknown = await client.subscribe("EURUSD", broker="nobody")
-            assert (unknown["code"], unknown["message"].partition("there are: ")[2]) == (408, "two")
+            for action in ("subscribe", "unsubscribe"):  # what is hidden and what is not there are told alike
+                told = [
+                    json.dumps(await client.ask({"action": action, "symbols": ["EURUSD"], "broker": name}))
+                    for name in ("secret", "nobody")
+                ]
+                assert told[0].replace("secret", "nobody") == told[1]
+            assert (await client.subscribe("EURUSD", broker="nobody"))["results"][0]["code"] == 409
+            named = {"action": "authenticate", "credentials": {}}
+            told = [json.dumps(await client.ask({**named, "broker": name})) for name in ("secret", "nobody")]
+            assert told[0].replace("secret", "nobody") == told[1]
             for kind in ("orderbook", "candle"):
                 (refused,) = (await client.subscribe("EURUSD", types=[kind]))["results"]
                 assert refused["status"] == "error"
@@ -383,6 +392,19 @@ async def test_a_websocket_in_the_wrong_place_is_told_the_right_one() -> None:
             assert "the WebSocket is at / and at /stream" in answer.json()["detail"]
 
 
+async def test_readiness_names_no_broker_where_a_key_is_asked_for() -> None:
+    async with open_stream_server(("one", "secret"), auth=keys()) as server:
+        for state, status in (("backoff", 200), ("failed", 503)):
+            for broker in server.supervisor.brokers.values():
+                broker._history.state = State(state)
+            answer = await http_get(server.port, "/health/ready")
+            assert (answer.status, b"secret" in answer.body) == (status, False), answer.body
+        assert answer.json()["reasons"] == ["every broker has failed"]
+        server.supervisor.brokers["one"]._history.state = State.LIVE
+        answer = await http_get(server.port, "/health/ready")
+        assert answer.json() == {"status": "degraded", "reasons": ["1 of 2 brokers are not live"]}
+
+
 @pytest.mark.parametrize(
     ("request_line", "status", "says"),
     [
@@ -390,21 +412,78 @@ async def test_a_websocket_in_the_wrong_place_is_told_the_right_one() -> None:
         ("GET /api/candles?symbol=Ünü HTTP/1.1", 400, "percent-encoded"),
         ("nonsense", 400, "no HTTP/1.1 request"),
         ("GET /" + "x" * 70_000 + " HTTP/1.1", 431, "too long"),
+        ("GET / HTTP/1.1\r\nno header", 400, "a header line"),
+        ("GET / HTTP/1.1\r\nX: \0", 400, "a header line"),
+        ("GET / HTTP/1.1\r\nHost: other", 400, "Host is given more than once"),
+        ("GET / HTTP/1.1\r\nContent-Length: five", 400, "Content-Length: expected a number"),
+        ("GET / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6", 400, "Content-Length: given twice"),
+        ("GET / HTTP/1.1\r\nTransfer-Encoding: gzip", 501, "expected chunked"),
+        ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip", 501, "expected chunked"),
     ],
 )
 async def test_what_is_no_request_is_a_problem_with_a_body(request_line: str, status: int, says: str) -> None:
-    async with open_stream_server() as server, await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
-        await stream.send_all(f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
-        answer = b""
+    async with open_stream_server() as server:
+        head, problem = await _problem_of(server, f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert (problem["status"], problem["code"]) == (status, "invalid_request")
+        assert says in problem["detail"]
+        assert ("percent-encoded" in problem["detail"]) == (
+            says == "percent-encoded" or "nonsense" in request_line
+        )
+
+
+async def test_a_request_without_a_host_is_told_so() -> None:
+    async with open_stream_server() as server:
+        _, problem = await _problem_of(server, b"GET / HTTP/1.1\r\n\r\n")
+        assert problem["detail"] == "the header Host is missing"
+
+
+async def _problem_of(server: StreamServer, request: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Send bytes; return the head of the answer and the problem in it. The server ends the connection."""
+    answer = b""
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        await stream.send_all(request)
         with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
             while part := await stream.receive_some():
                 answer += part
-        head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head.lower(), answer
+    return head, json.loads(body)
+
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "says"),
+    [
+        ({"Sec-WebSocket-Protocol": "mdserver, ключ"}, 400, "Sec-WebSocket-Protocol: expected ASCII"),
+        ({"Sec-WebSocket-Extensions": "é"}, 400, "Sec-WebSocket-Extensions: expected ASCII"),
+        ({"Connection": "Upgrade, é"}, 400, "Connection: expected ASCII"),
+        ({"Sec-WebSocket-Version": "8"}, 426, "Sec-WebSocket-Version: expected 13"),
+        ({"Sec-WebSocket-Key": "c2hvcnQ="}, 400, "Sec-WebSocket-Key: expected 16 bytes"),
+        ({"Sec-WebSocket-Key": "é"}, 400, "Sec-WebSocket-Key: expected"),
+        ({"Sec-WebSocket-Key": ""}, 400, "Sec-WebSocket-Key: expected 16 bytes"),
+    ],
+)
+@pytest.mark.parametrize("cleartext_http2", [False, True])
+async def test_a_broken_handshake_is_told_why(
+    headers: dict[str, str], status: int, says: str, *, cleartext_http2: bool
+) -> None:
+    async with (
+        open_stream_server(cleartext_http2=cleartext_http2) as server,
+        open_client(server.url) as other,
+    ):
+        lines = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **headers}.items())
+        request = f"GET / HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode()
+        head, problem = await _problem_of(server, request)
         assert head.startswith(b"HTTP/1.1 %d " % status)
-        assert b"content-type: application/problem+json" in head.lower()
-        problem = json.loads(body)
-        assert (problem["status"], problem["code"], says in problem["detail"]) == (
-            status,
-            "invalid_request",
-            True,
-        )
+        assert problem["detail"].startswith(says)
+        assert (b"Sec-WebSocket-Version: 13" in head) == (status == 426)
+        assert server.value("connections_dropped_total") == 0
+        assert (await other.ask({"action": "ping"}))["type"] == "pong"

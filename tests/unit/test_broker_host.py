@@ -230,6 +230,23 @@ def test_texts_of_a_plugin_that_cannot_be_written_are_made_so() -> None:
     assert told.demand.refused() == {FEED: "no ?"}
 
 
+def test_clients_cannot_fill_the_log_with_what_is_refused() -> None:
+    with capture_logs() as logs:
+        told = Told()
+        told.demand.pin([FEED])
+        for number in range(50):
+            feed = Feed(f"NO{number}", "tick")
+            told.demand.hold(feed)
+            told.host.refuse([feed], f"there is no NO{number}")
+            told.host.refuse([FEED], "no permission")
+    of_config = [log for log in logs if log["event"] == "feeds refused"]
+    assert len(of_config) == 50
+    assert all(log["feeds"] == ["EURUSD tick"] for log in of_config)
+    (of_clients,) = [log for log in logs if log["event"] != "feeds refused"]
+    assert (of_clients["feeds"], of_clients["reason"]) == (["NO0 tick"], "there is no NO0")
+    assert told.value("feeds_refused_total", broker="x") == 100
+
+
 def test_numbers_are_given_to_what_was_accepted_and_to_nothing_else() -> None:
     told = Told()
     told.demand.hold(FEED)

@@ -17,7 +17,7 @@ from ..access.grant import ANONYMOUS, Grant
 from ..access.handshake import bearer_key
 from .problem import Problem, problem_response, shortened
 
-__all__ = ["current_grant", "guard"]
+__all__ = ["current_grant", "guard", "may_see_names"]
 
 HEALTH = ("/health/live", "/health/ready")
 WITHOUT_KEY = frozenset(("/", "/docs", "/client.js", "/stream", "/api/openapi.json"))
@@ -98,6 +98,11 @@ def current_grant() -> Grant:
         return ANONYMOUS
     grant: Grant | None = g.get("grant", None)
     return ANONYMOUS if grant is None else grant
+
+
+def may_see_names() -> bool:
+    """Return whether an answer without a key may name brokers: not where the config asks for keys."""
+    return not has_request_context() or g.get("grant", ANONYMOUS) is not None
 
 
 def _check_origin(access: Access, asked: Request | Websocket) -> None:

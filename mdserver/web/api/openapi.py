@@ -17,10 +17,9 @@ from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .instruments import KINDS
 from .openapi_headers import HEADERS, complete
 from .openapi_schemas import SCHEMAS, TEXT, list_of, ref, rows_or_columns
-from .params import DEFAULT_TIMEFRAME
+from .params import DEFAULT_TIMEFRAME, MAX_SYMBOLS
 from .records_view import DEFAULT_RECORDS, MAX_ARROW_RECORDS, MAX_RECORDS
 from .series_choice import PRICES
-from .snapshot_view import MAX_SYMBOLS
 from .symbols_view import DEFAULT_SYMBOLS, MAX_SYMBOLS_SHOWN
 
 __all__ = ["openapi_document"]

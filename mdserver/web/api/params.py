@@ -17,6 +17,8 @@ from .problem import Problem, invalid_parameter, missing_parameter, shortened
 __all__ = [
     "DEFAULT_TIMEFRAME",
     "MAX_SYMBOLS",
+    "check_count",
+    "listed_symbols",
     "number_up_to",
     "one_of",
     "query_of",
@@ -32,7 +34,7 @@ __all__ = [
 
 Choice = TypeVar("Choice", bound=str)
 
-MAX_SYMBOLS = 50
+MAX_SYMBOLS = 100
 """Symbols in one request."""
 
 DEFAULT_TIMEFRAME = "1h"
@@ -124,13 +126,24 @@ def symbols_of(query: Mapping[str, str]) -> tuple[str, ...]:
         return (symbol_of(query),)
     if "symbol" in query:
         raise invalid_parameter("symbols", text, "expected symbol or symbols, not both")
+    return listed_symbols(text)
+
+
+def listed_symbols(text: str) -> tuple[str, ...]:
+    """Return what ``symbols`` lists, in canonical form and each once; at most :data:`MAX_SYMBOLS`."""
     try:
         symbols = canonical_all(text.split(","))
     except ValueError as error:
         raise Problem(400, "invalid_parameter", f"symbols: {error}", param="symbols") from None
-    if len(symbols) > MAX_SYMBOLS:
-        raise invalid_parameter("symbols", text, f"expected at most {MAX_SYMBOLS}")
+    check_count(len(symbols))
     return symbols
+
+
+def check_count(count: int) -> None:
+    """Refuse more symbols than one request may name."""
+    if count > MAX_SYMBOLS:
+        detail = f"symbols: {count} symbols; at most {MAX_SYMBOLS} in one request"
+        raise Problem(400, "range_too_large", detail, param="symbols")
 
 
 def words_of(

@@ -22,6 +22,7 @@ from .coverage_view import coverage_document
 from .dependencies import Dependencies
 from .encoding import Body
 from .gaps_view import gaps_document
+from .guard import may_see_names
 from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
 from .params import query_of, symbol_of
@@ -178,14 +179,18 @@ def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
     @routes.get("/health/ready")
     async def ready() -> Response:
         states = services.broker_states()
+        named = may_see_names()
         reasons = list(services.ready())
         if states and all(broker.state == "failed" for broker in states):
-            reasons.append("every broker has failed: " + ", ".join(broker.name for broker in states))
+            names = ": " + ", ".join(broker.name for broker in states) if named else ""
+            reasons.append("every broker has failed" + names)
         if reasons:
             problem = Problem(503, "unavailable", "not ready: " + "; ".join(reasons))
             return problem_response(problem, reasons=reasons)
         # names and states only: the text of an error may contain addresses; it is at /api/brokers
         lacking = [f"broker {broker.name} is {broker.state}" for broker in states if broker.state != "live"]
+        if lacking and not named:
+            lacking = [f"{len(lacking)} of {len(states)} brokers are not live"]
         body = {"status": "degraded", "reasons": lacking} if lacking else {"status": "ready"}
         return uncached(msgspec.json.encode(body), "application/json")
 

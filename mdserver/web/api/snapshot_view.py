@@ -15,19 +15,17 @@ from ...protocol.encoding import PLAIN
 from ...protocol.server_frames import payload_of
 from ...store.store import SeriesInfo
 from ...stream.live_candles import CandleKey, StoredCandle
-from ...symbols import canonical
 from .caching import REVALIDATE
 from .conditional import answer, small_body
 from .encoding import Body
-from .params import query_of
-from .problem import Problem, missing_parameter
+from .params import listed_symbols, query_of
+from .problem import missing_parameter
 from .read_context import Reading
 from .series_choice import candidates_of
 
-__all__ = ["MAX_SYMBOLS", "QUERY", "snapshot_answer"]
+__all__ = ["QUERY", "snapshot_answer"]
 
 QUERY = ("symbols", "broker")
-MAX_SYMBOLS = 100
 SHOWN = ("1m", "1d")
 AT_ONE_TIME = 1_000
 """Records of one microsecond that are looked at for the last of them."""
@@ -75,17 +73,10 @@ async def _document(request: Request, reading: Reading) -> dict[str, Any]:
     }
 
 
-def _symbols_of(text: str | None) -> list[str]:
+def _symbols_of(text: str | None) -> Sequence[str]:
     if text is None:
         raise missing_parameter("symbols", "one or more symbols, like EURUSD,BTCUSDT")
-    try:
-        symbols = list(dict.fromkeys(canonical(part) for part in text.split(",")))
-    except ValueError as error:
-        raise Problem(400, "invalid_parameter", f"symbols: {error}", param="symbols") from None
-    if len(symbols) > MAX_SYMBOLS:
-        detail = f"symbols: {len(symbols)} symbols; at most {MAX_SYMBOLS} in one request"
-        raise Problem(400, "range_too_large", detail, param="symbols")
-    return symbols
+    return listed_symbols(text)
 
 
 def _is_of(series: SeriesInfo, type_: RecordType, broker: str | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from ...metrics import Metrics
 
-__all__ = ["Connections", "Refusal", "malformed_body", "refusal_response"]
+__all__ = ["Connections", "Refusal", "invalid_request_body", "malformed_body", "refusal_response"]
 
 Refusal: TypeAlias = Literal["all", "address", "flood"]
 """The limit that a connection exceeds; ``flood``: so many exceed it that this one is closed without an answer."""
@@ -22,6 +22,31 @@ _STATUS = {
     "address": (429, "Too Many Requests", "rate_limited"),
 }
 _DETAIL = {"all": "too many connections", "address": "too many connections from this address"}
+
+
+_URL = (
+    "this is no HTTP/1.1 request: the request line is not valid; "
+    "a URL has ASCII characters only: write others percent-encoded, in UTF-8"
+)
+_HEADER = "a header line is not valid: expected `Name: value`, without control characters"
+_CODING = "Transfer-Encoding: expected chunked, once"
+_CHUNK = "the body is not valid: a chunk does not have the length that it says"
+_FRAMING = {
+    "receive buffer too long": "the request line and the headers are too long",
+    "illegal request line": _URL,
+    "illegal target": _URL,
+    "illegal header": _HEADER,
+    "continuation line": _HEADER,
+    "bad content-length": "Content-Length: expected a number of bytes",
+    "conflicting content-length": "Content-Length: given twice, with different numbers",
+    "missing mandatory host": "the header Host is missing",
+    "found multiple host": "the header Host is given more than once",
+    "multiple transfer-encoding": _CODING,
+    "only transfer-encoding": _CODING,
+    "illegal chunk": _CHUNK,
+    "malformed chunk": _CHUNK,
+}
+"""How h11's reason begins, in small letters, and what a client is told; theirs may quote what the client sent."""
 
 
 class Connections:
@@ -61,16 +86,17 @@ class Connections:
             del self._by_address[address]
 
 
-def malformed_body(status: int) -> bytes:
-    """Return the body of the answer to what is no HTTP request, which h11 has refused with ``status``."""
-    title, detail = "The request is not valid", "this is no HTTP/1.1 request"
-    if status == 431:
-        detail = "the request line and the headers are too long"
-    elif status == 400:
-        detail += "; a URL has ASCII characters only: write others percent-encoded, in UTF-8"
+def malformed_body(status: int, reason: str = "") -> bytes:
+    """Return the body of the answer to what is no HTTP request, which h11 has refused with ``status`` and a reason."""
+    found = (ours for theirs, ours in _FRAMING.items() if reason.lower().startswith(theirs))
+    return invalid_request_body(status, next(found, "this is no HTTP/1.1 request"))
+
+
+def invalid_request_body(status: int, detail: str) -> bytes:
+    """Return the problem document of a request that no route has seen; ``detail`` is a sentence of ours."""
     return (
-        f'{{"type":"urn:mdserver:problem:invalid_request","title":"{title}","status":{status},"detail":"{detail}",'
-        '"code":"invalid_request","param":null}'
+        '{"type":"urn:mdserver:problem:invalid_request","title":"The request is not valid",'
+        f'"status":{status},"detail":"{detail}","code":"invalid_request","param":null}}'
     ).encode()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NoReturn
@@ -38,6 +39,7 @@ from ...errors import ConfigError, leaves
 from ...log import RarelyLogged
 from ...metrics import Metrics
 from .connections import Connections, Refusal, malformed_body, refusal_response
+from .handshake_check import handshake_refusal
 from .tls import Certificate, TlsStream
 
 __all__ = ["MAX_FRAME_BYTES", "GuardedTCPServer", "serve_app"]
@@ -126,18 +128,24 @@ class GuardedTCPServer(TCPServer):
         self._protocol = wrapper
         if isinstance(wrapper.protocol, H11Protocol):
             wrapper.protocol._send_error_response = partial(_answer_malformed, wrapper.protocol)  # type: ignore[method-assign]  # noqa: SLF001
-        if isinstance(wrapper.protocol, H11Protocol) and (self.refusal or not self.cleartext_http2):
-            wrapper.protocol._check_protocol = self._check  # type: ignore[assignment,method-assign]  # noqa: SLF001
+            check = wrapper.protocol._check_protocol  # noqa: SLF001
+            wrapper.protocol._check_protocol = partial(self._check, check)  # type: ignore[method-assign]  # noqa: SLF001
 
-    async def _check(self, request: h11.Request) -> None:
-        """Refuse requests on a connection beyond the limits, and HTTP/2 without TLS; an upgrade to HTTP/2 is ignored.
+    async def _check(self, check: Callable[[h11.Request], Awaitable[None]], request: h11.Request) -> None:
+        """Refuse requests on a connection beyond the limits, broken handshakes, and HTTP/2 without TLS.
 
-        A WebSocket is passed on to its endpoint, which refuses it with an error message of the protocol.
+        An upgrade to HTTP/2 is ignored then. Beyond the limits a WebSocket is passed on to its endpoint, which refuses
+        it with an error message of the protocol. ``check``: Hypercorn's own, which begins HTTP/2 without TLS.
         """
         headers = dict(request.headers)
-        if self.refusal is not None and headers.get(b"upgrade", b"").lower() != b"websocket":
+        if headers.get(b"upgrade", b"").strip().lower() == b"websocket":
+            if (response := handshake_refusal(headers)) is not None:
+                await self._answer_and_close(response)
+        elif self.refusal is not None:
             await self._answer_and_close(refusal_response(self.refusal))
-        if request.method == b"PRI":
+        if self.cleartext_http2 and self.refusal is None:
+            await check(request)
+        elif request.method == b"PRI":
             await self._answer_and_close(
                 b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             )
@@ -238,7 +246,8 @@ class GuardedTCPServer(TCPServer):
 
 async def _answer_malformed(protocol: H11Protocol, status: int) -> None:
     """Answer what h11 refuses; Hypercorn's own answer has no body."""
-    body = malformed_body(status)
+    error = sys.exception()  # Hypercorn calls this where it catches h11's error
+    body = malformed_body(status, str(error or ""))
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),

@@ -404,7 +404,8 @@ class Session:
     # -- helpers -------------------------------------------------------------------------------------
 
     def _check_broker(self, name: str | None) -> None:
-        if name is not None and name not in self._held.brokers:
+        """Refuse an unknown broker; one that the key may not see is refused later, whether it exists or not."""
+        if name is not None and name not in self._held.brokers and self.gate.may_use(name):
             known = ", ".join(self.gate.seen(self._held.brokers)) or "none"
             raise RequestError(408, f'broker: unknown broker "{name[:40]}"; there are: {known}')
 

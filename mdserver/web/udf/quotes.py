@@ -7,8 +7,8 @@ from typing import Any
 
 from ..api.chart import ChartReader
 from ..api.encoding import without_fraction
-from ..api.params import MAX_SYMBOLS, required
-from ..api.problem import Problem, invalid_parameter
+from ..api.params import check_count, required
+from ..api.problem import Problem
 from ..api.read_context import Reading
 from .resolution import timeframe_of
 from .symbols import Named, named_by, resolve
@@ -22,8 +22,7 @@ async def quotes_document(query: Mapping[str, str], reading: Reading) -> dict[st
     """Return a quote, or an error, for each of the symbols."""
     text = required(query, "symbols", "symbols separated by commas, like EURUSD,BTCUSDT")
     names = [name for name in dict.fromkeys(text.split(",")) if name]
-    if len(names) > MAX_SYMBOLS:
-        raise invalid_parameter("symbols", text, f"expected at most {MAX_SYMBOLS}")
+    check_count(len(names))
     return {"s": "ok", "d": [await _entry(name, reading) for name in names]}
 
 

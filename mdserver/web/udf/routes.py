@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from quart import Blueprint, Response, current_app, request
 
+from ...errors import StoreUnavailable
 from ...model import US_PER_S
 from ..api.instruments import KINDS, instruments_of, search, with_digits
 from ..api.params import number_up_to, one_of, query_of
+from ..api.problem import Problem
 from ..api.read_context import Reading
 from ..api.routes import add_error_handlers, json_answer, within
 from . import bars, marks, quotes
@@ -65,7 +68,7 @@ def _view(reading: Reading, known: Collection[str], make: Answer) -> Callable[[]
 
 
 async def _config(query: Mapping[str, str], reading: Reading) -> dict[str, Any]:
-    names = dict.fromkeys(source.name for source in reading.seen_sources())
+    names = await _exchanges(reading)
     exchanges = [{"value": name, "name": name, "desc": name} for name in names]
     return {
         "supports_search": True,
@@ -80,6 +83,16 @@ async def _config(query: Mapping[str, str], reading: Reading) -> dict[str, Any]:
         ],
         "supported_resolutions": list(RESOLUTIONS),
     }
+
+
+async def _exchanges(reading: Reading) -> dict[str, None]:
+    """Return the names of the sources; a mock's that is not configured only where records of it are stored."""
+    sources = reading.seen_sources()
+    left_over = {one.name for one in sources if one.synthetic and not one.types}
+    if left_over:
+        with suppress(StoreUnavailable, Problem):  # the choice of sources is offered without a database too
+            left_over -= {one.broker for one in await reading.all_series()}
+    return dict.fromkeys(one.name for one in sources if one.name not in left_over)
 
 
 async def _symbols(query: Mapping[str, str], reading: Reading) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from mdserver.web.api.params import MAX_SYMBOLS
+
 T0 = 1_710_892_800
 """2024-03-20, a Wednesday, midnight UTC. New York is on daylight saving time: 17:00 there is 21:00 UTC."""
 HOUR, DAY, US = 3_600, 86_400, 1_000_000
@@ -295,6 +297,15 @@ async def test_what_is_wrong_is_named(site: Any, name: str, value: Any, said: st
     doubled = await site.problem(f"{path}&{name}={value}")
     assert (doubled["param"], doubled["code"]) == (name, "invalid_parameter")
     assert "given more than once" in doubled["detail"]
+
+
+@pytest.mark.parametrize("path", [f"/api/candles?from={T0}&to={T0}&", "/api/snapshot?"])
+async def test_every_route_takes_so_many_symbols(site: Any, path: str) -> None:
+    names = [f"S{number}" for number in range(MAX_SYMBOLS + 1)]
+    assert (await site.problem(f"{path}symbols={','.join(names[1:])}"))["code"] == "unknown_symbol"
+    problem = await site.problem(f"{path}symbols={','.join(names)}")
+    assert (problem["status"], problem["code"], problem["param"]) == (400, "range_too_large", "symbols")
+    assert "101 symbols; at most 100" in problem["detail"]
 
 
 async def test_empty_parameters_count_as_absent(site: Any) -> None:

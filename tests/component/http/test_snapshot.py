@@ -8,7 +8,7 @@ import pytest
 
 from mdserver.model import US_PER_S, Published, Tick, Topic
 from mdserver.stream.live_candles import StoredCandle
-from mdserver.web.api.snapshot_view import MAX_SYMBOLS
+from mdserver.web.api.params import MAX_SYMBOLS
 
 T0 = 1_710_892_800
 """Midnight."""

@@ -9,6 +9,9 @@ import pytest
 
 from mdserver.errors import StoreUnavailable
 from mdserver.model import Instrument
+from mdserver.web.api.dependencies import SourceInfo
+
+from .conftest import Series
 
 T0 = 1_710_892_800
 """2024-03-20, a Wednesday, midnight UTC."""
@@ -61,6 +64,26 @@ async def test_config_has_what_the_client_needs(site: Any) -> None:
     assert {"supports_marks", "supports_timescale_marks", "supports_time"} <= {
         name for name, value in config.items() if value is True
     }
+
+
+async def test_a_mock_is_an_exchange_only_where_there_is_one(site: Any) -> None:
+    configured = list(site.sources)
+    site.sources.append(
+        SourceInfo("mock", synthetic=True)
+    )  # so that what a first run stored stays marked as made up
+
+    async def exchanges() -> list[str]:
+        return [one["value"] for one in (await udf(site, "config"))["exchanges"]]
+
+    assert await exchanges() == ["", "binance", "oanda"]
+    site.store.fault = StoreUnavailable("away")
+    assert await exchanges() == ["", "binance", "oanda"]
+    site.store.fault = None
+    site.store.rows.append(Series(9, "mock", "EURUSD", "tick"))
+    assert await exchanges() == ["", "binance", "oanda", "mock"]
+    del site.store.rows[-1]
+    site.sources[:] = [*configured, SourceInfo("mock", types=("tick",), synthetic=True)]
+    assert await exchanges() == ["", "binance", "oanda", "mock"]
 
 
 async def test_time_is_text(site: Any) -> None:
@@ -260,7 +283,7 @@ BAD = [
     ("marks?symbol=EURUSD&resolution=1&from=1", "to is required"),
     (f"timescale_marks?symbol=EURUSD&resolution=1&from={END}&to={T0}", "from="),
     ("quotes", "symbols is required"),
-    ("quotes?symbols=" + ",".join(f"S{n}" for n in range(51)), "expected at most 50"),
+    ("quotes?symbols=" + ",".join(f"S{n}" for n in range(101)), "at most 100"),
 ]
 
 
