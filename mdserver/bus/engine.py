@@ -108,8 +108,11 @@ class BusEngine(Protocol):
     async def get(self, key: str) -> bytes | None:
         """Return the value of a key."""
 
-    async def get_all(self, prefix: str) -> dict[str, bytes]:
-        """Return the keys that begin with ``prefix``, without it, and their values."""
+    async def put_in(self, group: str, name: str, value: bytes, ttl_s: float) -> None:
+        """Set one of a group of keys, ``group`` and ``name`` joined, that is gone after ``ttl_s``."""
+
+    async def get_all(self, group: str) -> dict[str, bytes]:
+        """Return the values of a group by name. How many other keys there are costs nothing."""
 
     async def forget(self, key: str) -> None:
         """Delete a key."""

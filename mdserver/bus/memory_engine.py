@@ -120,11 +120,15 @@ class MemoryEngine:
         await self._check()
         return self._get(key)
 
-    async def get_all(self, prefix: str) -> dict[str, bytes]:
+    async def put_in(self, group: str, name: str, value: bytes, ttl_s: float) -> None:
+        """See :meth:`.engine.BusEngine.put_in`."""
+        await self.put(group + name, value, ttl_s)
+
+    async def get_all(self, group: str) -> dict[str, bytes]:
         """See :meth:`.engine.BusEngine.get_all`."""
         await self._check()
-        found = {key: self._get(key) for key in list(self._keys) if key.startswith(prefix)}
-        return {key.removeprefix(prefix): value for key, value in found.items() if value is not None}
+        found = {key: self._get(key) for key in list(self._keys) if key.startswith(group)}
+        return {key.removeprefix(group): value for key, value in found.items() if value is not None}
 
     async def forget(self, key: str) -> None:
         """See :meth:`.engine.BusEngine.forget`."""

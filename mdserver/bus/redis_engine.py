@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 import coredis
@@ -30,6 +31,21 @@ _FRAME = b"f"
 
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+_GET_ALL = """
+local found = {}
+for _, name in ipairs(redis.call('smembers', KEYS[1])) do
+  local value = redis.call('get', KEYS[1] .. name)
+  if value then
+    found[#found + 1] = name
+    found[#found + 1] = value
+  else
+    redis.call('srem', KEYS[1], name)
+  end
+end
+return found
+"""
+"""Forgets the names whose keys have expired; at once with reading, so that none is lost that is set meanwhile."""
 
 
 @asynccontextmanager
@@ -155,16 +171,18 @@ class RedisEngine:
         with self._plain(f"read {key}"):
             return await self._client.get(key)
 
-    async def get_all(self, prefix: str) -> dict[str, bytes]:
+    async def put_in(self, group: str, name: str, value: bytes, ttl_s: float) -> None:
+        """See :meth:`.engine.BusEngine.put_in`. The names are in a set, whose key is the group's."""
+        with self._plain(f"set {group}{name}"):
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.set(group + name, value, px=int(ttl_s * 1000))
+                pipe.sadd(group, [name])
+
+    async def get_all(self, group: str) -> dict[str, bytes]:
         """See :meth:`.engine.BusEngine.get_all`."""
-        with self._plain(f"read {prefix}"):
-            keys = [key async for key in self._client.scan_iter(match=f"{prefix}*", count=1000)]
-            values = await self._client.mget(keys) if keys else ()
-        return {
-            key.decode().removeprefix(prefix): value
-            for key, value in zip(keys, values, strict=True)
-            if value is not None
-        }
+        with self._plain(f"read {group}"):
+            found = cast("list[bytes]", await self._client.eval(_GET_ALL, keys=[group]))
+        return {name.decode(): value for name, value in zip(found[::2], found[1::2], strict=True)}
 
     async def forget(self, key: str) -> None:
         """See :meth:`.engine.BusEngine.forget`."""

@@ -216,17 +216,17 @@ class SharedBroker(SupervisedBroker):
 
     async def _tell_demand(self) -> None:
         """Keep what is wanted here in a key."""
-        key = demand_prefix(self.name) + self.bus.process
+        group, me = demand_prefix(self.name), self.bus.process
         ttl_s = max(3 * ASK_S, self.bus.lease_s)
         try:
             while True:
                 wanted = self.demand.current()
-                await self.bus.engine.put(key, _encode(sorted(wanted)), ttl_s)
+                await self.bus.engine.put_in(group, me, _encode(sorted(wanted)), ttl_s)
                 with trio.move_on_after(ttl_s / 3):
                     await self.demand.wait_changed(wanted)
         finally:
             with trio.move_on_after(RELEASE_S, shield=True):
-                await _quietly(self.bus.engine.forget(key))
+                await _quietly(self.bus.engine.forget(group + me))
 
     async def _hear_answers(self) -> None:
         """Take over what the venue answered to the leader, and how the broker is."""
@@ -368,19 +368,23 @@ class SharedBroker(SupervisedBroker):
 
     async def _serve_others(self, fence: int) -> None:
         """Want what the other processes want, and tell them what the venue answers."""
+        asked: frozenset[Feed] = frozenset()
         theirs: frozenset[Feed] = frozenset()
+        known: dict[str, bytes] = {}
         ttl_s = max(5 * ASK_S, self.bus.lease_s)
         told, told_at = b"", -math.inf
         try:
             while True:
                 try:
                     found = await self.bus.engine.get_all(demand_prefix(self.name))
-                    asked = frozenset(
-                        feed
-                        for process, feeds in found.items()
-                        if process != self.bus.process
-                        for feed in self._feeds_of(process, feeds)
-                    )
+                    if found != known:
+                        asked = frozenset(
+                            feed
+                            for process, feeds in found.items()
+                            if process != self.bus.process
+                            for feed in self._feeds_of(process, feeds)
+                        )
+                        known = found
                     wanted = frozenset(feed for feed in asked if self.demand.serves(feed.symbol))
                     for feed in wanted - theirs:
                         self.demand.hold(feed)

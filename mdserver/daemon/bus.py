@@ -176,7 +176,7 @@ class BusPart(Part):
                 {name: broker.lag_s for name, broker in self._shared.items() if broker.fence is None},
             )
             with suppress(BusUnavailable, BusMisused):  # the brokers report it
-                await bus.engine.put(presence_prefix() + bus.process, encode_presence(presence), PRESENCE_S)
+                await bus.engine.put_in(presence_prefix(), bus.process, encode_presence(presence), PRESENCE_S)
             await trio.sleep(PRESENCE_S / 5)
 
     async def _look_what_is_stored(self) -> None:

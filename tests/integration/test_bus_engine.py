@@ -114,8 +114,8 @@ async def test_one_holds_the_lease_and_the_next_has_a_higher_fence(engine: BusEn
 
 
 async def test_keys_expire(engine: BusEngine) -> None:
-    await engine.put("d:a", b"1", 5)
-    await engine.put("d:b", b"2", 0.05)
+    await engine.put_in("d:", "a", b"1", 5)
+    await engine.put_in("d:", "b", b"2", 0.05)
     assert await engine.get_all("d:") == {"a": b"1", "b": b"2"}
     await trio.sleep(0.1)
     assert await engine.get_all("d:") == {"a": b"1"}
@@ -174,7 +174,7 @@ async def test_redis_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 await engine.put("a", b"2", 60)
             server.send(signal.SIGCONT)
             await engine.put("a", b"3", 60)
-            assert await engine.get_all("a") == {"": b"3"}
+            assert await engine.get("a") == b"3"
 
 
 async def test_what_redis_refuses_is_said_without_the_data(tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ async def test_a_lease_shows_its_holder_and_a_stream_its_size(engine: BusEngine)
 
 async def test_the_status_names_processes_leaders_and_streams(engine: BusEngine) -> None:
     presence = Presence("ingest", "here", 7, "1", ["sea"], {"lake": 0.25})
-    await engine.put(presence_prefix() + "a", encode_presence(presence), 5)
-    await engine.put(presence_prefix() + "b", b"of another version", 5)
+    await engine.put_in(presence_prefix(), "a", encode_presence(presence), 5)
+    await engine.put_in(presence_prefix(), "b", b"of another version", 5)
     await engine.acquire(lease_key("sea"), "a", 5, stream_key("sea"))
     await engine.append(stream_key("sea"), Position(1, 0), [b"x"])
     await engine.put(answers_key("sea"), b"nonsense", 5)
@@ -262,6 +262,7 @@ async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path
             await engine.trim(stream, Position(1, 0))
             assert await engine.renew(lease, "me", 5)
             await engine.put(answers_key("sea"), b"x", 5)
+            await engine.put_in(presence_prefix(), "me", b"x", 5)
             assert (await read_status(engine, ["sea"]))["brokers"][0]["entries"] == 1
             await engine.forget(answers_key("sea"))
             await engine.release(lease, "me")
@@ -280,3 +281,19 @@ async def test_an_entry_of_a_stranger_is_handed_on_empty(tmp_path: Path) -> None
         async with open_redis(server.url) as engine:
             await engine._client.xadd("s", field_values={b"other": b"1"}, identifier="1-0")
             assert await engine.read({"s": START}, most=1, wait_s=0.1) == {"s": [Entry(Position(1, 0), b"")]}
+
+
+async def test_a_group_is_found_without_a_look_at_the_other_keys(redis: RedisServer) -> None:
+    async with open_redis(redis.url) as engine:
+        client = engine._client
+        await client.flushall()
+        for number in range(100):
+            await engine.put_in("d:", f"edge{number}", b"x", 0.05 if number else 60)
+        await trio.sleep(0.1)
+        await client.config_resetstat()
+        assert await engine.get_all("d:") == {"edge0": b"x"}
+        assert await engine.get_all("d:") == {"edge0": b"x"}
+        assert await client.scard("d:") == 1
+        called = await client.info("commandstats")
+        assert not {"cmdstat_scan", "cmdstat_keys"} & set(called)
+        assert called["cmdstat_get"]["calls"] == 100 + 1  # those that have expired are looked up once
