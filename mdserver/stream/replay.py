@@ -13,7 +13,8 @@ client reads: a client holds at most one page, or the part of it that the socket
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import trio
@@ -24,6 +25,7 @@ from ..model import Topic
 from ..protocol.encoding import Encoding
 from ..protocol.terms import Terms
 from .router import Router
+from .shared_pages import PageKey, SharedPages
 from .stored_past import Begin, GapKey, Page, Start, StoredPast
 from .tail import Tail
 
@@ -70,13 +72,31 @@ class ReplaySink(Protocol):
 
 
 class Replays:
-    """Shared by the replays of all clients: the stored past, the limit on simultaneous reads, the router."""
+    """Shared by the replays of all clients: the stored past, the limit on simultaneous reads, the pages, the router."""
 
     def __init__(self, past: StoredPast | None, router: Router, metrics: Metrics) -> None:
         self.router = router
         self.metrics = metrics
         self._past = past
         self._turns = trio.CapacityLimiter(READERS)
+        self._pages = SharedPages(self._read)
+        self.writing = trio.Lock()
+        """Held to write one piece. It passes from replay to replay, and each time the event loop first runs everything
+        else: so live records wait for one piece, however many replays there are."""
+        self._running = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count a replay until the block ends; with the last one, no pages are kept any more."""
+        self.metrics.replays.inc()
+        self._running += 1
+        try:
+            yield
+        finally:
+            self.metrics.replays.dec()
+            self._running -= 1
+            if not self._running:
+                self._pages.clear()
 
     async def begins(self, starts: Mapping[Topic, Start]) -> Mapping[Topic, Begin]:
         """Return where a replay of each topic begins, within :data:`BEGIN_S`. Raises :class:`StoreUnavailable`."""
@@ -95,11 +115,17 @@ class Replays:
     async def page(
         self, topic: Topic, after: int, limit: int, *, received: bool, told: frozenset[GapKey]
     ) -> Page:
-        """Read a page, after waiting for a turn."""
-        async with self._turns:
-            page = await self.past().page(topic, after, limit, received=received, told=told)
+        """Return a page, read from the database or by another replay a moment ago."""
+        page = await self._pages.page(PageKey(topic, after, limit, received, told))
         self.metrics.replayed.inc(page.records)
         return page
+
+    async def _read(self, key: PageKey) -> Page:
+        """Read a page, after waiting for a turn."""
+        async with self._turns:
+            return await self.past().page(
+                key.topic, key.after, key.limit, received=key.received, told=key.told
+            )
 
 
 class Replay:
@@ -129,14 +155,11 @@ class Replay:
 
     async def run(self) -> None:
         """Replay the topics and make them live. Raises :class:`StoreUnavailable`; the topics are then not live."""
-        self._shared.metrics.replays.inc()
-        try:
+        with self._shared.running():
             for topic in tuple(self.after):
                 await self._read(topic)
             while self._wanted() and not await self._reach_live():
                 pass
-        finally:
-            self._shared.metrics.replays.dec()
 
     def _wanted(self) -> bool:
         return bool(self.after) and not self._sink.muted
@@ -154,8 +177,9 @@ class Replay:
             )
             for piece in page.pieces:
                 await self._sink.drained()
-                if topic in self.after:
-                    self._sink.write(self._encodings[topic].translate(piece))
+                async with self._shared.writing:
+                    if topic in self.after:
+                        self._sink.write(self._encodings[topic].translate(piece))
             if topic not in self.after:
                 return
             # a client that took the page at once gets larger pages

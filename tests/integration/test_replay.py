@@ -15,8 +15,10 @@ import trio
 from mdserver.errors import StoreUnavailable
 from mdserver.protocol.server_frames import CloseCode
 from mdserver.store.connection.database import Database
+from mdserver.store.seq_times import BLOCK
 from mdserver.store.store import Store
 from mdserver.stream import replay as replay_module
+from mdserver.stream import shared_pages
 from tests.component.conftest import EPOCH, open_stream_server
 from tests.component.event_source import open_events
 from tests.component.test_slow_clients import open_raw
@@ -364,6 +366,42 @@ async def test_a_client_that_reads_slowly_costs_little_and_misses_nothing(
             seqs = [one["seq"] for one in records if one["type"] == "trade"]
             assert [n for n, seq in enumerate(seqs, 1) if seq != n][:1] == []
             assert len(seqs) == 80_000
+
+
+async def test_replays_of_the_same_past_read_it_once_and_each_client_has_it_whole(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = []
+    read_page = Store.replay_page
+
+    async def count(store: Store, series: Any, after: int, limit: int, **options: Any) -> Any:
+        pages.append(after)
+        return await read_page(store, series, after, limit, **options)
+
+    monkeypatch.setattr(Store, "replay_page", count)
+    monkeypatch.setattr(
+        replay_module, "FIRST_RECORDS", BLOCK
+    )  # pages of one size, however slowly they are read
+    monkeypatch.setattr(shared_pages, "KEPT_S", 60.0)
+    monkeypatch.setattr(shared_pages.SharedPages, "clear", lambda pages: None)
+    last = 3 * BLOCK
+    async with open_storing_server(database, tmp_path) as server:
+        server.publish(last, batch=1_000)
+        got: dict[int, list[int]] = {}
+
+        async def resume(first: int) -> None:
+            async with open_client(server.stream.url) as client:
+                await client.subscribe("EURUSD", since={"seq": first}, broker="one")
+                got[first], _ = await seqs_until(client, last + 100)
+
+        async with trio.open_nursery() as nursery:
+            for first in (BLOCK - 3_000, BLOCK - 200, BLOCK - 1):
+                nursery.start_soon(resume, first)
+            server.publish(100)
+    assert got == {first: list(range(first + 1, last + 101)) for first in got}
+    assert len(got) == 3
+    # at the end of a block all three are at one place
+    assert [pages.count(BLOCK - 1), pages.count(2 * BLOCK - 1)] == [1, 1]
 
 
 async def test_what_is_unsubscribed_is_replayed_no_more(database: Database, tmp_path: Path) -> None:

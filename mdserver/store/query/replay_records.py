@@ -130,24 +130,26 @@ def read_page(
     One state of the database: the intervals of a block, its records and the gaps are three statements. Blocking.
     """
     span = spans_from_seq(conn, series.id, after + 1)
-    records: list[bytes] = []
+    lines, count = b"", 0
     end, to, more = after, None, False
     if span is not None:
-        records, last = _read_records(conn, series, span, after, limit, received=received)
-        more = span.more or len(records) == limit
+        lines, count, last = _read_records(conn, series, span, after, limit, received=received)
+        more = span.more or count == limit
         # All of this block is told. Where others follow it is complete, for numbers rise in the order of storing.
-        end = (span.block + 1) * BLOCK - 1 if span.more and len(records) < limit else last
+        end = (span.block + 1) * BLOCK - 1 if span.more and count < limit else last
         to = end if more else None
     gaps = read_gaps_by_seq(conn, series.id, series.topic, after, to)
     fresh = [(seq, gap) for seq, gap in gaps if seq > after or gap_key(gap) not in told]
     told = frozenset(gap_key(gap) for seq, gap in gaps if seq >= end)
-    return Page(_pieces(_with_gaps(records, fresh)), len(records), end, more, told)
+    if fresh:
+        lines = b"\n".join(_with_gaps(lines.split(b"\n") if lines else [], fresh))
+    return Page(_pieces(lines), count, end, more, told)
 
 
 def _read_records(
     conn: psycopg.Connection[Any], series: SeriesInfo, span: Span, after: int, limit: int, *, received: bool
-) -> tuple[list[bytes], int]:
-    """Return the JSON of the first records of a block behind a number, and the last number."""
+) -> tuple[bytes, int, int]:
+    """Return the JSON of the first records of a block behind a number, one a line, their count, the last number."""
     stored = BY_NAME[series.type].stored
     if stored is None:
         raise ValueError(f"{series.type}: records of this kind are not stored")
@@ -159,7 +161,7 @@ def _read_records(
     )
     with conn.cursor(binary=True) as cursor:
         last, count, lines = cast("tuple[Any, int, bytes]", cursor.execute(query).fetchone())
-    return (lines.split(b"\n"), last) if count else ([], after)
+    return (lines, count, last) if count else (b"", 0, after)
 
 
 class _Numbered(msgspec.Struct):
@@ -170,9 +172,7 @@ _number = msgspec.json.Decoder(_Numbered).decode
 
 
 def _with_gaps(records: list[bytes], gaps: Sequence[tuple[int, Gap]]) -> list[bytes]:
-    """Return records and gaps in order; where there are none, which is nearly always, at no cost."""
-    if not gaps:
-        return records
+    """Return records and gaps in order."""
     merged: list[bytes] = []
     done = 0
     for seq, gap in gaps:
@@ -183,9 +183,20 @@ def _with_gaps(records: list[bytes], gaps: Sequence[tuple[int, Gap]]) -> list[by
     return merged + records[done:]
 
 
-def _pieces(payloads: list[bytes]) -> list[bytes]:
-    step = max(1, PIECE_BYTES * len(payloads) // max(1, sum(map(len, payloads))))
-    return [text_frames(payloads[at : at + step]) for at in range(0, len(payloads), step)]
+def _pieces(lines: bytes) -> list[bytes]:
+    """Return lines as frames, in pieces.
+
+    A call below holds the interpreter's lock for one piece at most, 0.1 ms: between two of them the event loop may run.
+    """
+    pieces = []
+    at = 0
+    while at < len(lines):
+        end = lines.find(b"\n", at + PIECE_BYTES)
+        if end < 0:
+            end = len(lines)
+        pieces.append(text_frames(lines[at:end].split(b"\n")))
+        at = end + 1
+    return pieces
 
 
 def _rows(
