@@ -11,14 +11,15 @@ from quart import Request
 
 from ...market_hours import Market, is_open, market_of
 from ...model import US_PER_S
+from ...protocol.times import TIMES, Times
 from ...store.store import CoverageDay, GapRow, SeriesInfo
-from .params import query_of, symbol_of, time_range_us
+from .params import query_of, symbol_of, time_range_us, times_of
 from .problem import Problem
 from .read_context import MAX_GAPS, Reading
 
 __all__ = ["MAX_DAYS", "QUERY", "coverage_document", "gap_seconds"]
 
-QUERY = ("symbol", "from", "to")
+QUERY = ("symbol", "from", "to", "times")
 MAX_DAYS = 800
 DEFAULT_DAYS = 366
 
@@ -29,7 +30,7 @@ _DAY_S = 86_400
 async def coverage_document(request: Request, reading: Reading) -> dict[str, Any]:
     """Return the coverage of a symbol; by default of the year up to now."""
     query = query_of(request.args.items(multi=True), QUERY)
-    symbol = symbol_of(query)
+    symbol, times = symbol_of(query), times_of(query)
     now_s = reading.services.now_us() // US_PER_S
     default = {"to": query.get("to", str(now_s)), "from": str(max(0, now_s - DEFAULT_DAYS * _DAY_S))}
     first_us, last_us = time_range_us({**default, **query})
@@ -45,7 +46,7 @@ async def coverage_document(request: Request, reading: Reading) -> dict[str, Any
             {
                 "broker": one.broker,
                 "record_type": one.type,
-                "days": _days_of(one, found, gaps, first_s, end_s),
+                "days": _days_of(one, found, gaps, (first_s, end_s), times),
             }
             for one in series
         ],
@@ -63,15 +64,23 @@ def _days_around(first_us: int, last_us: int) -> tuple[int, int]:
 
 
 def _days_of(
-    series: SeriesInfo, found: Iterable[CoverageDay], gaps: Iterable[GapRow], first_s: int, end_s: int
+    series: SeriesInfo,
+    found: Iterable[CoverageDay],
+    gaps: Iterable[GapRow],
+    span_s: tuple[int, int],
+    times: Times,
 ) -> list[dict[str, Any]]:
     """Return every day of the range between the first and the last one that anything is known of."""
     known = {day.day_s: day for day in found if day.series_id == series.id}
     if not known:
         return []
-    in_gap = gap_seconds((gap for gap in gaps if gap.series_id == series.id), first_s, end_s)
+    in_gap = gap_seconds((gap for gap in gaps if gap.series_id == series.id), *span_s)
     market = market_of(series.symbol, series.type)
-    return [_day(day_s, known, in_gap, market) for day_s in range(min(known), max(known) + 1, _DAY_S)]
+    show = TIMES[times]
+    return [
+        {"time": show(day_s * US_PER_S), **_day(day_s, known, in_gap, market)}
+        for day_s in range(min(known), max(known) + 1, _DAY_S)
+    ]
 
 
 def _day(
@@ -79,7 +88,6 @@ def _day(
 ) -> dict[str, Any]:
     day = known.get(day_s)
     return {
-        "time": day_s,
         "records": 0 if day is None else day.records,
         "hours": 0 if day is None else day.hours,
         "open_hours": _open_hours(market, day_s),

@@ -8,16 +8,16 @@ from typing import Any, get_args
 from quart import Request
 
 from ...model import GapState
+from ...protocol.times import TIMES, Times
 from ...store.store import GapRow, LastingGap
-from .encoding import seconds
 from .guard import current_grant
-from .params import number_up_to, query_of, symbol_of, time_range_us
+from .params import number_up_to, query_of, symbol_of, time_range_us, times_of
 from .problem import invalid_parameter
 from .read_context import Reading
 
 __all__ = ["DEFAULT_GAPS", "MAX_GAPS_SHOWN", "STATES", "gaps_document"]
 
-QUERY = ("symbol", "broker", "from", "to", "state", "limit")
+QUERY = ("symbol", "broker", "from", "to", "state", "limit", "times")
 STATES: tuple[GapState, ...] = get_args(GapState)
 DEFAULT_GAPS = 1_000
 MAX_GAPS_SHOWN = 10_000
@@ -32,7 +32,7 @@ async def gaps_document(request: Request, reading: Reading) -> dict[str, Any]:
     symbol = symbol_of(query) if "symbol" in query else None
     first_us, last_us = time_range_us({"from": "0", "to": str(_LAST_S), **query})
     limit = number_up_to(query, "limit", MAX_GAPS_SHOWN, DEFAULT_GAPS)
-    broker, state = query.get("broker"), _state_of(query.get("state"))
+    broker, state, times = query.get("broker"), _state_of(query.get("state")), times_of(query)
     seen = current_grant()
     found: list[GapRow | LastingGap] = []
     found += await reading.store.gaps(
@@ -55,7 +55,7 @@ async def gaps_document(request: Request, reading: Reading) -> dict[str, Any]:
             limit=limit + 1,
         )
         found.sort(key=lambda gap: gap.from_us)
-    return {"gaps": list(_shown(found[:limit])), "more": len(found) > limit}
+    return {"gaps": list(_shown(found[:limit], times)), "more": len(found) > limit}
 
 
 def _state_of(text: str | None) -> GapState | None:
@@ -67,15 +67,16 @@ def _state_of(text: str | None) -> GapState | None:
     raise invalid_parameter("state", text, f"expected one of {', '.join(STATES)}")
 
 
-def _shown(gaps: Iterable[GapRow | LastingGap]) -> Iterable[dict[str, Any]]:
+def _shown(gaps: Iterable[GapRow | LastingGap], times: Times) -> Iterable[dict[str, Any]]:
+    show = TIMES[times]
     for gap in gaps:
         to_us, state = (gap.to_us, gap.state) if isinstance(gap, GapRow) else (None, "open")
         yield {
             "broker": gap.broker,
             "symbol": gap.symbol,
             "record_type": gap.type,
-            "from": seconds([gap.from_us])[0],
-            "to": None if to_us is None else seconds([to_us])[0],
+            "from": show(gap.from_us),
+            "to": None if to_us is None else show(to_us),
             "cause": gap.cause,
             "size": gap.size,
             "state": state,

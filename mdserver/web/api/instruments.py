@@ -15,10 +15,10 @@ import attrs
 
 from ...market_hours import Market, market_of
 from ...model import Instrument
+from ...protocol.times import TIMES, Times
 from ...store.store import SeriesInfo
 from ...timeframes import Align
 from .dependencies import SourceInfo
-from .encoding import seconds
 from .guard import current_grant
 from .read_context import Reading
 from .series_choice import real_ones
@@ -86,8 +86,9 @@ class InstrumentInfo:
             return _OTHER_DIGITS
         return _YEN_DIGITS if self.symbol.endswith("JPY") else _FOREX_DIGITS
 
-    def document(self) -> dict[str, Any]:
+    def document(self, times: Times) -> dict[str, Any]:
         """Return it as ``/api/symbols`` shows it."""
+        show = TIMES[times]
         earliest = [one.earliest_us for one in self.series if one.earliest_us is not None]
         latest = [one.latest_us for one in self.series if one.latest_us is not None]
         session, timezone = self.session
@@ -103,8 +104,8 @@ class InstrumentInfo:
             "brokers": [
                 {"broker": broker, "venue_symbol": self.venue_symbols.get(broker)} for broker in self.brokers
             ],
-            "earliest": seconds([min(earliest)])[0] if earliest else None,
-            "latest": seconds([max(latest)])[0] if latest else None,
+            "earliest": show(min(earliest)) if earliest else None,
+            "latest": show(max(latest)) if latest else None,
         }
 
 

@@ -182,7 +182,7 @@ _UDF_PATHS = {
 
 _PATHS = {
     "/api/metadata": _get(
-        "What is stored", ref("Metadata"), [{**_SYMBOL, "required": False}], problems=_DATA
+        "What is stored", ref("Metadata"), [{**_SYMBOL, "required": False}, _TIMES], problems=_DATA
     ),
     "/api/candles": _get(
         _LIMIT,
@@ -217,13 +217,14 @@ _PATHS = {
                 "gaps in the answer",
                 {"type": "integer", "minimum": 1, "maximum": MAX_GAPS_SHOWN, "default": DEFAULT_GAPS},
             ),
+            _TIMES,
         ],
         problems=(400, 500, 503),
     ),
     "/api/coverage": _get(
         f"What is stored of each day; by default of the last year, at most {MAX_DAYS} days",
         ref("Coverage"),
-        [_SYMBOL, *({**one, "required": False} for one in _RANGE)],
+        [_SYMBOL, *({**one, "required": False} for one in _RANGE), _TIMES],
         problems=_DATA,
     ),
     "/api/symbols": _get(
@@ -238,15 +239,16 @@ _PATHS = {
                 "instruments in the answer",
                 {"type": "integer", "minimum": 1, "maximum": MAX_SYMBOLS_SHOWN, "default": DEFAULT_SYMBOLS},
             ),
+            _TIMES,
         ],
         problems=(400, 500, 503),
     ),
     **_UDF_PATHS,
-    "/api/brokers": _get("The state of each broker", ref("Brokers"), problems=(400, 500)),
+    "/api/brokers": _get("The state of each broker", ref("Brokers"), [_TIMES], problems=(400, 500)),
     "/api/snapshot": _get(
         f"Where symbols are now: last tick and trade, forming candles, change of the day; at most {MAX_SYMBOLS}",
         {"type": "object", "additionalProperties": ref("Snapshot")},
-        [_parameter("symbols", "one or more, divided by commas", TEXT, required=True), _BROKER],
+        [_parameter("symbols", "one or more, divided by commas", TEXT, required=True), _BROKER, _TIMES],
         problems=_DATA,
     ),
     "/api/stream": _get(

@@ -21,7 +21,7 @@ __all__ = [
     "rows_or_columns",
 ]
 
-TIME = {"type": "number", "description": "Unix seconds, UTC"}
+TIME = {"type": ["number", "string"], "description": "as `times` says, by default Unix seconds, UTC"}
 NUMBER = {"type": "number"}
 COUNT = {"type": "integer", "minimum": 0}
 TEXT = {"type": "string"}
@@ -29,7 +29,8 @@ TEXT = {"type": "string"}
 
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema that also takes null."""
-    return {**schema, "type": [schema["type"], "null"]}
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return {**schema, "type": [*types, "null"]}
 
 
 def object_of(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -74,9 +75,8 @@ _BROKER_STATE = {
 _TIMEFRAMES = list_of({"type": "string", "enum": list(TIMEFRAMES)})
 _CURSOR = {"next_cursor": {"type": ["string", "null"]}}
 
-_SHOWN_TIME = {"type": ["number", "string"], "description": "as `times` says, by default Unix seconds, UTC"}
 _CANDLE = {
-    "time": _SHOWN_TIME,
+    "time": TIME,
     **dict.fromkeys(("open", "high", "low", "close", "volume"), nullable(NUMBER)),
     "count": nullable(COUNT),
     "vwap": nullable(NUMBER),
@@ -85,8 +85,7 @@ _CANDLE = {
 }
 
 _FORMING = object_of(
-    {"time": {**TIME, "type": "integer"}, "count": COUNT}
-    | dict.fromkeys(("open", "high", "low", "close", "volume"), NUMBER)
+    {"time": TIME, "count": COUNT} | dict.fromkeys(("open", "high", "low", "close", "volume"), NUMBER)
 )
 
 
@@ -101,23 +100,23 @@ SCHEMAS = {
     "Candle": object_of({}, _CANDLE),
     "CandlesBySymbol": {"type": "object", "additionalProperties": rows_or_columns("Candle")},
     "Tick": object_of(
-        {"seq": COUNT, "time": _SHOWN_TIME, "bid": NUMBER, "ask": NUMBER},
-        {"bid_size": NUMBER, "ask_size": NUMBER, "received": _SHOWN_TIME},
+        {"seq": COUNT, "time": TIME, "bid": NUMBER, "ask": NUMBER},
+        {"bid_size": NUMBER, "ask_size": NUMBER, "received": TIME},
     ),
     "Trade": object_of(
-        {"seq": COUNT, "time": _SHOWN_TIME, "price": NUMBER, "size": NUMBER},
-        {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": TEXT, "received": _SHOWN_TIME},
+        {"seq": COUNT, "time": TIME, "price": NUMBER, "size": NUMBER},
+        {"side": {"type": "string", "enum": ["buy", "sell"]}, "trade_id": TEXT, "received": TIME},
     ),
     "CandleColumns": object_of({}, {name: list_of(schema) for name, schema in _CANDLE.items()}),
     "TickColumns": object_of(
-        {"seq": list_of(COUNT), "time": list_of(_SHOWN_TIME), "bid": list_of(NUMBER), "ask": list_of(NUMBER)}
+        {"seq": list_of(COUNT), "time": list_of(TIME), "bid": list_of(NUMBER), "ask": list_of(NUMBER)}
         | dict.fromkeys(("bid_size", "ask_size"), list_of(nullable(NUMBER)))
         | {"received": list_of({"type": ["number", "string", "null"]})}
     ),
     "TradeColumns": object_of(
         {
             "seq": list_of(COUNT),
-            "time": list_of(_SHOWN_TIME),
+            "time": list_of(TIME),
             "price": list_of(NUMBER),
             "size": list_of(NUMBER),
         }
@@ -210,7 +209,7 @@ SCHEMAS = {
                         "record_type": TEXT,
                         "days": list_of(
                             object_of(
-                                {"time": {**TIME, "type": "integer"}}
+                                {"time": TIME}
                                 | dict.fromkeys(
                                     ("records", "hours", "open_hours", "empty_hours", "failed_hours"), COUNT
                                 )

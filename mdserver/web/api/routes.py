@@ -25,7 +25,7 @@ from .gaps_view import gaps_document
 from .guard import may_see_names
 from .openapi import openapi_document
 from .overview import all_symbols, broker_list, one_symbol
-from .params import query_of, symbol_of
+from .params import query_of, symbol_of, times_of
 from .problem import RETRY_AFTER_S, Problem, problem_response, shortened, store_away
 from .read_context import Reading
 from .records_view import records_answer
@@ -123,12 +123,12 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
         return await within(stored(), reading.services.answer_s)
 
     async def stored() -> Response:
-        query = query_of(request.args.items(multi=True), ("symbol",))
-        if not query:
-            return await shown(all_symbols(await reading.all_series(), reading.services.sources()))
+        query = query_of(request.args.items(multi=True), ("symbol", "times"))
+        times, sources = times_of(query), reading.services.sources()
+        if "symbol" not in query:
+            return await shown(all_symbols(await reading.all_series(), sources, times))
         symbol = symbol_of(query)
-        series = await reading.series_of(symbol)
-        return await shown(one_symbol(symbol, series, reading.services.sources()))
+        return await shown(one_symbol(symbol, await reading.series_of(symbol), sources, times))
 
     @routes.get("/api/gaps")
     async def gaps() -> Response:
@@ -146,8 +146,8 @@ def _add_overview_routes(routes: Blueprint, reading: Reading) -> None:
 
     @routes.get("/api/brokers")
     async def brokers() -> Response:
-        query_of(request.args.items(multi=True), ())
-        return await shown(broker_list(reading.seen_brokers()))
+        query = query_of(request.args.items(multi=True), ("times",))
+        return await shown(broker_list(reading.seen_brokers(), times_of(query)))
 
     @routes.get("/api/openapi.json")
     async def openapi() -> Response:

@@ -11,21 +11,21 @@ from quart import Request, Response
 
 from ...kinds import BY_NAME
 from ...model import TIMEFRAMES, US_PER_S, Published, RecordType
-from ...protocol.encoding import PLAIN
-from ...protocol.server_frames import payload_of
+from ...protocol.encoding import encoding, wire_of
+from ...protocol.times import TIMES, Times
 from ...store.store import SeriesInfo
 from ...stream.live_candles import CandleKey, StoredCandle
 from .caching import REVALIDATE
 from .conditional import answer, small_body
 from .encoding import Body
-from .params import listed_symbols, query_of
+from .params import listed_symbols, query_of, times_of
 from .problem import missing_parameter
 from .read_context import Reading
 from .series_choice import candidates_of
 
 __all__ = ["QUERY", "snapshot_answer"]
 
-QUERY = ("symbols", "broker")
+QUERY = ("symbols", "broker", "times")
 SHOWN = ("1m", "1d")
 AT_ONE_TIME = 1_000
 """Records of one microsecond that are looked at for the last of them."""
@@ -43,7 +43,7 @@ async def snapshot_answer(request: Request, reading: Reading) -> Response:
 
 async def _document(request: Request, reading: Reading) -> dict[str, Any]:
     query = query_of(request.args.items(multi=True), QUERY)
-    sources = reading.services.sources()
+    sources, times = reading.services.sources(), times_of(query)
     chosen: dict[str, dict[RecordType | None, SeriesInfo]] = {}
     for symbol in _symbols_of(query.get("symbols")):
         known = await reading.series_of(symbol)
@@ -64,9 +64,11 @@ async def _document(request: Request, reading: Reading) -> dict[str, Any]:
     return {
         symbol: {
             "broker": series[None].broker,
-            "tick": await _last(reading, series.get("tick")),
-            "trade": await _last(reading, series.get("trade")),
-            "candles": {name: _shown(keys[symbol, name], candles.get(keys[symbol, name])) for name in SHOWN},
+            "tick": await _last(reading, series.get("tick"), times),
+            "trade": await _last(reading, series.get("trade"), times),
+            "candles": {
+                name: _shown(keys[symbol, name], candles.get(keys[symbol, name]), times) for name in SHOWN
+            },
             **_change(candles.get(keys[symbol, "1d"])),
         }
         for symbol, series in chosen.items()
@@ -89,14 +91,14 @@ def _key(series: SeriesInfo, timeframe_s: int, now_s: int) -> CandleKey:
     )
 
 
-async def _last(reading: Reading, series: SeriesInfo | None) -> dict[str, Any] | None:
+async def _last(reading: Reading, series: SeriesInfo | None, times: Times) -> dict[str, Any] | None:
     """Return the last record of a series as the stream has it: one that was just published, else the last stored."""
     if series is None:
         return None
     published = reading.services.last(series.topic) or await _last_stored(reading, series)
     if published is None:
         return None
-    shown: dict[str, Any] = msgspec.json.decode(payload_of(PLAIN.frame(published)))
+    shown: dict[str, Any] = msgspec.json.decode(encoding(wire_of("json", times)).payload(published))
     return shown
 
 
@@ -112,12 +114,12 @@ async def _last_stored(reading: Reading, series: SeriesInfo) -> Published | None
     return Published(series.topic, page.seq[-1], record)  # type: ignore[arg-type]  # a struct of the kinds' table
 
 
-def _shown(key: CandleKey, candle: StoredCandle | None) -> dict[str, Any] | None:
+def _shown(key: CandleKey, candle: StoredCandle | None, times: Times) -> dict[str, Any] | None:
     if candle is None:
         return None
     prices: Sequence[float] = candle[:5]
     values = dict(zip(("open", "high", "low", "close", "volume"), prices, strict=True))
-    return {"time": key.open_s, **values, "count": candle.row_count}
+    return {"time": TIMES[times](key.open_s * US_PER_S), **values, "count": candle.row_count}
 
 
 def _change(day: StoredCandle | None) -> dict[str, float | None]:

@@ -94,7 +94,7 @@ async def test_unknown_and_repeated_parameters(site: Any) -> None:
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "to")
     problem = await site.problem(f"/api/candles/EURUSD/1h?from={T0}&to={T0}&symbol=EURUSD")
     assert (problem["code"], problem["param"]) == ("invalid_parameter", "symbol")
-    problem = await site.problem("/api/brokers?x=1")
+    problem = await site.problem("/api/openapi.json?x=1")
     assert "known: none" in problem["detail"]
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mdserver.web.api import candle_query, coverage_view, event_stream, gaps_view, records_view, snapshot_view
+from mdserver.web.api import (
+    candle_query,
+    coverage_view,
+    event_stream,
+    gaps_view,
+    records_view,
+    snapshot_view,
+    symbols_view,
+)
 from mdserver.web.api.openapi import openapi_document
 
 T0 = 1_710_892_800
@@ -89,6 +97,9 @@ def test_parameters_are_those_that_the_routes_know() -> None:
         "/api/snapshot": snapshot_view.QUERY,
         "/api/stream": (*event_stream.QUERY, "Last-Event-ID"),
         "/api/coverage": coverage_view.QUERY,
+        "/api/symbols": symbols_view.QUERY,
+        "/api/metadata": ("symbol", "times"),
+        "/api/brokers": ("times",),
     }
     for path, names in known.items():
         assert sorted(parameter["name"] for parameter in paths[path]["get"]["parameters"]) == sorted(names)
