@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ import trio.lowlevel
 
 from mdserver.config import AuthConfig, KeyEntry
 from mdserver.keys import new_key
-from mdserver.model import Tick, Trade
+from mdserver.model import Tick, Topic, Trade
+from mdserver.stream.stored_past import Begin, Start
 from mdserver.web.stream import event_sink
 
-from .conftest import EPOCH, http_get, open_client, open_stream_server
+from .conftest import EPOCH, HttpAnswer, http_get, open_client, open_stream_server
 from .event_source import open_events
 
 T0 = 1_710_918_000_000_000
@@ -144,6 +146,43 @@ async def test_it_ends_cleanly_at_shutdown_and_says_when_to_come_back() -> None:
         assert events.retry_ms == 1_000
         with trio.fail_after(5):
             await server.clients.gone()
+
+
+class _SlowPast:
+    """A stored past that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.answered = trio.Event(), trio.Event()
+
+    async def caught_up(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def begins(self, starts: Mapping[Topic, Start]) -> dict[Topic, Begin]:
+        self.asked.set()
+        await self.answered.wait()
+        return dict.fromkeys(starts, Begin(0))
+
+
+async def test_a_stream_that_is_asked_for_while_the_server_stops_is_told_to_come_back(
+    nursery: trio.Nursery,
+) -> None:
+    past: Any = _SlowPast()
+    answers: list[HttpAnswer] = []
+    async with open_stream_server(storing=lambda router, _: (router.publish, past)) as server:
+
+        async def ask() -> None:
+            answers.append(await http_get(server.port, "/api/stream?symbols=EURUSD&broker=one&since=1"))
+
+        nursery.start_soon(ask)
+        await past.asked.wait()
+        server.clients.close_all()
+        await server.clients.gone()
+        past.answered.set()
+        with trio.fail_after(5):
+            while not answers:
+                await trio.sleep(0.01)
+    (answer,) = answers
+    assert (answer.status, answer.json()["code"]) == (503, "unavailable")
 
 
 async def test_a_client_that_leaves_is_let_go_of_and_a_quiet_stream_shows_that_it_lives(

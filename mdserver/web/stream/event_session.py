@@ -36,6 +36,8 @@ class EventSession(Session):
         sink.write(answers.hello(self.wire, __version__, epoch, time_ns() // 1000))
         async with self._turn:
             await self._subscribe(request)
+        if self._gone:
+            raise RequestError(410, "the stream was closed before it began")
         if not self._held.topics and self.beats is None:
             worst = self.results[0]
             raise RequestError(worst.code or 408, worst.message or "nothing to subscribe to")

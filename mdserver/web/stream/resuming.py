@@ -49,8 +49,8 @@ class Client(Protocol):
         """The encoding of its messages."""
         ...
 
-    def encoding_of(self, topic: Topic) -> Encoding:
-        """Return the encoding of a topic of the client."""
+    def encoding_of(self, topic: Topic) -> Encoding | None:
+        """Return the encoding of a topic; None if it is not the client's any more."""
         ...
 
     def complain(self, code: int, message: str, request_id: RequestId = None) -> None:
@@ -109,12 +109,13 @@ class Resuming:
             return [_told(one, None, why) for one in results], unavailable
         missing = {topic: begin.missing for topic, begin in begins.items()}
         told = [_told(one, missing, why) for one in results]
-        after = {topic: begin.after for topic, begin in begins.items()}
+        # meanwhile the client may have gone, or lost topics
+        encodings = {topic: found for topic in begins if (found := self._client.encoding_of(topic))}
+        after = {topic: begins[topic].after for topic in encodings}
         for topic in after:
             self.drop(topic)
         if not after:
             return told, lambda: None
-        encodings = {topic: self._client.encoding_of(topic) for topic in after}
         replay = Replay(
             self._replays, self._client.sink, after, encodings, partial(self._on_live, request_id)
         )

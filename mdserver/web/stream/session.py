@@ -175,9 +175,10 @@ class Session:
         replayed = self._resuming.topics
         return {topic: seq for topic, seq in self._held.mine(seqs).items() if topic not in replayed}
 
-    def encoding_of(self, topic: Topic) -> Encoding:
-        """Return the encoding of a topic of the client."""
-        return self._held.topics[topic].terms.encoding
+    def encoding_of(self, topic: Topic) -> Encoding | None:
+        """Return the encoding of a topic; None if it is not the client's any more."""
+        held = self._held.topics.get(topic)
+        return None if held is None else held.terms.encoding
 
     @property
     def holds_candles(self) -> bool:
