@@ -124,7 +124,8 @@ class _Server:
         filling: list[Part] = []
         candles: LiveCandles | None = None
         if config.database.store:
-            self.database = DatabasePart(config.database, config.data_dir)
+            shared = config.bus.url is not None
+            self.database = DatabasePart(config.database, config.data_dir, shared=shared)
             candles = self._live_candles(config, router)
             storing = [LiveCandlesPart(candles), self.database]
         if self.database is not None and candles is not None and config.bus.role != "edge":

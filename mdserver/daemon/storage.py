@@ -55,7 +55,9 @@ class DatabasePart(Part):
     signs: SignsOfLife
     epoch: str
 
-    def __init__(self, settings: DatabaseConfig, data_dir: Path) -> None:
+    def __init__(self, settings: DatabaseConfig, data_dir: Path, *, shared: bool = False) -> None:
+        """``shared``: other processes store the same topics, in turn."""
+        self._shared = shared
         self.last_records: Mapping[Topic, LastRecord] = {}
         self.floors: Mapping[Topic, int] = {}
         self.away: str | None = None
@@ -73,7 +75,9 @@ class DatabasePart(Part):
                 url, pooler=settings.pooler, migrate=settings.migrate, log=_log
             ) as opening:
                 self.database = opening.database
-                self.store = Store(opening.database, store_received=settings.store_received)
+                self.store = Store(
+                    opening.database, store_received=settings.store_received, shared=self._shared
+                )
                 self.signs = SignsOfLife(opening.database, _log)
                 if url != settings.url:
                     await self._open(opening)

@@ -89,8 +89,10 @@ class Store:
     database is unavailable, and all can be cancelled.
     """
 
-    def __init__(self, database: Database, *, store_received: bool = True) -> None:
+    def __init__(self, database: Database, *, store_received: bool = True, shared: bool = False) -> None:
+        """``shared``: several processes store the same topics, in turn."""
         self._database = database
+        self._shared = shared
         self._blocks = CandleBlocks()
         self._store_received = store_received
 
@@ -388,7 +390,14 @@ class Store:
         """
         try:
             return await self._change(
-                lambda conn: write(conn, batch, received=self._store_received, set_aside=set_aside), live=True
+                lambda conn: write(
+                    conn,
+                    batch,
+                    received=self._store_received,
+                    shared=self._shared,
+                    set_aside=set_aside,
+                ),
+                live=True,
             )
         except DataRefused as error:
             if len(batch) == 1:
@@ -411,7 +420,7 @@ class Store:
 
         def work(conn: psycopg.Connection[Any]) -> None:
             with conn.transaction(force_rollback=True):
-                write(conn, batch, received=self._store_received)
+                write(conn, batch, received=self._store_received, shared=self._shared)
 
         try:
             await self._change(work, live=True)

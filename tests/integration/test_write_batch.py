@@ -13,7 +13,7 @@ import pytest
 
 from mdserver import candles
 from mdserver.errors import StoreUnavailable
-from mdserver.model import TIMEFRAMES, LastRecord, Published, Record, Tick, Topic, Trade
+from mdserver.model import TIMEFRAMES, Gap, LastRecord, Published, Record, Tick, Topic, Trade
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
 
@@ -128,6 +128,42 @@ async def test_what_is_stored_is_skipped(store: Store, database: Database) -> No
     assert (info.row_count, info.last_seq, info.live_v, info.hist_v) == (10, 10, 2, 0)
     assert await store.series("NONE") == []
     assert await store.last_records() == {EURUSD: LastRecord(10, START_US + 10)}
+
+
+async def test_what_a_later_leader_has_overtaken_is_stored_and_nothing_twice(database: Database) -> None:
+    store = Store(database, shared=True)
+    old = [trade(seq, START_US + seq, seq / 2, trade_id=str(seq)) for seq in range(1, 9)]
+    new = [trade(1_000_000 + n, START_US + n, n / 2, trade_id=str(n)) for n in range(7, 12)]
+    await store.write(old[:3])
+    await store.write(new[:4])
+    written = await store.write([*old[1:], *new[2:]])  # 7 and 8 were received beside the later leader
+    assert (written.rows, written.skipped) == (3 + 1, 2 + 2 + 2)
+    stored = [*old[:6], *new]
+    assert await rows(database, "select seq, trade_id from trades order by seq") == [
+        (one.seq, one.record.trade_id) for one in stored if isinstance(one.record, Trade)
+    ]
+    assert await rows(database, STORED) == expected(stored)
+    (info,) = await store.series()
+    assert (info.row_count, info.last_seq) == (11, 1_000_011)
+    again = await store.write([*old, *new])
+    assert (again.rows, again.skipped) == (0, 13)
+
+
+async def test_overtaken_records_alone_are_counted_too(database: Database) -> None:
+    store = Store(database, shared=True)
+    await store.write([trade(1_000_000, START_US + MINUTE_US)])
+    assert (await store.write([trade(1, START_US), trade(2, START_US + 1)])).rows == 2
+    (info,) = await store.series()
+    assert (info.row_count, info.last_seq, info.earliest_us, info.hist_v) == (3, 1_000_000, START_US, 1)
+
+
+async def test_a_gap_that_a_later_leader_has_ended_does_not_last(database: Database) -> None:
+    store = Store(database, shared=True)
+    await store.write([trade(1, START_US), trade(1_000_000, START_US + MINUTE_US)])
+    await store.write([Published(BTCUSDT, 1, Gap(BTCUSDT, START_US, None, "disconnected"))])
+    assert await store.lasting_gaps(2 * START_US, limit=9) == []
+    await store.write([Published(BTCUSDT, 1_000_000, Gap(BTCUSDT, START_US + MINUTE_US, None, "restart"))])
+    assert [gap.cause for gap in await store.lasting_gaps(2 * START_US, limit=9)] == ["restart"]
 
 
 def walk(seed: int, count: int, disorder_us: int) -> list[Published]:

@@ -1,8 +1,9 @@
 """Write one batch of records to the database: rows, candles of every timeframe and metadata in one transaction.
 
 Each record is stored exactly once: one whose ``seq`` is not above the ``last_seq`` of its series is stored already and
-is skipped. Every transaction reads the series under a lock and remembers nothing for the next one. So a write after an
-unclear commit (the connection broke before the answer) finds out by itself what the last one achieved.
+is skipped, unless several processes lead in turn: see :mod:`.overtaken`. Every transaction reads the series under a
+lock and remembers nothing for the next one. So a write after an unclear commit (the connection broke before the answer)
+finds out by itself what the last one achieved.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault, topic_fault
 from ..seq_times import note_times
 from ..series import SeriesInfo, lock_series
 from ..tables.partitions import ensure_partitions
+from .overtaken import overtaken
 
 __all__ = ["SetAside", "Written", "write"]
 
@@ -110,9 +112,12 @@ def write(
     batch: Sequence[Published],
     *,
     received: bool = True,
+    shared: bool = False,
     set_aside: SetAside = lambda rejected: None,
 ) -> Written:
     """Store a batch; runs inside the caller's transaction. Records of a topic must have rising ``seq``.
+
+    ``shared``: other processes may have stored higher numbers of the same topics.
 
     Of a kind that is not stored only the last number and the newest time are kept. ``received``: store when each was
     received. ``set_aside`` is called with the records that cannot be stored; if it raises, the transaction ends.
@@ -132,11 +137,13 @@ def write(
     _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
     state = _State.of(list(lock_series(conn, {p.topic for p in (*batch, *gaps)} - unnamed.keys()).values()))
     written = Written()
-    picked = _pick_fresh(batch, faults, state, written)
+    picked, passed = _pick_fresh(batch, faults, state, written)
     if written.rejected:
         set_aside(
             written.rejected
         )  # before the commit moves ``last_seq`` past them: else a crash would lose them
+    if shared and passed:
+        _add_overtaken(conn, passed, state, written, received=received)
     ids = [one.id for one in state.series]
     for type_, fresh in picked.items():
         kind = KINDS[type_]
@@ -147,9 +154,42 @@ def write(
             times_us = [published.record.time_us for published in fresh.batch]
             np.maximum.at(state.last_us, fresh.place, times_us)
     _update_series(conn, state)
-    series_ids = {one.topic: one.id for one in state.series}
-    write_gaps(conn, [(series_ids[p.topic], p.seq, p.record) for p in gaps if isinstance(p.record, Gap)])
+    series = {one.topic: one for one in state.series}
+    write_gaps(
+        conn,
+        [
+            (series[p.topic].id, p.seq, p.record)
+            for p in gaps
+            # a gap that has not ended, behind which another leader has stored records, was ended by that one
+            if isinstance(p.record, Gap) and not (shared and _is_over(p.seq, p.record, series[p.topic]))
+        ],
+    )
     return written
+
+
+def _is_over(seq: int, gap: Gap, series: SeriesInfo) -> bool:
+    return gap.to_us is None and seq < series.last_seq
+
+
+def _add_overtaken(
+    conn: psycopg.Connection[Any],
+    passed: Sequence[Published],
+    state: _State,
+    written: Written,
+    *,
+    received: bool,
+) -> None:
+    """Add those of the records with passed numbers that nobody has stored."""
+    ids = [one.id for one in state.series]
+    places = {one.topic: place for place, one in enumerate(state.series)}
+    found: dict[type, list[Published]] = {}
+    for published in overtaken(conn, passed, {one.topic: one.id for one in state.series}):
+        found.setdefault(type(published.record), []).append(published)
+    for type_, batch in found.items():
+        rows = rows_of(KINDS[type_], batch, [places[one.topic] for one in batch], ids, received=received)
+        added = _add_rows(conn, rows, state)
+        written.stored[KINDS[type_].name] += added
+        written.skipped -= added
 
 
 def _part_gaps(batch: Sequence[Published]) -> tuple[list[Published], list[Published]]:
@@ -178,9 +218,13 @@ def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record | Gap
 
 def _pick_fresh(
     batch: Sequence[Published], faults: Mapping[int, str], state: _State, written: Written
-) -> dict[type, _Fresh]:
-    """Return the new records by kind; advance ``state.last_seq``, and count the other records in ``written``."""
+) -> tuple[dict[type, _Fresh], list[Published]]:
+    """Return the new records by kind, and those whose number is passed; advance ``state.last_seq``.
+
+    Those that are not new are counted in ``written``.
+    """
     picked: dict[type, _Fresh] = {}
+    passed: list[Published] = []
     places = {one.topic: place for place, one in enumerate(state.series)}
     last_seq: list[int] = state.last_seq.tolist()
     for number, published in enumerate(batch):
@@ -190,6 +234,8 @@ def _pick_fresh(
             continue
         if seq <= last_seq[place]:
             written.skipped += 1
+            if number not in faults:
+                passed.append(published)
             continue
         last_seq[place] = seq
         if number in faults:
@@ -201,7 +247,7 @@ def _pick_fresh(
         fresh.batch.append(published)
         fresh.place.append(place)
     state.last_seq[:] = last_seq
-    return picked
+    return picked, passed
 
 
 def _add_rows(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> int:
@@ -258,6 +304,7 @@ def _add_missing(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> In
             select series_id, count(*) from added group by series_id"""
         ).format(**names)
     ).fetchall()
+    conn.execute(sql.SQL("drop table {incoming}").format(**names))
     added = dict(counts)
     return np.array([added.get(series_id, 0) for series_id in state.ids.tolist()], np.int64)
 
@@ -270,7 +317,8 @@ def _merge(conn: psycopg.Connection[Any], prices: Prices, ids: Ints) -> None:
 
 
 def _update_series(conn: psycopg.Connection[Any], state: _State) -> None:
-    touched = np.flatnonzero(state.last_seq > [one.last_seq for one in state.series])
+    risen = state.last_seq > [one.last_seq for one in state.series]
+    touched = np.flatnonzero(risen | (state.added > 0))
     if not len(touched):
         return
     has_rows = state.last_us >= state.first_us
