@@ -53,10 +53,14 @@ def buildah(*arguments: str | Path) -> str:
     return done.stdout.strip()
 
 
-@contextmanager
-def built(tmp_path: Path) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Build the image from what git knows."""
-    source = tmp_path / "source"
+    if not request.config.getoption("long"):
+        pytest.skip("the build takes minutes: --long")
+    if shutil.which("buildah") is None:
+        pytest.skip("buildah is not installed")
+    source = tmp_path_factory.mktemp("source")
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in files.decode().split("\0")[:-1]:
         if (ROOT / name).is_file():
@@ -80,19 +84,13 @@ def container() -> Iterator[str]:
         buildah("rm", name)
 
 
-async def test_built_killed_and_started_anew(long: bool, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("image")
+@pytest.mark.parametrize("user", [USER, 1_234_567])
+async def test_built_killed_and_started_anew(user: int) -> None:
     """As the image's user and as one without a name: PostgreSQL starts, ``kill -9`` loses nothing, SIGTERM ends it."""
-    if not long:
-        pytest.skip("the build takes minutes: --long")
-    if shutil.which("buildah") is None:
-        pytest.skip("buildah is not installed")
-    with built(tmp_path):
-        for user in (USER, 1_234_567):
-            with container() as name:
-                counts = [
-                    await ticks_before(number, name, user) for number in (signal.SIGKILL, signal.SIGTERM)
-                ]
-                assert counts[1] >= counts[0]
+    with container() as name:
+        counts = [await ticks_before(number, name, user) for number in (signal.SIGKILL, signal.SIGTERM)]
+    assert counts[1] >= counts[0]
 
 
 async def ticks_before(number: signal.Signals, container: str, user: int) -> int:
