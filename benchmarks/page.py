@@ -6,8 +6,10 @@ Chromium is that of the system; the driver is Playwright's, from the test depend
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import time
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -51,9 +53,15 @@ def main() -> None:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         run = [mdserver_command(), "run", "--config", str(folder / "config.yaml")]
         log = folder / "log"
-        child = stack.enter_context(process(run, log=log))
-        wait_until_up(child, f"http://127.0.0.1:{port}/health/ready", log)
-        put_year(folder / "data" / "postgres" / "run", names[0])
+        ready = f"http://127.0.0.1:{port}/health/ready"
+        with process(run, log=log) as child:
+            wait_until_up(child, ready, log)
+            put_year(folder / "data" / "postgres" / "run", names[0])
+        child = stack.enter_context(
+            process(run, log=log)
+        )  # a server reads at its start how far a series goes back
+        wait_until_up(child, ready, log)
+        check_year(port, names[0])
         browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         url = f"http://127.0.0.1:{port}/?symbol={names[0]}"
         opened = [first_candle(browser, url) for _ in range(options.rounds + 1)][1:]
@@ -128,19 +136,52 @@ def frames_of(browser: Browser, url: str, seconds: float) -> tuple[list[float], 
 
 
 def put_year(socket: Path, symbol: str) -> None:
-    """Store a year of minutes in front of the live records."""
-    with psycopg.connect(host=str(socket), port=5432, user="mdserver", dbname="mdserver") as conn:
+    """Store a year of minutes in front of the live records, once the server has stored the first of them."""
+    until = time.monotonic() + WAIT_S
+    with psycopg.connect(
+        host=str(socket), port=5432, user="mdserver", dbname="mdserver", autocommit=True
+    ) as conn:
+        series = "select id from series where symbol = %s and type = 'tick' and row_count > 0"
+        while (found := conn.execute(series, [symbol]).fetchone()) is None:
+            if time.monotonic() > until:
+                raise SystemExit(f"the server has stored nothing of {symbol} within {WAIT_S:.0f} s")
+            time.sleep(0.05)
         conn.execute(
             """insert into candles (time, open, high, low, close, row_count, series_id, timeframe, volume)
-               select to_timestamp(t), 1.1, 1.2, 1.0, 1.15, 20, s.id, 60, 5
-               from series s, generate_series(
-                   (extract(epoch from now())::bigint / 60 - %s) * 60,
-                   (extract(epoch from now())::bigint / 60 - 5) * 60, 60) as t
-               where s.symbol = %s and s.type = 'tick'
+               select to_timestamp(t), o, greatest(o, c) + 0.0001, least(o, c) - 0.0001, c, 20, %(series)s, 60, 5
+               from (select t, round((1.1 + sin(t / 7e4) / 50)::numeric, 5)::float8 as o,
+                            round((1.1 + sin((t + 60) / 7e4) / 50)::numeric, 5)::float8 as c
+                     from generate_series(
+                         (extract(epoch from now())::bigint / 60 - %(minutes)s) * 60,
+                         (extract(epoch from now())::bigint / 60 - 5) * 60, 60) as t) as walk
                on conflict do nothing""",
-            [MINUTES, symbol],
+            {"series": found[0], "minutes": MINUTES},
+        )
+        for seconds in (300, 900, 1_800, 3_600, 14_400, 43_200, 86_400):
+            conn.execute(
+                """insert into candles (time, open, high, low, close, row_count, series_id, timeframe, volume)
+                   select to_timestamp(bucket * %(s)s), (array_agg(open order by time))[1], max(high), min(low),
+                          (array_agg(close order by time desc))[1], sum(row_count), %(series)s, %(s)s, sum(volume)
+                   from (select *, floor(extract(epoch from time) / %(s)s)::bigint as bucket from candles
+                         where series_id = %(series)s and timeframe = 60) as minutes group by bucket
+                   on conflict do nothing""",
+                {"s": seconds, "series": found[0]},
+            )
+        conn.execute(
+            "update series set earliest = (select min(time) from candles where series_id = %s) where id = %s",
+            [found[0], found[0]],
         )
         conn.execute("analyze candles")
+
+
+def check_year(port: int, symbol: str) -> None:
+    """End unless the server answers with the oldest of the year's minutes."""
+    query = f"symbol={symbol}&timeframe=1m&from=0&to=4102444800&limit=1"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/candles?{query}", timeout=WAIT_S) as answer:
+        first = json.load(answer)
+    age_days = (time.time() - first[0]["time"]) / 86_400 if first else 0.0
+    if age_days < MINUTES / 1_440 - 1:
+        raise SystemExit(f"the year is not there: the oldest candle is {age_days:.1f} days old")
 
 
 if __name__ == "__main__":
