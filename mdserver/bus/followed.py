@@ -142,6 +142,12 @@ class Followed:
         """Return the number of a topic's newest record; 0 if there was none."""
         return self.last.get(topic, (0, 0))[0]
 
+    def is_behind(self, topic: Topic, seq: int) -> bool:
+        """Whether records up to a number may still come from the bus."""
+        if self.leads:
+            return False
+        return not self.primed or self.last.get(topic, (seq, 0))[0] < seq
+
     def hole(self, topic: Topic) -> Gap | None:
         """Return the gap that a topic is in now, as its leader has announced it."""
         return self._holes.get(topic)

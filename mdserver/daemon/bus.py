@@ -260,6 +260,14 @@ class FollowedStoring:
             return self._own.away
         return self._database.away or self._database.signs.away
 
+    def is_behind(self, after: Mapping[Topic, int]) -> bool:
+        """See :class:`~mdserver.stream.stored_past.StoredPast`."""
+        followed = self._bus.followed
+        return any(
+            topic.broker in followed and followed[topic.broker].is_behind(topic, seq)
+            for topic, seq in after.items()
+        )
+
     async def store_now(self) -> None:
         """Return once all that was published before is stored. Raises StoreUnavailable while that cannot be."""
         if (away := self.away) is not None:

@@ -227,7 +227,8 @@ class _Server:
         storing = self.followed or self.drain
         if self.database is None or storing is None:
             return None
-        return PastOfStore(self.database.store, storing)
+        is_behind = None if self.followed is None else self.followed.is_behind
+        return PastOfStore(self.database.store, storing, is_behind)
 
     def _not_ready(self) -> Sequence[str]:
         """Return why the server is not ready, without details: these contain addresses and are in the log."""

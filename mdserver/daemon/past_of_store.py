@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
+
+import trio
 
 from ..errors import StoreUnavailable
 from ..model import Topic
@@ -12,6 +14,10 @@ from ..store.store import Store
 from ..stream.stored_past import Begin, GapKey, Page, Start
 
 __all__ = ["PastOfStore"]
+
+UNSTORED_S = 3.0
+"""How long a record that a client has may take to be stored by another process."""
+LOOK_S = 0.1
 
 
 class Storing(Protocol):
@@ -28,9 +34,19 @@ class Storing(Protocol):
 
 
 class PastOfStore:
-    """A :class:`~mdserver.stream.stored_past.StoredPast`."""
+    """A :class:`~mdserver.stream.stored_past.StoredPast`.
 
-    def __init__(self, store: Store, storing: Storing) -> None:
+    ``is_behind``: whether others have published records up to these numbers that this process has not streamed yet;
+    None where there are no others.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        storing: Storing,
+        is_behind: Callable[[Mapping[Topic, int]], bool] | None = None,
+    ) -> None:
+        self._is_behind = is_behind
         self._store = store
         self._storing = storing
         self._series: dict[Topic, SeriesInfo] = {}
@@ -42,7 +58,24 @@ class PastOfStore:
 
     async def begins(self, starts: Mapping[Topic, Start]) -> Mapping[Topic, Begin]:
         """See :class:`~mdserver.stream.stored_past.StoredPast`."""
-        return await self._store.replay_begins(starts)
+        begins = await self._store.replay_begins(starts)
+        if self._is_behind is None:
+            return begins
+        with trio.move_on_after(UNSTORED_S):
+            while above := {topic: starts[topic] for topic, begin in begins.items() if begin.is_above}:
+                await trio.sleep(LOOK_S)
+                begins |= await self._store.replay_begins(above)
+        last = await self.last_seqs(above)
+        for topic in above:
+            if self._is_behind({topic: begins[topic].after}):  # nobody knows this number
+                begins[topic] = Begin(last.get(topic, 0), begins[topic].missing)
+            else:
+                begins[topic] = Begin(begins[topic].after)
+        return begins
+
+    def is_behind(self, after: Mapping[Topic, int]) -> bool:
+        """See :class:`~mdserver.stream.stored_past.StoredPast`."""
+        return self._is_behind is not None and self._is_behind(after)
 
     async def last_seqs(self, topics: Collection[Topic]) -> Mapping[Topic, int]:
         """See :class:`~mdserver.stream.stored_past.StoredPast`."""

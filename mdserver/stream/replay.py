@@ -45,6 +45,9 @@ HAND_OVER_BYTES = 64 * 1024
 BEGIN_S = 5.0
 """How long the start of a replay may take to look up before the database counts as unavailable."""
 
+BEHIND_S = 0.5
+"""How often a process that is behind what is stored looks whether more is stored."""
+
 SEAM_S = 20.0
 """How long the seam may wait until earlier records are stored."""
 
@@ -206,6 +209,9 @@ class Replay:
             while tail.size > HAND_OVER_BYTES and self._wanted():
                 self._sink.write(tail.take(self.after, self._told, HAND_OVER_BYTES))
                 await self._sink.drained()
+            if past.is_behind(self.after):  # live, the client would get records that it has
+                await trio.sleep(BEHIND_S)
+                return False
         finally:
             router.set_topics(tail, {})  # first sends the records in the router's window to the tail
         if tail.overflowed or not self._wanted():

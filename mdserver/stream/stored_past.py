@@ -26,10 +26,14 @@ Start: TypeAlias = After | FromTime
 
 
 class Begin(NamedTuple):
-    """Where a replay begins: after the number ``after``. ``missing``: why earlier records are missing, or None."""
+    """Where a replay begins: after the number ``after``. ``missing``: why earlier records are missing, or None.
+
+    ``is_above``: the number is above the last one that is stored.
+    """
 
     after: int
     missing: str | None = None
+    is_above: bool = False
 
 
 class GapKey(NamedTuple):
@@ -68,6 +72,13 @@ class StoredPast(Protocol):
 
     async def begins(self, starts: Mapping[Topic, Start]) -> Mapping[Topic, Begin]:
         """Return where the replay of each topic begins."""
+        ...
+
+    def is_behind(self, after: Mapping[Topic, int]) -> bool:
+        """Return whether live records with these numbers, or lower ones, may still come in this process.
+
+        That is so where another one has published them, and has stored them or sent them to clients already.
+        """
         ...
 
     async def last_seqs(self, topics: Collection[Topic]) -> Mapping[Topic, int]:

@@ -76,6 +76,9 @@ class MemoryPast:
         for topic, mark in marks.items():
             self.stored[topic] = max(self.stored[topic], mark)
 
+    def is_behind(self, after: Mapping[Topic, int]) -> bool:
+        return False
+
     async def begins(self, starts: Mapping[Topic, Start]) -> Mapping[Topic, Begin]:
         await trio.lowlevel.checkpoint()
         self._check()

@@ -78,7 +78,8 @@ def begin(conn: psycopg.Connection[Any], series: SeriesInfo | None, start: Start
 def _begin_after(conn: psycopg.Connection[Any], series: SeriesInfo | None, seq: int) -> Begin:
     last = 0 if series is None else series.last_seq
     if seq > last:
-        return Begin(seq, f"{seq} is above {last}, the last number that is stored: live only")
+        why = f"{seq} is above {last}, the last number that is stored: live only"
+        return Begin(seq, why, is_above=True)
     if series is None or seq == last:
         return Begin(seq)
     first = _next_seq(conn, series, seq)
