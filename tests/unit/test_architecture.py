@@ -26,6 +26,7 @@ LAYERS: tuple[str, ...] = (
     "record_wire",
     "kinds",
     "config",
+    "command_database",
     "plugin",
     "protocol",
     "plugin_folders",
