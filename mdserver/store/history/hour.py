@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from msgspec import Struct
@@ -14,7 +14,20 @@ from ...market_hours import HOUR_US
 from ...model import US_PER_S, TickColumns
 from ...record_check import MAX_JUMP, time_fault
 
-__all__ = ["BidAt", "FetchedHour", "HourResult", "Status", "hour_fault", "minutes_of", "price_leap"]
+__all__ = [
+    "UNKNOWN_SYMBOL",
+    "BidAt",
+    "FetchedHour",
+    "HourResult",
+    "Known",
+    "Status",
+    "Verdict",
+    "hour_fault",
+    "is_unchanged",
+    "minutes_of",
+    "price_leap",
+    "verdict_of",
+]
 
 MAX_SPAN = 5.0
 """The largest plausible factor between the lowest bid and the highest ask of one hour: exchanges halt trading before.
@@ -22,6 +35,11 @@ MAX_SPAN = 5.0
 
 MAX_AGE_US = 7 * 24 * HOUR_US
 """A last price that is older proves nothing about the next one. Long enough for weekends and holidays."""
+
+UNKNOWN_SYMBOL = "the source has neither this hour nor any other hour of this symbol so far"
+
+Verdict: TypeAlias = Literal["failed", "denied", "unchanged", "data", "empty"]
+"""What is to be done with a fetched hour; ``data``: its ticks are to be stored."""
 
 Status: TypeAlias = Literal["added", "replaced", "unchanged", "empty", "denied", "failed"]
 
@@ -57,6 +75,38 @@ class BidAt(Struct, frozen=True):
 
     time_us: int
     bid: float
+
+
+class Known(Protocol):
+    """What a ledger has of an hour."""
+
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def checksum(self) -> str: ...
+
+
+def verdict_of(hour: FetchedHour, known: Known | None, *, is_stored: bool, symbol_known: bool) -> Verdict:
+    """Return what is to be done with an hour. ``is_stored``: it has rows, whatever the ledger says."""
+    if hour.kind == "failed":
+        return "failed"
+    if hour.kind in ("missing", "accepted") and not (hour.settled and symbol_known):
+        # not "denied": a misspelt symbol, or one that the source never had, answers for every hour like this
+        return "failed"
+    if hour.kind == "missing" or (hour.kind == "accepted" and is_stored):
+        return "denied"
+    if is_unchanged(hour, known, is_stored=is_stored):
+        return "unchanged"
+    return "data" if hour.kind == "data" else "empty"
+
+
+def is_unchanged(hour: FetchedHour, known: Known | None, *, is_stored: bool) -> bool:
+    """Return whether the ledger and the rows have this hour as it was fetched."""
+    if known is None or known.outcome in ("denied", "failed"):
+        return False
+    if hour.kind == "data":
+        return known.outcome == "ok" and known.checksum == hour.checksum and is_stored
+    return known.outcome == "empty" and not is_stored
 
 
 def minutes_of(ticks: TickColumns) -> Candles:

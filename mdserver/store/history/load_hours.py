@@ -38,7 +38,18 @@ from ..scan import timestamp
 from ..series import SeriesInfo, lock_series
 from ..tables import compressed_loading as direct_compress
 from ..tables.partitions import add_key, attach_partition, create_partitions
-from .hour import BidAt, FetchedHour, HourResult, Status, hour_fault, minutes_of, price_leap
+from .hour import (
+    UNKNOWN_SYMBOL,
+    BidAt,
+    FetchedHour,
+    HourResult,
+    Status,
+    hour_fault,
+    is_unchanged,
+    minutes_of,
+    price_leap,
+    verdict_of,
+)
 from .import_ledger import LedgerHour, read_hours, write_hours
 from .tick_copy import TickCopy, copy_data
 
@@ -51,9 +62,6 @@ HOUR_S = TIMEFRAMES["1h"]
 _DAY_US = 24 * HOUR_US
 _MINUTE_S = TIMEFRAMES["1m"]
 _WITHIN_HOUR = tuple(seconds for seconds in TIMEFRAMES.values() if seconds <= HOUR_S)
-
-_UNKNOWN_SYMBOL = "the source has neither this hour nor any other hour of this symbol so far"
-
 
 # "order by" makes the planner walk the key, also while a new partition has no statistics
 _HOURS_WITH_ROWS = """select (extract(epoch from hour) * 1000000)::bigint from unnest(%s) as wanted(hour)
@@ -212,14 +220,17 @@ class _Load:
         before = self.before.get(hour.hour_us)
         if before and (self.last is None or self.last.time_us // HOUR_US < before.time_us // HOUR_US):
             self.last = before
-        if hour.kind == "failed":
-            self._failed(hour, hour.cause)
-        elif hour.kind in ("missing", "accepted") and not (hour.settled and self.symbol_known):
-            # not "denied": a misspelt symbol, or one that the source never had, answers for every hour like this
-            self._failed(hour, hour.cause or _UNKNOWN_SYMBOL)
-        elif hour.kind == "missing" or (hour.kind == "accepted" and hour.hour_us in self.stored):
+        verdict = verdict_of(
+            hour,
+            self.known.get(hour.hour_us),
+            is_stored=hour.hour_us in self.stored,
+            symbol_known=self.symbol_known,
+        )
+        if verdict == "failed":
+            self._failed(hour, hour.cause or UNKNOWN_SYMBOL)
+        elif verdict == "denied":
             self._not_imported(hour, "denied", hour.cause)
-        elif self.is_unchanged(hour):
+        elif verdict == "unchanged":
             self._unchanged(hour)
         elif coming is not None:
             self._data(hour, coming)
@@ -242,11 +253,7 @@ class _Load:
     def is_unchanged(self, hour: FetchedHour) -> bool:
         """Return whether the ledger and the table have this hour as it was fetched."""
         known = self.known.get(hour.hour_us)
-        if known is None or known.outcome in ("denied", "failed"):
-            return False
-        if hour.kind == "data":
-            return known.outcome == "ok" and known.checksum == hour.checksum and hour.hour_us in self.stored
-        return known.outcome == "empty" and hour.hour_us not in self.stored
+        return is_unchanged(hour, known, is_stored=hour.hour_us in self.stored)
 
     def _unchanged(self, hour: FetchedHour) -> None:
         known = self.known[hour.hour_us]
