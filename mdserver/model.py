@@ -31,6 +31,8 @@ __all__ = [
     "GapState",
     "ImportedHour",
     "Instrument",
+    "LakeDay",
+    "LakePage",
     "LastRecord",
     "Level",
     "OrderBook",
@@ -290,6 +292,26 @@ class ImportedHour(Struct, frozen=True):
     service: str
     origin: str
     settled: bool
+
+
+class LakeDay(Struct, frozen=True):
+    """What is written beside the records of a day in a data lake.
+
+    ``numbering`` names the numbering of their ``seq``; "" where they were imported: then ``seq`` counts from 1 in each
+    hour, and ``hours`` is what is known of the import of each.
+    """
+
+    day: date
+    count: int
+    numbering: str = ""
+    hours: tuple[ImportedHour, ...] = ()
+
+
+class LakePage(NamedTuple):
+    """Some records of a day in a data lake; ``numbering`` as in :class:`LakeDay`."""
+
+    records: RecordColumns
+    numbering: str
 
 
 class PushedDay(Struct, frozen=True):

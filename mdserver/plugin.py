@@ -5,6 +5,7 @@ A distribution registers a descriptor in an entry-point group; the server loads 
 * ``mdserver.brokers`` → :class:`BrokerPlugin`
 * ``mdserver.history`` → :class:`HistoryPlugin`
 * ``mdserver.commands`` → :class:`CommandPlugin`
+* ``mdserver.lakes`` → :class:`LakePlugin`
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import trio
 from .command_database import CommandDatabase, StoredSeries, TickHour
 from .config import Config
 from .errors import BadMessage
+from .lakes import LAKE_GROUP, Lake, LakePlugin
 from .market_hours import Market
 from .model import Feed, Instrument, Record, RecordType, TickColumns
 
@@ -31,6 +33,7 @@ __all__ = [
     "BROKER_GROUP",
     "COMMAND_GROUP",
     "HISTORY_GROUP",
+    "LAKE_GROUP",
     "Broker",
     "BrokerHistory",
     "BrokerHost",
@@ -43,6 +46,8 @@ __all__ = [
     "HistoryInstrument",
     "HistoryPlugin",
     "HistorySource",
+    "Lake",
+    "LakePlugin",
     "Progress",
     "RawHour",
     "StoredSeries",

@@ -16,9 +16,11 @@ from .plugin import (
     BROKER_GROUP,
     COMMAND_GROUP,
     HISTORY_GROUP,
+    LAKE_GROUP,
     BrokerPlugin,
     CommandPlugin,
     HistoryPlugin,
+    LakePlugin,
 )
 
 __all__ = ["FolderPoint", "folder_points"]
@@ -29,6 +31,7 @@ _GROUPS: dict[type, str] = {
     BrokerPlugin: BROKER_GROUP,
     HistoryPlugin: HISTORY_GROUP,
     CommandPlugin: COMMAND_GROUP,
+    LakePlugin: LAKE_GROUP,
 }
 
 

@@ -18,9 +18,11 @@ from .plugin import (
     BROKER_GROUP,
     COMMAND_GROUP,
     HISTORY_GROUP,
+    LAKE_GROUP,
     BrokerPlugin,
     CommandPlugin,
     HistoryPlugin,
+    LakePlugin,
 )
 from .plugin_folders import FolderPoint, folder_points
 
@@ -33,6 +35,7 @@ __all__ = [
     "load_brokers",
     "load_command",
     "load_history",
+    "load_lake",
     "plugin_code",
     "stand_in",
 ]
@@ -41,7 +44,8 @@ OWN_DISTRIBUTION = "mdserver"
 
 Folders: TypeAlias = Sequence[Path]
 
-P = TypeVar("P", BrokerPlugin, CommandPlugin, HistoryPlugin)
+Descriptor: TypeAlias = BrokerPlugin | CommandPlugin | HistoryPlugin | LakePlugin
+P = TypeVar("P", BrokerPlugin, CommandPlugin, HistoryPlugin, LakePlugin)
 
 
 @attrs.frozen
@@ -71,7 +75,7 @@ class InstalledPlugin:
 @attrs.frozen
 class _Loaded:
     row: InstalledPlugin
-    descriptor: BrokerPlugin | CommandPlugin | HistoryPlugin | None
+    descriptor: Descriptor | None
 
 
 def load_brokers(folders: Folders = ()) -> tuple[dict[str, BrokerPlugin], list[PluginProblem]]:
@@ -112,12 +116,22 @@ def load_history(folders: Folders = ()) -> tuple[dict[str, HistoryPlugin], list[
     return _usable(_load("history", HISTORY_GROUP, HistoryPlugin, _check_history, folders=folders))
 
 
+def load_lake(folders: Folders = ()) -> LakePlugin | PluginProblem | None:
+    """Return the plugin that reads and writes data lakes, or why it cannot be used; None if none is installed.
+
+    Imports it; blocking.
+    """
+    plugins, problems = _usable(_load("lake", LAKE_GROUP, LakePlugin, _check_lake, folders=folders))
+    return next(iter(plugins.values()), None) or next(iter(problems), None)
+
+
 def installed_plugins(folders: Folders = ()) -> list[InstalledPlugin]:
     """Return every installed plugin, usable or not, by kind and name. Imports them; blocking."""
     brokers = _load("broker", BROKER_GROUP, BrokerPlugin, _check_broker, folders=folders)
     commands = _load("command", COMMAND_GROUP, CommandPlugin, _check_command, folders=folders)
     history = _load("history", HISTORY_GROUP, HistoryPlugin, _check_history, folders=folders)
-    return [loaded.row for loaded in (*brokers, *commands, *history)]
+    lakes = _load("lake", LAKE_GROUP, LakePlugin, _check_lake, folders=folders)
+    return [loaded.row for loaded in (*brokers, *commands, *history, *lakes)]
 
 
 def plugin_code(folders: Folders = ()) -> list[Path]:
@@ -216,7 +230,7 @@ def _descriptor(point: EntryPoint | FolderPoint, expected: type[P]) -> P:
     return found
 
 
-def check_descriptor(plugin: BrokerPlugin | CommandPlugin | HistoryPlugin) -> None:
+def check_descriptor(plugin: Descriptor) -> None:
     """Raise PluginError, naming what was found and what was expected, for a descriptor that cannot be used."""
     if plugin.api_version != API_VERSION:
         raise PluginError(f"found API version {plugin.api_version}, expected {API_VERSION}")
@@ -224,6 +238,8 @@ def check_descriptor(plugin: BrokerPlugin | CommandPlugin | HistoryPlugin) -> No
         _check_broker(plugin)
     elif isinstance(plugin, HistoryPlugin):
         _check_history(plugin)
+    elif isinstance(plugin, LakePlugin):
+        _check_lake(plugin)
     else:
         _check_command(plugin)
 
@@ -232,6 +248,11 @@ def _check_history(plugin: HistoryPlugin) -> None:
     _check_config(plugin)
     if plugin.candles_from != "tick":
         raise PluginError(f"found candles_from {plugin.candles_from}, expected tick: sources give ticks")
+
+
+def _check_lake(plugin: LakePlugin) -> None:
+    if not callable(plugin.factory):
+        raise PluginError(f"found {plugin.factory!r} as factory, expected something to call")
 
 
 def _check_config(plugin: BrokerPlugin | HistoryPlugin) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from unicodedata import category, normalize
 
-__all__ = ["MAX_LENGTH", "canonical", "canonical_all"]
+__all__ = ["MAX_LENGTH", "canonical", "canonical_all", "symbols_of_lines"]
 
 MAX_LENGTH = 32
 """Characters in the longest canonical symbol; real ones have up to about 20."""
@@ -51,3 +51,22 @@ def _of_any_script(text: str) -> str:
 def canonical_all(texts: Iterable[str]) -> tuple[str, ...]:
     """Return canonical symbols in the order given, each once. Raises as :func:`canonical` does."""
     return tuple(dict.fromkeys(map(canonical, texts)))
+
+
+def symbols_of_lines(text: str) -> tuple[str, ...]:
+    """Return the canonical symbols of a text with one in each line, each once.
+
+    Empty lines and what follows a ``#`` do not count. Raises ValueError, naming the line, for what cannot be a symbol,
+    and for a text without any.
+    """
+    found: dict[str, None] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not (name := line.partition("#")[0].strip()):
+            continue
+        try:
+            found[canonical(name)] = None
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+    if not found:
+        raise ValueError("found no symbol, expected one in each line")
+    return tuple(found)

@@ -90,7 +90,7 @@ def answering(
                 content = f"<Error><Code>{code}</Code><Message>so it is</Message></Error>".encode()
                 kept = httpx2.Headers()
             self.send_response(status)
-            for name in ("ETag", "Last-Modified", "Content-Type"):
+            for name in ("ETag", "Last-Modified", "Content-Type", "Content-Range"):
                 if name in kept:
                     self.send_header(name, kept[name])
             self.send_header("Content-Length", str(len(content)))

@@ -30,6 +30,7 @@ from mdserver.store.upkeep.delete_rows import Range, delete_rows
 from mdserver.store.upkeep.integrity import check
 from mdserver.store.upkeep.retention import drop_old
 from mdserver_lake.bucket import Bucket, open_bucket
+from mdserver_lake.codec import decode_candles
 from mdserver_lake.contents import list_places
 from mdserver_lake.layout import DAY_US, Place, day_start_us
 from mdserver_lake.predecessor import FOLDER, part_of
@@ -228,6 +229,21 @@ async def test_a_revised_day_goes_up_again(folder: LakeConfig, database: Databas
     assert (again.ok, again.done, again.known) == (True, 2, 4)
     assert (await verify_all(access, bucket)).ok
     assert (await push_all(access, bucket)).done == 0
+
+
+async def test_a_day_that_turned_out_to_be_empty_has_no_candles(
+    folder: LakeConfig, database: Database
+) -> None:
+    access, bucket = DatabaseAccess(database, write=True), open_bucket(folder)
+    hour_us = day_start_us(DAYS[0])
+    await access.load_hours(
+        "dukascopy", "EURUSD", [TickHour(hour_us, partial(ticks_of, hour_us), "a", "", "")]
+    )
+    await push_all(access, bucket)
+    await access.load_hours("dukascopy", "EURUSD", [TickHour(hour_us, None)])
+    assert (await push_all(access, bucket)).done == 1
+    (candles,) = [place for place in await list_places(bucket, Selection()) if place.kind == "candle"]
+    assert decode_candles(await bucket.get(candles.key) or b"")[0] == []
 
 
 async def test_records_that_are_stored_after_the_push_are_not_forgotten(

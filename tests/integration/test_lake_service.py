@@ -201,7 +201,9 @@ async def test_the_commands(
     assert planned["planned"] == [f"dukascopy EURUSD tick {day}" for day in DAYS]
     pushed, _ = await lake_command(config, "push", "--symbol", "eur/usd", "--to", "2024-04-01", "--json")
     assert (pushed["ok"], pushed["done"], pushed["rows"]) == (True, 2, 320)
-    await lake_command(config, "push")
+    symbols = tmp_path / "symbols.txt"
+    symbols.write_text("EUR/USD # the only one\n")
+    await lake_command(config, "push", "--symbols-file", str(symbols))
     status, _ = await lake_command(config, "status", "--json")
     assert {month["month"] for month in status["months"]} == {"2024-03", "2024-04"}
     verified, _ = await lake_command(config, "verify", "--json")

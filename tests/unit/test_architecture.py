@@ -27,6 +27,7 @@ LAYERS: tuple[str, ...] = (
     "kinds",
     "config",
     "command_database",
+    "lakes",
     "plugin",
     "protocol",
     "plugin_folders",

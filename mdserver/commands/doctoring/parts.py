@@ -45,7 +45,7 @@ def check_plugins(config: Config | None, folders: tuple[Path, ...]) -> Iterator[
         else:
             yield yellow("plugins", text, f"repair it, or pip uninstall {plugin.distribution}")
     if not broken:
-        kinds = ("broker", "history", "command")
+        kinds = ("broker", "history", "command", "lake")
         counts = ", ".join(f"{sum(plugin.kind == kind for plugin in found)} {kind}" for kind in kinds)
         yield green("plugins", f"all load: {counts}")
     if config is not None and not any(entry.enabled for entry in config.brokers):

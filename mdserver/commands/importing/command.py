@@ -17,18 +17,19 @@ import trio
 from ...config import Config, HistoryEntry
 from ...errors import ConfigError
 from ...log import get_logger
-from ...model import US_PER_S
 from ...plugin import CommandContext, CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
 from ...store.connection.database import Database
 from ...store.open_database import open_configured
-from ...store.store import SeriesInfo, Store
+from ...store.store import Store
 from ...store.tables.recreate_indexes import recreate
 from ...store.tables.secondary_indexes import drop_secondary, status
-from ...symbols import canonical_all
+from ...symbols import canonical_all, symbols_of_lines
+from .lake_target import LakeTarget, open_lake
 from .pipeline import Importer
 from .plan import Chunk, Dates, SymbolPlan, last_days, make_chunks, plan_symbol
 from .progress import ImportProgress
 from .summary import Summary, SymbolSummary
+from .target import DatabaseTarget, Target
 
 __all__ = ["Options", "plugin", "run_import"]
 
@@ -48,6 +49,7 @@ class Options:
 
     symbols: tuple[str, ...]
     dates: Dates
+    to_lake: bool = False
     source_dir: Path | None = None
     chunk_days: int | None = None
     manage_indexes: bool = False
@@ -57,13 +59,34 @@ class Options:
 
 
 _DATE = click.DateTime(["%Y-%m-%d"])
+LAKE = "lake"
+
+
+def _dates_or_lake(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> tuple[datetime | str, ...]:
+    """Convert what ``--to`` takes: the last day, and where the ticks go."""
+    return tuple(LAKE if one == LAKE else _DATE.convert(one, param, ctx) for one in given)
 
 
 @click.command("import", short_help=SUMMARY)
-@click.option("--symbol", "symbols", multiple=True, required=True, metavar="SYMBOL", help="May be repeated.")
+@click.option("--symbol", "symbols", multiple=True, metavar="SYMBOL", help="May be repeated.")
+@click.option(
+    "--symbols-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A text file with a symbol in each line; # begins a comment.",
+)
 @click.option("--days", type=click.IntRange(1, 36_500), help="The last N whole days, up to yesterday.")
 @click.option("--from", "first", type=_DATE, metavar="DATE", help="First day, such as 2024-03-01, UTC.")
-@click.option("--to", "last", type=_DATE, metavar="DATE", help="Last day, inclusive; default: yesterday.")
+@click.option(
+    "--to",
+    "to",
+    callback=_dates_or_lake,
+    multiple=True,
+    metavar="DATE|lake",
+    help="Last day, inclusive; default: yesterday. --to lake: into the data lake, not the database.",
+)
 @click.option("--source", metavar="NAME", help="A source in the config's history; default: the first.")
 @click.option(
     "--source-dir",
@@ -94,9 +117,10 @@ def _command(
     context: CommandContext,
     /,
     symbols: tuple[str, ...],
+    symbols_file: Path | None,
     days: int | None,
     first: datetime | None,
-    last: datetime | None,
+    to: tuple[datetime | str, ...],
     source: str | None,
     as_json: bool,
     **rest: object,
@@ -108,8 +132,15 @@ def _command(
 
     An hour is denied if the source reports that it has no such hour (HTTP 404) although the market was open. That does
     not prove that there were no ticks. With --accept-empty it is recorded as empty.
+
+    With --to lake the ticks go into the data lake of the config (lake.url), closed days only, as `mdserver run lake
+    push` would write them. No database is needed then.
     """
-    options = attrs.evolve(Options(_canonical(symbols), _dates(days, first, last)), **rest)  # type: ignore[arg-type]
+    last, to_lake = _target(to)
+    chosen = Options(_canonical(symbols, symbols_file), _dates(days, first, last), to_lake)
+    options = attrs.evolve(chosen, **rest)  # type: ignore[arg-type]
+    if to_lake and options.manage_indexes:
+        raise click.UsageError("--manage-indexes is about the database, expected it without --to lake")
     config = context.config
     entry = _entry(config, source, context.history)
     summary = context.run(run_import, config, entry, context.history[entry.plugin], options)
@@ -133,9 +164,16 @@ async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin,
     log = get_logger("mdserver")
     async with AsyncExitStack() as stack:
         progress = stack.enter_context(ImportProgress())
-        database = await stack.enter_async_context(
-            open_configured(config.database, config.data_dir, statement_timeout_s=STATEMENT_S, log=log)
-        )
+        database: Database | None = None
+        target: Target
+        if options.to_lake:
+            lake = await trio.to_thread.run_sync(open_lake, config.lake, config.plugin_folders)
+            target = LakeTarget(lake, entry.name, replace=options.replace)
+        else:
+            database = await stack.enter_async_context(
+                open_configured(config.database, config.data_dir, statement_timeout_s=STATEMENT_S, log=log)
+            )
+            target = DatabaseTarget(Store(database), entry.name, log)
         host = HistoryHost(
             log=log,
             notice=progress.notice,
@@ -143,18 +181,15 @@ async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin,
             source_dir=options.source_dir,
         )
         source = await stack.enter_async_context(plugin.factory(entry.settings, host))
-        store = Store(database)
-        plans, series = await _plan(store, source, entry.name, options)
+        plans = await _plan(target, source, options)
         summary = Summary(entry.name, options.dates, {plan.symbol: SymbolSummary(plan) for plan in plans})
         if not options.dry_run:
             progress.start(sum(len(plan.wanted) for plan in plans))
             importer = Importer(
-                store,
+                target,
                 source,
-                series,
                 summary,
                 progress,
-                log,
                 replace=options.replace,
                 accept_empty=options.accept_empty,
             )
@@ -163,11 +198,13 @@ async def run_import(config: Config, entry: HistoryEntry, plugin: HistoryPlugin,
     return summary
 
 
-async def _run(importer: Importer, database: Database, plans: Sequence[SymbolPlan], options: Options) -> None:
+async def _run(
+    importer: Importer, database: Database | None, plans: Sequence[SymbolPlan], options: Options
+) -> None:
     chunks = make_chunks(plans, options.dates, options.chunk_days)
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, importer, nursery.cancel_scope)
-        if options.manage_indexes:
+        if options.manage_indexes and database is not None:
             drop = any(plan.wanted for plan in plans)
             await _run_managing_indexes(importer, database, chunks, drop=drop)
         else:
@@ -218,33 +255,35 @@ async def _watch_signals(
             importer.stop("interrupted", interrupted=True)
 
 
-async def _plan(
-    store: Store, source: HistorySource, name: str, options: Options
-) -> tuple[list[SymbolPlan], dict[str, SeriesInfo]]:
+async def _plan(target: Target, source: HistorySource, options: Options) -> list[SymbolPlan]:
     """Plan each symbol; all symbols are checked before anything is fetched."""
     instruments = [source.instrument(symbol) for symbol in options.symbols]
-    dates, now_us = options.dates, time.time_ns() // 1000
+    dates, over_us = options.dates, target.over_us(time.time_ns() // 1000)
     plans: list[SymbolPlan] = []
-    series: dict[str, SeriesInfo] = {}
     for instrument in instruments:
-        symbol = instrument.symbol
-        if options.dry_run:
-            found = [one for one in await store.series(symbol) if one.broker == name and one.type == "tick"]
-        else:
-            found = [await store.open_series(name, symbol)]
-        settled: dict[int, bool] = {}
-        for one in found:
-            series[symbol] = one
-            settled = await store.settled_hours(one.id, dates.first_us, dates.end_us - US_PER_S)
-        plans.append(plan_symbol(instrument, dates, settled, now_us=now_us, replace=options.replace))
-    return plans, series
+        settled = await target.open_symbol(instrument.symbol, dates, create=not options.dry_run)
+        plans.append(plan_symbol(instrument, dates, settled, now_us=over_us, replace=options.replace))
+    return plans
 
 
-def _canonical(symbols: tuple[str, ...]) -> tuple[str, ...]:
+def _target(given: Sequence[datetime | str]) -> tuple[datetime | None, bool]:
+    """Return the last day, if one is given, and whether the ticks go into the lake."""
+    dates = [one for one in given if isinstance(one, datetime)]
+    if len(dates) > 1 or len(given) - len(dates) > 1:
+        raise click.UsageError("found --to twice, expected one date, and --to lake at most once")
+    return (dates[0] if dates else None), len(given) > len(dates)
+
+
+def _canonical(symbols: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
     try:
-        return tuple(dict.fromkeys(canonical_all(symbols)))
+        found = canonical_all(symbols)
+        if file is not None:
+            found += symbols_of_lines(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(str(error) if file is None else f"{file}: {error}") from None
+    if not found:
+        raise click.UsageError("expected --symbol or --symbols-file")
+    return tuple(dict.fromkeys(found))
 
 
 def _dates(days: int | None, first: datetime | None, last: datetime | None) -> Dates:

@@ -7,21 +7,20 @@ in memory, which take a tenth of the space of their ticks. They are decoded by t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import attrs
-import structlog
 import trio
 
-from ...backoff import Backoff
 from ...errors import BadMessage, Rejected, StoreUnavailable, Unavailable
 from ...model import TickColumns
 from ...plugin import HistorySource, RawHour
-from ...store.store import FetchedHour, HourResult, SeriesInfo, Store
+from ...store.store import FetchedHour
 from .plan import Chunk
 from .progress import ImportProgress
 from .summary import Summary, hour_text
+from .target import Target
 
 __all__ = ["Importer"]
 
@@ -37,12 +36,6 @@ HOURS_AT_ONCE = 32
 GIVE_UP_AFTER = 24
 """After so many failed hours in a row the source is taken to be unavailable, and the rest is not tried."""
 
-STORE_BACKOFF_S = (0.5, 8.0)
-"""The first and the longest pause between attempts to store a chunk while the database is unavailable."""
-
-STORE_GIVE_UP_S = 15.0
-"""After waiting so long for the database the import ends; the same command continues it."""
-
 
 @attrs.define(eq=False)
 class Importer:
@@ -51,15 +44,14 @@ class Importer:
     ``replace``: hours are fetched again, bypassing the source's cache. ``accept_empty``: denied ones count as empty.
     """
 
-    store: Store
+    target: Target
     source: HistorySource
-    series: Mapping[str, SeriesInfo]
     summary: Summary
     progress: ImportProgress
-    log: structlog.stdlib.BoundLogger
     replace: bool = False
     accept_empty: bool = False
     _failed_in_a_row: int = 0
+    _target_gone: bool = False
     _parts: list[tuple[Chunk, list[FetchedHour]]] = attrs.Factory(list)
     _fetching: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _hours: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(HOURS_AT_ONCE))
@@ -67,7 +59,8 @@ class Importer:
     async def run(self, chunks: Iterator[Chunk]) -> None:
         """Import all chunks; if stopped, those that were begun.
 
-        Raises StoreUnavailable if the database stays unavailable; what is stored by then stays stored.
+        Raises StoreUnavailable if the database stays unavailable; what is stored by then stays stored. A lake that is
+        away stops the import, with the reason in the summary.
         """
         send, receive = trio.open_memory_channel[tuple[Chunk, list[FetchedHour]]](1)
         async with trio.open_nursery() as nursery:
@@ -85,8 +78,8 @@ class Importer:
 
     def stop(self, why: str, *, interrupted: bool = False) -> None:
         """Stop fetching; what has been fetched is still stored."""
-        self.summary.stopped = why
-        self.summary.interrupted = interrupted
+        self.summary.stopped = self.summary.stopped or why
+        self.summary.interrupted = self.summary.interrupted or interrupted
         self._fetching.cancel()
 
     async def _fetch_chunks(
@@ -131,30 +124,18 @@ class Importer:
     async def _load_chunks(self, receive: trio.MemoryReceiveChannel[tuple[Chunk, list[FetchedHour]]]) -> None:
         async with receive:
             async for chunk, fetched in receive:
-                results = await self._load(chunk, fetched)
+                if self._target_gone:
+                    continue
+                try:
+                    results = await self.target.load_hours(chunk.symbol, fetched)
+                except StoreUnavailable:
+                    raise
+                except (Unavailable, Rejected) as error:
+                    self._target_gone = True
+                    self.stop(str(error))
+                    continue
                 ticks = self.summary.symbols[chunk.symbol].add(results)
                 self.progress.advance(chunk.symbol, _span(chunk), len(results), ticks)
-
-    async def _load(self, chunk: Chunk, fetched: list[FetchedHour]) -> list[HourResult]:
-        backoff, waited_s = Backoff(*STORE_BACKOFF_S), 0.0
-        while True:
-            try:
-                # repeating it after an unclear commit is safe: the ledger has the hours that are done
-                return await self.store.load_hours(self.series[chunk.symbol], fetched)
-            except StoreUnavailable as error:
-                if waited_s >= STORE_GIVE_UP_S:
-                    raise StoreUnavailable(
-                        f"the database stays unavailable: {error}; what is stored stays, "
-                        "and the same command continues the import"
-                    ) from error
-                pause_s = backoff.next_s()
-                waited_s += pause_s
-                self.log.warning(
-                    "the database is unavailable: the chunk is stored again after a pause",
-                    error=str(error),
-                    again_in_s=round(pause_s, 1),
-                )
-                await trio.sleep(pause_s)
 
 
 def _fetched(raw: RawHour, source: HistorySource, *, accept_empty: bool) -> FetchedHour:

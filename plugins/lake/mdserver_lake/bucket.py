@@ -72,17 +72,26 @@ class Bucket:
         """Write an object; it takes the place of one of the same name once it is whole."""
         await self._call(f"write {key}", lambda: obstore.put(self._store, key, data))
 
-    async def get(self, key: str) -> bytes | None:
-        """Return an object, None if there is none. Raises Denied where the lake does not let us know."""
+    async def get(self, key: str, *, most_bytes: int | None = None) -> bytes | None:
+        """Return an object, None if there is none. Raises Denied where the lake does not let us know.
 
-        def work() -> bytes | None:
-            try:
-                return bytes(obstore.get(self._store, key).bytes())
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise
-                return None
+        One that is larger than ``most_bytes`` is not read: that raises Rejected.
+        """
 
+        def work() -> bytes:
+            found = obstore.get(self._store, key)
+            if most_bytes is not None and found.meta["size"] > most_bytes:
+                raise Rejected(
+                    f"the lake {self.address}: {key} has {found.meta['size']} bytes, expected at most {most_bytes}"
+                )
+            return bytes(found.bytes())
+
+        return await self._call(f"read {key}", _none_if_missing(work))
+
+    async def tail(self, key: str, size_bytes: int) -> bytes | None:
+        """Return the last bytes of an object, all of it if it has no more; None if there is none, as :meth:`get`."""
+        options: obstore.GetOptions = {"range": {"suffix": size_bytes}}
+        work = _none_if_missing(lambda: bytes(obstore.get(self._store, key, options=options).bytes()))
         return await self._call(f"read {key}", work)
 
     async def objects(self, prefix: str) -> list[Found]:
@@ -110,10 +119,24 @@ class Bucket:
             raise _plain(error, f"the lake {self.address}: cannot {what}") from error
 
 
+def _none_if_missing(work: Callable[[], bytes]) -> Callable[[], bytes | None]:
+    """Return what ``work`` does, with None for an object that is not there; a bucket that is not there is an error."""
+
+    def found() -> bytes | None:
+        try:
+            return work()
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise
+            return None
+
+    return found
+
+
 def open_bucket(settings: LakeSettings) -> Bucket:
     """Return the lake of the config; nothing is connected yet. Raises ConfigError where there is none.
 
-    A folder that is not there is made when the first object is written.
+    A folder that is not there is made.
     """
     if settings.url is None or settings.address is None:
         raise ConfigError(["lake.url: missing, expected s3://BUCKET/PREFIX or file:///FOLDER"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 
 import msgspec
@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from mdserver.errors import BadMessage
 from mdserver.model import NOT_RECEIVED, CandleRow, ImportedHour, RecordColumns
 
-__all__ = ["Header", "decode_candles", "decode_header", "decode_records", "encode_candles", "encode_records"]
+__all__ = [
+    "Header",
+    "decode_candles",
+    "decode_footer",
+    "decode_header",
+    "decode_page",
+    "decode_records",
+    "encode_candles",
+    "encode_records",
+    "footer_bytes",
+]
 
 FORMAT = 1
 ZSTD_LEVEL = 3
@@ -30,7 +40,15 @@ ZSTD_LEVEL = 3
 
 SAMPLE_ROWS = 20_000
 
+BATCH_ROWS = 65_536
+"""Rows that are decoded at a time for a page."""
+
 _HEADER_KEY = b"mdserver"
+_MAGIC = b"PAR1"
+_FOOTER_END = 8
+"""The length of the footer, and the magic number."""
+
+_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _TIME = pa.timestamp("us", tz="UTC")
 _VOLUME = pa.decimal128(38, 8)
 
@@ -119,20 +137,79 @@ def decode_header(data: bytes) -> Header:
     return _header(_open(data))
 
 
+def footer_bytes(tail: bytes) -> int:
+    """Return how many bytes at the end of an object are its footer. Raises BadMessage if it does not end as one."""
+    if len(tail) < _FOOTER_END or tail[-len(_MAGIC) :] != _MAGIC:
+        raise BadMessage("it does not end as a Parquet file does")
+    return int.from_bytes(tail[-_FOOTER_END : -len(_MAGIC)], "little") + _FOOTER_END
+
+
+def decode_footer(tail: bytes) -> Header:
+    """Return the header of an object from its last :func:`footer_bytes`, or more of it. Raises BadMessage."""
+    return _header(_open(_MAGIC + tail[-footer_bytes(tail) :]))
+
+
+def decode_page(
+    data: bytes, span: tuple[int, int], after: tuple[int, int] | None, limit: int
+) -> tuple[RecordColumns, Header]:
+    """Return at most ``limit`` records at times in ``span`` (inclusive) and behind the (time, seq) ``after``.
+
+    Reads batch by batch, so that only the page is in memory besides the object. The values are not compared with their
+    checksum: the caller has to know that the bytes are right. Raises BadMessage.
+    """
+    file = _open(data)
+    header = _header(file)
+    parts: list[RecordColumns] = []
+    have = 0
+    first_us, last_us = span if after is None else (max(span[0], after[0]), span[1])
+    try:
+        for batch in file.iter_batches(
+            BATCH_ROWS, row_groups=_groups(file, first_us, last_us), use_threads=False
+        ):
+            time_us = _ints(pa.chunked_array([batch.column("time")]).cast(pa.int64()))
+            inside = (time_us >= first_us) & (time_us <= last_us)
+            if after is not None:
+                seq = _ints(pa.chunked_array([batch.column("seq")]))
+                inside &= (time_us > after[0]) | (seq > after[1])
+            rows = np.flatnonzero(inside)[: limit - have]
+            if len(rows):  # they are in order, so these are neighbours
+                kept = batch.slice(int(rows[0]), len(rows))
+                parts.append(_columns(pa.Table.from_batches([kept])))
+                have += len(rows)
+            if have >= limit or (len(time_us) and time_us[-1] > last_us):
+                break
+    except (pa.ArrowException, OSError) as error:
+        raise BadMessage(f"a damaged Parquet file: {error}") from error
+    return _joined(parts or [_columns(file.schema_arrow.empty_table())]), header
+
+
+def _groups(file: pq.ParquetFile, first_us: int, last_us: int) -> list[int]:
+    """Return the row groups that may have records at these times."""
+    found = []
+    for number in range(file.num_row_groups):
+        times = file.metadata.row_group(number).column(0).statistics
+        if times is not None and times.has_min_max:
+            low, high = ((one - _EPOCH) // _US for one in (times.min, times.max))
+            if high < first_us or low > last_us:
+                continue
+        found.append(number)
+    return found
+
+
+def _joined(parts: Sequence[RecordColumns]) -> RecordColumns:
+    if len(parts) == 1:
+        return parts[0]
+    time_us, seq, received_us = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:3])
+    values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
+    return RecordColumns(time_us, seq, received_us, values)
+
+
 def decode_records(data: bytes) -> tuple[RecordColumns, Header]:
     """Return the records of an object. Raises BadMessage for anything but what :func:`encode_records` made."""
     file = _open(data)
     header = _header(file)
     table = _read(file)
-    names = table.column_names
-    if names[:2] != ["time", "seq"] or names[-1] != "received":
-        raise BadMessage(f"found the columns {', '.join(names)}, expected time, seq, …, received")
-    records = RecordColumns(
-        _ints(table["time"].cast(pa.int64())),
-        _ints(table["seq"]),
-        _ints(table["received"].cast(pa.int64()).fill_null(NOT_RECEIVED)),
-        {name: _values(table[name]) for name in names[2:-1]},
-    )
+    records = _columns(table)
     _check(header, len(records.time_us), _content(records))
     return records, header
 
@@ -151,6 +228,18 @@ def decode_candles(data: bytes) -> tuple[list[CandleRow], Header]:
     candles = [CandleRow(*row) for row in zip(*columns, strict=True)]
     _check(header, len(candles), _candle_content(candles))
     return candles, header
+
+
+def _columns(table: pa.Table) -> RecordColumns:
+    names = table.column_names
+    if names[:2] != ["time", "seq"] or names[-1] != "received":
+        raise BadMessage(f"found the columns {', '.join(names)}, expected time, seq, …, received")
+    return RecordColumns(
+        _ints(table["time"].cast(pa.int64())),
+        _ints(table["seq"]),
+        _ints(table["received"].cast(pa.int64()).fill_null(NOT_RECEIVED)),
+        {name: _values(table[name]) for name in names[2:-1]},
+    )
 
 
 def _column(values: NDArray[Any]) -> pa.Array:

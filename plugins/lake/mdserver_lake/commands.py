@@ -12,11 +12,13 @@ import click
 from mdserver.errors import Rejected
 from mdserver.model import PushedDay
 from mdserver.plugin import CommandContext, CommandDatabase, CommandPlugin
-from mdserver.symbols import canonical_all
 
 from .bucket import Bucket, Denied, open_bucket
 from .contents import UNLISTED, list_or_none, places_to_try
 from .layout import Kind, Place
+from .options import as_json as json_option
+from .options import dry_run as dry_run_option
+from .options import selecting
 from .predecessor import FOLDER, part_of
 from .pull import Puller
 from .pull_json import pull_parts
@@ -32,45 +34,6 @@ SUMMARY = "Push ticks, trades and candles into the data lake, pull them back, an
 STATEMENT_S = 3_600.0
 """How long one statement may take: a month is one transaction, and a slow disk is no reason to give up."""
 
-_DATE = click.DateTime(["%Y-%m-%d"])
-
-
-def _symbols(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return canonical_all(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-_symbol = click.option(
-    "--symbol", "symbols", multiple=True, metavar="SYMBOL", callback=_symbols, help="May be repeated."
-)
-_broker = click.option("--broker", metavar="NAME", help="Only this broker or history source.")
-_days = click.option("--days", type=click.IntRange(1, 36_500), help="The last N whole days, up to yesterday.")
-_from = click.option("--from", "first", type=_DATE, metavar="DATE", help="First day, UTC.")
-_to = click.option("--to", "last", type=_DATE, metavar="DATE", help="Last day, inclusive.")
-_dry = click.option("--dry-run", is_flag=True, help="Only print what would be done.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def _selection(
-    symbols: tuple[str, ...],
-    broker: str | None,
-    days: int | None,
-    first: datetime | None,
-    last: datetime | None,
-) -> Selection:
-    if days is not None:
-        if first is not None or last is not None:
-            raise click.UsageError("expected either --days, or --from and --to")
-        yesterday = datetime.now(UTC).date() - timedelta(days=1)
-        return Selection(symbols, broker, yesterday - timedelta(days=days - 1), yesterday)
-    if first is not None and last is not None and last < first:
-        raise click.UsageError(f"--to {last.date()} is before --from {first.date()}")
-    return Selection(
-        symbols, broker, None if first is None else first.date(), None if last is None else last.date()
-    )
-
 
 @click.group("lake", short_help=SUMMARY)
 def lake() -> None:
@@ -81,22 +44,15 @@ def lake() -> None:
 
 
 @lake.command("push")
-@_symbol
-@_broker
-@_days
-@_from
-@_to
-@_dry
-@_json
+@selecting
+@dry_run_option
+@json_option
 @click.pass_obj
 def push_command(
     context: CommandContext,
     /,
-    symbols: tuple[str, ...],
-    broker: str | None,
-    days: int | None,
-    first: datetime | None,
-    last: datetime | None,
+    *,
+    selection: Selection,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -105,7 +61,6 @@ def push_command(
     Each object is read back and compared before it is noted, so an interrupted push is continued by the same command.
     The exit code is 0 if nothing failed.
     """
-    selection = _selection(symbols, broker, days, first, last)
     _end(context.run(_push, context, selection, dry_run), as_json=as_json)
 
 
@@ -140,11 +95,7 @@ async def _check_series(database: CommandDatabase, selection: Selection) -> None
 
 
 @lake.command("pull")
-@_symbol
-@_broker
-@_days
-@_from
-@_to
+@selecting
 @click.option("--replace", is_flag=True, help="Load also days that are stored, as the lake has them.")
 @click.option(
     "--layout",
@@ -153,17 +104,14 @@ async def _check_series(database: CommandDatabase, selection: Selection) -> None
     show_default=True,
     help="json: ticks/SYMBOL/YYYY/MM/DD/part-*.json of an older program; --broker names the series to load into.",
 )
-@_dry
-@_json
+@dry_run_option
+@json_option
 @click.pass_obj
 def pull_command(
     context: CommandContext,
     /,
-    symbols: tuple[str, ...],
-    broker: str | None,
-    days: int | None,
-    first: datetime | None,
-    last: datetime | None,
+    *,
+    selection: Selection,
     replace: bool,
     layout: str,
     dry_run: bool,
@@ -174,13 +122,12 @@ def pull_command(
     Imported ticks come back as they were imported, so that a later import skips them. An interrupted pull is continued
     by the same command. The exit code is 0 if nothing failed.
     """
-    selection = _selection(symbols, broker, days, first, last)
     if layout == "json":
-        if broker is None:
+        if selection.broker is None:
             raise click.UsageError(
                 "--layout json needs --broker: the name under which the ticks are to be stored"
             )
-        report = context.run(_pull_json, context, selection, broker, dry_run)
+        report = context.run(_pull_json, context, selection, selection.broker, dry_run)
     else:
         report = context.run(_pull, context, selection, replace, dry_run)
     _end(report, as_json=as_json)
@@ -263,25 +210,17 @@ async def _pull_json(context: CommandContext, selection: Selection, broker: str,
 
 
 @lake.command("status")
-@_symbol
-@_broker
-@_days
-@_from
-@_to
-@_json
+@selecting
+@json_option
 @click.pass_obj
 def status_command(
     context: CommandContext,
     /,
-    symbols: tuple[str, ...],
-    broker: str | None,
-    days: int | None,
-    first: datetime | None,
-    last: datetime | None,
+    *,
+    selection: Selection,
     as_json: bool,
 ) -> None:
     """Show what the lake holds by broker, symbol and month: days, rows, bytes, and the open days that are missing."""
-    selection = _selection(symbols, broker, days, first, last)
     months, notices = context.run(_status, context, selection)
     if as_json:
         click.echo(json.dumps({"months": [month.as_json() for month in months], "notices": notices}))
@@ -303,21 +242,14 @@ async def _status(context: CommandContext, selection: Selection) -> tuple[list[M
 
 
 @lake.command("verify")
-@_symbol
-@_broker
-@_days
-@_from
-@_to
-@_json
+@selecting
+@json_option
 @click.pass_obj
 def verify_command(
     context: CommandContext,
     /,
-    symbols: tuple[str, ...],
-    broker: str | None,
-    days: int | None,
-    first: datetime | None,
-    last: datetime | None,
+    *,
+    selection: Selection,
     as_json: bool,
 ) -> None:
     """Read everything in the lake back and compare it with its checksums and with what was pushed.
@@ -325,7 +257,6 @@ def verify_command(
     What is missing or damaged is pushed again by the next push, as long as the database has it. The exit code is 1 if
     anything is wrong.
     """
-    selection = _selection(symbols, broker, days, first, last)
     _end(context.run(_verify, context, selection), as_json=as_json)
 
 

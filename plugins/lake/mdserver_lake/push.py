@@ -16,8 +16,9 @@ from mdserver.model import PushedDay, StoredDay
 from mdserver.plugin import CommandDatabase, Progress, StoredSeries
 
 from .bucket import Bucket
-from .codec import Header, decode_candles, decode_records, encode_candles, encode_records
-from .layout import DAY_US, Place, day_start_us
+from .codec import Header, encode_candles, encode_records
+from .layout import DAY_US, day_start_us
+from .objects import put_verified
 from .selection import Failed, Report, Selection
 
 __all__ = ["Task", "plan_push", "push"]
@@ -43,6 +44,8 @@ class Task:
     series: StoredSeries
     day: StoredDay
     numbering: str
+    had_candles: bool = False
+    """The lake has candles of the day, which have to go if there are none any more."""
 
     @property
     def name(self) -> str:
@@ -74,7 +77,7 @@ async def plan_push(
         for one in days:
             pushed = _pushed(known, series, one)
             if pushed is None or _is_damaged(known, series, one):
-                yield Task(series, one, numbering)
+                yield _task(known, series, one, numbering)
             elif pushed.hist_v == series.hist_v and (one.dropped or pushed.count == one.count):
                 report.known += 1
             else:
@@ -86,11 +89,16 @@ async def plan_push(
                 pushed = _pushed(known, series, one)
                 assert pushed is not None  # noqa: S101 - it was found above
                 if marks[one.day] != pushed.mark:
-                    yield Task(series, one, numbering)
+                    yield _task(known, series, one, numbering)
                     continue
                 report.known += 1
                 if write:
                     await database.note_pushed(lake, _at(pushed, series.hist_v))
+
+
+def _task(known: Known, series: StoredSeries, day: StoredDay, numbering: str) -> Task:
+    had_candles = (series.broker, series.symbol, series.type, "candles", day.day) in known
+    return Task(series, day, numbering, had_candles)
 
 
 def _pushed(known: Known, series: StoredSeries, day: StoredDay) -> PushedDay | None:
@@ -152,7 +160,7 @@ async def _push_day(database: CommandDatabase, bucket: Bucket, task: Task, repor
     mark = (await database.day_marks(series, [day]))[day]
     # The candles first: what the ledger has of the records then stands for the whole day.
     candles = await database.read_candles(series, first_us, first_us + DAY_US)
-    if candles:
+    if candles or task.had_candles:
         data, header = await trio.to_thread.run_sync(
             partial(
                 encode_candles,
@@ -190,17 +198,7 @@ async def _put(
     database: CommandDatabase, bucket: Bucket, task: Task, data: bytes, header: Header, mark: str
 ) -> None:
     """Write an object, read it back, compare bytes and values, and note it."""
-    is_candles = header.kind == "candle"
-    kind = "candle" if is_candles else "trade" if header.type == "trade" else "tick"
-    place = Place(kind, header.broker, header.symbol, header.type, header.day)  # type: ignore[arg-type]
-    await bucket.put(place.key, data)
-    back = await bucket.get(place.key)
-    if back != data:
-        found = "nothing" if back is None else f"{len(back)} bytes that differ"
-        raise BadMessage(f"{place.key}: reading back found {found}, expected the {len(data)} bytes written")
-    decoded = await trio.to_thread.run_sync(decode_candles if is_candles else decode_records, back)
-    if decoded[1] != header:
-        raise BadMessage(f"{place.key}: reading back found another header")
+    place = await put_verified(bucket, data, header)
     await database.note_pushed(
         bucket.address,
         PushedDay(
@@ -208,7 +206,7 @@ async def _put(
             symbol=header.symbol,
             type=header.type,
             day=header.day,
-            what="candles" if is_candles else "records",
+            what="candles" if place.kind == "candle" else "records",
             key=place.key,
             count=header.rows,
             size_bytes=len(data),
