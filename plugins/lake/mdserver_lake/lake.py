@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 
 import trio
 
-from mdserver.config import LakeConfig
 from mdserver.errors import BadMessage, MdserverError, Rejected, Unavailable
 from mdserver.model import CandleRow, LakeDay, LakePage, RecordColumns, Topic
 from mdserver.plugin import LakePlugin
 
-from .bucket import Bucket, Denied, open_bucket
+from .bucket import Bucket, Denied, LakeSettings, open_bucket
 from .codec import (
     Header,
     decode_footer,
@@ -203,7 +202,7 @@ def _check(place: Place, header: Header) -> None:
         raise BadMessage(f"{place.key}: it holds {' '.join(map(str, found))}, not what its name says")
 
 
-def _open(settings: LakeConfig) -> DataLake:
+def _open(settings: LakeSettings) -> DataLake:
     return DataLake(open_bucket(settings))
 
 
