@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOURNAL_FULL",
+    "LOST",
     "NOT_RECEIVED",
+    "OF_STORING",
     "TIMEFRAMES",
+    "UNSTORABLE",
     "US_PER_S",
     "BookAction",
     "Candle",
@@ -190,6 +193,15 @@ class Topic(NamedTuple):
 
 JOURNAL_FULL = "journal_full"
 """The cause of a gap in the stored records: clients received them, but the journal could not store them."""
+
+UNSTORABLE = "unstorable"
+"""The cause of a gap in the stored records: clients received them, but the database refuses them."""
+
+LOST = "lost"
+"""The cause of a gap in the stored records whose numbers are missing in the journal, such as a damaged one."""
+
+OF_STORING: frozenset[str] = frozenset({JOURNAL_FULL, UNSTORABLE, LOST})
+"""The causes that say nothing of the venue: clients have received these records."""
 
 GapState: TypeAlias = Literal["open", "filled", "permanent"]
 """The state of a gap: not filled, filled from a history, or impossible to fill."""

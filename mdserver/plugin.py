@@ -124,7 +124,7 @@ class BrokerHost(Protocol):
         ...
 
     def discard(self, error: BadMessage) -> None:
-        """Count a message that could not be decoded, and log it at most once a minute."""
+        """Count a message that cannot be decoded: each subscribed feed gets a gap. Publish earlier ones first."""
         ...
 
     def ignored(self, what: str) -> None:

@@ -37,6 +37,12 @@ MAX_VARIANT_BYTES = 16
 MAX_SHOWN = 20
 """The most feeds of clients that one line of the log names."""
 
+REJECTED = "rejected"
+"""The cause of a gap of records that the check rejected."""
+
+DISCARDED = "discarded"
+"""The cause of a gap behind a message that could not be decoded: records of any feed may have been in it."""
+
 _SHOWN = 80  # characters of a field of a rejected record in the log
 
 _Key: TypeAlias = str | tuple[str, str]
@@ -85,6 +91,17 @@ class _Line:
         if self.broken_off is None:
             self.broken_off, self.lost = self.interrupted or cause, None if self.interrupted else lost
         else:  # two gaps in one: the total number of missing records is unknown
+            self.lost = None
+
+    def miss_rejected(self) -> None:
+        """Record that a record after the last one was rejected."""
+        if not self.last_us:
+            return
+        if self.broken_off is None:
+            self.broken_off, self.lost = REJECTED, 1
+        elif self.broken_off == REJECTED and self.lost is not None:
+            self.lost += 1
+        else:
             self.lost = None
 
     def interrupt(self, cause: str) -> None:
@@ -156,6 +173,7 @@ class Host:
         """See :meth:`mdserver.plugin.BrokerHost.publish`."""
         accepted: list[Published] = []
         gaps = 0
+        missed: dict[_Line, None] = {}
         now_s = time()
         now_us = int(now_s * US_PER_S)
         latest_us = now_us + MAX_AHEAD_US
@@ -189,11 +207,15 @@ class Host:
                     accepted.append(Published(line.topic, line.seq, record, received_us))
                 else:
                     self._reject(record, fault)
+                    line.miss_rejected()
+                    missed[line] = None
         finally:  # even if a batch fails midway, each numbered record must be published
             self.last_event_s = now_s
             if accepted:
                 self._published.value += len(accepted) - gaps
                 self._emit(accepted)
+            if missed:
+                self._announce(missed)
 
     def gap(self, cause: str, feeds: Iterable[Feed] | None = None, size: int | None = None) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.gap`."""
@@ -311,6 +333,7 @@ class Host:
     def discard(self, error: BadMessage) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.discard`."""
         self.last_event_s = time()
+        self.gap(DISCARDED, [Feed(*line.topic[1:]) for line in self._all_lines() if line.served])
         self._metrics.discarded.labels(self.name).inc()
         self._rarely.warning("invalid message from the venue discarded", error=clean_text(str(error)))
 
@@ -429,5 +452,5 @@ def _cut(value: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return a plugin's text without secrets and without characters that cannot be written."""
-    return redact(text.encode(errors="replace").decode())
+    """Return a plugin's text without secrets and without characters that cannot be written or stored."""
+    return redact(text.encode(errors="replace").decode().replace("\0", "?"))

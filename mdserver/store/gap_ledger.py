@@ -13,7 +13,7 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import args_row
 
-from ..model import JOURNAL_FULL, Gap, GapState, RecordType, Topic
+from ..model import OF_STORING, Gap, GapState, RecordType, Topic
 
 __all__ = [
     "GapRow",
@@ -120,7 +120,7 @@ def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, int, Gap
     for series_id, seq, gap in gaps:
         if gap.to_us is not None:
             ended.append((series_id, seq, gap))
-        if gap.cause != JOURNAL_FULL:  # what the journal did not take says nothing of the venue
+        if gap.cause not in OF_STORING:  # what was not stored says nothing of the venue
             lasting[series_id] = gap if gap.to_us is None else None
     with conn.cursor() as cursor:
         cursor.executemany(

@@ -15,7 +15,7 @@ from ..candles import Candles, QuotePrice
 from ..errors import StoreUnavailable
 from ..kinds import BY_NAME
 from ..log import RarelyLogged
-from ..model import US_PER_S, Candle, GapState, LastRecord, Published, Record, RecordType, Topic
+from ..model import US_PER_S, Candle, Gap, GapState, LastRecord, Published, Record, RecordType, Topic
 from ..stream.live_candles import CandleKey, StoredCandle
 from ..stream.stored_past import Begin, GapKey, Page, Start
 from ..timeframes import Timeframe
@@ -29,6 +29,7 @@ from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
 from .history.venue_candles import add_candles
 from .lake.manifest import days_in_lake_alone
+from .live.named_holes import unstored
 from .live.write_batch import SetAside, Written, write
 from .query import bid_ask_candles, read_candles, replay_records, weighted_prices
 from .query.bid_ask_candles import HOUR_S, Side, TooManyTicks
@@ -403,6 +404,8 @@ class Store:
             if len(batch) == 1:
                 rejected = [(batch[0], str(error))]
                 await trio.to_thread.run_sync(set_aside, rejected)
+                if not isinstance(batch[0].record, Gap):
+                    await self.write([unstored(batch[0])], set_aside)
                 return Written(rejected=rejected)
         # In order, never side by side: a later half that is stored first would raise ``last_seq``, and the earlier
         # half would be skipped as stored already.
@@ -413,6 +416,7 @@ class Store:
             first.stored + second.stored,
             first.skipped + second.skipped,
             first.rejected + second.rejected,
+            first.lost + second.lost,
         )
 
     async def try_write(self, batch: Sequence[Published]) -> None:

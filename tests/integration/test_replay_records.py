@@ -84,6 +84,8 @@ async def test_numbers_may_jump_and_other_series_do_not_matter(store: Store) -> 
     seqs = [1, 2, BLOCK - 1, BLOCK, 10 * BLOCK, 10 * BLOCK + 7]
     batch = [tick(seq, START_US + seq) for seq in seqs]
     await store.write([*batch, *(tick(seq, START_US + seq, other) for seq in range(1, 50))])
+    for one, behind in ((2, BLOCK - 1), (BLOCK, 10 * BLOCK), (10 * BLOCK, 10 * BLOCK + 7)):
+        batch.insert(batch.index(tick(behind, START_US + behind)), gap(behind - 1, one, behind, "lost"))
     for after in (0, 2, 3, BLOCK, BLOCK + 1, 10 * BLOCK):
         expected = live([one for one in batch if one.seq > after])
         assert await replay(store, EURUSD, after) == expected

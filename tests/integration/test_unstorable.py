@@ -9,20 +9,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 import structlog
 import trio
+from structlog.testing import capture_logs
 
 from mdserver.errors import StoreUnavailable
 from mdserver.journal.journal import Journal, open_journal
 from mdserver.metrics import Metrics
-from mdserver.model import Published, Tick, Topic, Trade
+from mdserver.model import Gap, Published, Tick, Topic, Trade
 from mdserver.store.connection.database import Database
 from mdserver.store.live import journal_drain
 from mdserver.store.live.culprit import CONFIRMED, find_culprit
 from mdserver.store.live.journal_drain import REJECTED_FILE, JournalDrain
 from mdserver.store.store import Store
+from mdserver.stream.stored_past import After
 
 MIB = 1 << 20
 START_US = 1_710_918_000_000_000
@@ -46,6 +49,12 @@ def long_symbol() -> Topic:
 async def seqs(database: Database) -> list[int]:
     rows = await database.run(lambda conn: conn.execute("select seq from ticks order by seq").fetchall())
     return [seq for (seq,) in rows]
+
+
+async def gaps(database: Database) -> list[tuple[str, int, int, int | None]]:
+    """The gaps of the ledger: cause, from, to, size."""
+    found = await Store(database).gaps(0, 2 * START_US, limit=99)
+    return [(one.cause, one.from_us - START_US, one.to_us - START_US, one.size) for one in found]
 
 
 async def refuse(database: Database, table: str, when: str, what: str) -> None:
@@ -100,6 +109,50 @@ async def test_a_text_too_long_for_an_index_costs_its_record_only(database: Data
     assert await seqs(database) == [1, 2]
 
 
+@pytest.mark.parametrize("when", ["check", "database"])
+async def test_who_resumes_over_a_record_that_is_not_stored_gets_a_gap_in_its_place(
+    database: Database, when: str
+) -> None:
+    store = Store(database)
+    batch = [tick(1), tick(2, time_us=-5 if when == "check" else None), tick(3)]
+    if when == "database":
+        await refuse(database, "ticks", "new.seq = 2", "raise exception 'no' using errcode = '22000';")
+    for _ in range(2):  # again, as after a commit whose answer was lost
+        await store.write(
+            [msgspec.structs.replace(batch[0], record=Gap(TICKS, START_US, None, "restart")), *batch]
+        )
+        (begin,) = (await store.replay_begins({TICKS: After(1)})).values()
+        assert "the records 2 to 2 are not stored" in str(begin.missing)
+        (series,) = await store.series()
+        page = await store.replay_page(series, 0, 9, received=False)
+        text = b"".join(page.pieces).decode(errors="ignore")
+        assert [part.partition('"')[0] for part in text.split('"type":"')[1:]] == ["tick", "gap", "tick"]
+        assert '"cause":"unstorable","size":1' in text
+        (lasting,) = await store.lasting_gaps(2 * START_US, limit=9)
+        assert lasting.cause == "restart", "it says nothing of the venue"
+
+
+async def test_numbers_that_a_damaged_journal_lost_are_a_gap(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append([tick(1), tick(2)])
+        begin = journal.end.offset
+        journal.append([tick(3), tick(4)])
+        journal.append([tick(5), tick(6)])
+        with (tmp_path / "000000000001.journal").open("r+b") as file:
+            file.seek(begin + 20)
+            file.write(b"????")
+        with capture_logs() as logs:
+            async with draining(database, journal, monkeypatch):
+                await all_stored(journal)
+        assert await seqs(database) == [1, 2, 5, 6]
+        assert await gaps(database) == [("lost", 2, 5, None)]
+        assert [one["event"] for one in logs].count(
+            "numbers of records are missing in the journal: they are a gap"
+        ) == 1
+
+
 @pytest.mark.parametrize(
     "what",
     [
@@ -118,6 +171,7 @@ async def test_the_culprit_is_found_whatever_the_error_says(
             await all_stored(journal)
             assert await seqs(database) == [seq for seq in range(1, 50) if seq not in (7, 31)]
             assert [line["seq"] for line in set_aside_lines(tmp_path)] == [7, 31]
+            assert await gaps(database) == [("unstorable", 7, 7, 1), ("unstorable", 31, 31, 1)]
             assert drain.away is None
             labels = {"broker": "mock", "reason": "unstorable"}
             assert metrics.registry.get_sample_value("mdserver_records_rejected_total", labels) == 2

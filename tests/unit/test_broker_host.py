@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from mdserver.errors import BadMessage
 from mdserver.feed.broker_host import Host
 from mdserver.feed.demand import BrokerDemand
 from mdserver.metrics import Metrics
@@ -207,6 +209,49 @@ def test_a_symbol_that_is_not_listed_any_more_is_counted_and_makes_a_gap() -> No
     assert told.events == [1, gap(1, 5, "refused"), 2]
 
 
+def crossed(second: int) -> Tick:
+    return Tick("EURUSD", T0 + second * 1_000_000, 1.2, 1.1)
+
+
+def good(second: int) -> Tick:
+    return Tick("EURUSD", T0 + second * 1_000_000, 1.1, 1.2)
+
+
+def test_rejected_records_are_a_gap_with_their_number() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.host.publish([crossed(0), good(1), crossed(2), crossed(3), good(4), good(5), crossed(6)])
+    rejected = msgspec.structs.replace(gap(1, 4, "rejected"), size=2)
+    assert told.events == [1, rejected, 2, 3]
+    assert told.lasting == [(4, msgspec.structs.replace(gap(5, None, "rejected"), size=1))], (
+        "one that lasts is told"
+    )
+    told.host.publish([crossed(7)])
+    assert len(told.lasting) == 1
+    told.host.gap("missed", [FEED], size=4)
+    told.publish(9)
+    assert told.events[4:] == [gap(5, 9, "rejected"), 4], "of two causes in one nobody knows the sum"
+    told.host.gap("missed", [FEED], size=4)
+    told.host.publish([crossed(10), good(11)])
+    assert told.events[6:] == [gap(9, 11, "missed"), 5]
+
+
+def test_behind_a_message_that_could_not_be_decoded_each_feed_that_is_served_has_a_gap() -> None:
+    told = Told()
+    other = Feed("GBPUSD", "tick")
+    told.demand.hold(FEED)
+    told.demand.hold(other)
+    told.host.discard(BadMessage("?"))
+    told.host.publish([good(1), Tick("GBPUSD", T0, 1.1, 1.2)])
+    told.demand.release(other)
+    told.host.discard(BadMessage("?"))
+    told.publish(2)
+    told.demand.hold(other)
+    told.host.publish([Tick("GBPUSD", T0 + 1, 1.1, 1.2)])
+    assert told.events[:4] == [1, 1, gap(1, 2, "discarded"), 2]
+    assert told.events[4:] == [Gap(Topic("x", "GBPUSD", "tick"), T0, T0 + 1, "unsubscribed"), 2]
+
+
 def test_a_record_of_the_wrong_type_spoils_no_other() -> None:
     told = Told()
     told.demand.hold(FEED)
@@ -228,6 +273,11 @@ def test_texts_of_a_plugin_that_cannot_be_written_are_made_so() -> None:
     told.demand.hold(FEED)
     told.host.refuse([FEED], "no \ud83d")
     assert told.demand.refused() == {FEED: "no ?"}
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.host.gap("a\0b")  # PostgreSQL holds no NUL, and the gap would be lost
+    told.publish(2)
+    assert told.events == [1, gap(1, 2, "a?b"), 2]
 
 
 def test_clients_cannot_fill_the_log_with_what_is_refused() -> None:

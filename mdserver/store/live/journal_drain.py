@@ -17,8 +17,9 @@ from ...errors import StoreUnavailable
 from ...journal.journal import Journal
 from ...log import RarelyLogged
 from ...metrics import Metrics
-from ...model import US_PER_S, Published, Topic
+from ...model import US_PER_S, Gap, Published, Topic
 from .culprit import find_culprit
+from .named_holes import unstored
 from .write_batch import SetAside, Written
 
 __all__ = ["REJECTED_FILE", "JournalDrain", "StoreForWriting"]
@@ -193,7 +194,7 @@ class JournalDrain:
                     return False
                 if failed % SEARCH_EVERY == 0:
                     rest = await self._without_culprit(records)
-                    if len(rest) < len(records):
+                    if rest is not records:
                         records, failed = rest, SEARCH_EVERY - 1  # search again at once: there may be another
                         if not records:
                             return True
@@ -230,7 +231,7 @@ class JournalDrain:
         self._metrics.store_retries.labels(cause).inc()
 
     async def _without_culprit(self, records: list[Published]) -> list[Published]:
-        """Return the batch without the one record that blocks it, which is set aside; or the batch if there is none."""
+        """Return the batch with a gap in place of the record that blocks it, which is set aside; or itself."""
         with trio.move_on_after(WRITE_S):
             more, _ = await trio.to_thread.run_sync(self._journal.read, len(records) + OTHERS, CATCH_UP_BYTES)
             found = await find_culprit(records, self._store.try_write, others=[*records, *more])
@@ -244,7 +245,9 @@ class JournalDrain:
                 self._note_away(error)
                 return records
             self._count(Written(rejected=rejected))
-            return records[:place] + records[place + 1 :]
+            culprit = records[place]
+            hole = [] if isinstance(culprit.record, Gap) else [unstored(culprit)]
+            return records[:place] + hole + records[place + 1 :]
         return records
 
     async def _write(self, records: list[Published]) -> Written:
@@ -268,6 +271,10 @@ class JournalDrain:
     def _count(self, written: Written) -> None:
         if written.skipped:
             self._report_skipped(written.skipped)
+        if written.lost:
+            self._log.error(
+                "numbers of records are missing in the journal: they are a gap", jumps=written.lost
+            )
         for kind, rows in written.stored.items():
             self._metrics.stored.labels(kind).inc(rows)
         if not written.rejected:

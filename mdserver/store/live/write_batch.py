@@ -29,17 +29,22 @@ from ..rows import MAX_TIME_US, Rows, rows_of, storage_fault, topic_fault
 from ..seq_times import note_times
 from ..series import SeriesInfo, lock_series
 from ..tables.partitions import ensure_partitions
+from .named_holes import Jump, lost_numbers, unstored
 from .overtaken import overtaken
 
 __all__ = ["SetAside", "Written", "write"]
 
 
 class Written(Struct):
-    """What a write did: rows added by kind, records skipped as stored already, records refused and why."""
+    """What a write did: rows added by kind, records skipped as stored already, records refused and why.
+
+    ``lost`` counts jumps of numbers that nothing explains.
+    """
 
     stored: Counter[RecordType] = field(default_factory=Counter)
     skipped: int = 0
     rejected: list[tuple[Published, str]] = field(default_factory=list)
+    lost: int = 0
 
     @property
     def rows(self) -> int:
@@ -102,6 +107,13 @@ class _Fresh:
     batch: list[Published] = attrs.Factory(list)
     place: list[int] = attrs.Factory(list)
 
+    def newest_us(self, place: int) -> int | None:
+        """Return the time of the newest record of a series among these."""
+        for known, published in zip(reversed(self.place), reversed(self.batch), strict=True):
+            if known == place:
+                return published.record.time_us
+        return None
+
 
 SetAside: TypeAlias = Callable[[Sequence[tuple[Published, str]]], None]
 """Saves records that cannot be stored, each with its cause, before ``last_seq`` passes them. Blocking."""
@@ -137,7 +149,7 @@ def write(
     _ensure_months(conn, [published.record for number, published in enumerate(batch) if number not in faults])
     state = _State.of(list(lock_series(conn, {p.topic for p in (*batch, *gaps)} - unnamed.keys()).values()))
     written = Written()
-    picked, passed = _pick_fresh(batch, faults, state, written)
+    picked, passed, jumps = _pick_fresh(batch, faults, state, written)
     if written.rejected:
         set_aside(
             written.rejected
@@ -146,6 +158,8 @@ def write(
         _add_overtaken(conn, passed, state, written, received=received)
     ids = [one.id for one in state.series]
     for type_, fresh in picked.items():
+        if not fresh.batch:
+            continue
         kind = KINDS[type_]
         if kind.stored is not None:
             rows = rows_of(kind, fresh.batch, fresh.place, ids, received=received)
@@ -155,11 +169,14 @@ def write(
             np.maximum.at(state.last_us, fresh.place, times_us)
     _update_series(conn, state)
     series = {one.topic: one for one in state.series}
+    gaps += [unstored(published) for published, _ in written.rejected if published.topic in series]
+    lost = lost_numbers(conn, jumps, gaps)
+    written.lost = len(lost)
     write_gaps(
         conn,
         [
             (series[p.topic].id, p.seq, p.record)
-            for p in gaps
+            for p in (*gaps, *lost)
             # a gap that has not ended, behind which another leader has stored records, was ended by that one
             if isinstance(p.record, Gap) and not (shared and _is_over(p.seq, p.record, series[p.topic]))
         ],
@@ -218,13 +235,14 @@ def _ensure_months(conn: psycopg.Connection[Any], records: Sequence[Record | Gap
 
 def _pick_fresh(
     batch: Sequence[Published], faults: Mapping[int, str], state: _State, written: Written
-) -> tuple[dict[type, _Fresh], list[Published]]:
-    """Return the new records by kind, and those whose number is passed; advance ``state.last_seq``.
+) -> tuple[dict[type, _Fresh], list[Published], list[Jump]]:
+    """Return the new records by kind, those whose number is passed, and the jumps; advance ``state.last_seq``.
 
     Those that are not new are counted in ``written``.
     """
     picked: dict[type, _Fresh] = {}
     passed: list[Published] = []
+    jumps: list[Jump] = []
     places = {one.topic: place for place, one in enumerate(state.series)}
     last_seq: list[int] = state.last_seq.tolist()
     for number, published in enumerate(batch):
@@ -237,17 +255,21 @@ def _pick_fresh(
             if number not in faults:
                 passed.append(published)
             continue
-        last_seq[place] = seq
-        if number in faults:
-            written.rejected.append((published, faults[number]))
-            continue
         fresh = picked.get(type_)
         if fresh is None:
             fresh = picked[type_] = _Fresh()
+        before, last_seq[place] = last_seq[place], seq
+        if 0 < before < seq - 1:
+            from_us = fresh.newest_us(place) or int(state.latest_us[place])
+            if from_us > 0:
+                jumps.append(Jump(state.series[place].id, before, from_us, published))
+        if number in faults:
+            written.rejected.append((published, faults[number]))
+            continue
         fresh.batch.append(published)
         fresh.place.append(place)
     state.last_seq[:] = last_seq
-    return picked, passed
+    return picked, passed, jumps
 
 
 def _add_rows(conn: psycopg.Connection[Any], rows: Rows, state: _State) -> int:

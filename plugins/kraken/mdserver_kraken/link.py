@@ -94,6 +94,9 @@ class Link:
                 try:
                     event = decode(frame, received_us)
                 except BadMessage as error:
+                    if batch:  # before the gap that the message makes
+                        host.publish(batch, received_us=received_us)
+                        batch = []
                     host.discard(error)
                     continue
                 if type(event) is list:

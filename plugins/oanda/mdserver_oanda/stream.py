@@ -97,6 +97,9 @@ class PriceStream:
                 try:
                     event = decode_line(line)
                 except BadMessage as error:
+                    if batch:  # before the gap that the line makes
+                        host.publish(batch)
+                        batch = []
                     host.discard(error)
                     continue
                 if isinstance(event, Price):
