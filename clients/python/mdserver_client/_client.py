@@ -17,7 +17,7 @@ from ._queries import Answer, Asking, Query, decode_answer
 from ._resumption import Resumption
 from ._stream import Stream
 from ._websocket import WebSocket, close_all
-from .errors import ConnectionFailed
+from .errors import ConnectionFailed, reason_of
 from .messages import Status
 from .records import BrokerState, Gap, Position, Record, RecordType, StoredCandle, Tick, Time, Trade
 from .tables import Table
@@ -256,4 +256,4 @@ def answer_of(url: str, response: httpx2.Response) -> Answer:
 
 def unreachable(url: str, error: Exception) -> ConnectionFailed:
     """Return the error for a request that got no answer."""
-    return ConnectionFailed(f"cannot reach {url}: {str(error) or type(error).__name__}")
+    return ConnectionFailed(f"cannot reach {url}: {reason_of(error)}")

@@ -19,7 +19,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from .errors import ConnectionFailed, MdserverError, NotAuthenticated, ProtocolViolation, Refused
+from .errors import ConnectionFailed, MdserverError, NotAuthenticated, ProtocolViolation, Refused, reason_of
 
 __all__ = ["WebSocket", "close_all", "open_websocket"]
 
@@ -167,7 +167,7 @@ async def open_websocket(url: str, key: str | None, tls: ssl.SSLContext | None) 
             else:
                 stream = await anyio.connect_tcp(host, port)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-            raise ConnectionFailed(f"cannot reach {host}:{port}: {_innermost(error)}") from error
+            raise ConnectionFailed(f"cannot reach {host}:{port}: {reason_of(error)}") from error
         try:
             return await _shake_hands(stream, url, key)
         except BaseException:
@@ -216,11 +216,3 @@ def _refusal(url: str, error: BaseException | None) -> MdserverError:
         return ConnectionFailed(f"{url} answered {status} with {kind}: no mdserver, or a proxy before it")
     reason = error if isinstance(error, InvalidHandshake) else f"{type(error).__name__}: {error}"
     return ConnectionFailed(f"{url} is no WebSocket of mdserver: {reason}")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return what went wrong behind anyio's summary."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    return error if cause is None else cause

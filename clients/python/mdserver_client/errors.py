@@ -15,6 +15,7 @@ __all__ = [
     "ProtocolViolation",
     "Refused",
     "RequestFailed",
+    "reason_of",
 ]
 
 
@@ -53,3 +54,14 @@ class RequestFailed(MdserverError):
         super().__init__(message, code)
         self.status = status
         self.param = param
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong in the words of the error that began it: those around it have none, or a summary."""
+    while True:
+        behind = error.__cause__ or (None if str(error) else error.__context__)
+        if isinstance(behind, BaseExceptionGroup):
+            behind = behind.exceptions[0]
+        if behind is None:
+            return str(error) or type(error).__name__
+        error = behind
