@@ -16,7 +16,7 @@ from .encoding import FORMATS
 from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .instruments import KINDS
 from .openapi_headers import HEADERS, complete
-from .openapi_schemas import SCHEMAS, TEXT, list_of, ref, rows_or_columns
+from .openapi_schemas import NAME, SCHEMAS, TEXT, list_of, ref, rows_or_columns
 from .params import DEFAULT_TIMEFRAME, MAX_SYMBOLS
 from .records_view import DEFAULT_RECORDS, MAX_ARROW_RECORDS, MAX_RECORDS
 from .series_choice import PRICES
@@ -26,18 +26,28 @@ __all__ = ["openapi_document"]
 
 
 def _parameter(
-    name: str, description: str, schema: dict[str, Any], *, required: bool = False, where: str = "query"
+    name: str,
+    description: str,
+    schema: dict[str, Any],
+    *,
+    required: bool = False,
+    where: str = "query",
+    example: object = None,
 ) -> dict[str, Any]:
+    """Describe a parameter; ``example`` is what a form to try it begins with."""
     return {
         "name": name,
         "in": where,
         "required": required,
         "description": description,
         "schema": schema,
-    }
+    } | ({} if example is None else {"example": example})
 
 
-_SYMBOL = _parameter("symbol", "also `eur/usd`, `EUR_USD`, `EUR-USD`", TEXT, required=True)
+_SYMBOL = _parameter("symbol", "also `eur/usd`, `EUR_USD`, `EUR-USD`", NAME, required=True, example="EURUSD")
+_LISTED = _parameter(
+    "symbols", "one or more, separated by commas", NAME, required=True, example="EURUSD,GBPUSD"
+)
 _SYMBOLS = _parameter("symbols", "several, separated by commas: the answer is an object by symbol", TEXT)
 _TIMEFRAME = _parameter(
     "timeframe",
@@ -46,8 +56,12 @@ _TIMEFRAME = _parameter(
 )
 _SECONDS = {"type": "number", "minimum": 0, "exclusiveMaximum": 100_000_000_000}
 _RANGE = [
-    _parameter("from", "start of the range, Unix seconds, included", _SECONDS, required=True),
-    _parameter("to", "end of the range, Unix seconds, included", _SECONDS, required=True),
+    _parameter(
+        "from", "start of the range, Unix seconds, included", _SECONDS, required=True, example=1_710_892_800
+    ),
+    _parameter(
+        "to", "end of the range, Unix seconds, included", _SECONDS, required=True, example=1_710_896_400
+    ),
 ]
 _BROKER = _parameter("broker", "default: joined from all sources that have the symbol", TEXT)
 _PRICE = _parameter(
@@ -143,11 +157,13 @@ def _udf(summary: str, answer: dict[str, Any] | None, *parameters: dict[str, Any
     )
 
 
-_UDF_SYMBOL = _parameter("symbol", "`EURUSD`, or of one source `oanda:EURUSD`", TEXT, required=True)
+_UDF_SYMBOL = _parameter(
+    "symbol", "`EURUSD`, or of one source `oanda:EURUSD`", NAME, required=True, example="EURUSD"
+)
 _UDF_RANGE = [
     _UDF_SYMBOL,
     *({**one, "description": f"{one['name']}, Unix seconds"} for one in _RANGE),
-    _parameter("resolution", "minutes, `1D`, `1W` or `1M`", TEXT, required=True),
+    _parameter("resolution", "minutes, `1D`, `1W` or `1M`", NAME, required=True, example="60"),
 ]
 _UDF_PATHS = {
     "/udf/config": _udf("UDF: what this datafeed can do", {"type": "object"}),
@@ -175,19 +191,22 @@ _UDF_PATHS = {
     "/udf/quotes": _udf(
         "UDF: newest prices",
         {"type": "object"},
-        _parameter("symbols", "separated by commas", TEXT, required=True),
+        _LISTED,
     ),
     "/udf/time": _udf("UDF: the time of the server in Unix seconds", None),
 }
 
 _PATHS = {
     "/api/metadata": _get(
-        "What is stored", ref("Metadata"), [{**_SYMBOL, "required": False}, _TIMES], problems=_DATA
+        "What is stored",
+        ref("Metadata"),
+        [{**_SYMBOL, "required": False, "schema": TEXT}, _TIMES],
+        problems=_DATA,
     ),
     "/api/candles": _get(
         _LIMIT,
         _CANDLES,
-        [{**_SYMBOL, "required": False}, _SYMBOLS, _TIMEFRAME, *_RANGE, *_CANDLE_CHOICES],
+        [{**_SYMBOL, "required": False, "schema": TEXT}, _SYMBOLS, _TIMEFRAME, *_RANGE, *_CANDLE_CHOICES],
         csv=True,
         problems=_DATA,
     ),
@@ -208,7 +227,7 @@ _PATHS = {
         "Intervals in which records may be missing",
         ref("Gaps"),
         [
-            {**_SYMBOL, "required": False},
+            {**_SYMBOL, "required": False, "schema": TEXT},
             _BROKER,
             *({**one, "required": False} for one in _RANGE),
             _parameter("state", "default: all", {"type": "string", "enum": list(STATES)}),
@@ -248,14 +267,14 @@ _PATHS = {
     "/api/snapshot": _get(
         f"Where symbols are now: last tick and trade, forming candles, change of the day; at most {MAX_SYMBOLS}",
         {"type": "object", "additionalProperties": ref("Snapshot")},
-        [_parameter("symbols", "one or more, divided by commas", TEXT, required=True), _BROKER, _TIMES],
+        [_LISTED, _BROKER, _TIMES],
         problems=_DATA,
     ),
     "/api/stream": _get(
         "The stream as server-sent events; the fields are those of `subscribe`",
-        None,
+        ref("StreamEvent"),
         [
-            _parameter("symbols", "one or more, divided by commas", TEXT, required=True),
+            _LISTED,
             _parameter("types", "default: tick; several are divided by commas", TEXT),
             _parameter("broker", "default: the first in the config that has the symbol", TEXT),
             _parameter("interval", "of candles", {"type": "string", "enum": list(TIMEFRAMES)}),
@@ -265,8 +284,8 @@ _PATHS = {
             _parameter("depth", "of order books: 1 to 25 levels, or `full`; default: 10", TEXT),
             _parameter(
                 "rate_ms",
-                "at most one record of an instrument in so many ms",
-                {"type": "integer", "minimum": 1, "maximum": 60_000},
+                "at most one record of an instrument in so many ms; 0: all",
+                {"type": "integer", "minimum": 0, "maximum": 60_000},
             ),
             _parameter(
                 "slow", "what becomes of a slow client", {"type": "string", "enum": ["conflate", "close"]}

@@ -92,8 +92,15 @@ def _operation(path: str, operation: dict[str, Any]) -> dict[str, Any]:
         "operationId": f"get_{name}",
         "tags": [tag],
         **operation,
+        "parameters": list(map(_parameter, operation["parameters"])),
         "responses": dict(sorted(responses.items())),
     }
+
+
+def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter of a route; an empty value of an optional one counts as not given."""
+    optional = parameter["in"] == "query" and not parameter["required"]
+    return parameter | ({"allowEmptyValue": True} if optional else {})
 
 
 def _is_conditional(path: str) -> bool:

@@ -10,6 +10,7 @@ from .instruments import KINDS
 
 __all__ = [
     "COUNT",
+    "NAME",
     "NUMBER",
     "SCHEMAS",
     "TEXT",
@@ -25,6 +26,7 @@ TIME = {"type": ["number", "string"], "description": "as `times` says, by defaul
 NUMBER = {"type": "number"}
 COUNT = {"type": "integer", "minimum": 0}
 TEXT = {"type": "string"}
+NAME = {"type": "string", "minLength": 1}
 
 
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -254,6 +256,10 @@ SCHEMAS = {
             "change_percent": nullable(NUMBER),
         }
     ),
+    "StreamEvent": {
+        **object_of({"data": {**TEXT, "contentMediaType": "application/json"}}, {"id": TEXT, "event": TEXT}),
+        "description": "one event: `data` is a message as the WebSocket has it, `id` resumes by `Last-Event-ID`",
+    },
     "Health": object_of(
         {"status": {"type": "string", "enum": ["live", "ready", "degraded"]}}, {"reasons": list_of(TEXT)}
     ),
