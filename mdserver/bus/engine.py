@@ -116,3 +116,6 @@ class BusEngine(Protocol):
 
     async def forget(self, key: str) -> None:
         """Delete a key."""
+
+    async def clock_s(self) -> float:
+        """Return the engine's time, in Unix seconds."""

@@ -95,6 +95,8 @@ class Followed:
         self.last: dict[Topic, tuple[int, int]] = {}
         """The number and the time of each topic's newest record."""
         self.stored: dict[Topic, int] = {}
+        self.refused: str | None = None
+        """Why the newest entry was skipped, None if it was not."""
         self._holes: dict[Topic, Gap] = {}
         self._route = route
         self._on_stored = on_stored
@@ -110,6 +112,9 @@ class Followed:
         """Return what an entry holds; None where it is damaged, of another version or not of this broker."""
         frame = entry.frame
         try:
+            if (why := _other_version(frame)) is not None:
+                self._refuse(entry, why)
+                return None
             if frame.startswith(_MARKS):
                 return _decode_marks(frame[len(_MARKS) :])
             if not frame.startswith(MAGIC):
@@ -132,6 +137,8 @@ class Followed:
                 self.note_stored(dict(found.stored))
             elif found:
                 await self._take_batch(found)
+            if isinstance(found, list):
+                self.refused = None
             self.position = entry.position
 
     def note_own(self, last: Mapping[Topic, LastRecord]) -> None:
@@ -250,10 +257,22 @@ class Followed:
         return _with_gaps(topic, known, found, behind)
 
     def _refuse(self, entry: Entry, why: str) -> None:
+        self.refused = why
         self._metrics.frames_refused.labels(self.broker).inc()
         self._rarely.error(
             "an entry of the bus was skipped", broker=self.broker, entry=str(entry.position), error=why
         )
+
+
+def _other_version(frame: bytes) -> str | None:
+    """Return why an entry of another version cannot be read; None where it is of ours, or nothing of ours at all."""
+    for ours in (MAGIC, _MARKS):
+        if frame.startswith(ours[:-1]) and len(frame) >= len(ours) and not frame.startswith(ours):
+            return (
+                f"it is of version {chr(frame[len(ours) - 1])} and this process reads version {chr(ours[-1])}: the "
+                "processes of a bus need the same version of mdserver"
+            )
+    return None
 
 
 def _is_all(found: Sequence[Published], behind: Published, wanted: int) -> bool:

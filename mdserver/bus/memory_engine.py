@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from time import time
 
 import attrs
 import trio
@@ -134,6 +135,11 @@ class MemoryEngine:
         """See :meth:`.engine.BusEngine.forget`."""
         await self._check()
         self._keys.pop(key, None)
+
+    async def clock_s(self) -> float:
+        """See :meth:`.engine.BusEngine.clock_s`."""
+        await self._check()
+        return time()
 
     def _get(self, key: str) -> bytes | None:
         kept = self._keys.get(key)

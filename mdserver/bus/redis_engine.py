@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +20,7 @@ from coredis.exceptions import (
 )
 from coredis.exceptions import ConnectionError as CoredisConnectionError
 
-from ..errors import leaves
+from ..errors import ConfigError, leaves
 from .engine import BusMisused, BusUnavailable, Deposed, Entry, Held, Position, Size
 
 __all__ = ["RedisEngine", "open_redis"]
@@ -49,10 +50,13 @@ return found
 
 
 @asynccontextmanager
-async def open_redis(url: str, *, name: str = "mdserver") -> AsyncIterator[RedisEngine]:
+async def open_redis(
+    url: str, *, name: str = "mdserver", ca_file: Path | None = None
+) -> AsyncIterator[RedisEngine]:
     """Open an engine at ``redis://[user:password@]host[:port][/db]`` or ``rediss://`` (TLS). Connects when it is used.
 
-    ``name`` shows in the engine's list of clients.
+    ``name`` shows in the engine's list of clients. ``ca_file`` holds the only authorities whose certificates are
+    trusted, None: those of the machine. Raises ConfigError where it cannot be read.
     """
     parts = urlsplit(url)
     where = f"{parts.hostname}:{parts.port or 6379}"
@@ -62,7 +66,7 @@ async def open_redis(url: str, *, name: str = "mdserver") -> AsyncIterator[Redis
         int(parts.path.strip("/") or 0),
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
-        ssl_context=ssl.create_default_context() if parts.scheme == "rediss" else None,
+        ssl_context=_trusting(ca_file) if parts.scheme == "rediss" else None,
         connect_timeout=CALL_S,
         stream_timeout=None,
         client_name=name,
@@ -70,7 +74,16 @@ async def open_redis(url: str, *, name: str = "mdserver") -> AsyncIterator[Redis
         verify_version=False,
     )
     async with client:
-        yield RedisEngine(client, where)
+        yield RedisEngine(client, f"{where} (TLS)" if parts.scheme == "rediss" else where)
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # that of the SSL library is one
+        raise ConfigError(
+            [f"bus.ca_file: found {ca_file}, expected certificates of authorities, PEM: {error}"]
+        ) from error
 
 
 class RedisEngine:
@@ -189,6 +202,11 @@ class RedisEngine:
         with self._plain(f"delete {key}"):
             await self._client.delete([key])
 
+    async def clock_s(self) -> float:
+        """See :meth:`.engine.BusEngine.clock_s`."""
+        with self._plain("read its clock"):
+            return (await self._client.time()).timestamp()
+
     @contextmanager
     def _plain(self, doing: str, wait_s: float = 0.0) -> Iterator[None]:
         """Bound a call, and turn the client's errors into ours."""
@@ -209,21 +227,49 @@ class RedisEngine:
 
     def _error(self, doing: str, error: BaseException) -> Exception:
         text = str(error)
+        for cause in _causes(error):
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return BusMisused(
+                    f"the certificate of Redis at {self.where} is not trusted: {cause.verify_message}; the authority "
+                    "that signed it belongs into bus.ca_file"
+                )
+            if isinstance(cause, ssl.SSLError):
+                return BusUnavailable(f"Redis at {self.where} cannot be reached by TLS: {cause}")
         if "of pipeline caused error: " in text:  # what stands before it repeats the data
             text = text.rpartition("of pipeline caused error: ")[2]
         if "equal or smaller than the target stream top item" in text:
             return Deposed(f"{doing}: another process leads")
-        if (
-            isinstance(error, AuthenticationError | AuthorizationError)
-            or "NOPERM" in text
-            or "wrong kind of value" in text
-        ):
+        if "wrong kind of value" in text:
+            return BusMisused(
+                f"Redis at {self.where} cannot {doing}: a key of that name holds something else; delete it, or give "
+                "the bus a database number of its own"
+            )
+        if isinstance(error, AuthenticationError | AuthorizationError) or "NOPERM" in text:
             return BusMisused(f"Redis at {self.where} refuses to {doing}: {text}")
+        if "OOM" in text:
+            return BusUnavailable(
+                f"Redis at {self.where} cannot {doing}: its memory is full; it needs a maxmemory above bus.keep_bytes "
+                "of all brokers"
+            )
+        if "Connection lost" in text:
+            return BusUnavailable(
+                f"Redis at {self.where} cannot be reached: the connection was closed without an answer; if that goes "
+                "on, something else listens there, or TLS is where bus.url has none"
+            )
         if isinstance(error, CoredisConnectionError | OSError):
-            return BusUnavailable(f"Redis at {self.where} cannot be reached: {text}")
-        if isinstance(error, ResponseError) and "OOM" not in text and "LOADING" not in text:
+            why = [str(cause) for cause in _causes(error) if isinstance(cause, OSError) and str(cause)]
+            return BusUnavailable(f"Redis at {self.where} cannot be reached: {(why or [text])[-1]}")
+        if isinstance(error, ResponseError) and "LOADING" not in text:
             return BusUnavailable(f"Redis at {self.where} cannot {doing}: {text}")
         return BusUnavailable(f"Redis at {self.where} cannot {doing} now: {text}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _position(identifier: str | bytes) -> Position:

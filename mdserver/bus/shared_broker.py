@@ -259,9 +259,11 @@ class SharedBroker(SupervisedBroker):
         for reason, feeds in reasons.items():
             self.demand.refuse(feeds, reason)
         if self.bus.lead is None:
-            state = State(answers.state)
+            state, message = State(answers.state), answers.message
+            if self.followed.refused is not None and state.is_up:
+                state, message = State.DEGRADED, f"an entry of the bus was skipped: {self.followed.refused}"
             if state is not self.state:
-                self._show(state, answers.message)
+                self._show(state, message)
 
     # -- leading -----------------------------------------------------------------------------------------------
 

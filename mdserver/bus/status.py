@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from time import time
 from typing import Any
 
 import msgspec
 
-from .engine import BusEngine
+from .engine import BusEngine, Position
 from .names import answers_key, lease_key, presence_prefix, stream_key
 from .shared_broker import decode_answers
 
-__all__ = ["PRESENCE_S", "Presence", "encode_presence", "read_status"]
+__all__ = [
+    "CLOCKS_APART_S",
+    "PRESENCE_S",
+    "Presence",
+    "clock_ahead_s",
+    "encode_presence",
+    "read_status",
+    "try_out",
+]
+
+CLOCKS_APART_S = (1.0, 30.0)
+"""From the first on the times of two processes differ by more than is usual, from the second on candles are wrong."""
+
+TRIED = ".doctor"
+"""In the place of a broker's name, which cannot begin with a dot."""
 
 PRESENCE_S = 5.0
 """A process that has said nothing for so long is not listed."""
 
 
 class Presence(msgspec.Struct, frozen=True):
-    """What a process says of itself. ``lag``: how old the newest record of each broker was when it came, in seconds."""
+    """What a process says of itself.
+
+    ``lag``: how old the newest record of each broker was when it came, in seconds. ``clock_s``: how far its clock is
+    ahead of the engine's.
+    """
 
     role: str
     host: str
@@ -27,6 +47,7 @@ class Presence(msgspec.Struct, frozen=True):
     version: str
     leads: list[str]
     lag: dict[str, float | None]
+    clock_s: float | None = None
 
 
 _decode_presence = msgspec.msgpack.Decoder(Presence).decode
@@ -42,6 +63,34 @@ async def read_status(engine: BusEngine, brokers: Sequence[str]) -> dict[str, An
         except msgspec.DecodeError:
             processes.append({"process": name, "error": "what it says is of another version"})
     return {"processes": processes, "brokers": [await _broker(engine, name) for name in brokers]}
+
+
+async def clock_ahead_s(engine: BusEngine) -> float:
+    """Return how far our clock is ahead of the engine's. Raises the engine's errors."""
+    before = time()
+    theirs = await engine.clock_s()
+    return (before + time()) / 2 - theirs
+
+
+async def try_out(engine: BusEngine) -> None:
+    """Do once what a process does on the bus, on keys of no broker. Raises what the engine refuses."""
+    stream, lease, group = stream_key(TRIED), lease_key(TRIED), presence_prefix() + TRIED
+    holder = secrets.token_hex(6)
+    fence = await engine.acquire(lease, holder, PRESENCE_S, stream)
+    if fence is not None:
+        await engine.append(stream, Position(fence, 0), [b""])
+        await engine.renew(lease, holder, PRESENCE_S)
+        await engine.release(lease, holder)
+    await engine.lease(lease)
+    await engine.edges(stream)
+    await engine.read({stream: Position(0, 0)}, most=1, wait_s=0.001)
+    await engine.size(stream)
+    await engine.trim(stream, Position(fence or 0, 0))
+    await engine.put_in(group, holder, b"", PRESENCE_S)
+    await engine.get_all(group)
+    await engine.get(group + holder)
+    for key in (stream, f"{lease}:fence", group, group + holder):
+        await engine.forget(key)
 
 
 async def _broker(engine: BusEngine, name: str) -> dict[str, Any]:

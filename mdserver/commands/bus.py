@@ -9,7 +9,8 @@ import click
 import trio
 
 from ..bus.open_engine import import_engine
-from ..bus.status import read_status
+from ..bus.status import CLOCKS_APART_S, read_status
+from ..config import BusConfig
 from ..errors import MdserverError, Rejected, leaves
 from ..plugin import CommandContext, CommandPlugin
 from .maintenance import format_size, json_option, table
@@ -38,14 +39,17 @@ def status(context: CommandContext, *, as_json: bool) -> None:
         raise Rejected(
             "found no bus.url in the config, expected the address of the bus that the processes share"
         )
-    found = trio.run(_read, config.bus.url, [entry.name for entry in config.brokers if entry.enabled])
+    found = trio.run(_read, config.bus, [entry.name for entry in config.brokers if entry.enabled])
     for one in found["brokers"]:
         one["keep_bytes"] = config.bus.keep_bytes
     if as_json:
         click.echo(json.dumps(found))
     else:
         click.echo(
-            table(("process", "role", "host", "leads", "lag"), [_process(one) for one in found["processes"]])
+            table(
+                ("process", "role", "host", "leads", "lag"),
+                [_process(one) for one in found["processes"]],
+            )
         )
         click.echo("")
         click.echo(
@@ -54,15 +58,18 @@ def status(context: CommandContext, *, as_json: bool) -> None:
                 [_broker(one) for one in found["brokers"]],
             )
         )
+        for one in found["processes"]:
+            if (sentence := _clock(one)) is not None:
+                click.echo(f"\n{sentence}")
     if any(one["leader"] is None for one in found["brokers"]):
         raise click.exceptions.Exit(1)
 
 
-async def _read(url: str, brokers: list[str]) -> Any:
+async def _read(bus: BusConfig, brokers: list[str]) -> Any:
     open_engine = import_engine()
     try:
         with trio.fail_after(WITHIN_S):
-            async with open_engine(url, name="mdserver-status") as engine:
+            async with open_engine(bus.url, name="mdserver-status", ca_file=bus.ca_file) as engine:
                 return await read_status(engine, brokers)
     except BaseExceptionGroup as group:
         error = next(leaves(group))
@@ -82,6 +89,15 @@ def _process(one: dict[str, Any]) -> tuple[str, ...]:
         ", ".join(one["leads"]) or "-",
         lag or "-",
     )
+
+
+def _clock(one: dict[str, Any]) -> str | None:
+    """Return what is to be said of a process's clock; None: nothing."""
+    ahead_s = one.get("clock_s")
+    if ahead_s is None or abs(ahead_s) < CLOCKS_APART_S[0]:
+        return None
+    where = "ahead of" if ahead_s > 0 else "behind"
+    return f"The clock of {one['process']} is {abs(ahead_s):.1f} s {where} that of Redis: set both by NTP"
 
 
 def _broker(one: dict[str, Any]) -> tuple[str, ...]:

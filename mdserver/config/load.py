@@ -77,6 +77,9 @@ def load_config(
         raise ConfigError([problem.render(str(path)) for problem in problems])
     if server := arguments.get("server"):
         arguments["server"] = _tls_beside(server, path.parent)
+    bus = arguments.get("bus")
+    if bus is not None and bus.ca_file is not None:
+        arguments["bus"] = attrs.evolve(bus, ca_file=path.parent.absolute() / bus.ca_file)
     return Config(**arguments)
 
 

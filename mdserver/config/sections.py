@@ -331,6 +331,12 @@ class BusConfig:
         repr=lambda url: redact(str(url)),
         metadata={"secret": True, "expected": "a redis:// or rediss:// URL"},
     )
+    ca_file: Path | None = attrs.field(
+        default=None,
+        metadata={
+            "help": "Authorities whose certificates are trusted for rediss://, PEM; null: the machine's"
+        },
+    )
     role: Literal["all", "ingest", "edge"] = _setting(
         "all", "ingest: brokers, journal and storing; edge: clients and HTTP; all: both in one process"
     )

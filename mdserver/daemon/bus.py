@@ -20,12 +20,13 @@ from ..bus.names import presence_prefix
 from ..bus.open_engine import import_engine
 from ..bus.shared_broker import Guard, SharedBroker
 from ..bus.shipper import Shipper
-from ..bus.status import PRESENCE_S, Presence, encode_presence
+from ..bus.status import CLOCKS_APART_S, PRESENCE_S, Presence, clock_ahead_s, encode_presence
 from ..bus.take_over import Bus, Lead
 from ..config import BusConfig
 from ..errors import MdserverError, StoreUnavailable
 from ..feed.broker_host import Emit
 from ..kinds import BY_NAME
+from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import Gap, LastRecord, Published, Record, Topic
 from ..private_file import open_private
@@ -90,14 +91,15 @@ class BusPart(Part):
         self._open_engine = import_engine()
         self._bus: Bus | None = None
         self._shipper: Shipper | None = None
+        self._rarely = RarelyLogged(_log)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See :meth:`Part.run`."""
         process = await trio.to_thread.run_sync(process_name, self._name_file)
         url = self._settings.url
         assert url is not None  # noqa: S101 - the part is made only where there is one
-        async with self._open_engine(url, name=f"mdserver-{process}") as engine:
-            settings = self._settings
+        settings = self._settings
+        async with self._open_engine(url, name=f"mdserver-{process}", ca_file=settings.ca_file) as engine:
             shipper = Shipper(
                 engine,
                 self._metrics,
@@ -167,6 +169,7 @@ class BusPart(Part):
                     0 if broker.fence is not None or broker.lag_s is None else broker.lag_s
                 )
             self._metrics.bus_waiting.set(0 if self._shipper is None else self._shipper.bytes)
+            clock_s = await self._look_at_the_clock(bus)
             presence = Presence(
                 self._settings.role,
                 socket.gethostname(),
@@ -174,10 +177,28 @@ class BusPart(Part):
                 __version__,
                 [name for name, broker in self._shared.items() if broker.fence is not None],
                 {name: broker.lag_s for name, broker in self._shared.items() if broker.fence is None},
+                clock_s,
             )
             with suppress(BusUnavailable, BusMisused):  # the brokers report it
                 await bus.engine.put_in(presence_prefix(), bus.process, encode_presence(presence), PRESENCE_S)
             await trio.sleep(PRESENCE_S / 5)
+
+    async def _look_at_the_clock(self, bus: Bus) -> float | None:
+        """Return how far our clock is ahead of the bus's; None where that cannot be read."""
+        try:
+            ahead_s = await clock_ahead_s(bus.engine)
+        except BusUnavailable:
+            return None  # the brokers report it
+        except BusMisused as error:
+            self._rarely.warning("the clock of the bus cannot be read", error=str(error))
+            return None
+        if abs(ahead_s) >= CLOCKS_APART_S[0]:
+            self._rarely.error(
+                "the clocks of this process and of the bus differ, so times of receipt, lags and the ends of candles "
+                "are wrong: set both by NTP",
+                ahead_s=round(ahead_s, 1),
+            )
+        return ahead_s
 
     async def _look_what_is_stored(self) -> None:
         """Read in the database what is stored where no leader says it: the one that stored it may be gone."""

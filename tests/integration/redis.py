@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["RedisServer", "running_redis"]
+__all__ = ["RedisServer", "free_port", "running_redis"]
 
 START_S = 20.0
 

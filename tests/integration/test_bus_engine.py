@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import signal
+import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,14 +22,19 @@ from mdserver.bus.memory_engine import MemoryEngine
 from mdserver.bus.names import answers_key, lease_key, presence_prefix, stream_key
 from mdserver.bus.redis_engine import open_redis
 from mdserver.bus.shipper import Shipper
-from mdserver.bus.status import Presence, encode_presence, read_status
+from mdserver.bus.status import Presence, clock_ahead_s, encode_presence, read_status, try_out
 from mdserver.commands import bus as bus_command
 from mdserver.config import BusConfig, Config, DatabaseConfig
-from mdserver.errors import Rejected
+from mdserver.errors import ConfigError, Rejected
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
 
-from .redis import RedisServer, running_redis
+from .redis import RedisServer, free_port, running_redis
+
+BROKEN_CONNECTIONS = pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")
+"""The client leaves some of its own open."""
+
+TLS = Path(__file__).parents[1] / "component" / "tls"
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +191,14 @@ async def test_what_redis_refuses_is_said_without_the_data(tmp_path: Path) -> No
     with running_redis(tmp_path, *options) as server:
         async with open_redis(server.url) as engine:
             await engine.put("text", b"1", 60)
-            with pytest.raises(BusMisused, match="wrong kind of value"):
+            with pytest.raises(BusMisused, match="append to text: a key of that name holds something else"):
                 await engine.append("text", Position(1, 0), [b"the data"])
-            with pytest.raises(BusUnavailable, match="maxmemory") as caught:
+            with pytest.raises(BusUnavailable, match="memory is full; it needs a maxmemory above") as caught:
                 await engine.append("s", Position(1, 0), [b"the data" * 10_000] * 100)
             assert "the data" not in str(caught.value)
+            await engine._client.config_set({"maxmemory": "100mb"})
+            arrived = await engine.edges("s")
+            await engine.append("s", Position(1, arrived[1].number + 1 if arrived else 0), [b"the data"])
         async with open_redis(server.url.replace("//", "//reader:secret-word@")) as engine:
             with pytest.raises(BusMisused, match="refuses to append to s"):
                 await engine.append("s", Position(1, 0), [b"the data"])
@@ -215,7 +226,7 @@ async def test_a_lease_shows_its_holder_and_a_stream_its_size(engine: BusEngine)
 
 
 async def test_the_status_names_processes_leaders_and_streams(engine: BusEngine) -> None:
-    presence = Presence("ingest", "here", 7, "1", ["sea"], {"lake": 0.25})
+    presence = Presence("ingest", "here", 7, "1", ["sea"], {"lake": 0.25}, 60.0)
     await engine.put_in(presence_prefix(), "a", encode_presence(presence), 5)
     await engine.put_in(presence_prefix(), "b", b"of another version", 5)
     await engine.acquire(lease_key("sea"), "a", 5, stream_key("sea"))
@@ -224,7 +235,7 @@ async def test_the_status_names_processes_leaders_and_streams(engine: BusEngine)
     found = await read_status(engine, ["sea", "lake"])
     assert found["processes"] == [
         {"process": "a", "role": "ingest", "host": "here", "pid": 7, "version": "1", "leads": ["sea"]}
-        | {"lag": {"lake": 0.25}},
+        | {"lag": {"lake": 0.25}, "clock_s": 60.0},
         {"process": "b", "error": "what it says is of another version"},
     ]
     sea, lake = found["brokers"]
@@ -266,14 +277,69 @@ async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path
             assert (await read_status(engine, ["sea"]))["brokers"][0]["entries"] == 1
             await engine.forget(answers_key("sea"))
             await engine.release(lease, "me")
+            await try_out(engine)
+            assert abs(await clock_ahead_s(engine)) < 5
+            assert not [key async for key in engine._client.scan_iter() if b".doctor" in key]
+
+
+@contextmanager
+def redis_with_tls(folder: Path, clients: str = "no") -> Iterator[RedisServer]:
+    """Run a Redis whose URL is for TLS; without TLS it serves nothing."""
+    pem, port = str(TLS / "localhost.pem"), str(free_port())
+    files = ["--tls-cert-file", pem, "--tls-key-file", pem, "--tls-ca-cert-file", pem]
+    with running_redis(folder, "--tls-port", port, *files, "--tls-auth-clients", clients) as server:
+        server.url = f"rediss://localhost:{port}"
+        yield server
+
+
+@BROKEN_CONNECTIONS
+async def test_tls_with_an_authority_of_our_own(tmp_path: Path) -> None:
+    with redis_with_tls(tmp_path) as server:
+        async with open_redis(server.url, ca_file=TLS / "localhost.pem") as engine:
+            await engine.append("s", Position(1, 0), [b"secret"])
+            assert (await engine.read({"s": START}, most=1, wait_s=1))["s"][0].frame == b"secret"
+        for stranger in TLS / "renewed.pem", None:
+            async with open_redis(server.url, ca_file=stranger) as engine:
+                with pytest.raises(
+                    BusMisused, match=r"not trusted: self-signed certificate; .* bus\.ca_file"
+                ):
+                    await engine.put("a", b"1", 60)
+        async with open_redis(server.url.replace("rediss", "redis")) as engine:
+            with pytest.raises(BusUnavailable, match=r"TLS is where bus\.url has none"):
+                await engine.put("a", b"1", 60)
+    for missing in tmp_path / "none.pem", tmp_path:
+        with pytest.raises(ConfigError, match=r"bus\.ca_file: found .*, expected certificates"):
+            async with open_redis(server.url, ca_file=missing):
+                pass
+
+
+@BROKEN_CONNECTIONS
+async def test_a_certificate_of_ours_that_redis_wants_is_said(tmp_path: Path) -> None:
+    with redis_with_tls(tmp_path, clients="yes") as server:
+        async with open_redis(server.url, ca_file=TLS / "localhost.pem") as engine:
+            with pytest.raises(BusUnavailable, match=r"certificate required|closed without an answer"):
+                await engine.put("a", b"1", 60)
 
 
 async def test_tls_where_there_is_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_engine, "CALL_S", 1.0)
+    monkeypatch.setattr(redis_engine, "CALL_S", 0.5)
     with running_redis(tmp_path) as server:
         async with open_redis(server.url.replace("redis:", "rediss:")) as engine:
-            with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:\d+ (cannot be reached|did not answer)"):
+            with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:\d+ \(TLS\) (cannot be|did not answer)"):
                 await engine.put("a", b"1", 60)
+
+
+@BROKEN_CONNECTIONS
+async def test_a_port_that_speaks_http_is_said() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for scheme, why in ("redis", "closed without an answer"), ("rediss", "by TLS"):
+            async with open_redis(f"{scheme}://127.0.0.1:{server.server_port}") as engine:
+                with pytest.raises(BusUnavailable, match=why):
+                    await engine.put("a", b"1", 60)
+                with pytest.raises(BusUnavailable, match=why):
+                    await engine.append("s", Position(1, 0), [b"x"])
+        server.shutdown()
 
 
 async def test_an_entry_of_a_stranger_is_handed_on_empty(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import http.server
 import json
 import logging
 import os
+import re
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,29 @@ def test_bus_with_a_wrong_password(doctor: Doctor, database_url: str, tmp_path: 
             states.append(found["bus"][0]["state"])
     assert states == ["green", "red"]
     assert "password" in found["bus"][0]["text"].lower()
+
+
+def test_bus_whose_clock_is_off_or_that_lacks_a_right(
+    doctor: Doctor, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = 60.0
+    monkeypatch.setattr("mdserver.bus.status.time", lambda: time.time() + ahead_s)
+    rights = ["on", ">word", "~md:*", "+@read", "+@write", "+@connection", "-eval", "+time"]
+    with running_redis(tmp_path, "--user", "md", *rights) as redis:
+        bus = {"url": redis.url}
+        _, found = doctor(bus=bus, database={"url": as_url(database_url)})
+        assert found["bus"][0]["state"] == "green"
+        clock = found["bus clock"][0]
+        assert clock["state"] == "red"
+        assert re.fullmatch(r"our clock and that of the bus differ by (59|60|61)\.\d s", clock["text"])
+        assert "NTP" in clock["remedy"]
+        ahead_s = -2.0
+        _, found = doctor(bus=bus, database={"url": as_url(database_url)})
+        assert found["bus clock"][0]["state"] == "yellow"
+        bus = {"url": redis.url.replace("//", "//md:word@")}
+        _, found = doctor(bus=bus, database={"url": as_url(database_url)})
+        assert found["bus"][0]["state"] == "red"
+        assert "'eval'" in found["bus"][0]["text"]
 
 
 def test_lake_that_cannot_be_reached(doctor: Doctor, database_url: str) -> None:

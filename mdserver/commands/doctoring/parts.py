@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import trio
 
+from ...bus.status import CLOCKS_APART_S, clock_ahead_s, try_out
 from ...config import Config, check_exposure
 from ...errors import ConfigError, MdserverError, leaves
 from ...redact import redact
@@ -94,16 +95,31 @@ async def check_bus(config: Config) -> list[Finding]:
         return [red("bus", f"nobody answers at {where}: {why}", "start Redis or Valkey, or correct bus.url")]
     try:
         with trio.fail_after(BUS_S):
-            async with open_redis(config.bus.url, name="mdserver-doctor") as engine:
-                await engine.get_all("mdserver:doctor:")
-                return [green("bus", f"{engine.where} answers; this process is {config.bus.role}")]
+            async with open_redis(
+                config.bus.url, name="mdserver-doctor", ca_file=config.bus.ca_file
+            ) as engine:
+                await try_out(engine)
+                ahead_s = await clock_ahead_s(engine)
+        text = f"{where} answers and lets us do all that is needed; this process is {config.bus.role}"
+        return [green("bus", text), _judge_clock(ahead_s)]
+    except* ConfigError as group:
+        found = [red("bus", str(leaf), "correct bus.ca_file") for leaf in leaves(group)]
     except* (MdserverError, trio.TooSlowError) as group:
         why = "; ".join(str(leaf) or f"no answer within {BUS_S:.0f} s" for leaf in leaves(group))
         remedy = (
-            "correct user and password in bus.url; docs/howto/scale.md has the commands that the user needs"
+            "correct bus.url or what the text names; docs/howto/scale.md has the rights that the user needs"
         )
         found = [red("bus", redact(why), remedy)]
     return found
+
+
+def _judge_clock(ahead_s: float) -> Finding:
+    text = f"our clock and that of the bus differ by {abs(ahead_s):.1f} s"
+    yellow_s, red_s = CLOCKS_APART_S
+    if abs(ahead_s) < yellow_s:
+        return green("bus clock", text)
+    remedy = "set both by NTP: timedatectl set-ntp true (chrony, systemd-timesyncd); see which one is off with date -u"
+    return (red if abs(ahead_s) >= red_s else yellow)("bus clock", text, remedy)
 
 
 async def check_lake(config: Config, config_file: Path | None) -> list[Finding]:
