@@ -24,6 +24,9 @@ __all__ = ["RarelyLogged", "get_logger", "set_up_logging"]
 _NOISY = ("psycopg.pool", "hypercorn.access", "httpx2", "httpcore2")
 """Libraries' loggers that log each step at INFO; only their warnings are shown, except at the level debug."""
 
+_SAID_BY_US = ("coredis",)
+"""Libraries' loggers that print a traceback for what the server says in a sentence: a Redis that is away."""
+
 
 def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     """Send all logs of the process to ``stream`` (default: standard error). May be called again with another config."""
@@ -56,6 +59,8 @@ def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(level if config.level == "debug" else max(level, logging.WARNING))
+    for name in _SAID_BY_US:
+        logging.getLogger(name).setLevel(level if config.level == "debug" else logging.CRITICAL)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

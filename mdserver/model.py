@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "FAILOVER",
     "JOURNAL_FULL",
     "LOST",
     "NOT_RECEIVED",
@@ -190,6 +191,9 @@ class Topic(NamedTuple):
     type: RecordType
     variant: str = ""
 
+
+FAILOVER = "failover"
+"""The cause of the gap between the records of two leaders; numbers are left out behind it."""
 
 JOURNAL_FULL = "journal_full"
 """The cause of a gap in the stored records: clients received them, but the journal could not store them."""

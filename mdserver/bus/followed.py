@@ -20,13 +20,10 @@ from ..journal.format import HEADER_BYTES, MAGIC, FrameDecoder, frame_end
 from ..kinds import BY_NAME
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import Gap, LastRecord, Published, Record, Topic
+from ..model import FAILOVER, Gap, LastRecord, Published, Record, Topic
 from .engine import START, Entry
 
 __all__ = ["FAILOVER", "LEFT_OUT", "Followed", "Marks", "Missing", "encode_marks"]
-
-FAILOVER = "failover"
-"""The cause of the gap between the records of two leaders."""
 
 LEFT_OUT = 1_000_000
 """Numbers that a new leader leaves out: the one before may have journalled records with them that nobody saw."""

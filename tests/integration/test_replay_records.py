@@ -166,6 +166,22 @@ async def begin(store: Store, start: After | FromTime) -> Begin:
     return (await store.replay_begins({EURUSD: start}))[EURUSD]
 
 
+async def test_numbers_that_a_change_of_leaders_left_out_are_not_missing(
+    store: Store, database: Database
+) -> None:
+    def second(seq: int, at: int) -> Published:
+        return tick(seq, START_US + at * 1_000_000)
+
+    hole = Gap(EURUSD, START_US + 4_000_000, START_US + 9_000_000, "failover")
+    await store.write([second(seq, seq) for seq in range(1, 5)])
+    await store.write([Published(EURUSD, 1_000_004, hole), second(1_000_005, 9)])
+    assert await begin(store, After(4)) == Begin(4)
+    await database.run(lambda conn: conn.execute("delete from ticks where seq = 4"))
+    assert (await begin(store, After(3))).missing == (
+        "the records 4 to 1000004 are not stored: from the oldest there is"
+    )
+
+
 async def test_where_a_replay_begins(store: Store, database: Database) -> None:
     assert await begin(store, After(0)) == Begin(0)
     assert await begin(store, FromTime(0)) == Begin(0)

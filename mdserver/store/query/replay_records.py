@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from ...kinds import BY_NAME, StoredAs, StoredColumn
-from ...model import Gap, Published, Topic
+from ...model import FAILOVER, Gap, Published, Topic
 from ...protocol.encoding import PLAIN
 from ...protocol.server_frames import text_frames
 from ...stream.stored_past import After, Begin, GapKey, Page, Start, gap_key
@@ -37,6 +37,10 @@ _PAGE: LiteralString = """select max(seq), count(*), convert_to(string_agg({json
     from (select * from ({rows}) found order by seq limit {limit}) page"""
 
 _LEAST: LiteralString = "select min(seq) from ({rows}) found"
+
+_LEFT_OUT: LiteralString = """select 1 from gaps g join {table} r on r.series_id = g.series_id
+    where g.series_id = %s and g.seq = %s and g.cause = %s
+      and r.time >= g.from_time and r.time <= g.to_time and r.seq = %s limit 1"""
 
 _SECONDS: LiteralString = "trim_scale(extract(epoch from {column}))::text"
 
@@ -83,11 +87,20 @@ def _begin_after(conn: psycopg.Connection[Any], series: SeriesInfo | None, seq: 
     if series is None or seq == last:
         return Begin(seq)
     first = _next_seq(conn, series, seq)
-    if first == seq + 1:
+    if first == seq + 1 or (first is not None and _is_left_out(conn, series, seq, first)):
         return Begin(seq)
     if first is None:
         return Begin(last, f"the records {seq + 1} to {last} are not stored: live only")
     return Begin(first - 1, f"the records {seq + 1} to {first - 1} are not stored: from the oldest there is")
+
+
+def _is_left_out(conn: psycopg.Connection[Any], series: SeriesInfo, seq: int, first: int) -> bool:
+    """Whether a gap of a change of leaders explains all that is missing between a record that is stored and another."""
+    stored = BY_NAME[series.type].stored
+    if stored is None:
+        return False
+    query = sql.SQL(_LEFT_OUT).format(table=sql.Identifier(stored.table))
+    return conn.execute(query, [series.id, first - 1, FAILOVER, seq]).fetchone() is not None
 
 
 def _next_seq(conn: psycopg.Connection[Any], series: SeriesInfo, seq: int) -> int | None:
