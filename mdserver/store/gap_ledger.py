@@ -22,6 +22,7 @@ __all__ = [
     "mark_gap",
     "read_gaps",
     "read_gaps_by_seq",
+    "read_holes",
     "read_lasting_gaps",
     "write_gaps",
 ]
@@ -93,6 +94,17 @@ _READ: LiteralString = """select g.id, g.series_id, s.broker, s.symbol, s.type,
       and g.from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
     order by g.from_time, g.id limit %(limit)s"""
 
+_HOLES: LiteralString = """
+    (select (extract(epoch from from_time) * 1000000)::bigint as first, (extract(epoch from to_time) * 1000000)::bigint
+    from gaps where series_id = %(series)s and state <> 'filled'
+      and to_time >= timestamptz 'epoch' + %(first)s * interval '1 microsecond'
+      and from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
+    order by from_time limit %(limit)s)
+    union all
+    select (extract(epoch from from_time) * 1000000)::bigint, null from lasting_gaps where series_id = %(series)s
+      and from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
+    order by 1"""
+
 _BY_SEQ: LiteralString = """select seq, (extract(epoch from from_time) * 1000000)::bigint,
         (extract(epoch from to_time) * 1000000)::bigint, cause, size, state
     from gaps where series_id = %s and seq >= %s and (%s::bigint is null or seq <= %s)
@@ -135,8 +147,9 @@ def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, int, Gap
         cursor.executemany(
             _BEGIN, [(series_id, gap.from_us, gap.cause, gap.size) for series_id, gap in begun]
         )
-    if ended:
-        conn.execute(_BUMP_HISTORY, [sorted({series_id for series_id, _, _ in ended})])
+    touched = {series_id for series_id, _, _ in ended} | {series_id for series_id, _ in begun}
+    if touched:
+        conn.execute(_BUMP_HISTORY, [sorted(touched)])
 
 
 def read_gaps(
@@ -171,6 +184,21 @@ def read_gaps(
     }
     with conn.cursor(row_factory=args_row(GapRow)) as cursor:
         return cursor.execute(_READ, values).fetchall()
+
+
+def read_holes(
+    conn: psycopg.Connection[Any], series_id: int, first_us: int, last_us: int, *, limit: int
+) -> list[tuple[int, int | None]]:
+    """Return when records of a series are missing: (from, to) of its gaps that touch ``[first_us, last_us]``.
+
+    Those that were filled are left out. ``to`` is None for a gap that lasts. If there are more than ``limit``, the last
+    one that is returned has no end either: nothing is known of what is behind it. Blocking.
+    """
+    values = {"series": series_id, "first": first_us, "last": last_us, "limit": limit + 1}
+    found = conn.execute(_HOLES, values, prepare=True).fetchall()
+    if len(found) > limit:
+        return [*found[:limit], (found[limit][0], None)]
+    return found
 
 
 def read_gaps_by_seq(

@@ -22,7 +22,7 @@ from ..timeframes import Timeframe
 from .connection.both import both
 from .connection.database import READ_S, Database
 from .connection.database_errors import DataRefused, PartitionGone
-from .gap_ledger import GapRow, LastingGap, mark_gap, read_gaps, read_lasting_gaps
+from .gap_ledger import GapRow, LastingGap, mark_gap, read_gaps, read_holes, read_lasting_gaps
 from .history.fill_gap import add_records
 from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
@@ -309,6 +309,12 @@ class Store:
                 limit=limit,
             )
         )
+
+    async def missing_times(
+        self, series_id: int, first_us: int, last_us: int, *, limit: int
+    ) -> list[tuple[int, int | None]]:
+        """Return when records of a series are missing in ``[first_us, last_us]``; see :mod:`.gap_ledger`."""
+        return await self._read(lambda conn: read_holes(conn, series_id, first_us, last_us, limit=limit))
 
     async def lasting_gaps(
         self,

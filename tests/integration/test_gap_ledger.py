@@ -76,6 +76,34 @@ async def test_gaps_are_found_by_what_they_are_of_and_where_they_lie(database: D
     assert await found(0, 99, symbols=["GBPUSD"], brokers=["a"]) == []
 
 
+async def test_what_is_missing_of_a_series(database: Database) -> None:
+    """What was filled is there; a gap that lasts, or one that cannot be filled, is missing like any other."""
+    store = Store(database)
+    await store.write(
+        [tick(1, 0), gap(EURUSD, 0, 10), gap(EURUSD, 20, 30), gap(EURUSD, 40, 50), gap(GBPUSD, 5, 6)]
+    )
+    series = next(one for one in await store.series() if one.topic == EURUSD)
+    rows = [row for row in await everything(store) if row.broker == "a"]
+    await store.mark_gap(rows[0].id, "filled")
+    await store.mark_gap(rows[1].id, "permanent")
+
+    async def missing(first: int, last: int, limit: int = 9) -> list[tuple[int, int | None]]:
+        found = await store.missing_times(series.id, START_US + first, START_US + last, limit=limit)
+        return [(one - START_US, None if end is None else end - START_US) for one, end in found]
+
+    assert await missing(0, 99) == [(20, 30), (40, 50)]
+    before = next(one for one in await store.series() if one.topic == EURUSD).hist_v
+    await store.write([gap(EURUSD, 60, None)])
+    assert next(one for one in await store.series() if one.topic == EURUSD).hist_v > before, (
+        "answers may change"
+    )
+    assert await missing(0, 99) == [(20, 30), (40, 50), (60, None)]
+    assert await missing(31, 59) == [(40, 50)]
+    assert await missing(0, 99, limit=1) == [(20, 30), (40, None)], (
+        "nothing is known of what is behind the limit"
+    )
+
+
 async def test_a_gap_is_marked(database: Database) -> None:
     store = Store(database)
     await store.write([gap(EURUSD, 0, 10)])

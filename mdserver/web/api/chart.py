@@ -133,7 +133,7 @@ class ChartReader:
         return (_joined(windows) if windows else self._empty()), begin_s, end_s
 
     async def gaps(self, series: SeriesInfo, first_s: int, last_s: int) -> Sequence[tuple[int, int]]:
-        """Return the recorded open gaps of a series from the open of one candle to the end of another."""
+        """Return the recorded gaps of a series from the open of one candle to the end of another."""
         return await self.reading.gaps(series, first_s, self.timeframe.end_of(last_s))
 
     async def cuts(self, series: Sequence[SeriesInfo], first_s: int, last_s: int) -> list[Cut]:

@@ -12,7 +12,8 @@ from quart import Request
 from ...market_hours import Market, is_open, market_of
 from ...model import US_PER_S
 from ...protocol.times import TIMES, Times
-from ...store.store import CoverageDay, GapRow, SeriesInfo
+from ...store.store import CoverageDay, SeriesInfo
+from .bucket_choice import Interval
 from .params import query_of, symbol_of, time_range_us, times_of
 from .problem import Problem
 from .read_context import MAX_GAPS, Reading
@@ -37,16 +38,23 @@ async def coverage_document(request: Request, reading: Reading) -> dict[str, Any
     first_s, end_s = _days_around(first_us, last_us)
     series = await reading.series_of(symbol)
     found = await reading.store.coverage([one.id for one in series if one.id], first_s, end_s)
-    gaps = await reading.store.gaps(
-        first_s * US_PER_S, end_s * US_PER_S, symbol=symbol, state="open", limit=MAX_GAPS
-    )
+    until_us = min(end_s, now_s) * US_PER_S
+    holes = {
+        one.id: await reading.store.missing_times(one.id, first_s * US_PER_S, until_us, limit=MAX_GAPS)
+        for one in series
+        if one.id
+    }
+    gaps = {
+        series_id: [(from_us, until_us if to_us is None else to_us) for from_us, to_us in theirs]
+        for series_id, theirs in holes.items()
+    }
     return {
         "symbol": symbol,
         "series": [
             {
                 "broker": one.broker,
                 "record_type": one.type,
-                "days": _days_of(one, found, gaps, (first_s, end_s), times),
+                "days": _days_of(one, found, gaps.get(one.id, []), (first_s, end_s), times),
             }
             for one in series
         ],
@@ -66,7 +74,7 @@ def _days_around(first_us: int, last_us: int) -> tuple[int, int]:
 def _days_of(
     series: SeriesInfo,
     found: Iterable[CoverageDay],
-    gaps: Iterable[GapRow],
+    gaps: Iterable[Interval],
     span_s: tuple[int, int],
     times: Times,
 ) -> list[dict[str, Any]]:
@@ -74,7 +82,7 @@ def _days_of(
     known = {day.day_s: day for day in found if day.series_id == series.id}
     if not known:
         return []
-    in_gap = gap_seconds((gap for gap in gaps if gap.series_id == series.id), *span_s)
+    in_gap = gap_seconds(gaps, *span_s)
     market = market_of(series.symbol, series.type)
     show = TIMES[times]
     return [
@@ -102,10 +110,10 @@ def _open_hours(market: Market, day_s: int) -> int:
     return sum(is_open(market, (day_s + hour * _HOUR_S) * US_PER_S) for hour in range(24))
 
 
-def gap_seconds(gaps: Iterable[GapRow], first_s: int, end_s: int) -> dict[int, float]:
+def gap_seconds(gaps: Iterable[Interval], first_s: int, end_s: int) -> dict[int, float]:
     """Return how much of each day lies in a gap; what two gaps cover is counted once."""
     spans: Sequence[tuple[float, float]] = sorted(
-        (max(first_s, gap.from_us / US_PER_S), min(end_s, gap.to_us / US_PER_S)) for gap in gaps
+        (max(first_s, from_us / US_PER_S), min(end_s, to_us / US_PER_S)) for from_us, to_us in gaps
     )
     days: defaultdict[int, float] = defaultdict(float)
     covered = float(first_s)

@@ -28,7 +28,10 @@ LARGE_AT_ONCE = 2
 """How many large answers are made at the same time: each may take some hundreds of megabytes for a moment."""
 
 MAX_GAPS = 10_000
-"""How many gaps of one series in one range are considered: buckets after the last of them count as complete."""
+"""How many gaps of one series in one range are considered: no bucket after the last of them counts as complete."""
+
+MAX_TIME_US = 7_258_118_400 * US_PER_S
+"""2200-01-01: no record has a later time."""
 
 
 @attrs.frozen
@@ -79,11 +82,12 @@ class Reading:
         return _seen([*stored, *(series for series in empty if series.topic not in topics)])
 
     async def gaps(self, series: SeriesInfo, from_s: int, to_s: int) -> Sequence[Interval]:
-        """Return the recorded open gaps of a series within a range, in microseconds."""
-        found = await self.store.gaps(
-            from_s * US_PER_S, to_s * US_PER_S, series_id=series.id, state="open", limit=MAX_GAPS
-        )
-        return [(gap.from_us, gap.to_us) for gap in found]
+        """Return when records of a series are missing within a range, in microseconds.
+
+        These are its recorded gaps, but those that were filled; one that lasts goes on for ever.
+        """
+        found = await self.store.missing_times(series.id, from_s * US_PER_S, to_s * US_PER_S, limit=MAX_GAPS)
+        return [(from_us, MAX_TIME_US if to_us is None else to_us) for from_us, to_us in found]
 
     async def cache_control(
         self, series: Sequence[SeriesInfo], span: Span, *, until_us: int, named: bool

@@ -59,7 +59,7 @@ class FakeStore:
     shift: float = 0.0
     holes: list[tuple[int, int]] = attrs.field(factory=list)
     missing: set[int] = attrs.field(factory=set)
-    open_gaps: dict[int, list[tuple[int, int]]] = attrs.field(factory=dict)
+    open_gaps: dict[int, list[tuple[int, int | None]]] = attrs.field(factory=dict)
     tick_count: int = 5_000_000
     days: list[CoverageDay] = attrs.field(factory=list)
     forming: dict[tuple[str, int, int], StoredCandle] = attrs.field(factory=dict)
@@ -189,6 +189,15 @@ class FakeStore:
         self._note("coverage")
         return [day for day in self.days if day.series_id in series_ids and first_s <= day.day_s < end_s]
 
+    async def missing_times(
+        self, series_id: int, first_us: int, last_us: int, *, limit: int
+    ) -> list[tuple[int, int | None]]:
+        self._note("gaps")
+        found = self.open_gaps.get(series_id, [])
+        return [
+            (first, last) for first, last in found if first <= last_us and (last is None or last >= first_us)
+        ]
+
     async def gaps(self, first_us: int, last_us: int, **chosen: Any) -> list[GapRow]:
         self._note("gaps")
         limit = chosen.pop("limit")
@@ -208,11 +217,10 @@ class FakeStore:
             "filled",
         )
         if "series_id" in chosen:
-            found = self.open_gaps.get(chosen["series_id"], [])
+            found = await self.missing_times(chosen["series_id"], first_us, last_us, limit=limit)
             return [
-                GapRow(9, chosen["series_id"], "", "", "tick", first, last, "missed", None, "open")
+                GapRow(9, chosen["series_id"], "", "", "tick", first, last or last_us, "missed", None, "open")
                 for first, last in found
-                if last >= first_us and first <= last_us
             ]
         wanted = {key: value for key, value in chosen.items() if value is not None}
         assert wanted.keys() <= {"symbol", "broker", "state"}, "no site here has keys"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mdserver.model import US_PER_S
-from mdserver.store.store import CoverageDay, GapRow
+from mdserver.store.store import CoverageDay
 from mdserver.web.api.coverage_view import gap_seconds
 
 from .conftest import DAY, T0
@@ -15,10 +15,8 @@ from .conftest import DAY, T0
 FRIDAY = T0 + 2 * DAY
 
 
-def gap(from_s: float, to_s: float) -> GapRow:
-    return GapRow(
-        1, 1, "a", "EURUSD", "tick", int(from_s * US_PER_S), int(to_s * US_PER_S), "restart", None, "open"
-    )
+def gap(from_s: float, to_s: float) -> tuple[int, int]:
+    return int(from_s * US_PER_S), int(to_s * US_PER_S)
 
 
 async def test_each_day_between_the_first_and_the_last_is_told(site: Any) -> None:
@@ -70,6 +68,19 @@ async def test_each_day_between_the_first_and_the_last_is_told(site: Any) -> Non
     ]
     assert [day["hours"] for day in days["binance", "tick"]] == [24]
     assert days["binance", "trade"] == []
+
+
+async def test_a_gap_that_lasts_counts_until_now(site: Any) -> None:
+    site.store.days = [CoverageDay(1, T0 - DAY, 20, 5_000, 0, 0), CoverageDay(1, T0, 20, 5_000, 0, 0)]
+    site.store.open_gaps = {1: [((T0 + 3_600) * US_PER_S, None)]}
+    site.now_s = T0 + 3 * 3_600
+    answer = await (
+        await site.get(f"/api/coverage?symbol=EURUSD&from={T0 - DAY}&to={T0 + 6 * DAY}")
+    ).get_json()
+    (days,) = [
+        one["days"] for one in answer["series"] if (one["broker"], one["record_type"]) == ("oanda", "tick")
+    ]
+    assert [day["gap_s"] for day in days] == [0, 2 * 3_600]
 
 
 def test_what_two_gaps_cover_is_counted_once_and_each_day_by_itself() -> None:

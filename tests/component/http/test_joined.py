@@ -59,6 +59,16 @@ async def test_the_import_goes_up_to_the_first_whole_candle_of_the_live_feed(sit
     assert response.headers["X-Available-To"] == str(T0 + 9 * HOUR)
 
 
+async def test_where_a_live_feed_broke_off_for_good_another_source_goes_on(site: Any, rows: Any) -> None:
+    """A gap that lasts is a cut like one that has ended: half an hour is no hour."""
+    begin_us = rows[1].latest_us = (T0 + 3 * HOUR + 1_800) * US
+    site.store.open_gaps = {2: [(begin_us, None)]}
+    response = await site.get(path())
+    candles = await response.get_json()
+    assert [(c["time"] - T0) // HOUR for c in candles] == list(range(6))
+    assert {int(c["open"] - (c["time"] % 86_400) / 86_400 + 0.5) for c in candles} == {3}
+
+
 async def test_a_range_of_one_source_names_that_one_with_304_too(site: Any) -> None:
     early = path(to=T0 + HOUR)
     response = await site.get(early)

@@ -59,6 +59,12 @@ async def test_fields_in_the_order_that_was_asked_for(site: Any) -> None:
     assert {(one["broker"], one["count"], one["vwap"]) for one in found} == {("oanda", 3, 1.5)}
 
 
+async def test_from_where_a_gap_lasts_no_candle_is_complete(site: Any) -> None:
+    site.store.open_gaps = {1: [((T0 + HOUR + 60) * US, None)]}
+    found = await candles(site, fields="time,complete", to=T0 + 2 * HOUR)
+    assert [one["complete"] for one in found] == [True, False, False]
+
+
 async def test_a_candle_is_complete_when_it_is_over(site: Any) -> None:
     site.now_s = T0 + DAY + 60
     path = f"/api/candles?symbol=EURUSD&broker=oanda&from={T0 + 23 * HOUR}&to={END}&fields=time,complete"
