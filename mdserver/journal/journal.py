@@ -99,7 +99,7 @@ class Journal:
             if segment.end >= self._segment_bytes:
                 segment = self._turn_over()
             try:
-                segment.write(frame)
+                self._write(segment, frame)
             except OSError as error:
                 if error.errno in NO_SPACE:
                     raise JournalFull(f"no space left for the journal {self.folder}: {error}") from error
@@ -283,6 +283,24 @@ class Journal:
         self._overfull = False
         self._segments = (*self._segments, segment)
         self._folder_dirty = True
+        return segment
+
+    def _write(self, segment: Segment, frame: bytearray) -> None:
+        """Write to the last segment; on a full disk, empty it first if all of it is stored."""
+        try:
+            segment.write(frame)
+        except OSError as error:
+            stored = self._committed == JournalPosition(segment.number, segment.end)
+            if error.errno not in NO_SPACE or not stored or not segment.end:
+                raise
+            self._empty_last().write(frame)
+
+    def _empty_last(self) -> Segment:
+        """Empty the last segment, all of which is stored, and return it: the disk is full, perhaps by it alone."""
+        stored = self._segments[-1]
+        segment = stored.emptied()
+        self._segments = (*self._segments[:-1], segment)
+        self._bytes -= stored.end
         return segment
 
     def _read_from(

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
 import structlog
@@ -46,6 +47,16 @@ class Segment:
             raise
         self.end += size
         self.dirty = True
+
+    def emptied(self) -> Segment:
+        """Empty the file and return it as the next segment: a full disk may have no room for another file.
+
+        The name stays. After a restart the segment is numbered by it, and still comes before those made later.
+        """
+        os.ftruncate(self.fd, 0)
+        following = copy(self)
+        following.number, following.end, following.dirty = self.number + 1, 0, True
+        return following
 
 
 def load_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> tuple[Segment, ...]:

@@ -77,3 +77,32 @@ def test_a_full_disk_and_a_restart_use_no_number_twice(small_disk: Path) -> None
     assert os.statvfs(small_disk).f_bavail == 0
     with open_journal(small_disk, max_bytes=64 * MIB) as journal:
         assert journal.floor.seqs[TOPIC] >= seen
+
+
+def test_a_disk_that_the_journal_filled_has_room_once_its_records_are_stored(small_disk: Path) -> None:
+    with open_journal(small_disk, max_bytes=64 * MIB) as journal:
+        for first in range(1, 3_001, 100):
+            journal.append(batch(first, 100))
+        fill(small_disk)  # no room for another file either
+        with pytest.raises(JournalFull):
+            append_forever(journal)
+        before = journal.end
+        records, position = journal.read(1)
+        journal.commit(position)
+        assert len(records) == 100
+        with pytest.raises(JournalFull):  # the others are still to be stored
+            append_forever(journal)
+        while journal.pending_bytes:
+            _, position = journal.read(1_000)
+            journal.commit(position)
+        journal.append(batch(90_001, 100))
+        assert journal.end > before
+        assert journal.size_bytes == journal.pending_bytes
+        done = journal.barrier()
+        assert not done()
+        records, position = journal.read(1_000)
+        assert [one.seq for one in records] == list(range(90_001, 90_101))
+    with open_journal(small_disk, max_bytes=64 * MIB) as journal:  # as after a crash: not committed
+        assert journal.read(1_000)[0] == records
+        journal.append(batch(90_101, 100))
+        assert len(journal.read(1_000)[0]) == 200
