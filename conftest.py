@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 BYTECODE = Path(sys.prefix) / "bytecode"
-"""Where compiled modules go if PYTHONDONTWRITEBYTECODE keeps them out of the clone."""
+"""Where compiled modules go if PYTHONDONTWRITEBYTECODE keeps them out of the clone; dev.py sees to it too."""
 
 # Without them each worker and each server that a test starts compiles a thousand modules again, for seconds.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and sys.prefix != sys.base_prefix:

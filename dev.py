@@ -13,6 +13,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 there is
         "mdserver needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (" + sys.executable + ")"
     )
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -23,7 +24,7 @@ import time
 import tomllib
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ Usage: python3 dev.py COMMAND [ARGUMENTS]
 OWN = ("plugins/*", "clients/python")
 """Folders with distributions of ours, besides the server itself."""
 
+BUILD = ("hatchling", "editables")
+"""What our distributions are installed with from their folders."""
+
 SOURCES = [
     *ROOT.glob("mdserver/**/*.py"),
     *(path for folder in OWN for path in ROOT.glob(f"{folder}/mdserver_*/**/*.py")),
@@ -60,29 +64,30 @@ FLAKE8_ASYNC_OFF = "ASYNC9,ASYNC114,ASYNC124,ASYNC128"
 # check, so the rest is not shown to it.
 ASYNC_MARKS = ("async ", "trio", "BaseException", "except:")
 
-CLEAN = VENV / "flake8-async.json"
-"""Hashes of the sources in which flake8-async found nothing last time."""
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdserver-tests"
+
+CLEAN = CACHE / "flake8-async.json"
+"""Hashes of sources in which flake8-async found nothing, in whichever clone; the newest last."""
+
+CLEAN_KEPT = 20_000
 
 CHECKS = (
     ("mypy", ["mypy"]),
+    # Says early what cannot be imported; and the workers find all tests compiled, in place of compiling each of them.
+    ("collection of the tests", ["pytest", "-q", "--collect-only"]),
     ("ruff check", ["ruff", "check", "."]),
     ("ruff format", ["ruff", "format", "--check", "."]),
 )
 
-# A file of tests stays in one worker, where its fixtures are. What measures time or fills the machine comes after.
+# Tests wait as long as they compute: two workers to a core. One that has none left takes over tests of another.
+# What measures time or fills the machine comes after.
+WORKERS = ["-n", str(min(8, 2 * (os.cpu_count() or 1))), "--dist", "worksteal"]
 PARTS = (
-    ("parallel", "not serial", ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]),
+    ("parallel", "not serial", WORKERS),
     ("serial", "serial", []),
 )
 
-# Most of these wait rather than compute.
-QUICK_PARTS = (
-    (
-        "quick",
-        "not serial",
-        ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--hypothesis-profile=quick"],
-    ),
-)
+QUICK_PARTS = (("quick", "not serial", [*WORKERS, "--hypothesis-profile=quick"]),)
 QUICK = [
     "tests/unit",
     "tests/component",
@@ -100,12 +105,22 @@ def main() -> int:
         print(f"dev.py: there is no command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     install(development=command in ("test", "install"))
+    keep_bytecode()
     if command == "run":
         # Replaces this process, so that signals reach the server itself.
         os.execv(BIN / "mdserver", ["mdserver", "run", *arguments])  # noqa: S606 - our own program
     if command == "test":
         return test(arguments)
     return 0
+
+
+def keep_bytecode() -> None:
+    """Keep compiled modules in ``.venv`` where the environment has none kept beside their sources.
+
+    Nothing else has compiled what is installed, and each server, each worker and each server of a test would again.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(VENV / "bytecode"))
 
 
 def test(arguments: list[str]) -> int:
@@ -157,7 +172,7 @@ def run_checks() -> list[str]:
 
     failed = []
     hashes = {str(path): source_hash(path) for path in SOURCES if may_be_async(path)}
-    clean = read_clean()
+    clean = frozenset(read_clean())
     changed = sorted(path for path, digest in hashes.items() if digest not in clean)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, seconds, result in pool.map(run, (*flake8_async(changed), *CHECKS)):
@@ -166,7 +181,7 @@ def run_checks() -> list[str]:
                 failed.append(name)
                 print(result.stdout + result.stderr, flush=True)
     if not any(name.startswith("flake8-async") for name in failed):
-        CLEAN.write_text(json.dumps(sorted(set(hashes.values()))), encoding="utf-8")
+        write_clean(hashes.values())
     return failed
 
 
@@ -188,15 +203,33 @@ def may_be_async(path: Path) -> bool:
 
 def source_hash(path: Path) -> str:
     """Return a hash over a source and over what else decides what flake8-async finds in it."""
-    return hashlib.sha256(f"{fingerprint()}\0{FLAKE8_ASYNC_OFF}\0".encode() + path.read_bytes()).hexdigest()
+    return hashlib.sha256(
+        f"{flake8_async_version()}\0{FLAKE8_ASYNC_OFF}\0".encode() + path.read_bytes()
+    ).hexdigest()
 
 
-def read_clean() -> frozenset[str]:
-    """Return the hashes of the sources in which flake8-async found nothing last time."""
+@functools.cache
+def flake8_async_version() -> str:
+    """Return the versions of Python, of flake8-async and of what it reads sources with."""
+    locked = [line for line in locked_versions() if line.startswith(("flake8-async==", "libcst=="))]
+    return "\0".join([sys.version, *locked])
+
+
+def read_clean() -> list[str]:
+    """Return the hashes of sources in which flake8-async found nothing."""
     try:
-        return frozenset(json.loads(CLEAN.read_text(encoding="utf-8")))
+        return list(json.loads(CLEAN.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
-        return frozenset()
+        return []
+
+
+def write_clean(hashes: Iterable[str]) -> None:
+    """Add hashes of sources in which flake8-async found nothing."""
+    kept = list(dict.fromkeys([*reversed(list(hashes)), *reversed(read_clean())]))[:CLEAN_KEPT]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    unfinished = CLEAN.with_name(f"{CLEAN.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(kept[::-1]), encoding="utf-8")
+    unfinished.replace(CLEAN)
 
 
 # -- the virtual environment -----------------------------------------------------------------------------------------
@@ -211,12 +244,15 @@ def install(*, development: bool) -> None:
         return
     began = time.monotonic()
     make_venv()
-    print(f"Installing what is needed to {kind} into {VENV} (once; about a minute) …", flush=True)
+    print(f"Installing what is needed to {kind} into {VENV} (once; up to a minute) …", flush=True)
     CONSTRAINTS.write_text("\n".join(locked_versions()) + "\n", encoding="utf-8")
     editable = [argument for folder in (ROOT, *own_folders()) for argument in ("-e", str(folder))]
     more = [requirement for requirement in development_requirements() if development]
-    # Of what the tests need, thousands of modules are never imported: those that are get compiled then.
-    pip_install(["-c", str(CONSTRAINTS), *(["--no-compile"] if development else []), *editable, *more])
+    # Thousands of the modules are never imported: those that are get compiled then.
+    options = ["-c", str(CONSTRAINTS), "--no-compile"]
+    # Once for all of ours, in place of once in an environment of its own for each.
+    pip_install([*options, *BUILD])
+    pip_install([*options, "--no-build-isolation", *editable, *more])
     for name in gone_plugins():
         print(f"{name} is uninstalled: its folder has gone.", flush=True)
         subprocess.run([BIN / "python", "-m", "pip", "uninstall", "-q", "-y", name], check=True, cwd=ROOT)

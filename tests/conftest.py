@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that two workers end at about the same time."""
+    """Begin with the tests that take longest, so that the workers end at about the same time."""
     items.sort(key=lambda item: "integration" not in item.path.parts)
     for item in items:
         if isinstance(item, pytest.Function) and not {"autojump_clock", "mock_clock"} & set(
