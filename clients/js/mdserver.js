@@ -197,6 +197,7 @@ export class Resumption {
   topics = new Map();
   refused = [];
   retry = false; // history was not there: ask again a little later
+  #never = new Set(); // ids of requests of this connection whose past the server can never send
   #liveOnly = false; // the key may not ask for the past
 
   constructor({ symbols = [], types = ["tick"], broker, since, interval, depth, snapshot, received, rateMs, slow }) {
@@ -227,6 +228,7 @@ export class Resumption {
     const same = this.epoch === null || this.epoch === hello.epoch;
     this.epoch = hello.epoch;
     this.asked.clear();
+    this.#never.clear();
     this.retry = false;
     if (this.began === null) {
       this.helloTime = hello.time;
@@ -316,7 +318,10 @@ export class Resumption {
       if (result.status === "error") {
         refused.push(result);
         this.topics.delete(`${result.broker}\0${result.symbol}\0${result.type}`);
-      } else if (result.status !== "removed" && result.type !== "heartbeat" && result.symbol !== ALL) this.#begins(result, first);
+      } else if (result.status !== "removed" && result.type !== "heartbeat" && result.symbol !== ALL) {
+        this.#begins(result, first);
+        if (result.code === 410) this.#never.add(message.id); // this server stores nothing: there is no past to wait for
+      }
     }
     this.refused.push(...refused);
     return refused;
@@ -352,6 +357,7 @@ export class Resumption {
   failed(message) {
     const topics = this.asked.get(message.id);
     if (topics === undefined) return false;
+    if (message.code === 410 && this.#never.has(message.id)) return true;
     const concerned = topics ?? [...this.topics.values()];
     if (message.code === 410 && concerned.length) {
       for (const topic of concerned) topic.waiting = STORED.has(topic.type);
@@ -659,6 +665,7 @@ export class Stream {
     const text = `${code}: ${message.message}`;
     if (this.#state.mustDoWithout(message)) this.#lost(text);
     else if (this.#state.failed(message)) {
+      if (!this.#state.retry) return;
       this.#historyUntil ??= Date.now() + HISTORY_WAIT_MS;
       this.#later(1000, () => {
         if (!this.#state.retry) return;

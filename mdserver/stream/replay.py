@@ -101,6 +101,11 @@ class Replays:
             if not self._running:
                 self._pages.clear()
 
+    @property
+    def stores(self) -> bool:
+        """Whether this server stores records at all."""
+        return self._past is not None
+
     async def begins(self, starts: Mapping[Topic, Start]) -> Mapping[Topic, Begin]:
         """Return where a replay of each topic begins, within :data:`BEGIN_S`. Raises :class:`StoreUnavailable`."""
         with trio.move_on_after(BEGIN_S):

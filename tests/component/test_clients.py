@@ -240,6 +240,22 @@ async def test_history_that_is_not_there_yet_is_asked_for_again(run: Run) -> Non
     assert server.asked[1]["since"] == server.asked[2]["since"]
 
 
+async def test_nobody_waits_for_the_history_of_a_server_that_stores_nothing(run: Run) -> None:
+    def without(client: FakeClient, request: dict[str, Any]) -> None:
+        says(recovered=False, code=410, message="this server stores nothing")(client, request)
+        fails(410, "since: this server stores nothing")(client, request)
+        client.send(tick(7))
+
+    server = FakeServer(says_and_resets(tick(1)), without)
+    async with open_fake_venue(server):
+        began = trio.current_time()
+        outcome = await run(server, 3)
+        waited_s = trio.current_time() - began
+    assert outcome.records == [tick(1), gap(T0 + 1, T0 + 7, "not_stored"), tick(7)]
+    assert len(server.asked) == 2
+    assert waited_s < 15
+
+
 async def test_a_key_without_history_goes_on_live(run: Run) -> None:
     server = FakeServer(says_and_resets(tick(1)), fails(409, "no scope history"), says(tick(5)))
     async with open_fake_venue(server):

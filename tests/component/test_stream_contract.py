@@ -107,6 +107,16 @@ async def test_every_error_carries_the_id_of_its_request(request_: dict[str, Any
             assert (error["code"], error["id"]) == (code, given)
 
 
+async def test_a_server_that_stores_nothing_says_so_in_the_answer_too() -> None:
+    async with open_stream_server() as server, open_client(server.url) as client:
+        ack = await client.subscribe("EURUSD", "GBPUSD", since=5)
+        assert [(one["recovered"], one["code"]) for one in ack["results"]] == [(False, 410)] * 2
+        assert all("database.store is false" in one["message"] for one in ack["results"])
+        assert {one["status"] for one in ack["results"]} == {"pending"}
+        messages = [await client.get() for _ in range(2)]
+        assert sorted(one.get("code", 0) for one in messages) == [0, 410]
+
+
 async def test_an_error_of_ours_carries_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_stream_server() as server, open_client(server.url) as client:
         (session,) = server.clients.sessions

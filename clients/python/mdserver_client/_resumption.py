@@ -95,6 +95,8 @@ class Resumption:
         self._hello_time = 0.0
         self._began: float | None = None
         self._live_only = False
+        self._never: set[object] = set()
+        """Requests of this connection whose past this server can never send, because it stores nothing."""
 
     @property
     def position(self) -> Position:
@@ -114,6 +116,7 @@ class Resumption:
         same = self.epoch in (None, hello.epoch)
         self.epoch = hello.epoch
         self._asked.clear()
+        self._never.clear()
         self.retry = False
         now_s = hello.time or 0.0
         if self._began is None:
@@ -198,6 +201,8 @@ class Resumption:
                 self._topics.pop((result.broker or "", result.symbol, result.type), None)
             elif result.status != "removed" and result.type != "heartbeat" and result.symbol != ALL:
                 self._begins(result, first=first)
+                if result.code == 410:
+                    self._never.add(ack.id)
         return refused
 
     def _begins(self, result: Result, *, first: bool) -> None:
@@ -236,9 +241,11 @@ class Resumption:
         return False
 
     def failed(self, error: ServerError) -> bool:
-        """Take an error; True where the stream goes on, and asks again."""
+        """Take an error; True where the stream goes on, and with :attr:`retry` asks again."""
         if error.id not in self._asked or error.code != 410:
             return False
+        if error.id in self._never:
+            return True
         topics = self._asked[error.id]
         concerned = list(self._topics.values()) if topics is None else topics
         for topic in concerned:

@@ -248,6 +248,8 @@ class Stream:
         if self._resumption.must_do_without(error):
             raise ConnectionFailed(text, error.code)
         if self._resumption.failed(error):
+            if not self._resumption.retry:
+                return
             self._retry_at_s = monotonic() + HISTORY_RETRY_S
             self._history_until_s = self._history_until_s or monotonic() + HISTORY_WAIT_S
         elif error.code in _KEY_CODES:

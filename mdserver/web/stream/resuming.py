@@ -106,6 +106,8 @@ class Resuming:
             begins = await self._replays.begins(starts) if starts else {}
         except StoreUnavailable as error:
             unavailable = partial(self._unavailable, request_id, str(error))
+            if not self._replays.stores:  # so that no client waits for it
+                results = [_never(one, str(error)) if topic_of(one) in starts else one for one in results]
             return [_told(one, None, why) for one in results], unavailable
         missing = {topic: begin.missing for topic, begin in begins.items()}
         told = [_told(one, missing, why) for one in results]
@@ -181,7 +183,7 @@ def _starts(
 def _told(outcome: Outcome, missing: Mapping[Topic, str | None] | None, why: Mapping[Topic, str]) -> Outcome:
     """Return a result with the outcome of its ``since``; ``missing`` None: the past is unavailable."""
     topic = topic_of(outcome)
-    if topic in why:
+    if topic in why and outcome.recovered is None:
         return replace(outcome, recovered=False, message=why[topic])
     if missing is None:
         return outcome
@@ -190,6 +192,11 @@ def _told(outcome: Outcome, missing: Mapping[Topic, str | None] | None, why: Map
     if missing[topic] is None:
         return replace(outcome, recovered=True)
     return replace(outcome, recovered=False, message=missing[topic])
+
+
+def _never(outcome: Outcome, why: str) -> Outcome:
+    """Return a result whose ``since`` this server can never serve."""
+    return replace(outcome, recovered=False, code=410, message=why)
 
 
 def check_since(request: Subscribe, now_s: float, brokers: int) -> None:
