@@ -20,7 +20,7 @@ from ..journal.format import HEADER_BYTES, MAGIC, FrameDecoder, frame_end
 from ..kinds import BY_NAME
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import FAILOVER, Gap, LastRecord, Published, Record, Topic
+from ..model import FAILOVER, Gap, LastRecord, Published, Topic
 from .engine import START, Entry
 
 __all__ = ["FAILOVER", "LEFT_OUT", "Followed", "Marks", "Missing", "encode_marks"]
@@ -197,6 +197,11 @@ class Followed:
             if type(record) is Gap:
                 if known is not None and seq < known[0]:
                     continue  # of the past: the stream is read again
+                ended = seq - (LEFT_OUT if record.cause == FAILOVER else 0)
+                if known is not None and known[0] < ended:
+                    self._hand_on(fresh)
+                    fresh = []
+                    await self.bridge(topic, ended, record.from_us)
                 if record.to_us is None:
                     self._holes[topic] = record
                 if self.primed:
@@ -208,12 +213,25 @@ class Followed:
                 continue
             if known is not None and seq > known[0] + 1 and topic not in bridged and self.primed:
                 self._hand_on(fresh)
-                fresh = await self._fetch(topic, known, published)
+                fresh = [*await self._fetch(topic, known, published), published]
+            elif self.primed:
+                fresh.append(published)
             self.last[topic] = (seq, record.time_us)
             self._holes.pop(topic, None)
-            if self.primed:
-                fresh.append(published)
         self._hand_on(fresh)
+
+    async def bridge(self, topic: Topic, seq: int, time_us: int, *, patient: bool = True) -> None:
+        """Route the records of a topic up to the last number of a leader, which it may have stored but not shipped.
+
+        A gap takes the place of those that are not stored. ``patient``: wait for them.
+        """
+        known = self.last.get(topic)
+        if known is None or seq <= known[0]:
+            return
+        if self.primed:
+            end = Published(topic, seq + 1, Gap(topic, time_us, time_us, BUS))
+            self._hand_on(await self._fetch(topic, known, end, patient=patient))
+        self.last[topic] = (seq, time_us)
 
     def _hand_on(self, batch: list[Published]) -> None:
         if not batch:
@@ -229,10 +247,11 @@ class Followed:
         self._metrics.followed.labels(self.broker).value += len(batch)
         self._route(batch)
 
-    async def _fetch(self, topic: Topic, known: tuple[int, int], behind: Published) -> list[Published]:
-        """Return the records between two numbers, and a gap for those that are nowhere."""
+    async def _fetch(
+        self, topic: Topic, known: tuple[int, int], behind: Published, *, patient: bool = True
+    ) -> list[Published]:
+        """Return the records between a number and a record or gap behind it, and a gap for those that are nowhere."""
         seq, time_us = known
-        assert not isinstance(behind.record, Gap)  # noqa: S101 - the caller knows
         found: Sequence[Published] = ()
         if BY_NAME[topic.type].stored is not None:
             with trio.move_on_after(FETCH_S) as patience:
@@ -243,7 +262,7 @@ class Followed:
                         )
                     except MdserverError as error:
                         self._rarely.error("records that the bus lacks cannot be read", error=str(error))
-                    if trio.current_time() < self._impatient_until_s:
+                    if not patient or trio.current_time() < self._impatient_until_s:
                         break
                     if not _is_all(found, behind, behind.seq - seq - 1):
                         await trio.sleep(FETCH_EVERY_S)
@@ -274,16 +293,17 @@ def _other_version(frame: bytes) -> str | None:
 
 def _is_all(found: Sequence[Published], behind: Published, wanted: int) -> bool:
     """Whether nothing can come any more: a leader stores in order, so what is before a stored record is there."""
-    return len(found) >= wanted or (bool(found) and found[-1].seq == behind.seq)
+    # a gap is not stored among the records: the last one before it is
+    last = behind.seq - (type(behind.record) is Gap)
+    return len(found) >= wanted or (bool(found) and found[-1].seq >= last)
 
 
 def _with_gaps(
     topic: Topic, known: tuple[int, int], found: Sequence[Published], behind: Published
 ) -> list[Published]:
-    """Return records in order, with a gap wherever a number is left out."""
+    """Return the records that were found, with a gap wherever a number is left out, up to ``behind``."""
     complete: list[Published] = []
     seq, time_us = known
-    record: Record | Gap
     for published in (*found, behind):
         record = published.record
         if published.seq > seq + 1:

@@ -23,7 +23,7 @@ from ..feed.broker_state import NEXT, BrokerState, Shared, State
 from ..feed.supervised_broker import SupervisedBroker
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import Feed, Published
+from ..model import Feed, Gap, LastRecord, Published, Topic
 from .engine import BusMisused, BusUnavailable, Deposed
 from .followed import Followed
 from .names import answers_key, demand_prefix, holder_key, lease_key, stream_key
@@ -75,8 +75,8 @@ class Guard:
 
     def __init__(self, emit: Emit, metrics: Metrics) -> None:
         self.until_s = -math.inf
-        self.has_dropped = False
-        """Whether numbers were given out that nobody got to see."""
+        self.dropped: dict[Topic, LastRecord] = {}
+        """What stands before the first record of each topic that nobody got to see, though it had a number."""
         self.lost: Callable[[], None] = lambda: None
         self._emit = emit
         self._metrics = metrics
@@ -84,7 +84,9 @@ class Guard:
     def __call__(self, batch: list[Published]) -> None:
         """Publish a batch, or drop it where the lease is in doubt."""
         if trio.current_time() > self.until_s:
-            self.has_dropped = True
+            for one in batch:
+                if type(one.record) is not Gap:
+                    self.dropped.setdefault(one.topic, LastRecord(one.seq - 1, one.record.time_us - 1))
             self._metrics.unled.labels(batch[0].topic.broker).inc(len(batch))
             self.lost()
             return
@@ -283,14 +285,14 @@ class SharedBroker(SupervisedBroker):
                         bus,
                         lead,
                         self.followed,
-                        self.host.last_records(),
-                        is_sure=not guard.has_dropped,
+                        self._published(),
+                        is_sure=not guard.dropped,
                         knows_database=self._knows_database,
                     )
                     fence, self._is_noted, stand = await take_over.run(at_least, bus.lease_s * NOTICE)
                     self.host.log.info("this process leads the broker", fence=fence)
                     guard.until_s = trio.current_time() + bus.lease_s * RENEW * 2
-                    guard.lost, guard.has_dropped = scope.cancel, False
+                    guard.lost, guard.dropped = scope.cancel, {}
                     lead.shipper.lead(self.name, fence, scope.cancel)
                     self.fence = self.leader_fence = fence
                     self.host.continue_behind(stand)
@@ -307,10 +309,14 @@ class SharedBroker(SupervisedBroker):
                     await _quietly(self._give_back(lead))
             lead.shipper.resign(self.name)
             if self.fence is not None:
-                self.followed.note_own(self.host.last_records())
+                self.followed.note_own(self._published())
             self.fence = None
             self.host.elsewhere = self.followed
             self.followed.leads = False
+
+    def _published(self) -> dict[Topic, LastRecord]:
+        """Return where the topics stand by what this process has published, not by what was dropped then."""
+        return self.host.last_records() | self.guard.dropped
 
     async def _acquire(self) -> int | None:
         bus = self.bus

@@ -124,6 +124,8 @@ class TakeOver:
             await trio.sleep_until(noted_s + wait_s)
         stored = await self._stored(may_miss=same or self._knows_database)
         await self._journal_what_is_missing(stored)
+        for topic, last in stored.items():  # what the leader before has stored and not shipped
+            await self._followed.bridge(topic, last.seq, last.time_us, patient=False)
         await engine.put(holder_key(name), self._bus.process.encode(), REMEMBER_S)
         return Taken(fence, is_noted, self._stand(stored, same=same))
 

@@ -158,6 +158,25 @@ async def test_numbers_left_out_behind_a_failover_are_no_gap_of_the_bus(bench: B
     assert bench.reads == 0
 
 
+async def test_what_a_leader_stored_and_did_not_ship_before_another_took_over_is_read(bench: Bench) -> None:
+    begin = 4 + LEFT_OUT
+    bench.database = {seq: tick(seq) for seq in range(1, 5)}
+    hole = Published(TOPIC, begin, Gap(TOPIC, 4, None, FAILOVER))
+    await bench.take([tick(1), tick(2)], [hole], [hole, tick(begin + 1)])
+    assert [one.seq for one in bench.routed] == [1, 2, 3, 4, begin, begin, begin + 1]
+    assert {cause for cause, _ in bench.gaps} == {FAILOVER}
+    assert bench.reads == 1
+
+
+async def test_what_a_leader_neither_shipped_nor_stored_is_a_gap(
+    bench: Bench, autojump_clock: object
+) -> None:
+    bench.database = {3: tick(3)}
+    await bench.take([tick(1)], [Published(TOPIC, 5, Gap(TOPIC, 5, None, "restart"))], [tick(6)])
+    assert [one.seq for one in bench.routed] == [1, 1, 3, 3, 5, 6]
+    assert bench.gaps == [(BUS, 1), (BUS, 2), ("restart", None)]
+
+
 async def test_the_size_of_a_failover_that_was_missed_is_not_guessed(bench: Bench) -> None:
     begin = 3 + LEFT_OUT
     bench.database = {2: tick(2), begin: tick(begin), begin + 1: tick(begin + 1)}

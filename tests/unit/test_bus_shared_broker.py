@@ -420,7 +420,7 @@ async def test_a_bus_that_does_not_answer_leaves_the_leader_alone(
     await trio.sleep(4 * LEASE_S)
     assert a.leads
     assert a.jumps() == []
-    assert not a.guard.has_dropped
+    assert not a.guard.dropped
     assert a.sessions == 1
 
 
@@ -482,6 +482,8 @@ async def test_a_process_that_was_stopped_publishes_nothing_behind_its_lease(
     a, _b, x = await two_and_an_edge(cluster)
     a.guard.until_s = -math.inf  # what it finds when it goes on
     before = len(a.journal)
+    await until(lambda: bool(a.guard.dropped))
+    (before_dropped,) = a.guard.dropped.values()
     await until(lambda: not a.leads)
     assert all(isinstance(one.record, Gap) for one in a.journal[before:])
     await until(lambda: bool(cluster.leaders()))
@@ -489,6 +491,24 @@ async def test_a_process_that_was_stopped_publishes_nothing_behind_its_lease(
     await until(lambda: len(x.numbers()) > seen + 20)
     assert [jump > LEFT_OUT for jump in x.jumps()] == [True]
     assert "bus" not in x.causes()
+    hole = next(one.record for one in x.seen if isinstance(one.record, Gap) and one.record.to_us is not None)
+    assert hole.from_us <= before_dropped.time_us < hole.time_us  # it names what was dropped
+
+
+async def test_what_only_the_database_has_reaches_clients_at_a_change_of_leaders(
+    cluster: Cluster, autojump_clock: object
+) -> None:
+    a, b, x = await two_and_an_edge(cluster)
+    a.shipper.offer = lambda batch: None  # type: ignore[method-assign]
+    seen = len(x.numbers())
+    await trio.sleep(2)
+    await cluster.kill("a")
+    await until(lambda: b.leads)
+    await until(lambda: len(x.numbers()) > seen + 50)
+    stored = sorted(seq for topic, seq in cluster.database.records if topic == TOPIC and seq < LEFT_OUT)
+    for process in (x, b):
+        assert {seq for seq in stored if seq >= process.numbers()[0]} <= set(process.numbers())
+        assert [jump > LEFT_OUT for jump in process.jumps()] == [True]
 
 
 async def test_a_symbol_of_an_edges_client_starts_and_stops_with_it(
