@@ -10,6 +10,8 @@ from typing import Any
 import h11
 import trio
 
+from mdserver.errors import Unavailable
+
 from .conftest import HttpAnswer
 
 
@@ -82,6 +84,8 @@ async def open_events(port: int, query: str, **headers: str) -> AsyncIterator[Ev
             while (event := http.next_event()) is h11.NEED_DATA:
                 http.receive_data(await stream.receive_some(65_536))
         assert isinstance(event, h11.Response), event
+        if event.status_code == 503:
+            raise Unavailable(str(event))
         assert event.status_code == 200, event
         source = EventSource(stream, http)
         source.head = HttpAnswer(

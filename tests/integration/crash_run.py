@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ AWAY = "streaming starts without it"
 """In the log of a server that did not get an answer of its database in time."""
 
 PLUGIN = """
-import json, time, attrs, trio, mdserver.plugin as p
+import attrs, trio, mdserver.plugin as p
 from mdserver.errors import Unavailable
 from mdserver.model import Trade
 @attrs.frozen
@@ -55,23 +56,30 @@ class Numbered:
             rest = b''
             while data := await stream.receive_some():
                 *lines, rest = (rest + data).split(b'\\n')
-                now = time.time_ns() // 1000
-                rows = (line.split() for line in lines)
-                host.publish([Trade(s.decode(), now, 1 + int(n) % 100 / 1000, 1.0, None, n.decode()) for s, n in rows])
+                rows = (line.decode().split() for line in lines)
+                host.publish([Trade(s, int(t), 1 + int(n) % 100 / 1000, 1.0, None, n) for s, n, t in rows])
         raise Unavailable('the venue closed')
 plugin = p.BrokerPlugin('numbered', '', Settings, Numbered, types=('trade',), candles_from='trade', silence_s=None)
 """
 
 
 class NumberedVenue:
-    """Counts each symbol's trades, ``rate`` a second of all together, whether or not somebody is connected."""
+    """Counts each symbol's trades, ``rate`` a second of all together, whether or not somebody is connected.
+
+    ``times_us`` is its log: by symbol the time of each trade, that of number 1 first.
+    """
 
     def __init__(self, rate: float) -> None:
-        self.numbers = dict.fromkeys(SYMBOLS, 0)
+        self.times_us: dict[str, list[int]] = {symbol: [] for symbol in SYMBOLS}
         self.port = 0
         self.stopped = False
         self._rate = rate
         self._streams: set[trio.SocketStream] = set()
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number of each symbol's last trade."""
+        return {symbol: len(times) for symbol, times in self.times_us.items()}
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
@@ -106,8 +114,9 @@ class NumberedVenue:
 
     def _next(self, number: int) -> bytes:
         symbol = SYMBOLS[number % len(SYMBOLS)]
-        self.numbers[symbol] += 1
-        return f"{symbol} {self.numbers[symbol]}\n".encode()
+        times = self.times_us[symbol]
+        times.append(max(time.time_ns() // 1000, times[-1] + 1 if times else 0))
+        return f"{symbol} {len(times)} {times[-1]}\n".encode()
 
 
 @attrs.define
@@ -163,13 +172,13 @@ class Client:
         self.seen[symbol, seq] = number
 
 
-async def run_websocket_client(client: Client, port: int, rng: random.Random) -> None:
-    """Be connected for ever; leave by itself now and then, and come back behind the last record."""
+async def run_websocket_client(client: Client, ports: Sequence[int], rng: random.Random) -> None:
+    """Be connected for ever, to any of the servers; leave now and then, and come back behind the last record."""
     while True:
         patience_s = rng.choice((0.3, 2.0, 1e9))
         try:
             with trio.move_on_after(patience_s):
-                async with open_websocket(f"ws://127.0.0.1:{port}/") as ws:
+                async with open_websocket(f"ws://127.0.0.1:{rng.choice(ports)}/") as ws:
                     client.connections += 1
                     request: dict[str, Any] = {
                         "action": "subscribe",
@@ -187,7 +196,7 @@ async def run_websocket_client(client: Client, port: int, rng: random.Random) ->
             await trio.sleep(rng.uniform(0.02, 0.1))
 
 
-async def run_event_client(client: Client, port: int, rng: random.Random) -> None:
+async def run_event_client(client: Client, ports: Sequence[int], rng: random.Random) -> None:
     """The same by server-sent events: what it comes back with is the id of its last event."""
     last: dict[str, str] = {}
     query = f"symbols={','.join(client.symbols)}&types=trade"
@@ -195,12 +204,12 @@ async def run_event_client(client: Client, port: int, rng: random.Random) -> Non
         patience_s = rng.choice((0.3, 2.0, 1e9))
         try:
             with trio.move_on_after(patience_s):
-                async with open_events(port, query, **last) as events:
+                async with open_events(rng.choice(ports), query, **last) as events:
                     client.connections += 1
                     while (message := await events.get()) is not None:
                         client.take(message)
                         last = {"Last_Event_ID": events.last_id}
-        except* (OSError, trio.BrokenResourceError, h11.RemoteProtocolError):
+        except* (OSError, Unavailable, trio.BrokenResourceError, trio.TooSlowError, h11.RemoteProtocolError):
             await trio.sleep(rng.uniform(0.02, 0.1))
 
 
@@ -248,7 +257,7 @@ async def run_crashes(
         )
         for number, client in enumerate(everyone):
             run = run_event_client if client.name.startswith("events") else run_websocket_client
-            nursery.start_soon(run, client, port, random.Random(seed * 1_000 + number))  # noqa: S311
+            nursery.start_soon(run, client, [port], random.Random(seed * 1_000 + number))  # noqa: S311
         lines: list[dict[str, Any]] = []
         for number in range(kills):
             in_start = number % 4 == 3  # some are killed early, perhaps before they serve anybody
