@@ -15,6 +15,7 @@ from .errors import MdserverError, Rejected, StoreUnavailable, leaves
 from .kinds import BY_NAME, Check, default_variant
 from .log import RarelyLogged
 from .model import TIMEFRAMES, US_PER_S, Candle, Feed, Gap, GapState, Published, Record, Topic
+from .net import HttpRefused
 from .plugin import BrokerHistory
 from .redact import redact
 from .store.history.venue_candles import FINEST
@@ -29,6 +30,8 @@ _SHOWN = 200  # characters of a record in the log
 _FINEST_US = TIMEFRAMES[FINEST] * US_PER_S
 _EDGE_US = 2
 """How far times in a venue's history may be off: records this near to the ends of a gap count as within it."""
+
+_OF_CREDENTIALS = frozenset({401, 403, 407})
 
 HistoryOf: TypeAlias = Callable[[str], BrokerHistory | None]
 """Returns the source of past records of a broker's venue, or None if its plugin has none. Raises LookupError if there
@@ -109,7 +112,7 @@ class GapFiller:
         if failure is None:
             return await self._end(gap, "filled", taken, "")
         why = redact(str(failure)) or type(failure).__name__
-        if isinstance(failure, Rejected):
+        if isinstance(failure, Rejected) and not _is_of_credentials(failure):
             return await self._end(gap, "permanent", taken, why)
         self._log.warning("a gap cannot be filled now", **_about(gap), records=taken.records, error=why)
         return FilledGap(gap, "open", taken.records, why, taken.candles)
@@ -193,6 +196,17 @@ def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
             if isinstance(error, kind):
                 return error
     return errors[0]
+
+
+def _is_of_credentials(error: BaseException | None) -> bool:
+    """Return whether a refusal is of the key or the address and not of the records, which another key may get."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, HttpRefused) and error.status in _OF_CREDENTIALS:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _about(gap: GapRow) -> dict[str, object]:

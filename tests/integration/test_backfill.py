@@ -20,6 +20,7 @@ TAPE = """
 import attrs, time, trio, mdserver.plugin as p
 from mdserver.errors import Rejected, Unavailable
 from mdserver.model import Trade
+from mdserver.net import HttpRefused
 EVERY_US = 20_000
 def trade(number):
     return Trade('BTCUSDT', number * EVERY_US, 100.0 + number % 50, 1.0, 'buy', str(number))
@@ -41,6 +42,9 @@ class Tape:
     async def backfill(self, feed, from_us, to_us):
         if self.config.history == 'gone':
             raise Rejected('the venue keeps no trades so old')
+        if self.config.history == 'key':
+            refused = HttpRefused('HTTP 403', status=403, body='wrong key')
+            raise Rejected('the venue refuses the key') from refused
         if self.config.history == 'busy':
             raise Unavailable('the venue is busy')
         if self.config.history == 'broken':
@@ -160,6 +164,7 @@ async def test_without_a_server_the_command_does_it_itself(config: Path) -> None
 async def test_what_cannot_be_had_is_told(folder: Path, config: Path) -> None:
     expected = {
         "gone": ("permanent", "the venue keeps no trades so old"),
+        "key": ("open", "the venue refuses the key"),
         "busy": ("open", "the venue is busy"),
         "broken": ("open", "a bug"),
     }
