@@ -162,8 +162,8 @@ class BrokerHistory(Protocol):
         the other, may wait long in between, and closes the generator; it drops records that it has already or that are
         outside the interval. A session may run at the same time: both together must stay within the venue's limits.
         Raise :class:`~mdserver.errors.Unavailable` if the records may be available later, and
-        :class:`~mdserver.errors.Rejected` if they never will be: the gap is then permanent. A refusal with HTTP 401, 403
-        or 407 is of the credentials: the gap stays open.
+        :class:`~mdserver.errors.Rejected` if they never will be: the gap is then permanent. A refusal with HTTP 401,
+        403 or 407 is of the credentials: the gap stays open.
         """
         ...
 

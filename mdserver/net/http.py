@@ -1,4 +1,4 @@
-"""An HTTP client for plugins: GET over pooled connections, with a deadline, a size bound and the server's errors."""
+"""An HTTP client for plugins: pooled connections, with a deadline, a size bound and the server's errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import httpx2
+import msgspec
 import trio
 
 from ..errors import Unavailable
@@ -51,20 +52,38 @@ class HttpClient:
         timeout_s: float | None = None,
         max_bytes: int | None = None,
     ) -> HttpAnswer:
-        """Return the answer to a GET, whatever its status (HTTP/1.1, redirects not followed).
+        """Return the answer to a GET, whatever its status; see :meth:`request`."""
+        return await self.request(
+            "GET", url, params=params, headers=headers, timeout_s=timeout_s, max_bytes=max_bytes
+        )
 
-        ``params`` are added to the URL's query, ``headers`` to the client's headers. ``timeout_s`` bounds the whole
-        exchange and ``max_bytes`` the body; None means the value given to :func:`open_http`. Raises Unavailable if the
-        server cannot be reached, is too slow or ends early (AnswerTooLarge if the body exceeds ``max_bytes``), and
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: object = b"",
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        max_bytes: int | None = None,
+    ) -> HttpAnswer:
+        """Return the answer to a request, whatever its status (HTTP/1.1, redirects not followed, sent once).
+
+        ``body``: bytes are sent as they are, anything else as JSON. ``params`` are added to the URL's query,
+        ``headers`` to the client's headers. ``timeout_s`` bounds the whole exchange, the wait for a free connection
+        too, and ``max_bytes`` the answer's body; None means the value given to :func:`open_http`. Raises Unavailable if
+        the server cannot be reached, is too slow or ends early (AnswerTooLarge if the body exceeds ``max_bytes``), and
         Rejected if the URL is unusable.
         """
+        content, named = _encoded(body, headers)
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         max_bytes = self._max_bytes if max_bytes is None else max_bytes
         with mapped_errors(url):
             try:
                 # The deadline covers the whole exchange, so a host that accepts and then stays silent is noticed.
                 with trio.fail_after(timeout_s):
-                    return await self._exchange(url, params, headers, max_bytes)
+                    return await self._exchange(method, url, content, params, named, max_bytes)
             except trio.TooSlowError as error:
                 raise Unavailable(f"{url}: no complete answer within {timeout_s:g} s") from error
 
@@ -72,31 +91,46 @@ class HttpClient:
         self,
         url: str,
         *,
+        method: str = "GET",
+        body: object = b"",
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         max_bytes: int | None = None,
         retry_statuses: Collection[int] = RETRY_STATUSES,
     ) -> bytes:
-        """Return the body of an answer with status 200; see :meth:`get`.
+        """Return the body of an answer with status 200; see :meth:`request`.
 
         Raises Unavailable for 5xx and ``retry_statuses``, and HttpRefused (a Rejected) for any other status. A web page
         raises Unavailable: plugins read data, so the page must be from a proxy or a block.
         """
-        status, answered, body = await self.get(
-            url, params=params, headers=headers, timeout_s=timeout_s, max_bytes=max_bytes
+        status, answered, found = await self.request(
+            method,
+            url,
+            body=body,
+            params=params,
+            headers=headers,
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
         )
         if status != 200:
-            text = body[:MAX_ERROR_BYTES].decode(errors="replace")
+            text = found[:MAX_ERROR_BYTES].decode(errors="replace")
             raise status_error(url, status, answered, text, retry_statuses)
-        if is_web_page(answered.get("content-type", ""), body[:MAX_ERROR_BYTES]):
-            raise page_error(url, body[:MAX_ERROR_BYTES].decode(errors="replace"))
-        return body
+        if is_web_page(answered.get("content-type", ""), found[:MAX_ERROR_BYTES]):
+            raise page_error(url, found[:MAX_ERROR_BYTES].decode(errors="replace"))
+        return found
 
     async def _exchange(
-        self, url: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, max_bytes: int
+        self,
+        method: str,
+        url: str,
+        content: bytes,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        max_bytes: int,
     ) -> HttpAnswer:
-        async with self._client.stream("GET", url, params=params, headers=headers) as response:
+        sent = content if content or method not in ("GET", "HEAD") else None
+        async with self._client.stream(method, url, content=sent, params=params, headers=headers) as response:
             body = bytearray()
             bound = max_bytes if response.status_code == 200 else min(max_bytes, MAX_ERROR_BYTES)
             # Leaving the loop would leave the library's generators open; cancelling them lets them clean up.
@@ -142,6 +176,13 @@ async def fetch(
         headers=headers, timeout_s=timeout_s, max_bytes=max_bytes, max_connections=1
     ) as http:
         return await http.fetch(url, retry_statuses=retry_statuses)
+
+
+def _encoded(body: object, headers: Mapping[str, str] | None) -> tuple[bytes, Mapping[str, str] | None]:
+    """Return the bytes of a request's body, and the headers with what they are."""
+    if isinstance(body, bytes):
+        return body, headers
+    return msgspec.json.encode(body), {"Content-Type": "application/json", **(headers or {})}
 
 
 def make_client(

@@ -11,20 +11,28 @@ A fake of a venue of your own is a handful of routes::
 
         venue.route("/prices/{symbol}", prices)
         ...                                                        # point the plugin to venue.url
+        async def news(exchange: FakeExchange) -> object:          # a long poll: what is returned is the answer
+            await venue.hold(exchange, lambda: bool(waiting), 4.0)
+            return waiting
+
+        venue.route("/news", news)
+        venue.route("/beat", {"ok": True}, method="POST")
         await venue.wait_streams(1, "/prices/")
         await venue.push(b'{"bid": 1.1, "ask": 1.2}\n', "/prices/EURUSD")
         venue.fail(HttpFault("status", status=503), times=2)
 
-Every request is kept in ``venue.requests``. Connections are kept alive, as a real server's are.
+A fake with state of its own is a subclass: ``async with open_fake_http(FakeAcme()) as venue``. Every request is kept in
+``venue.requests``. Connections are kept alive, as a real server's are.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from inspect import isawaitable
+from typing import TypeAlias, TypeVar, overload
 from urllib.parse import unquote
 
 import h11
@@ -66,7 +74,9 @@ class ConnectLimit:
         return True
 
 
-Handler: TypeAlias = Callable[[FakeExchange], Awaitable[None]]
+Handler: TypeAlias = Callable[[FakeExchange], object]
+"""A route's function, async or not: what it returns is the answer (an HttpAnswer, or content with status 200); None: it
+has answered by the exchange's methods."""
 
 
 class FakeHttpVenue:
@@ -81,17 +91,17 @@ class FakeHttpVenue:
         self.requests: list[HttpRequest] = []
         self.exchanges: list[FakeExchange] = []
         self.gate: Callable[[FakeExchange], HttpAnswer | None] = lambda _: None
-        self._routes: list[tuple[re.Pattern[str], Handler | HttpAnswer]] = []
+        self._routes: list[tuple[str, re.Pattern[str], Handler | HttpAnswer]] = []
         self._faults: list[tuple[HttpFault, int | None, str]] = []
         self._changed = trio.Event()
 
-    def route(self, path: str, answer: Handler | HttpAnswer | object) -> None:
-        """Answer GETs of ``path``, in which ``{name}`` matches one part. The newest matching route is used."""
+    def route(self, path: str, answer: Handler | HttpAnswer | object, *, method: str = "GET") -> None:
+        """Answer requests of ``path``, in which ``{name}`` matches one part. The newest matching route is used."""
         parts = re.split(r"\{(\w+)\}", path)
         pattern = "".join(f"(?P<{p}>[^/]+)" if at % 2 else re.escape(p) for at, p in enumerate(parts))
         if not callable(answer) and not isinstance(answer, HttpAnswer):
             answer = HttpAnswer(content=answer)
-        self._routes.insert(0, (re.compile(pattern), answer))
+        self._routes.insert(0, (method, re.compile(pattern), answer))
 
     def fail(self, fault: HttpFault, *, times: int | None = None, path: str = "") -> None:
         """Apply a fault to the next ``times`` requests (None: all) whose path contains ``path``.
@@ -132,6 +142,23 @@ class FakeHttpVenue:
     async def wait_requests(self, count: int, path: str = "") -> None:
         """Wait until ``count`` requests whose path contains ``path`` have been received."""
         await self.wait_until(lambda: sum(path in request.path for request in self.requests) >= count)
+
+    async def hold(self, exchange: FakeExchange, condition: Callable[[], bool], most_s: float) -> bool:
+        """Wait as a long poll does: until ``condition`` holds, ``most_s`` are over or the client has gone.
+
+        Returns whether it holds. It is checked as in :meth:`wait_until`: call :meth:`tell` when there is news.
+        """
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await exchange.wait_gone()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            with trio.move_on_after(most_s):
+                await self.wait_until(condition)
+            nursery.cancel_scope.cancel()
+        return condition()
 
     def tell(self) -> None:
         """Check the conditions waited for again; call it in a fake with further state of its own."""
@@ -174,20 +201,31 @@ class FakeHttpVenue:
         if answer is not None:
             await exchange.answer(answer)
             return
-        for pattern, found in self._routes:
+        allowed: list[str] = []
+        for method, pattern, found in self._routes:
             match = pattern.fullmatch(exchange.request.path)
             if match is None:
                 continue
-            if exchange.request.method != "GET":
-                await exchange.respond(405, {"errorMessage": "method not allowed"})
-                return
+            if exchange.request.method != method:
+                allowed.append(method)
+                continue
             exchange.params = {name: unquote(text) for name, text in match.groupdict().items()}
-            if isinstance(found, HttpAnswer):
-                await exchange.answer(found)
-            else:
-                await found(exchange)
+            await self._answer(exchange, found)
             return
-        await exchange.respond(404, {"errorMessage": "not found"})
+        if allowed:
+            told = f"{exchange.request.method} is not allowed here, only {', '.join(sorted(set(allowed)))}"
+            await exchange.answer(HttpAnswer(405, {"errorMessage": told}, {"Allow": ", ".join(allowed)}))
+        else:
+            await exchange.respond(404, {"errorMessage": "not found"})
+
+    async def _answer(self, exchange: FakeExchange, found: Handler | HttpAnswer) -> None:
+        answer: object = found
+        if not isinstance(found, HttpAnswer):
+            answer = found(exchange)
+            if isawaitable(answer):
+                answer = await answer
+        if answer is not None:
+            await exchange.answer(answer if isinstance(answer, HttpAnswer) else HttpAnswer(content=answer))
 
     def _take_fault(self, path: str) -> HttpFault | None:
         for index, (fault, times, part) in enumerate(self._faults):
@@ -201,17 +239,34 @@ class FakeHttpVenue:
         return None
 
 
-@asynccontextmanager
-async def open_fake_http(
-    routes: Mapping[str, Handler | HttpAnswer | object] | None = None,
+HttpVenueT = TypeVar("HttpVenueT", bound=FakeHttpVenue)
+
+
+@overload
+def open_fake_http(
+    venue: Mapping[str, Handler | HttpAnswer | object] | None = None,
     *,
     limit: ConnectLimit | None = None,
     port: int = 0,
-) -> AsyncIterator[FakeHttpVenue]:
-    """Run a venue on a loopback port (0: a free one) for the length of the block."""
-    venue = FakeHttpVenue(limit)
-    for path, answer in (routes or {}).items():
-        venue.route(path, answer)
+) -> AbstractAsyncContextManager[FakeHttpVenue]: ...
+@overload
+def open_fake_http(venue: HttpVenueT, *, port: int = 0) -> AbstractAsyncContextManager[HttpVenueT]: ...
+def open_fake_http(
+    venue: FakeHttpVenue | Mapping[str, Handler | HttpAnswer | object] | None = None,
+    *,
+    limit: ConnectLimit | None = None,
+    port: int = 0,
+) -> AbstractAsyncContextManager[FakeHttpVenue]:
+    """Serve a venue, or the routes of one, on a loopback port (0: a free one) for the length of the block."""
+    if not isinstance(venue, FakeHttpVenue):
+        routes, venue = venue or {}, FakeHttpVenue(limit)
+        for path, answer in routes.items():
+            venue.route(path, answer)
+    return _served(venue, port)
+
+
+@asynccontextmanager
+async def _served(venue: HttpVenueT, port: int) -> AsyncIterator[HttpVenueT]:
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
         venue.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"

@@ -131,6 +131,7 @@ class PollingVenue:
 
 class PollingCase(HttpCase[FakeHttpVenue]):
     plugin = plugin
+    records_path = "/prices"
 
     def __init__(self) -> None:
         self.state = PollingVenue()

@@ -147,6 +147,8 @@ class Broker:
                 host.alive()
 
     def decode(self, frame: bytes) -> dict[str, Any]:
+        if self.fault == "decodes nothing" and b"tick" in frame:
+            raise BadMessage("found a price as text, expected a number")
         if self.fault == "crashes on garbage":
             return dict(json.loads(frame))
         if self.fault == "blocks the loop" and len(frame) > 500_000:
@@ -223,6 +225,7 @@ def test_a_sound_broker_passes(check: str) -> None:
     ("fault", "check", "says"),
     [
         ("never starts", "lifecycle", "state live, found starting"),
+        ("decodes nothing", "lifecycle", "discarded 1 meanwhile, the last one: “found a price as text"),
         ("does not stop", "lifecycle", "took 3.5 s to end"),
         ("does not stop", "cancellation", "took 3.5 s to end"),
         ("keeps a task", "lifecycle", "tasks are still running: trio.sleep_forever"),

@@ -129,3 +129,48 @@ async def test_a_push_to_a_stream_that_is_ending_reaches_the_others_and_harms_no
                 with pytest.raises(Unavailable):
                     await read_lines(stream, 9)
         assert (await http.get(f"{acme.http.url}/symbols")).status == 200
+
+
+class Tide(FakeHttpVenue):
+    """State of its own, a long poll, a request that is no GET."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.news: list[int] = []
+        self.beats = 0
+        self.route("/news", self.poll)
+        self.route("/beat", self.beat, method="POST")
+
+    async def poll(self, exchange: FakeExchange) -> object:
+        await self.hold(exchange, lambda: bool(self.news), float(exchange.request.query["most_s"]))
+        return self.news
+
+    def beat(self, exchange: FakeExchange) -> HttpAnswer | None:
+        self.beats += 1
+        return HttpAnswer(204)
+
+
+async def test_a_subclass_is_served_and_what_a_route_returns_is_the_answer() -> None:
+    with trio.fail_after(10):
+        async with open_fake_http(Tide()) as tide, open_http() as http:
+            assert (await http.request("POST", f"{tide.url}/beat")).status == 204
+            assert tide.beats == 1
+            assert (await http.get(f"{tide.url}/beat")).headers["Allow"] == "POST"
+
+
+async def test_a_long_poll_ends_with_news_with_time_and_with_the_client() -> None:
+    with trio.fail_after(10):
+        async with open_fake_http(Tide()) as tide, open_http() as http, trio.open_nursery() as nursery:
+            assert await http.fetch(f"{tide.url}/news", params={"most_s": "0.01"}) == b"[]"
+            with trio.move_on_after(0.05):
+                await http.fetch(f"{tide.url}/news", params={"most_s": "60"})
+            await tide.wait_until(lambda: not tide.exchanges)  # the client has gone
+
+            async def give() -> None:
+                await tide.wait_until(lambda: bool(tide.exchanges))
+                tide.news.append(7)
+                tide.tell()
+
+            nursery.start_soon(give)
+            assert await http.fetch(f"{tide.url}/news", params={"most_s": "60"}) == b"[7]"
+            assert await http.fetch(f"{tide.url}/news", params={"most_s": "60"}) == b"[7]"  # kept alive

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from mdserver.errors import Rejected, Unavailable
-from mdserver.net import WebSocket, WebSocketClosed, fetch, open_websocket
+from mdserver.net import WebSocket, WebSocketClosed, fetch, open_http, open_websocket
+from mdserver.testing.http_venue import open_fake_http
 from mdserver.testing.recorded import Frame
 from mdserver.testing.websocket_venue import (
     FakeClient,
@@ -249,3 +250,11 @@ async def test_the_venue_of_the_how_to() -> None:
             await names["test_prices_arrive_and_a_reset_ends_the_session"](connect)
     assert b'{"error":"unknown symbol","symbol":"CHF/USD"}' in got
     assert got[-1] == b'{"symbol":"EUR/USD","bid":1.1,"ask":1.2}'
+    headers = {"X-Key": "a-made-up-key"}
+    with trio.fail_after(10):
+        async with open_fake_http(names["FakeTide"]()) as tide, open_http(headers=headers) as http:
+            tide.give(1.1)
+            body = await http.fetch(f"{tide.url}/quotes/EURUSD", params={"after": "0"})
+            assert body == b'{"symbol":"EURUSD","quotes":[1.1]}'
+            assert await http.fetch(f"{tide.url}/beat", method="POST") == b'{"ok":true}'
+            assert (await http.get(f"{tide.url}/symbols", headers={"X-Key": "other"})).status == 403

@@ -286,3 +286,22 @@ async def test_leaving_a_stream_tells_the_server_also_when_cancelled(venue: Fake
         await venue.push(b"a\n")
         nursery.cancel_scope.cancel()
     await venue.wait_streams(0)
+
+
+async def test_a_request_of_any_method_carries_bytes_or_json() -> None:
+    async def echo(exchange: FakeExchange) -> object:
+        request = exchange.request
+        return [request.method, request.headers.get("content-type", ""), request.body.decode()]
+
+    async with open_fake_http() as venue, open_http() as http:
+        for method in ("POST", "PUT", "DELETE"):
+            venue.route("/beat", echo, method=method)
+        url = f"{venue.url}/beat"
+        assert await http.fetch(url, method="POST") == b'["POST","",""]'
+        assert (
+            await http.fetch(url, method="PUT", body={"a": 1}) == b'["PUT","application/json","{\\"a\\":1}"]'
+        )
+        answer = await http.request("DELETE", url, body=b"x", headers={"Content-Type": "text/plain"})
+        assert answer.body == b'["DELETE","text/plain","x"]'
+        with pytest.raises(HttpRefused, match=r"HTTP 405.*GET is not allowed here, only DELETE, POST, PUT"):
+            await http.fetch(url)

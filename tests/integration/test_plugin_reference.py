@@ -12,6 +12,7 @@ import pytest
 import mdserver.net
 import mdserver.plugin
 import mdserver.testing
+from mdserver.model import Feed, Instrument, OrderBook, Tick, TickColumns, Trade
 from mdserver.plugin import BrokerHost, BrokerPlugin, CommandPlugin, HistoryInstrument, HistoryPlugin, RawHour
 from mdserver.testing import FakeHost
 
@@ -44,6 +45,13 @@ def test_no_heading_is_left_over() -> None:
 def test_each_field_of_a_descriptor_is_named(cls: type[Any]) -> None:
     text = section("mdserver.plugin", cls.__name__)
     assert [f.name for f in attrs.fields(cls) if f"`{f.name}" not in text] == []
+
+
+@pytest.mark.parametrize("cls", [Feed, Tick, Trade, OrderBook, Instrument, TickColumns])
+def test_each_field_of_a_record_is_named(cls: type[Any]) -> None:
+    (row,) = re.findall(rf"^\| `{cls.__name__}` \| (.*)", PAGE, re.MULTILINE)
+    fields = getattr(cls, "__struct_fields__", None) or getattr(cls, "_fields", ())
+    assert [name for name in fields if not re.search(rf"`{name}[`=]", row)] == []
 
 
 def public(found: object) -> set[str]:

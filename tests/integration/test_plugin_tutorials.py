@@ -92,3 +92,25 @@ def test_a_history_source(reachable_path: Path) -> None:
     done = mdserver(folder, *command, "--from", "2024-02-01", "--to", "2024-02-01", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "120" in done.stdout
+
+
+def test_a_polled_venue(tmp_path: Path, long: bool) -> None:
+    lay_out("../howto/poll-a-venue.md", tmp_path)
+    folder = tmp_path / "my-plugins"
+    tests = [sys.executable, "-m", "pytest", "-q", "-o", "trio_mode=true", "-p", "no:cacheprovider", "."]
+    done = subprocess.run(tests, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    some = "" if long else "if name in ('lifecycle', 'demand', 'refusal', 'rejection')"
+    program = (
+        "from mdserver.testing.conformance import check_names, run_check\n"
+        "from tidepool.conformance import case\n"
+        f"for name in [name for name in check_names(case) {some}]:\n"
+        "    print(run_check(case, name))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    assert len(rows) == (16 if long else 4), rows
+    assert all("outcome='ok'" in row for row in rows), rows

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from .cases import BrokerCase
-from .fault_checks import gaps, garbage, reconnect, rejection, secrets, silence
+from .cases import BrokerCase, HttpCase
+from .fault_checks import gaps, garbage, pace, reconnect, rejection, secrets, silence
 from .record_checks import back_pressure, loop, times_and_numbers
 from .session_checks import cancellation, demand, descriptor, lifecycle, nothing_behind, refusal
 from .watch import SessionWatch
 
-__all__ = ["BROKER_CHECKS", "BrokerCheck"]
+__all__ = ["BROKER_CHECKS", "POLLING_CHECKS", "BrokerCheck"]
 
 BrokerCheck: TypeAlias = Callable[[BrokerCase[Any], SessionWatch], Awaitable[str]]
 
@@ -35,3 +35,6 @@ BROKER_CHECKS: dict[str, BrokerCheck] = {
     "nothing left behind": nothing_behind,
     "loop never blocked": loop,
 }
+
+POLLING_CHECKS: dict[str, Callable[[HttpCase[Any], SessionWatch], Awaitable[str]]] = {"pace": pace}
+"""Those of a broker that asks its venue again and again, besides."""

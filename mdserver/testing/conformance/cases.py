@@ -31,8 +31,9 @@ class BrokerCase(Generic[V]):
     ``symbols``: two or more canonical symbols of the venue; ``unknown``: a symbol that it refuses. ``types``: the types
     of records to test; None: all types of the plugin. ``patience_s``: how long the suite waits for what should happen
     at once. ``notices_within_s``: the time within which the plugin must notice a dead connection, with the case's
-    settings. ``burst``: the number of records sent at once. ``not_applicable``: names of checks that do not apply, each
-    with the reason, which the scorecard shows.
+    settings. ``holds_s``: how long a session must hold by itself; set it above the time after which your fake forgets a
+    client without heartbeats (0: not checked). ``burst``: the number of records sent at once. ``not_applicable``: names
+    of checks that do not apply, each with the reason, which the scorecard shows.
     """
 
     plugin: ClassVar[BrokerPlugin]
@@ -41,6 +42,7 @@ class BrokerCase(Generic[V]):
     types: ClassVar[Sequence[str] | None] = None
     patience_s: ClassVar[float] = 10.0
     notices_within_s: ClassVar[float] = 5.0
+    holds_s: ClassVar[float] = 0.0
     burst: ClassVar[int] = 200
     not_applicable: ClassVar[Mapping[str, str]] = NOTHING
 
@@ -136,8 +138,11 @@ class WebSocketCase(BrokerCase[WebSocketVenueT]):
 class HttpCase(BrokerCase[HttpVenueT]):
     """A case on a :class:`~mdserver.testing.http_venue.FakeHttpVenue`: a venue that the plugin polls.
 
-    Define ``plugin``, ``symbols``, :meth:`open_venue`, :meth:`send` and :meth:`served`.
+    Define ``plugin``, ``symbols``, :meth:`open_venue`, :meth:`send` and :meth:`served`. ``records_path``: part of the
+    path of the requests that bring records, whose answers are replaced by garbage; empty: all requests.
     """
+
+    records_path: ClassVar[str] = ""
 
     def settings(self, venue: HttpVenueT) -> Mapping[str, object]:
         """Return ``url``."""
@@ -154,10 +159,10 @@ class HttpCase(BrokerCase[HttpVenueT]):
         venue.fail(HttpFault("hang"))
 
     async def garbage(self, venue: HttpVenueT, data: bytes) -> None:
-        """Send ``data`` as the next answer; return once it is sent."""
-        before = len(venue.requests)
-        venue.fail(HttpFault("status", status=200, body=data), times=1)
-        await venue.wait_until(lambda: len(venue.requests) > before)
+        """Send ``data`` as the next answer to a request for records; return once that has come."""
+        before = sum(self.records_path in request.path for request in venue.requests)
+        venue.fail(HttpFault("status", status=200, body=data), times=1, path=self.records_path)
+        await venue.wait_requests(before + 1, self.records_path)
 
     async def refuse(self, venue: HttpVenueT, status: int) -> None:
         """Answer every request with ``status``."""

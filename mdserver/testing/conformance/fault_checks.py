@@ -8,12 +8,13 @@ from typing import Any
 import trio
 
 from ...model import Feed
-from .cases import BrokerCase
-from .scorecard import Failed, NotApplicable
+from ..http_venue import FakeHttpVenue, HttpFault
+from .cases import BrokerCase, HttpCase
+from .scorecard import Failed, NotApplicable, quoted
 from .server import open_server, secrets_of
 from .watch import SessionWatch
 
-__all__ = ["GARBAGE", "gaps", "garbage", "reconnect", "rejection", "secrets", "silence"]
+__all__ = ["GARBAGE", "gaps", "garbage", "pace", "reconnect", "rejection", "secrets", "silence"]
 
 GARBAGE = (
     b'{"this is": not JSON',
@@ -29,6 +30,12 @@ GARBAGE = (
     b"<html><head><title>502 Bad Gateway</title></head></html>",
 )
 """Messages that no venue should send, and that real venues have sent."""
+
+PACE_S = 0.7
+"""For so long requests are counted: less than the second for which the venue asks the plugin to wait."""
+
+FEW = 20
+"""Requests within that time that are no fault: heartbeats, and one attempt of each of the plugin's tasks."""
 
 Case = BrokerCase[Any]
 
@@ -54,7 +61,7 @@ async def reconnect(case: Case, watch: SessionWatch) -> str:
         await server.wait_state("live")
         await server.wait_served(feeds)
         await server.wait_records(feeds)
-    return f"{server.broker.attempt} attempts; unavailable: “{(why or '')[:60]}”"
+    return f"{server.broker.attempt} attempts; unavailable: {quoted(why)}"
 
 
 async def gaps(case: Case, watch: SessionWatch) -> str:
@@ -100,7 +107,7 @@ async def silence(case: Case, watch: SessionWatch) -> str:
         await server.wait_state("live")
         await server.wait_served(feeds)
         await server.wait_records(feeds)
-    return f"noticed after {noticed_s:.1f} s: “{(why or '')[:60]}”"
+    return f"noticed after {noticed_s:.1f} s: {quoted(why)}"
 
 
 async def garbage(case: Case, watch: SessionWatch) -> str:
@@ -116,7 +123,40 @@ async def garbage(case: Case, watch: SessionWatch) -> str:
         ended = sum(state == "backoff" for state, _ in server.states)
         if not server.host.discarded and not ended:
             raise Failed("the garbage was not reported: expected host.discard(BadMessage(…))")
-    return f"{len(server.host.discarded)} messages discarded, {ended} sessions ended"
+    return f"{len(server.host.discarded)} messages discarded, sessions ended: {ended}"
+
+
+async def pace(case: HttpCase[Any], watch: SessionWatch) -> str:
+    """A venue that asks for a pause gets one, and one whose answers are no use is not asked for them faster."""
+    feeds = case.feeds()
+    counts: list[int] = []
+    async with case.open_venue() as venue, open_server(case, venue, watch) as server:
+        server.want(feeds)
+        await server.wait_served(feeds)
+        await server.wait_records(feeds)
+        usual = await _requests(venue)
+        for what, fault, most in (
+            ("429 with Retry-After: 1", HttpFault("status", 429, headers={"Retry-After": "1"}), FEW),
+            ("what is no JSON", HttpFault("status", 200, b"?"), FEW + 2 * usual),
+        ):
+            before = len(venue.requests)
+            venue.fail(fault)
+            await server.until(lambda: len(venue.requests) > before, "another request")  # noqa: B023 - waited for here
+            counts.append(await _requests(venue))
+            if counts[-1] > most:
+                raise Failed(
+                    f"{counts[-1]} requests within {PACE_S:g} s while the venue answers {what}, expected {most} at "
+                    "most: wait before the next attempt (retry_after_s of the error, mdserver.net.Backoff)"
+                )
+            await case.admit(venue)
+            await server.wait_records_again(feeds)
+    return f"within {PACE_S:g} s {usual} requests, {counts[0]} when told to wait, {counts[1]} when answered nonsense"
+
+
+async def _requests(venue: FakeHttpVenue) -> int:
+    before = len(venue.requests)
+    await trio.sleep(PACE_S)
+    return len(venue.requests) - before
 
 
 async def rejection(case: Case, watch: SessionWatch) -> str:
@@ -134,7 +174,7 @@ async def rejection(case: Case, watch: SessionWatch) -> str:
             text = server.broker.last_error or ""
     if not text.strip() or "\n" in text or len(text) > 500:
         raise Failed(f"expected one sentence with the reason, found {text[:200]!r}")
-    return f"“{text[:90]}”"
+    return quoted(text)
 
 
 async def secrets(case: Case, watch: SessionWatch) -> str:

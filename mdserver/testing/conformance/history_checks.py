@@ -17,7 +17,7 @@ from ...model import TickColumns
 from ...plugin import HistoryHost, HistorySource, RawHour
 from ...registry import check_descriptor
 from .cases import HistoryCase
-from .scorecard import Failed, NotApplicable
+from .scorecard import Failed, NotApplicable, quoted
 from .server import STOP_S, captured_log, load_settings, secrets_of
 from .watch import SessionWatch, mark_session, nothing_left
 
@@ -113,7 +113,7 @@ async def unavailable(case: Case, watch: SessionWatch) -> str:
         try:
             raw = await source.fetch(case.symbol, case.full_hour_us, fresh=True)
         except (Unavailable, Rejected) as error:
-            return f"“{str(error)[:90]}”"
+            return quoted(str(error))
         raise Failed(f"found an hour of kind {raw.kind!r}, expected Unavailable")
 
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-__all__ = ["Failed", "NotApplicable", "Outcome", "Row", "Scorecard"]
+__all__ = ["Failed", "NotApplicable", "Outcome", "Row", "Scorecard", "quoted"]
 
 Outcome: TypeAlias = Literal["ok", "failed", "not applicable"]
 
@@ -19,6 +19,12 @@ class Failed(AssertionError):
 
 class NotApplicable(Exception):
     """A check does not apply to a plugin; the message has the reason."""
+
+
+def quoted(text: str | None, most: int = 100) -> str:
+    """Return a text in quotation marks, shortened to ``most`` characters where an ellipsis says so."""
+    text = text or ""
+    return f"“{text if len(text) <= most else text[: most - 1] + '…'}”"
 
 
 @attrs.frozen

@@ -28,7 +28,7 @@ from ...metrics import Metrics
 from ...model import Feed, Gap, Instrument, Published, Record
 from ...plugin import BrokerPlugin, HistoryPlugin
 from .cases import BrokerCase
-from .scorecard import Failed
+from .scorecard import Failed, quoted
 from .watch import SessionWatch, mark_session, until
 
 __all__ = ["SuiteHost", "SuiteServer", "captured_log", "load_settings", "open_server", "secrets_of"]
@@ -144,7 +144,11 @@ class SuiteServer:
             self._verify_records()
             return condition()
 
-        await until(holds, what, self.case.patience_s if within_s is None else within_s)
+        discarded = len(self.host.discarded)
+        try:
+            await until(holds, what, self.case.patience_s if within_s is None else within_s)
+        except Failed as error:
+            raise Failed(f"{error}{self._told_of(discarded)}") from None
 
     async def wait_state(self, state: str, within_s: float | None = None) -> None:
         """Wait until the broker is in a state."""
@@ -234,15 +238,15 @@ class SuiteServer:
     async def wait_records_again(self, feeds: Iterable[Feed]) -> None:
         """Wait until records of all feeds arrive again, even if sessions end and begin in the meantime."""
         for feed in sorted(feeds):
-            count = len(self.host.of(feed))
+            count, discarded = len(self.host.of(feed)), len(self.host.discarded)
             deadline = trio.current_time() + self.case.patience_s
             while len(self.host.of(feed)) == count:
                 if self.broker.state == "failed":
                     raise Failed(f"the broker has failed: {self.broker.last_error}")
                 if trio.current_time() > deadline:
                     raise Failed(
-                        f"no {feed.type} of {feed.symbol} within {self.case.patience_s:g} s: "
-                        f"the broker does not recover (state {self.broker.state}, {self.broker.last_error})"
+                        f"no {feed.type} of {feed.symbol} within {self.case.patience_s:g} s: the broker does not "
+                        f"recover (state {self.broker.state}, {self.broker.last_error}){self._told_of(discarded)}"
                     )
                 await self.case.send(self.venue, feed)
                 await self._pause(0.2, feed, count)
@@ -252,6 +256,15 @@ class SuiteServer:
         deadline = trio.current_time() + at_most_s
         while len(self.host.of(feed)) == count and trio.current_time() < deadline:  # noqa: ASYNC110 - until() fails
             await trio.sleep(0.005)
+
+    def _told_of(self, discarded: int) -> str:
+        """Return what the plugin could not decode since a number of discarded messages, as the rest of a sentence."""
+        new = self.host.discarded[discarded:]
+        return (
+            f"; the plugin discarded {len(new)} meanwhile, the last one: {quoted(str(new[-1]), 200)}"
+            if new
+            else ""
+        )
 
     def verify(self) -> None:
         """Raise Failed for anything that must not happen in any check."""

@@ -12,7 +12,7 @@ from ...model import Feed
 from ...registry import check_descriptor
 from .cases import BrokerCase
 from .scorecard import Failed
-from .server import STOP_S, SuiteHost, captured_log, load_settings, open_server
+from .server import STOP_S, SuiteHost, SuiteServer, captured_log, load_settings, open_server
 from .watch import SessionWatch, mark_session, nothing_left
 
 __all__ = ["cancellation", "demand", "descriptor", "lifecycle", "nothing_behind", "refusal"]
@@ -46,9 +46,22 @@ async def lifecycle(case: Case, watch: SessionWatch) -> str:
             live_s = trio.current_time() - began
             await server.wait_served(feeds)
             await server.wait_records(feeds)
+            await _hold(case, server)
             ended = trio.current_time()
         ended = trio.current_time() - ended
     return f"live after {1000 * live_s:.0f} ms, ended {1000 * ended:.0f} ms after it was cancelled"
+
+
+async def _hold(case: Case, server: SuiteServer) -> None:
+    """Raise Failed if the session ends within the case's ``holds_s``."""
+    deadline, states = trio.current_time() + case.holds_s, len(server.states)
+    while trio.current_time() < deadline:
+        if len(server.states) > states:
+            raise Failed(
+                f"the session ended by itself within {case.holds_s:g} s, expected it to hold: "
+                f"{server.broker.last_error}"
+            )
+        await trio.sleep(0.02)
 
 
 async def cancellation(case: Case, watch: SessionWatch) -> str:

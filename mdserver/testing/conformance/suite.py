@@ -8,8 +8,8 @@ from typing import Any, Literal
 import trio
 
 from ...errors import leaves
-from .broker_checks import BROKER_CHECKS
-from .cases import BrokerCase, CommandCase, ConformanceCase, HistoryCase
+from .broker_checks import BROKER_CHECKS, POLLING_CHECKS
+from .cases import BrokerCase, CommandCase, ConformanceCase, HistoryCase, HttpCase
 from .command_checks import COMMAND_CHECKS
 from .history_checks import HISTORY_CHECKS
 from .scorecard import Failed, NotApplicable, Row, Scorecard
@@ -94,7 +94,8 @@ def _checks(case: ConformanceCase) -> Mapping[str, Callable[..., Any]]:
         "history": HISTORY_CHECKS,
         "command": COMMAND_CHECKS,
     }
-    return kinds[_kind(case)]
+    more = POLLING_CHECKS if isinstance(case, HttpCase) else {}
+    return {**kinds[_kind(case)], **more}
 
 
 def _kind(case: ConformanceCase) -> Literal["broker", "history", "command"]:
