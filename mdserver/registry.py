@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import attrs
 import click
 
-from .errors import PluginError, Rejected
+from .config import LakeConfig
+from .errors import ConfigError, PluginError, Rejected
 from .kinds import BY_NAME
 from .plugin import (
     API_VERSION,
@@ -22,6 +23,7 @@ from .plugin import (
     BrokerPlugin,
     CommandPlugin,
     HistoryPlugin,
+    Lake,
     LakePlugin,
 )
 from .plugin_folders import FolderPoint, folder_points
@@ -36,11 +38,16 @@ __all__ = [
     "load_command",
     "load_history",
     "load_lake",
+    "open_lake",
     "plugin_code",
     "stand_in",
 ]
 
 OWN_DISTRIBUTION = "mdserver"
+
+NO_LAKE_PLUGIN = (
+    "the data lake needs the plugin mdserver-lake, which is not installed: pip install mdserver-lake"
+)
 
 Folders: TypeAlias = Sequence[Path]
 
@@ -123,6 +130,18 @@ def load_lake(folders: Folders = ()) -> LakePlugin | PluginProblem | None:
     """
     plugins, problems = _usable(_load("lake", LAKE_GROUP, LakePlugin, _check_lake, folders=folders))
     return next(iter(plugins.values()), None) or next(iter(problems), None)
+
+
+def open_lake(settings: LakeConfig, folders: Folders = ()) -> Lake:
+    """Return the lake of the config. Raises ConfigError where it names none, PluginError without a plugin. Blocking."""
+    if settings.url is None:
+        raise ConfigError(["lake.url: missing, expected s3://BUCKET/PREFIX or file:///FOLDER"])
+    plugin = load_lake(folders)
+    if plugin is None:
+        raise PluginError(NO_LAKE_PLUGIN)
+    if isinstance(plugin, PluginProblem):
+        raise PluginError(str(plugin))
+    return plugin.factory(settings)
 
 
 def installed_plugins(folders: Folders = ()) -> list[InstalledPlugin]:

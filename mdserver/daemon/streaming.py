@@ -35,6 +35,7 @@ from ..web.server.tls import Certificate
 from ..web.stream.clients import Clients
 from .bus import BusPart
 from .interpreter import keep_memory_in_bounds
+from .lake_on_demand import LakeOnDemand
 from .parts import Part
 
 __all__ = ["BrokersPart", "MemoryPart", "RouterPart", "WebPart", "sources_of", "streamed_types"]
@@ -299,6 +300,7 @@ class WebPart(Part):
         self._past = past
         self._sources = sources
         self._ready = ready
+        self._lake = LakeOnDemand(config.lake, config.plugin_folders)
         self._end = trio.Event()
         self._closed = trio.Event()
 
@@ -372,6 +374,7 @@ class WebPart(Part):
             last=self._router.last,
             allowed_origins=lambda: self._allowed_origins,
             listed=self._listed,
+            lake=self._lake,
         )
 
     def _listed(self, broker: str) -> Mapping[str, Instrument]:

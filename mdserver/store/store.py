@@ -28,7 +28,8 @@ from .history.hour import FetchedHour, HourResult
 from .history.import_ledger import is_settled, read_settled
 from .history.load_hours import load_hours, open_series
 from .history.venue_candles import add_candles
-from .lake.manifest import days_in_lake_alone
+from .lake.manifest import DayInLake, days_in_lake_alone, list_days_in_lake
+from .lake.replayed import where_they_are
 from .live.named_holes import unstored
 from .live.write_batch import SetAside, Written, write
 from .query import bid_ask_candles, read_candles, replay_records, weighted_prices
@@ -360,8 +361,12 @@ class Store:
 
         def work(conn: psycopg.Connection[Any]) -> dict[Topic, Begin]:
             series = replay_records.series_of(conn, starts)
-            return {
+            found = {
                 topic: replay_records.begin(conn, series.get(topic), start) for topic, start in starts.items()
+            }
+            return {
+                topic: where_they_are(conn, series.get(topic), starts[topic], begin)
+                for topic, begin in found.items()
             }
 
         return await self._database.run(work, within_s=READ_S, one_state=True)
@@ -445,6 +450,20 @@ class Store:
         Retention has dropped their records here. None where there is no such day.
         """
         return await self._read(lambda conn: days_in_lake_alone(conn, series_ids, table, first_us, last_us))
+
+    async def list_days_in_lake(
+        self, lake: str, series_ids: Sequence[int], table: str, first_us: int, last_us: int
+    ) -> list[DayInLake]:
+        """Return those days, one by one, that lie in the lake of this address."""
+        return await self._read(
+            lambda conn: list_days_in_lake(conn, lake, series_ids, table, first_us, last_us)
+        )
+
+    @property
+    def numbering(self) -> str:
+        """Names the numbering of the streamed records; "" before the database was opened."""
+        opened = self._database.opened
+        return "" if opened is None else opened.epoch
 
     async def open_series(self, source: str, symbol: str) -> SeriesInfo:
         """Return the series for a source's imported ticks, created if missing. Raises Rejected if it is a live one."""

@@ -18,13 +18,14 @@ from ...config import Config, HistoryEntry
 from ...errors import ConfigError
 from ...log import get_logger
 from ...plugin import CommandContext, CommandPlugin, HistoryHost, HistoryPlugin, HistorySource
+from ...registry import open_lake
 from ...store.connection.database import Database
 from ...store.open_database import open_configured
 from ...store.store import Store
 from ...store.tables.recreate_indexes import recreate
 from ...store.tables.secondary_indexes import drop_secondary, status
 from ...symbols import canonical_all, symbols_of_lines
-from .lake_target import LakeTarget, open_lake
+from .lake_target import LakeTarget
 from .pipeline import Importer
 from .plan import Chunk, Dates, SymbolPlan, last_days, make_chunks, plan_symbol
 from .progress import ImportProgress

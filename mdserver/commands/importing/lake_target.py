@@ -11,44 +11,25 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
-from pathlib import Path
 
 import attrs
 import trio
 
-from ...config import LakeConfig
-from ...errors import BadMessage, ConfigError, PluginError, Rejected
+from ...errors import BadMessage, Rejected
 from ...market_hours import HOUR_US
 from ...model import US_PER_S, CandleRow, LakeDay, RecordColumns, Topic
 from ...plugin import Lake
-from ...registry import PluginProblem, load_lake
 from ...store.history.hour import MAX_AGE_US, BidAt
 from ...store.store import FetchedHour, HourResult
 from .lake_day import DayMerge, candles_of_day, needs_nothing
 from .plan import Dates
 
-__all__ = ["LakeTarget", "open_lake"]
+__all__ = ["LakeTarget"]
 
 DAY_US = 24 * HOUR_US
 
 SETTLE_US = HOUR_US
 """A day is closed so long after its end, as for a push."""
-
-NOT_INSTALLED = (
-    "the data lake needs the plugin mdserver-lake, which is not installed: pip install mdserver-lake"
-)
-
-
-def open_lake(settings: LakeConfig, folders: Sequence[Path] = ()) -> Lake:
-    """Return the lake of the config. Raises PluginError without a plugin, ConfigError without a lake. Blocking."""
-    if settings.url is None:
-        raise ConfigError(["lake.url: missing, expected s3://BUCKET/PREFIX or file:///FOLDER"])
-    plugin = load_lake(folders)
-    if plugin is None:
-        raise PluginError(NOT_INSTALLED)
-    if isinstance(plugin, PluginProblem):
-        raise PluginError(str(plugin))
-    return plugin.factory(settings)
 
 
 @attrs.define(eq=False)

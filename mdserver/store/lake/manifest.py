@@ -7,13 +7,23 @@ from datetime import date, datetime
 from typing import Any, LiteralString
 
 import psycopg
+from msgspec import Struct
 from psycopg.rows import args_row
 
 from ...kinds import KINDS
-from ...model import PushedDay
+from ...model import TIMEFRAMES, US_PER_S, PushedDay
 from .days import day_marks
 
-__all__ = ["days_in_lake_alone", "note_pushed", "read_pushed", "unpushed_days"]
+__all__ = [
+    "DayInLake",
+    "days_in_lake_alone",
+    "list_days_in_lake",
+    "note_pushed",
+    "read_pushed",
+    "unpushed_days",
+]
+
+_EPOCH = date(1970, 1, 1)
 
 _READ: LiteralString = """select s.broker, s.symbol, s.type, p.day, p.what, p.object_key, p.row_count, p.size_bytes,
         p.checksum, p.mark, p.hist_v
@@ -43,7 +53,33 @@ _ALONE: LiteralString = """select min(p.day), max(p.day)
         and p.day between (timestamptz 'epoch' + %(first)s * interval '1 microsecond')::date
             and (timestamptz 'epoch' + %(last)s * interval '1 microsecond')::date"""
 
+_DAYS_ALONE: LiteralString = """select p.series_id, p.day, p.row_count, p.size_bytes, p.checksum
+    from pushed_days p join retention r on r.table_name = %(table)s
+        and p.day < (r.dropped_before at time zone 'UTC')::date
+    where p.lake = %(lake)s and p.series_id = any(%(series)s) and p.what = 'records' and p.row_count > 0
+        and p.day between (timestamptz 'epoch' + %(first)s * interval '1 microsecond')::date
+            and (timestamptz 'epoch' + %(last)s * interval '1 microsecond')::date
+    order by p.day, p.series_id"""
+
 _NAMES = "select id, broker || ' ' || symbol || ' ' || type from series where id = any(%s)"
+
+
+class DayInLake(Struct, frozen=True):
+    """A day of a series whose records retention has dropped, and which lies in the lake.
+
+    ``size_bytes`` and ``checksum`` are those of its object.
+    """
+
+    series_id: int
+    day: date
+    count: int
+    size_bytes: int
+    checksum: str
+
+    @property
+    def start_us(self) -> int:
+        """Midnight UTC, in microseconds."""
+        return (self.day - _EPOCH).days * TIMEFRAMES["1d"] * US_PER_S
 
 
 def read_pushed(conn: psycopg.Connection[Any], lake: str) -> list[PushedDay]:
@@ -73,6 +109,25 @@ def days_in_lake_alone(
     values = {"table": table, "series": list(series_ids), "first": first_us, "last": last_us}
     row = conn.execute(_ALONE, values).fetchone()
     return None if row is None or row[0] is None else (row[0], row[1])
+
+
+def list_days_in_lake(
+    conn: psycopg.Connection[Any],
+    lake: str,
+    series_ids: Sequence[int],
+    table: str,
+    first_us: int,
+    last_us: int,
+) -> list[DayInLake]:
+    """Return the days of a range that were pushed to this lake and whose records retention has dropped. Blocking."""
+    values = {
+        "lake": lake,
+        "table": table,
+        "series": list(series_ids),
+        "first": first_us,
+        "last": last_us,
+    }
+    return [DayInLake(*row) for row in conn.execute(_DAYS_ALONE, values).fetchall()]
 
 
 def unpushed_days(

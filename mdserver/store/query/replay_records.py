@@ -42,6 +42,10 @@ _LEFT_OUT: LiteralString = """select 1 from gaps g join {table} r on r.series_id
     where g.series_id = %s and g.seq = %s and g.cause = %s
       and r.time >= g.from_time and r.time <= g.to_time and r.seq = %s limit 1"""
 
+_DROPPED: LiteralString = """select exists (
+    select from candles c join retention r on r.table_name = {table} and c.time < r.dropped_before
+    where c.series_id = {series} and c.timeframe = 60 and c.time > {first} - interval '1 minute')"""
+
 _SECONDS: LiteralString = "trim_scale(extract(epoch from {column}))::text"
 
 
@@ -69,14 +73,24 @@ def begin(conn: psycopg.Connection[Any], series: SeriesInfo | None, start: Start
     if series is None:
         return Begin(0)
     span = spans_from_time(conn, series.id, start.time_us)
-    if span is None:
-        return Begin(series.last_seq)
-    first = _least_seq(conn, series, span, from_us=start.time_us)
+    first = None if span is None else _least_seq(conn, series, span, from_us=start.time_us)
     if first is None:
-        return Begin(series.last_seq)
+        dropped = _has_dropped(conn, series, start.time_us)
+        return Begin(series.last_seq, "the records since then are not stored: live only" if dropped else None)
     if first == 1 or _is_stored(conn, series, first - 1):
         return Begin(first - 1)
     return Begin(first - 1, f"the records before {first} are not stored: from the oldest there is")
+
+
+def _has_dropped(conn: psycopg.Connection[Any], series: SeriesInfo, from_us: int) -> bool:
+    """Return whether retention has dropped records at or after a time. Their candles are still there."""
+    stored = BY_NAME[series.type].stored
+    if stored is None:
+        return False
+    statement = sql.SQL(_DROPPED).format(
+        table=sql.Literal(stored.table), series=sql.Literal(series.id), first=timestamp(from_us)
+    )
+    return conn.execute(statement).fetchone() == (True,)
 
 
 def _begin_after(conn: psycopg.Connection[Any], series: SeriesInfo | None, seq: int) -> Begin:

@@ -8,7 +8,9 @@ from quart import Request, Response
 
 __all__ = ["cross_origin"]
 
-_EXPOSED = "ETag, Link, X-Available-From, X-Available-To, X-Broker, X-In-Lake, X-Next-Cursor, X-Price"
+_EXPOSED = (
+    "ETag, Link, X-Available-From, X-Available-To, X-Broker, X-In-Lake, X-Next-Cursor, X-Price, X-Source"
+)
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
     "Access-Control-Allow-Headers": "Accept, Authorization, If-None-Match, Last-Event-ID",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
 from ...feed.broker_state import BrokerState
 from ...metrics import Metrics
 from ...model import Instrument, Published, RecordType, Topic
+from ...plugin import Lake
 from ...store.store import Store
 
 __all__ = ["Dependencies", "SourceInfo"]
@@ -29,6 +30,10 @@ class SourceInfo:
     synthetic: bool = False
 
 
+async def _no_lake() -> None:
+    return None
+
+
 @attrs.frozen
 class Dependencies:
     """Everything that the HTTP routes use.
@@ -39,7 +44,7 @@ class Dependencies:
     records or the repair of a gap may change it. ``answer_s`` bounds the work on a request; together with the time that
     the database needs to cancel a query it is below the timeout of usual proxies. ``last`` returns the newest record of
     a topic that was published since the start. ``listed`` returns what a broker's venue lists, by symbol; nothing for a
-    source that is no broker.
+    source that is no broker. ``lake`` returns the data lake, None if there is none or its plugin cannot be used.
     """
 
     store: Store | None
@@ -54,3 +59,4 @@ class Dependencies:
     last: Callable[[Topic], Published | None] = lambda _: None
     allowed_origins: Callable[[], Sequence[str]] = tuple
     listed: Callable[[str], Mapping[str, Instrument]] = lambda broker: {}
+    lake: Callable[[], Awaitable[Lake | None]] = _no_lake

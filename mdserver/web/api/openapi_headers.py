@@ -26,6 +26,10 @@ HEADERS: dict[str, dict[str, Any]] = {
         "description": "first and last day of the range of which records are in the data lake alone, as `DATE/DATE`",
         "schema": _TEXT,
     },
+    "X-Source": {
+        "description": "`lake`: records of the page are from the data lake, since retention has dropped them here",
+        "schema": _TEXT,
+    },
     "Retry-After": {"description": "seconds to wait before another try", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "`Bearer`: a key is asked for", "schema": _TEXT},
     "Upgrade": {"description": "`websocket`", "schema": _TEXT},
@@ -38,8 +42,8 @@ _PAGED = ("X-Broker", "X-Next-Cursor", "Link", *_AVAILABLE)
 _OF_ROUTE = {
     "/api/candles": ("X-Price", *_PAGED),
     "/api/candles/{symbol}/{timeframe}": ("X-Price", *_PAGED),
-    "/api/ticks": (*_PAGED, "X-In-Lake"),
-    "/api/trades": (*_PAGED, "X-In-Lake"),
+    "/api/ticks": (*_PAGED, "X-In-Lake", "X-Source"),
+    "/api/trades": (*_PAGED, "X-In-Lake", "X-Source"),
     "/": ("ETag", "Content-Security-Policy"),
     "/docs": ("ETag", "Content-Security-Policy"),
 }

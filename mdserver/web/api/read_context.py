@@ -27,6 +27,9 @@ ENCODED_AT_ONCE = 4
 LARGE_AT_ONCE = 2
 """How many large answers are made at the same time: each may take some hundreds of megabytes for a moment."""
 
+FROM_LAKE_AT_ONCE = 2
+"""Pages that are read from the data lake at the same time: each holds some of its objects in memory."""
+
 MAX_GAPS = 10_000
 """How many gaps of one series in one range are considered: no bucket after the last of them counts as complete."""
 
@@ -42,6 +45,7 @@ class Reading:
     memory: DigestMemory = attrs.field(factory=DigestMemory)
     encoding: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, ENCODED_AT_ONCE))
     large: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, LARGE_AT_ONCE))
+    from_lake: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, FROM_LAKE_AT_ONCE))
 
     @property
     def store(self) -> Store:

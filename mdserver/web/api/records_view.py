@@ -19,11 +19,13 @@ from quart import Request, Response
 from ...kinds import BY_NAME, StoredAs
 from ...model import US_PER_S, RecordType
 from ...protocol.times import Times
+from ...store.query.read_records import NO_TIME_US
 from ...store.store import RecordArrays, RecordPage, RowPosition, SeriesInfo, Store
 from .bucket_choice import Buckets, choose_buckets, runs
 from .caching import REVALIDATE, Span, version_key
 from .conditional import answer, format_of
 from .encoding import Body, Column, Format, build_body, row_type, shown_times, without_fraction
+from .lake_records import InLake
 from .params import number_up_to, query_of, symbol_of, time_range_us, times_of
 from .problem import Problem, invalid_parameter
 from .read_context import Reading, series_headers
@@ -91,18 +93,24 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
 
     async def body_of() -> Body:
         queries = await _page_queries(reading, series, span, cursor, limit)
-        page, found = await _first_page(reading.store, queries, form, times)
+        page, found = await _first_page(reading.store, queries, form, times, lake)
         following = _next_cursor(found, page, last=found is queries[-1])
         around = _around(found.series, following)
         body = await build_body(page.row, page.columns, form, **around, turn=reading.encoding)
         return attrs.evolve(
-            body, headers={"X-Broker": found.series.broker, **_paging_headers(query, following)}
+            body,
+            headers={
+                "X-Broker": found.series.broker,
+                **_paging_headers(query, following),
+                **({"X-Source": "lake"} if page.from_lake else {}),
+            },
         )
 
     control = await reading.cache_control(series, span, until_us=to_us, named="broker" in query)
     in_lake = await reading.store.days_in_lake(
         [one.id for one in series], _stored(type_).table, from_us, to_us
     )
+    lake = None if in_lake is None else await _in_lake(reading, series, type_, from_us, to_us)
     if in_lake is not None:
         control = REVALIDATE  # a pull brings them back
     return await answer(
@@ -115,8 +123,23 @@ async def records_answer(request: Request, reading: Reading, type_: RecordType) 
             **({} if in_lake is None else {"X-In-Lake": "/".join(day.isoformat() for day in in_lake)}),
         },
         memory=reading.memory,
-        key=("records", form, cursor, limit, times, *(version_key(one, span) for one in series)),
+        # what others write into the lake has no version here: such a page is always made
+        key=None
+        if lake is not None
+        else ("records", form, cursor, limit, times, *(version_key(one, span) for one in series)),
     )
+
+
+async def _in_lake(
+    reading: Reading, series: Sequence[SeriesInfo], type_: RecordType, from_us: int, to_us: int
+) -> InLake | None:
+    """Return the days of a range that can be read from the data lake, None if there is no lake."""
+    lake = await reading.services.lake()
+    if lake is None:
+        return None
+    ids, table = [one.id for one in series], _stored(type_).table
+    days = await reading.store.list_days_in_lake(lake.address, ids, table, from_us, to_us)
+    return InLake(lake, days, reading.from_lake)
 
 
 async def _page_queries(
@@ -165,31 +188,42 @@ async def _runs(
 
 @attrs.frozen
 class _Page:
-    """A page as columns; ``last`` is the position of its last record, ``more``: the series has records after it."""
+    """A page as columns; ``last`` is the position of its last record, ``more``: the series has records after it.
+
+    ``from_lake``: the data lake was read for it.
+    """
 
     row: type[msgspec.Struct]
     columns: list[Column]
     last: RowPosition | None
     more: bool
+    from_lake: bool
 
 
 async def _first_page(
-    store: Store, queries: Sequence[_PageQuery], form: Format, times: Times
+    store: Store, queries: Sequence[_PageQuery], form: Format, times: Times, lake: InLake | None
 ) -> tuple[_Page, _PageQuery]:
     """Return the first page that has a record, else the last page, with its query."""
     for query in queries:
-        page = await _page(store, query, form, times)
+        page = await _page(store, query, form, times, lake)
         if page.last is not None:
             break
     return page, query
 
 
-async def _page(store: Store, query: _PageQuery, form: Format, times: Times) -> _Page:
+async def _page(store: Store, query: _PageQuery, form: Format, times: Times, lake: InLake | None) -> _Page:
     """Read one page, and one record more to know whether another page follows."""
     series, limit = query.series, query.limit
     span, after = (query.from_us, query.to_us), query.after
     page: RecordPage | RecordArrays
-    if form == "arrow":
+    more = False
+    from_lake = lake is not None and bool(
+        lake.days_of(series, span[0] if after is None else max(span[0], after[0]), span[1])
+    )
+    if lake is not None and from_lake:
+        arrays, more = await lake.page(store, series, span, after, limit + 1)
+        page = arrays if form == "arrow" else _listed(arrays)
+    elif form == "arrow":
         page = await store.record_arrays(series, *span, after=after, limit=limit + 1)
     else:
         page = await store.records(series.id, series.type, *span, after=after, limit=limit + 1)
@@ -205,7 +239,22 @@ async def _page(store: Store, query: _PageQuery, form: Format, times: Times) -> 
     count = len(page.seq)
     last = min(count, limit) - 1
     end = (int(page.time_us[last]), int(page.seq[last])) if count else None
-    return _Page(row_type(_stored(series.type)), columns, end, count > limit)
+    return _Page(row_type(_stored(series.type)), columns, end, more or count > limit, from_lake)
+
+
+def _listed(page: RecordArrays) -> RecordPage:
+    """Return a page as Python objects, with None for what nobody gave."""
+    return RecordPage(
+        page.time_us.tolist(),
+        page.seq.tolist(),
+        [None if time_us == NO_TIME_US else time_us for time_us in page.received_us.tolist()],
+        {
+            name: values
+            if isinstance(values, list)
+            else [None if value != value else value for value in values.tolist()]
+            for name, values in page.columns.items()
+        },
+    )
 
 
 def _stored(type_: RecordType) -> StoredAs:
