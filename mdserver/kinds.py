@@ -87,6 +87,7 @@ class Kind:
     ``latest_wins``: whether a newer record of the topic takes the place of this one while a client is behind;
     ``may_wait``: whether there are any such records.
     ``changes``: whether it only changes what came before it, so that nothing but the whole can take its place.
+    ``needs_before``: whether it means nothing without what came before it.
     ``variant`` tells apart the topics of one symbol; None: there is one; ``default_variant`` is that of
     whoever names none. ``stored`` None: the number is kept, the record is not; else the wire form is the columns under
     their names, for a replay is encoded by the database. No record is older than ``earliest_us``.
@@ -99,6 +100,7 @@ class Kind:
     latest_wins: Callable[[Any], bool]
     may_wait: bool = False
     changes: Callable[[Any], bool] | None = None
+    needs_before: Callable[[Any], bool] | None = None
     cut: Callable[[Any, int], Any] | None = None
     times: tuple[tuple[str, str], ...] = (("time", "time_us"),)
     variant: Callable[[Any], str] | None = None
@@ -158,6 +160,7 @@ _ROWS = (
         latest_wins=lambda book: book.action == "snapshot" and book.depth != FULL_BOOK,
         may_wait=True,
         changes=lambda book: book.depth == FULL_BOOK,
+        needs_before=lambda book: book.action == "update",
         cut=best_levels,
         variant=lambda book: book.depth,
         default_variant="25",

@@ -11,7 +11,7 @@ A distribution registers a descriptor in an entry-point group; the server loads 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -34,6 +34,7 @@ __all__ = [
     "COMMAND_GROUP",
     "HISTORY_GROUP",
     "LAKE_GROUP",
+    "BookRenewal",
     "Broker",
     "BrokerHistory",
     "BrokerHost",
@@ -147,6 +148,19 @@ class Broker(Protocol):
         Call ``task_status.started()`` once connected. Raise :class:`~mdserver.errors.Unavailable` if trying again may
         help: the server then starts another session, with backoff. Raise :class:`~mdserver.errors.Rejected` if it
         cannot help: the broker has then failed for good.
+        """
+        ...
+
+
+@runtime_checkable
+class BookRenewal(Protocol):
+    """An optional part of a :class:`Broker` with full order books: the venue sends one anew."""
+
+    def renew_books(self, symbols: Collection[str]) -> None:
+        """Have the next records of these full books be snapshots. Called during a session; must not block.
+
+        The server lacks changes of theirs, for instance because nobody was subscribed for a moment. It drops all
+        further changes until a snapshot comes.
         """
         ...
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import time
+from math import inf
+from time import monotonic, time
 from typing import Protocol, TypeAlias, cast
 
 import structlog
@@ -37,6 +38,9 @@ MAX_VARIANT_BYTES = 16
 MAX_SHOWN = 20
 """The most feeds of clients that one line of the log names."""
 
+RENEW_EVERY_S = 10.0
+"""How often a broker is asked for a whole order book."""
+
 REJECTED = "rejected"
 """The cause of a gap of records that the check rejected."""
 
@@ -57,19 +61,24 @@ class _Line:
     ``interrupted`` is why it was not served for a while, or None. A late record of the old subscription does not end
     the gap, which lasts until the venue serves the topic again.
     ``announced``: the gap after the last record, if there is one, has been published.
+    ``whole_due``: records were lost that later ones build on, so only one that stands for itself can follow;
+    ``asked_s`` is when the broker was last asked for it.
     """
 
     __slots__ = (
         "announced",
+        "asked_s",
         "broken_off",
         "earliest_us",
         "fault",
         "interrupted",
         "last_us",
         "lost",
+        "needs_before",
         "seq",
         "served",
         "topic",
+        "whole_due",
     )
 
     def __init__(self, topic: Topic, kind: Kind, last: LastRecord | None) -> None:
@@ -82,10 +91,14 @@ class _Line:
         self.broken_off: str | None = None if hole is None else hole.cause
         self.lost: int | None = None if hole is None else hole.size
         self.announced = hole is not None
+        self.needs_before = kind.needs_before
+        self.whole_due = kind.needs_before is not None
+        self.asked_s = -inf
 
     def break_off(self, cause: str, lost: int | None = None) -> None:
         """Record that records may be missing after the last one, if there was one."""
         self.served = False
+        self._lack()
         if not self.last_us:
             return
         if self.broken_off is None:
@@ -95,6 +108,7 @@ class _Line:
 
     def miss_rejected(self) -> None:
         """Record that a record after the last one was rejected."""
+        self._lack()
         if not self.last_us:
             return
         if self.broken_off is None:
@@ -104,9 +118,15 @@ class _Line:
         else:
             self.lost = None
 
+    def _lack(self) -> None:
+        """Record that later records may build on lost ones."""
+        if self.needs_before is not None and not self.whole_due:
+            self.whole_due, self.asked_s = True, -inf
+
     def interrupt(self, cause: str) -> None:
         """Record that the topic is no longer subscribed at the venue."""
         self.served = False
+        self._lack()
         self.interrupted = self.interrupted or cause
 
     def hole(self, to_us: int | None) -> Gap | None:
@@ -153,6 +173,8 @@ class Host:
         self.last_event_s: float | None = None
         self.elsewhere: Elsewhere | None = None
         """Set while another process runs the broker's sessions."""
+        self.renew_books: Callable[[Sequence[str]], None] = lambda symbols: None
+        """Has the broker get full order books anew."""
         self.has_heartbeats = False
         """Whether the broker has ever reported a heartbeat: from then on its silence is a fault at any time."""
         self._emit = emit
@@ -191,7 +213,7 @@ class Host:
                     line = self._find_line(record)
                     if line is None:
                         continue
-                if not line.served and not self._note_served(line):
+                if (line.whole_due or not line.served) and not self._may_follow(line, record):
                     continue
                 time_us = record.time_us
                 if type(time_us) is int and line.earliest_us <= time_us <= latest_us:
@@ -202,6 +224,7 @@ class Host:
                     if line.broken_off is not None:
                         accepted.append(self._end_hole(line, time_us))
                         gaps += 1
+                    line.whole_due = False
                     line.seq += 1
                     line.last_us = time_us
                     accepted.append(Published(line.topic, line.seq, record, received_us))
@@ -396,6 +419,21 @@ class Host:
         line.announced = False
         self._metrics.gaps.labels(self.name, _label(gap.cause, self._causes)).inc()
         return Published(line.topic, line.seq, gap)
+
+    def _may_follow(self, line: _Line, record: Record) -> bool:
+        """Return whether a record of a line that is not served, or lacks records, is wanted and stands for itself.
+
+        If it changes what is not known, the broker is asked for the whole, now and then.
+        """
+        if not line.served and not self._note_served(line):
+            return False
+        if not line.whole_due or line.needs_before is None or not line.needs_before(record):
+            return True
+        self._metrics.rejected.labels(self.name, "no_snapshot").inc()
+        if (now_s := monotonic()) >= line.asked_s + RENEW_EVERY_S:
+            line.asked_s = now_s
+            self.renew_books([line.topic.symbol])
+        return False
 
     def _reject(self, record: Record, fault: str) -> None:
         self._metrics.rejected.labels(self.name, fault).inc()

@@ -17,7 +17,7 @@ import trio
 from ..backoff import Backoff
 from ..errors import Silent, Unavailable
 from ..metrics import Metrics
-from ..plugin import Broker, BrokerHistory, BrokerPlugin
+from ..plugin import BookRenewal, Broker, BrokerHistory, BrokerPlugin
 from .broker_host import Host, clean_text
 from .broker_state import BrokerState, Outcome, State, StateHistory
 from .demand import BrokerDemand, FeedChange
@@ -76,6 +76,7 @@ class SupervisedBroker:
         self._turn: trio.CancelScope | None = None
         self._turn_over = trio.Event()
         self._why_restarted = ""
+        host.renew_books = self._renew_books
         demand.watch(self._feeds_changed)
 
     @property
@@ -259,6 +260,20 @@ class SupervisedBroker:
     def _feeds_changed(self, changes: Sequence[FeedChange]) -> None:
         if self.state.is_up and any(self.demand.is_pinned(change.feed) for change in changes):
             self._weigh_refusals()
+
+    def _renew_books(self, symbols: Sequence[str]) -> None:
+        broker = self._broker
+        if not isinstance(broker, BookRenewal):
+            self.host.log.warning(
+                "the plugin cannot have an order book sent anew: changes are dropped until the venue sends a snapshot",
+                symbols=symbols,
+            )
+            return
+        self.host.log.info("changes of an order book were lost here: it is asked for anew", symbols=symbols)
+        try:
+            broker.renew_books(symbols)
+        except Exception:
+            self.host.log.exception("a plugin failed to have an order book sent anew", symbols=symbols)
 
     def _weigh_refusals(self) -> None:
         """Enter degraded if the venue refuses feeds of the config, otherwise live; clients' feeds do not count."""

@@ -1,6 +1,7 @@
 """The present full order books, built from the published records; a whole book replaces changes that were left out.
 
-A book exists from its first snapshot on, as long as it is subscribed at its broker and no change is missing.
+A book exists from its first snapshot on, as long as its broker sends it and no change is missing. It outlives the last
+subscriber here: the venue sends no other snapshot to whoever subscribes before the broker has noticed.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class FullBooks:
         """Return the topics with a known book."""
         return list(self._books)
 
-    def drop(self, topic: Topic) -> None:
-        """Forget a book; without subscribers its broker no longer sends it."""
-        self._books.pop(topic, None)
+    def drop_broken(self, topic: Topic) -> None:
+        """Forget a book if changes of it are missing; called when it has no subscribers here."""
+        kept = self._books.get(topic)
+        if kept is not None and kept.broken_off:
+            del self._books[topic]

@@ -140,7 +140,7 @@ class Router:
                 del audiences[topic]
                 self._of_every -= topic.symbol == EVERY
                 if topic.variant == FULL_BOOK:
-                    self._books.drop(topic)
+                    self._books.drop_broken(topic)
 
     def _change(self, group: Group, terms: dict[Topic, Terms], key: Key) -> None:
         """Change the topics of a group of one client; of possibly thousands only those that differ are touched."""
@@ -224,10 +224,15 @@ class Router:
         if self._for_books:
             for published in self._for_books:
                 self._books.take(published)
+                if type(published.record) is Gap and not self._is_heard(published.topic):
+                    self._books.drop_broken(published.topic)
             self._for_books.clear()
         delivered = self._deliver_one(batch[0]) if len(batch) == 1 else self._deliver_many(batch)
         if delivered:
             self._delivered.value += delivered
+
+    def _is_heard(self, topic: Topic) -> bool:
+        return topic in self._audiences or topic._replace(symbol=EVERY) in self._audiences
 
     def _deliver_one(self, published: Published) -> int:
         """Deliver a batch of one record, for which nothing is joined."""

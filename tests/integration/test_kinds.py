@@ -100,6 +100,8 @@ async def _from_a_broker_into_the_table(database: Database, folder: Path) -> Non
                     "type": "funding", "broker": "one", "symbol": "BTCUSD", "seq": 1, "rate": 0.0001,
                     "received": (now_us + 5) / 1e6,
                 }  # fmt: skip
+                gap = await client.get()
+                assert (gap["type"], gap["cause"], gap["size"]) == ("gap", "rejected", 1)
                 assert (await client.get())["seq"] == 2
         assert server.value("records_rejected_total", broker="one", reason="rate") == 1
     with open_journal(folder / "journal", max_bytes=1 << 20) as journal:  # after a crash, from the file

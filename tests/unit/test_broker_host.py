@@ -14,7 +14,7 @@ from mdserver.errors import BadMessage
 from mdserver.feed.broker_host import Host
 from mdserver.feed.demand import BrokerDemand
 from mdserver.metrics import Metrics
-from mdserver.model import Feed, Gap, Instrument, LastRecord, Published, Tick, Topic, Trade
+from mdserver.model import Feed, Gap, Instrument, LastRecord, OrderBook, Published, Tick, Topic, Trade
 
 T0 = 1_710_918_000_000_000
 EURUSD = Topic("x", "EURUSD", "tick")
@@ -250,6 +250,43 @@ def test_behind_a_message_that_could_not_be_decoded_each_feed_that_is_served_has
     told.host.publish([Tick("GBPUSD", T0 + 1, 1.1, 1.2)])
     assert told.events[:4] == [1, 1, gap(1, 2, "discarded"), 2]
     assert told.events[4:] == [Gap(Topic("x", "GBPUSD", "tick"), T0, T0 + 1, "unsubscribed"), 2]
+
+
+def test_a_change_of_a_full_book_follows_nothing_but_a_whole_one() -> None:
+    """Whatever was missed: let go and wanted again before the broker looked, a rejected change, a lost message."""
+    told, asked = Told(), list[str]()
+    told.host.renew_books = asked.extend
+    feed = Feed("EURUSD", "orderbook", "full")
+
+    def publish(second: int, action: str, bid: float = 1.1) -> None:
+        book = OrderBook("EURUSD", T0 + second * 1_000_000, ((bid, 1.0),), (), action, "full")  # type: ignore[arg-type]
+        told.host.publish([book])
+
+    def hole(from_s: int, to_s: int, cause: str, size: int | None = None) -> Gap:
+        return Gap(Topic("x", *feed), T0 + from_s * 1_000_000, T0 + to_s * 1_000_000, cause, size)
+
+    told.demand.hold(feed)
+    publish(1, "update")
+    publish(1, "snapshot")
+    publish(2, "update")
+    told.demand.release(feed)
+    told.demand.hold(feed)
+    publish(3, "update")
+    publish(4, "update")
+    assert asked == ["EURUSD", "EURUSD"], "not with each one"
+    assert told.value("records_rejected_total", broker="x", reason="no_snapshot") == 3
+    publish(5, "snapshot")
+    publish(6, "update")
+    assert told.events == [1, 2, hole(2, 5, "unsubscribed"), 3, 4]
+    publish(7, "update", bid=-1.0)
+    publish(8, "update")
+    publish(9, "snapshot")
+    assert told.events[5:] == [hole(6, 9, "rejected", 1), 5]
+    told.host.discard(BadMessage("?"))
+    publish(10, "update")
+    publish(11, "snapshot")
+    assert told.events[7:] == [hole(9, 11, "discarded"), 6]
+    assert asked == ["EURUSD"] * 4
 
 
 def test_a_record_of_the_wrong_type_spoils_no_other() -> None:

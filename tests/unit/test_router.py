@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdserver.metrics import Metrics
-from mdserver.model import Gap, Published, Tick, Topic
+from mdserver.model import Gap, OrderBook, Published, Tick, Topic
 from mdserver.protocol.encoding import PLAIN, PLAIN_WIRE, encoding
 from mdserver.protocol.server_frames import text_payloads
 from mdserver.protocol.terms import PLAIN_TERMS, Terms
@@ -218,3 +218,32 @@ def test_only_who_asks_gets_the_time_of_receipt(together: int) -> None:
     router.set_topics(timed, plain(TOPICS[:2]))
     router.set_topics(mixed, {})
     assert publish() == [[], [None, None], []]
+
+
+def test_a_full_book_outlives_its_last_subscriber_as_long_as_nothing_of_it_is_missing() -> None:
+    """Who subscribes before the broker has noticed gets no other snapshot of the venue."""
+    router, sink = Router(Metrics()), RecordingSink()
+    topic = Topic("mock", "A", "orderbook", "full")
+
+    def publish(seq: int, price: float, action: str) -> None:
+        book = OrderBook("A", seq, ((price, 1.0),), (), action, "full")  # type: ignore[arg-type]
+        router.publish([Published(topic, seq, book)])
+
+    router.set_topics(sink, plain([topic]))
+    publish(1, 5.0, "snapshot")
+    router.set_topics(sink, {})
+    publish(2, 6.0, "update")
+    whole = router.last(topic)
+    assert whole is not None
+    assert (whole.seq, whole.record) == (
+        2,
+        OrderBook("A", 2, ((6.0, 1.0), (5.0, 1.0)), (), "snapshot", "full"),
+    )
+    router.publish([Published(topic, 2, Gap(topic, 2, None, "unsubscribed"))])
+    assert router.last(topic) is None, "and no memory is kept for nobody"
+    router.set_topics(sink, plain([topic]))
+    publish(3, 5.0, "snapshot")
+    router.publish([Published(topic, 3, Gap(topic, 3, None, "disconnected"))])
+    assert router.last(topic) is not None
+    router.set_topics(sink, {})
+    assert router.last(topic) is None

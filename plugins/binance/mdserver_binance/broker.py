@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 
 import trio
@@ -39,6 +39,7 @@ class BinanceBroker:
         self._config = config
         self._timing = timing or Timing()
         self._max_streams = max_streams
+        self._running: Session | None = None
         self._ledger = Ledger(no_full_books="" if config.rest_base else _NO_REST)
         self._budget = WeightBudget()
         self._connects = ConnectLimit(self._timing.connects, self._timing.connects_s)
@@ -60,6 +61,11 @@ class BinanceBroker:
             host.log.info("session ended by the venue", error=str(error))
             return
         raise error
+
+    def renew_books(self, symbols: Collection[str]) -> None:
+        """Have the next records of these full books be snapshots. See :class:`mdserver.plugin.BookRenewal`."""
+        if self._running is not None:
+            self._running.renew_books(symbols)
 
     async def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncIterator[list[Trade]]:
         """Yield the trades of a feed between two times, both included, oldest first, in batches.
@@ -85,7 +91,7 @@ class BinanceBroker:
             if base is not None:
                 http = await stack.enter_async_context(open_http(headers=HEADERS))
                 rest = Rest(base, http, self._budget)
-            session = Session(
+            session = self._running = Session(
                 host,
                 self._config,
                 self._timing,

@@ -92,6 +92,14 @@ class Intake:
                 if not book.valid:
                     self._ask(feed.symbol)
 
+    def renew_books(self, symbols: Iterable[str]) -> None:
+        """Begin books again from a new snapshot: the server lacks changes of them."""
+        for symbol in symbols:
+            book = self._books.get(symbol)
+            if book is not None and book.valid:
+                book.begin_anew()
+                self._ask(symbol)
+
     def left(self, feeds: Iterable[Feed]) -> None:
         """Forget what is known of feeds that are not asked for any more."""
         for feed in feeds:

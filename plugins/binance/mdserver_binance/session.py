@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import trio
 
 from mdserver.model import Feed
@@ -60,6 +62,10 @@ class Session:
             while True:
                 wanted = await self._host.demand.wait_changed(wanted)
                 self._follow(nursery, wanted, live)
+
+    def renew_books(self, symbols: Collection[str]) -> None:
+        """Begin full books again from a new snapshot."""
+        self._intake.renew_books(symbols)
 
     async def _keep_table(self, *, must: bool) -> None:
         if self._table is not None:

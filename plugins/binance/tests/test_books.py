@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdserver.model import Feed, OrderBook
+from mdserver.plugin import BookRenewal
 from mdserver.testing.binance import FakeBinance
 from mdserver.testing.host import FakeHost
 from mdserver_binance import BinanceBroker
@@ -281,6 +282,23 @@ async def test_a_book_that_is_let_go_and_wanted_again_begins_anew(venue: FakeBin
     await steps(venue, host, 20)
     assert best_of(rebuilt(books(host, "full")), 900) == venue_best(venue, 900)
     assert not host.gaps
+
+
+async def test_a_book_that_the_server_asks_for_anew_begins_with_a_snapshot(
+    venue: FakeBinance, start: Start
+) -> None:
+    """Let go and wanted again before the broker looked: nothing was unsubscribed, but changes are missing."""
+    host = FakeHost([FULL])
+    broker = await start(host)
+    assert isinstance(broker, BookRenewal)
+    await host.wait_until(lambda: bool(books(host, "full")))
+    await steps(venue, host, 5)
+    broker.renew_books(["BTCUSDT", "ETHUSDT"])
+    broker.renew_books(["BTCUSDT"])
+    await host.wait_until(lambda: [book.action for book in books(host, "full")].count("snapshot") == 2)
+    await steps(venue, host, 20)
+    assert [book.action for book in books(host, "full")].count("snapshot") == 2
+    assert best_of(rebuilt(books(host, "full")), 900) == venue_best(venue, 900)
 
 
 async def test_other_depths_and_kinds_are_refused_with_the_reason(venue: FakeBinance, start: Start) -> None:

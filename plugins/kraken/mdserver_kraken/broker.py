@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 
 import trio
 
@@ -27,6 +27,7 @@ class KrakenBroker:
         self._config = config
         self._timing = timing or Timing()
         self._table = InstrumentTable()
+        self._link: Link | None = None
 
     async def run(
         self, host: BrokerHost, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -47,11 +48,16 @@ class KrakenBroker:
         async with open_websocket(
             self._config.url, silence_s=self._config.silence_s, retry_statuses=KRAKEN_RETRY_STATUSES
         ) as websocket:
-            link = Link(websocket, host, self._config, self._table, self._timing)
+            link = self._link = Link(websocket, host, self._config, self._table, self._timing)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(link.run)
                 await link.listed.wait()
                 task_status.started()
+
+    def renew_books(self, symbols: Collection[str]) -> None:
+        """Have the next records of these full books be snapshots. See :class:`mdserver.plugin.BookRenewal`."""
+        if self._link is not None:
+            self._link.renew_books(symbols)
 
     async def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncGenerator[list[Trade], None]:
         """Yield the trades of a feed between two times, both included, oldest first, a page at a time.

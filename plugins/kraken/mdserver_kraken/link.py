@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import attrs
 import trio
 
@@ -73,6 +75,8 @@ class Link:
         self._subscriptions = Subscriptions(answer_s=timing.answer_s, attempts=timing.attempts)
         self._newest_trade: dict[str, int] = {}
         self._snapshot_due: dict[str, float] = {}
+        self._renewed: set[str] = set()
+        """Symbols whose books the server asked for anew, as long as the venue has not let go of them."""
         self._changed = trio.Event()
 
     async def run(self) -> None:
@@ -106,6 +110,9 @@ class Link:
                 elif type(event) is Books:
                     batch = self._take_books(event, batch, received_us)
                 elif type(event) is not Heartbeat:
+                    if batch and type(event) is Reply:  # before a gap that the reply makes
+                        host.publish(batch, received_us=received_us)
+                        batch = []
                     self._handle(event)
             if batch:
                 host.publish(batch, received_us=received_us)
@@ -178,6 +185,12 @@ class Link:
         )
         self._renew_at(symbol, trio.current_time() + pause_s)
 
+    def renew_books(self, symbols: Collection[str]) -> None:
+        """Subscribe to books again, so that the venue sends them whole."""
+        for symbol in symbols:
+            self._renewed.add(symbol)
+            self._renew_at(symbol, trio.current_time())
+
     def _renew_at(self, symbol: str, not_before: float) -> None:
         for variant in DEPTHS:
             self._subscriptions.renew(Feed(symbol, "orderbook", variant), not_before)
@@ -225,6 +238,10 @@ class Link:
         if channel == "trade":
             self._newest_trade.pop(feed.symbol, None)
         elif channel == "book":
+            if feed.symbol in self._renewed:
+                self._renewed.discard(feed.symbol)
+                variants = self._book_variants.get(feed.symbol, frozenset())
+                self._host.gap("missed", [Feed(feed.symbol, "orderbook", one) for one in variants])
             self._books.drop(feed.symbol)
             self._snapshot_due.pop(feed.symbol, None)
 

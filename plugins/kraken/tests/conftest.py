@@ -42,11 +42,13 @@ async def venue() -> AsyncIterator[FakeKraken]:
 
 
 @pytest.fixture
-def start(venue: FakeKraken, nursery: trio.Nursery) -> Callable[..., Awaitable[None]]:
-    """Start a session that the test does not expect to end."""
+def start(venue: FakeKraken, nursery: trio.Nursery) -> Callable[..., Awaitable[KrakenBroker]]:
+    """Start a session that the test does not expect to end; return the broker."""
 
-    async def start(host: FakeHost, timing: Timing = FAST, **settings: object) -> None:
+    async def start(host: FakeHost, timing: Timing = FAST, **settings: object) -> KrakenBroker:
         config = KrakenConfig(url=venue.url, rest_url=venue.rest_url, **settings)  # type: ignore[arg-type]
-        await nursery.start(functools.partial(KrakenBroker(config, timing).run, host))
+        broker = KrakenBroker(config, timing)
+        await nursery.start(functools.partial(broker.run, host))
+        return broker
 
     return start

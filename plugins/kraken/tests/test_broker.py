@@ -11,6 +11,7 @@ import trio.testing
 from mdserver.errors import Rejected, Unavailable
 from mdserver.model import Feed, Instrument, OrderBook, Tick, Trade
 from mdserver.net import WebSocketClosed
+from mdserver.plugin import BookRenewal
 from mdserver.testing.host import FakeHost
 from mdserver.testing.kraken import PAIRS, FakeKraken
 from mdserver_kraken import KrakenBroker, KrakenConfig
@@ -328,6 +329,24 @@ async def test_both_depths_come_of_one_book_of_the_venue(venue: FakeKraken, star
     await served_with("book:BTC/USD:25")
     assert rebuilt(books_of(host, "25")[-1:]) == window(venue, 25)
     assert not host.gaps
+
+
+async def test_a_full_book_that_the_server_asks_for_anew_begins_with_a_snapshot(
+    venue: FakeKraken, start: Start
+) -> None:
+    """Let go and wanted again before the broker looked: nothing was unsubscribed, but changes are missing."""
+    host = FakeHost([BTC_BOOK, BTC_FULL])
+    broker = await start(host)
+    assert isinstance(broker, BookRenewal)
+    await venue.wait_until(lambda: "book:BTC/USD:1000" in venue.topics)
+    await host.wait_until(lambda: bool(books_of(host, "full")))
+    broker.renew_books(["BTCUSD"])
+    await host.wait_until(lambda: [book.action for book in books_of(host, "full")].count("snapshot") == 2)
+    for _ in range(20):
+        venue.step("BTC/USD")
+    await the_end(venue, host)
+    assert rebuilt(books_of(host, "full")) == window(venue, 1000)
+    assert (host.gaps, host.gap_feeds) == (["missed"], [frozenset({BTC_BOOK, BTC_FULL})])
 
 
 async def test_a_full_book_that_broke_begins_with_a_snapshot_again(venue: FakeKraken, start: Start) -> None:
