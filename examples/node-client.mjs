@@ -10,6 +10,7 @@ let lastSeq;
 ws.on("open", () => ws.send(JSON.stringify({ action: "subscribe", id: 1, symbols: [symbol] })));
 
 ws.on("message", (data) => {
+  if (left === 0) return; // one read may bring more messages than are wanted
   const message = JSON.parse(data);
   if (message.type === "error") {
     console.error(`error ${message.code}: ${message.message}`);

@@ -205,7 +205,7 @@ class Client:
         await self.connection.send_message(text)
 
     async def get(self) -> Any:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             return json.loads(await self.connection.get_message())
 
     async def ask(self, message: Any) -> Any:
@@ -219,7 +219,7 @@ class Client:
 @asynccontextmanager
 async def open_client(url: str) -> AsyncIterator[Client]:
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             connection = await connect_websocket_url(nursery, url, max_message_size=1 << 24)
         client = Client(connection)
         hello = await client.get()
@@ -250,7 +250,7 @@ async def http_get(port: int, target: str, method: str = "GET", **headers: str) 
     """Ask over a socket of its own; header names are written with ``_``."""
     named = [(name.replace("_", "-"), value) for name, value in headers.items()]
     http = h11.Connection(h11.CLIENT)
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             request = h11.Request(method=method, target=target, headers=[("Host", "localhost"), *named])

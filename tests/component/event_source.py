@@ -44,7 +44,7 @@ class EventSource:
 
     async def get(self) -> Any:
         """Return the data of the next event; None at the end."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while (block := await self.block()) is not None:
                 data = None
                 for line in block.split("\n"):
@@ -80,7 +80,7 @@ async def open_events(port: int, query: str, **headers: str) -> AsyncIterator[Ev
             method="GET", target=f"/api/stream?{query}", headers=[("Host", "localhost"), *named]
         )
         await stream.send_all(http.send(request) + http.send(h11.EndOfMessage()))
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while (event := http.next_event()) is h11.NEED_DATA:
                 http.receive_data(await stream.receive_some(65_536))
         assert isinstance(event, h11.Response), event

@@ -34,7 +34,7 @@ def keys(**rights: Any) -> AuthConfig:
 async def client_with(server: StreamServer, subprotocols: tuple = (), **headers: str) -> AsyncIterator[Any]:
     async with trio.open_nursery() as nursery:
         named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             connection = await connect_websocket_url(
                 nursery, server.url, extra_headers=named, subprotocols=list(subprotocols)
             )
@@ -48,7 +48,7 @@ async def client_with(server: StreamServer, subprotocols: tuple = (), **headers:
 
 
 async def closed_with(client: Client) -> int:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while not client.connection.closed:
             with contextlib.suppress(ConnectionClosed):
                 await client.connection.get_message()
@@ -171,7 +171,7 @@ async def test_connections_of_a_key_are_bounded() -> None:
             async with client_with(server, Authorization=BEARER) as second:
                 assert (await second.get())["code"] == 406
                 assert await closed_with(second) == 1013
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while server.clients.sessions:
                 await trio.sleep(0.01)
         async with client_with(server, Authorization=BEARER) as again:
@@ -274,7 +274,7 @@ async def test_only_our_names_and_allowed_pages(headers: dict[str, str], status:
 
 
 async def _raw(port: int, request: str) -> str:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(request.encode())
             return (await stream.receive_some(4096)).decode("latin-1")
@@ -443,7 +443,7 @@ async def _problem_of(server: StreamServer, request: bytes) -> tuple[bytes, dict
     answer = b""
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         await stream.send_all(request)
-        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+        with trio.fail_after(30), contextlib.suppress(trio.BrokenResourceError):
             while part := await stream.receive_some():
                 answer += part
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from typing import Any
@@ -226,8 +227,8 @@ def test_a_sound_broker_passes(check: str) -> None:
     [
         ("never starts", "lifecycle", "state live, found starting"),
         ("decodes nothing", "lifecycle", "discarded 1 meanwhile, the last one: “found a price as text"),
-        ("does not stop", "lifecycle", "took 3.5 s to end"),
-        ("does not stop", "cancellation", "took 3.5 s to end"),
+        ("does not stop", "lifecycle", r"took \d+\.\d s to end"),
+        ("does not stop", "cancellation", r"took \d+\.\d s to end"),
         ("keeps a task", "lifecycle", "tasks are still running: trio.sleep_forever"),
         ("keeps a socket", "cancellation", "1 sockets are still open"),
         ("never unsubscribes", "demand", "the venue no longer serves EURUSD"),
@@ -248,7 +249,7 @@ def test_a_sound_broker_passes(check: str) -> None:
 def test_each_fault_is_found(fault: str, check: str, says: str) -> None:
     row = run_check(Case(fault), check)
     assert row.outcome == "failed", row.text
-    assert says in row.text
+    assert re.search(says, row.text), row.text
 
 
 def test_a_check_that_does_not_apply_says_why() -> None:

@@ -49,7 +49,7 @@ class FakeAcme:
 
 @asynccontextmanager
 async def open_fake_acme() -> AsyncIterator[FakeAcme]:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_fake_http() as http:
             yield FakeAcme(http)
 
@@ -151,7 +151,7 @@ class Tide(FakeHttpVenue):
 
 
 async def test_a_subclass_is_served_and_what_a_route_returns_is_the_answer() -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_fake_http(Tide()) as tide, open_http() as http:
             assert (await http.request("POST", f"{tide.url}/beat")).status == 204
             assert tide.beats == 1
@@ -159,7 +159,7 @@ async def test_a_subclass_is_served_and_what_a_route_returns_is_the_answer() -> 
 
 
 async def test_a_long_poll_ends_with_news_with_time_and_with_the_client() -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_fake_http(Tide()) as tide, open_http() as http, trio.open_nursery() as nursery:
             assert await http.fetch(f"{tide.url}/news", params={"most_s": "0.01"}) == b"[]"
             with trio.move_on_after(0.05):

@@ -17,7 +17,7 @@ from mdserver.testing.kraken import PAIRS, FakeKraken, KrakenRules, open_fake_kr
 
 @pytest.fixture
 async def venue() -> AsyncIterator[FakeKraken]:
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         async with open_fake_kraken(KrakenRules(pace_s=math.inf, heartbeat_s=0.05)) as venue:
             yield venue
 
@@ -307,7 +307,7 @@ async def test_rest_counts_requests(venue: FakeKraken) -> None:
 
 async def test_without_a_script_it_lives_and_with_one_it_fails_on_time() -> None:
     script = [(0.4, FakeKraken.break_checksum), (0.8, FakeKraken.reset_in_frame)]
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_fake_kraken(script=script) as venue, open_websocket(venue.url) as websocket:
             client = Client(websocket)
             await client.ask("subscribe", channel="book", symbol=["BTC/USD"])

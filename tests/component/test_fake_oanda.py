@@ -18,7 +18,7 @@ STREAM = "/v3/accounts/{}/pricing/stream"
 
 @pytest.fixture
 async def venue() -> AsyncIterator[FakeOanda]:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_fake_oanda(OandaRules(0.05, None, max_connects=100)) as venue:
             yield venue
 
@@ -41,7 +41,7 @@ async def read(stream: HttpStream, count: int, kind: str = "PRICE") -> list[dict
 
 
 async def test_it_serves_at_once_and_without_a_script() -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with (
             open_fake_oanda(OandaRules(heartbeat_s=0.2)) as venue,
             opened(venue, "EUR_USD,USD_JPY") as stream,
@@ -65,7 +65,7 @@ async def test_a_snapshot_is_the_last_price_with_its_time(venue: FakeOanda) -> N
 
 
 async def test_a_third_connection_within_a_second_is_reset() -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_fake_oanda() as venue:
             async with opened(venue, "EUR_USD"), opened(venue, "EUR_USD"):
                 with pytest.raises(Unavailable, match=r"connection lost|broke the HTTP protocol"):

@@ -34,7 +34,7 @@ async def endless(exchange: FakeExchange) -> None:
 
 @pytest.fixture
 async def venue() -> AsyncIterator[FakeHttpVenue]:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_fake_http({"/data": {"a": 1}, "/stream/{name}": endless}) as venue:
             yield venue
 
@@ -132,7 +132,7 @@ async def test_more_than_wanted_is_not_read(venue: FakeHttpVenue) -> None:
 
 
 async def test_a_name_that_does_not_exist() -> None:
-    with trio.fail_after(10), pytest.raises(Unavailable, match=r"the name no\.such\.host\.invalid cannot be"):
+    with trio.fail_after(30), pytest.raises(Unavailable, match=r"the name no\.such\.host\.invalid cannot be"):
         await fetch("https://no.such.host.invalid/x")
 
 
@@ -163,7 +163,7 @@ async def test_an_untrusted_certificate() -> None:
     context.load_cert_chain(CERTIFICATE)
     async with listening(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", context) as port:
         with (
-            trio.fail_after(5),
+            trio.fail_after(30),
             pytest.raises(Unavailable, match="certificate of localhost is not trusted: self"),
         ):
             await fetch(f"https://localhost:{port}/")

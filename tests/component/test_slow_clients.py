@@ -47,7 +47,7 @@ class RawClient:
     async def subscribe(self, *symbols: str, **fields: object) -> None:
         """Subscribe, and read up to the answer, which comes before any record."""
         await self.send_text(json.dumps({"action": "subscribe", "symbols": symbols, **fields}))
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while b'"ack"' not in self._pending:
                 await self.take(4096)
         self._pending = b""
@@ -117,7 +117,7 @@ async def open_raw(port: int):
 
 
 async def settle(server, count: int) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while len(server.clients.sessions) != count:
             await trio.sleep(0.01)
 
@@ -188,7 +188,7 @@ async def test_a_reader_that_catches_up_gets_every_trade() -> None:
         frames = await slow.frames_until_end(20.0, most=5000, of=b'"trade_id"')
         seqs = [m["seq"] for op, p in frames if op == 1 and (m := json.loads(p))["type"] == "trade"]
         assert seqs == list(range(1, 5001))
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await session.sink.drained()
 
 
@@ -253,7 +253,7 @@ async def test_answers_wait_where_a_client_does_not_read_them() -> None:
         (session,) = server.clients.sessions
         ping = b"\x89\xfd\0\0\0\0" + b"p" * 125
         sent, blocked = 0, False
-        with trio.fail_after(20):
+        with trio.fail_after(30):
             while not blocked and sent < 200_000:
                 with trio.move_on_after(0.5) as scope:
                     await stalled.stream.send_all(ping * 100)
@@ -274,7 +274,7 @@ async def test_closing_a_connection_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         (session,) = server.clients.sessions
         tcp = session.sink._tcp
         monkeypatch.setattr(tcp, "_close", trio.sleep_forever)
-        with trio.fail_after(3):
+        with trio.fail_after(8):  # it is ten seconds otherwise
             await tcp.protocol_send(Closed())
 
 
@@ -285,7 +285,7 @@ async def test_bytes_that_come_with_the_upgrade_end_that_connection_only(early: 
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
             await stream.send_all(UPGRADE + early)
-            with trio.move_on_after(2) as scope, contextlib.suppress(trio.BrokenResourceError):
+            with trio.move_on_after(30) as scope, contextlib.suppress(trio.BrokenResourceError):
                 while await stream.receive_some():
                     pass
             assert not scope.cancelled_caught
@@ -299,7 +299,7 @@ async def test_garbage_after_the_upgrade_ends_that_connection_only() -> None:
     async with open_stream_server() as server, open_client(server.url) as other:
         async with open_raw(server.port) as bad:
             await bad.stream.send_all(b"\xff" * 100)
-            with trio.fail_after(2):
+            with trio.fail_after(30):
                 await bad.frames_until_end()
             await settle(server, 1)
         assert (await other.ask({"action": "ping"}))["type"] == "pong"
@@ -311,7 +311,7 @@ async def test_a_message_without_end_takes_no_memory_and_ends_the_connection() -
         (session,) = server.clients.sessions
         stream = session.sink._tcp.protocol.protocol.stream
         await bad.stream.send_all(b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"\0\0\0\0")
-        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(5):
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(30):
             for _ in range(100):
                 await bad.stream.send_all(b"x" * 65536)
                 held = stream.buffer.value
@@ -340,7 +340,7 @@ async def test_a_client_closed_over_its_queued_requests_leaves_no_socket_behind(
                 await rude.stream.send_all(b"\x81\x81\0\0\0\0?" * 200)
                 frames = await rude.frames_until_end()
                 assert frames[-1][1][:2] == (1008).to_bytes(2, "big")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while len(list(Path("/proc/self/fd").iterdir())) > before:
                 await trio.sleep(0.05)
 
@@ -367,7 +367,7 @@ async def test_a_peer_that_reads_no_response_is_reset(monkeypatch: pytest.Monkey
     """Without the guard such a send hangs in a shield for ever, through shutdown too."""
     monkeypatch.setattr(server_module, "SEND_TIMEOUT_S", 0.3)
     async with download(20_000_000) as (server, _):
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while server.value("connections_dropped_total") == 0:
                 await trio.sleep(0.02)
 
@@ -400,7 +400,7 @@ async def test_http_connections_are_closed(request_: bytes) -> None:
         async with stream:
             await stream.send_all(request_)
             answer = b""
-            with trio.fail_after(3):
+            with trio.fail_after(30):
                 while data := await stream.receive_some():
                     answer += data
         assert b" 200 " in answer.split(b"\r\n")[0]
@@ -414,6 +414,6 @@ async def test_shutdown_is_not_held_up_by_a_stalled_reader() -> None:
             server.brokers["one"].publish(Trade("T", T0 + n, 1.5, 2.0))
         started = trio.current_time()
         server.clients.close_all()
-        with trio.fail_after(4):
+        with trio.fail_after(15):
             await server.clients.gone()
-    assert trio.current_time() - started < 6
+    assert trio.current_time() - started < 20  # a stall is borne for half a minute

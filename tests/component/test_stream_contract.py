@@ -26,7 +26,7 @@ async def test_the_first_message_tells_protocol_server_and_time() -> None:
         assert hello["message"] == "Connected to Market Data Server"
         assert hello["protocol"] == 1
         assert hello["server"].startswith("mdserver/")
-        assert abs(hello["time"] - time.time()) < 5
+        assert abs(hello["time"] - time.time()) < 60
         await connection.aclose()
 
 

@@ -42,7 +42,7 @@ class FormClient:
 
     async def get(self) -> Any:
         while not self._waiting:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 raw = await self.connection.get_message()
             self.frames.append(json.loads(raw) if isinstance(raw, str) else msgspec.msgpack.decode(raw))
             self._waiting += self.frames[-1] if isinstance(self.frames[-1], list) else [self.frames[-1]]
@@ -69,7 +69,7 @@ class FormClient:
 @asynccontextmanager
 async def open_form(server: StreamServer, query: str) -> AsyncIterator[FormClient]:
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             connection = await connect_websocket_url(nursery, f"{server.url}?{query}")
         try:
             yield FormClient(connection)

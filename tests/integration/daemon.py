@@ -61,7 +61,7 @@ class Daemon:
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit code."""
         self.process.send_signal(number)
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             return await self.process.wait()
 
     def postgres_pid(self) -> int:

@@ -99,7 +99,7 @@ class Client:
 
     async def get(self) -> Any:
         """Return the next message."""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not self._read:
                 self._read.extend(await self.ws.receive())
         return json.loads(self._read.popleft())

@@ -80,7 +80,7 @@ async def make_gap(daemon: Daemon, config: Path, broker: str = "tape") -> None:
     """Have the broker begin a new session, and wait until the gap that has ended is in the ledger."""
     code, _, errors = await run_command(config, "broker", "restart", broker)
     assert code == 0, errors
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not any(gap["broker"] == broker for gap in await gaps_of(daemon)):
             await trio.sleep(0.05)
 

@@ -40,7 +40,7 @@ def frame(number: int) -> bytes:
 
 async def broker(edge: Daemon, state: str) -> dict[str, Any]:
     """Wait until the edge's broker is in a state; return it."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             found: dict[str, Any] = (await edge.get("/api/brokers")).json()["brokers"][0]
             if found["state"] == state:

@@ -130,7 +130,7 @@ const all = [];
 let updates = 0;
 const series = { setData: (data) => all.push(data), update: () => ++updates === 2 && stop.abort() };
 await chart(process.env.BASE, "EURUSD", "1m", 1, series, stop.signal);
-console.log(all.length, all[0].length, updates);
+console.log(all.length, all[0].length, updates > 1);
 """
 
 
@@ -157,7 +157,7 @@ async def check_javascript(node_folder: Path, base: str) -> None:
     (node_folder / "chart.mjs").write_text(block)
     (node_folder / "show.mjs").write_text(CHART)
     (line,) = await run_node(node_folder / "show.mjs", base)
-    assert re.fullmatch("1 [12] 2", line)
+    assert re.fullmatch("1 [12] true", line)  # one message may have brought more records
 
 
 async def check_python(folder: Path, base: str) -> None:

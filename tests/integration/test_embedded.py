@@ -133,7 +133,7 @@ async def test_first_start_and_second(reachable_path: Path, choice: str) -> None
     with capture_logs() as logs:
         started = time.monotonic()
         async with open_embedded(reachable_path, binaries=choice, log=LOG) as url:
-            assert time.monotonic() - started < 20
+            assert time.monotonic() - started < 50
             assert query(url, "select current_user, current_database()") == ("mdserver", "mdserver")
             assert query(url, "show listen_addresses") == ("",)
             assert query(url, "show synchronous_commit") == ("on",)
@@ -170,7 +170,7 @@ async def test_kill_9_of_the_daemon_leaves_a_server_that_is_taken_over(
     started = time.monotonic()
     child, second = await trio.to_thread.run_sync(start_child, folder, choice, *uid)
     assert second == first
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50
     assert query(second["url"], "select x from kept") == (1,)
     # an adopted server is stopped at the end like any other
     child.terminate()
@@ -201,7 +201,7 @@ async def test_a_busy_process_of_a_killed_server_does_not_block_the_start(
     with contextlib.closing(psycopg.connect(first["url"])) as conn:
         conn.pgconn.send_query(b"select count(*) from generate_series(1, 1000000000) i")
         busy = "select from pg_stat_activity where pid = %s and state = 'active'"
-        with psycopg.connect(first["url"]) as other, trio.fail_after(20):
+        with psycopg.connect(first["url"]) as other, trio.fail_after(60):
             while other.execute(busy, [conn.info.backend_pid]).fetchone() is None:
                 other.rollback()
                 await trio.sleep(0.01)
@@ -219,7 +219,7 @@ async def test_a_server_killed_while_we_run_is_started_again(prepared_path: Path
         async with open_database(url, retry_for_s=0, log=LOG) as database:
             first = pid_of(prepared_path)
             os.kill(first, signal.SIGKILL)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while True:
                     with contextlib.suppress(StoreUnavailable):
                         await database.run(lambda conn: conn.execute("select 1").fetchone())
@@ -261,7 +261,7 @@ async def test_a_server_started_by_hand_is_left_alone_and_so_is_its_socket_folde
         [program, "-D", place.cluster, "-k", foreign, "-c", "listen_addresses="], **place.account.spawn
     )
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (found := read_pid_file(place)) is None or found.status != "ready":
                 await trio.sleep(0.05)
         with pytest.raises(DataFolderInUse, match="was not started by mdserver"):
@@ -483,12 +483,12 @@ async def test_the_pool_survives_a_restart_of_the_server(prepared_path: Path) ->
             await database.run(lambda conn: conn.execute("select 1").fetchone())
         async with open_embedded(prepared_path, log=LOG):
             started = time.monotonic()
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while True:
                     with contextlib.suppress(StoreUnavailable):
                         await database.run(lambda conn: conn.execute("select 1").fetchone())
                         break
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 20
 
 
 async def test_the_logged_psql_command_works(reachable_path: Path) -> None:

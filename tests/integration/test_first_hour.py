@@ -16,7 +16,7 @@ from .test_daemon import broken_distribution
 
 
 async def mdserver(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         return await trio.run_process(
             [sys.executable, "-m", "mdserver", *arguments],
             capture_stdout=True,
@@ -72,11 +72,11 @@ async def test_the_config_of_the_current_folder_is_taken_and_named_first(
         env=clean_environment(),
     )  # fmt: skip
     first = b""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while b"\n" not in first:
             first += await process.stderr.receive_some()
     process.send_signal(signal.SIGTERM)
-    with trio.fail_after(12):
+    with trio.fail_after(60):
         await process.wait()
     await process.stderr.aclose()
     line = first.split(b"\n")[0].decode()
@@ -93,12 +93,12 @@ async def test_the_server_runs_on_where_nobody_reads_its_banner(folder: Path) ->
     )
     os.close(theirs)
     text = b""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while b"standard output is closed" not in text:
             text += await process.stderr.receive_some()
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    with trio.fail_after(12):
+    with trio.fail_after(60):
         async for chunk in process.stderr:
             text += chunk
         assert await process.wait() == 0
@@ -109,7 +109,7 @@ async def test_the_server_runs_on_where_nobody_reads_its_banner(folder: Path) ->
 async def test_a_comma_in_the_data_folder(folder: Path) -> None:
     config = write_config(folder, data_dir=str(folder / "mine, all mine"))
     async with open_daemon(config) as daemon, open_stream(daemon.ws, "EURUSD") as receive:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not await receive():
                 pass
             while (await daemon.get("/api/metadata", symbol="EURUSD")).json().get("tick_count", 0) == 0:

@@ -36,7 +36,7 @@ class Desk:
 
     async def wait_gap(self, cause: str, *, lasts: bool = False, symbol: str = "BTCUSD") -> dict[str, Any]:
         """Wait until the ledger has one gap of this cause that has ended, or lasts; return it."""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while True:
                 for gap in await self.gaps(symbol=symbol):
                     if gap["cause"] == cause and (gap["to"] is None) == lasts:
@@ -46,7 +46,7 @@ class Desk:
     async def served(self, symbol: str = SYMBOL, *, but: object = None) -> None:
         """Wait until a session has a subscription, the newest one, and not that of the client ``but``."""
         venue = self.venue
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await venue.wait_until(
                 lambda: (
                     bool(venue.clients)
@@ -60,7 +60,7 @@ class Desk:
         await self.served(symbol)
         done = self.venue.trade(symbol, count, skip_ids=skip_ids)
         name = symbol.replace("/", "")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while True:
                 query = {"symbol": name, "from": 0, "to": 4_000_000_000, "limit": 10_000}
                 answer = await self.daemon.get("/api/trades", **query)
@@ -175,7 +175,7 @@ async def test_what_a_full_journal_did_not_take_is_in_the_ledger_with_its_number
             for _ in range(25):
                 venue.trade(SYMBOL, 1000)
                 await trio.sleep(0.01)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 refused = 0.0
                 while not refused:
                     metrics = (await desk.daemon.get("/metrics")).text

@@ -114,6 +114,6 @@ async def test_a_frozen_database_is_known_without_a_reader(
             assert [line["event"] for line in logs if "database" in line["event"]] == [
                 "the database does not answer"
             ]
-            with trio.fail_after(15):
+            with trio.fail_after(60):
                 while signs.away is not None:
                     await signs.check()

@@ -110,7 +110,7 @@ async def _from_a_broker_into_the_table(database: Database, folder: Path) -> Non
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drain.run)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await drain.drain()
         assert journal.pending_bytes == 0
     (series,) = await store.series("BTCUSD")

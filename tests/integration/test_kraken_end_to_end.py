@@ -32,7 +32,7 @@ async def test_ticks_trades_and_books_reach_a_client_and_a_jump_of_ids_is_a_gap(
             request = {"action": "subscribe", "symbols": ["BTC/USD"], "types": broker["types"], "depth": 25}
             await client.send(json.dumps(request))
             seen: list[dict[str, Any]] = []
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while not any(message["type"] == "ack" for message in seen):
                     seen += map(json.loads, await client.receive())
                 topics = {"ticker:BTC/USD:bbo", "trade:BTC/USD", "book:BTC/USD:25"}

@@ -361,7 +361,7 @@ async def test_a_push_of_the_server_that_fails_is_said_and_hung_ones_are_ended(
     hung = LakePushPart(
         lake, None, tmp_path, Metrics(), command=(sys.executable, "-c", code), first_after_s=0.0
     )
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(hung.run)
             while not (tmp_path / "up").exists():

@@ -343,7 +343,7 @@ async def test_loads_of_several_series_make_the_same_months_at_once(store: Store
     """Whoever comes second waits for the first one's month, and then adds to it."""
     symbols = ["AUDUSD", "EURUSD", "GBPUSD", "USDJPY"]
     batch = [data(number, make_ticks(number, 2)) for number in range(0, 60, 5)]
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for symbol in symbols:
                 nursery.start_soon(store.load_hours, await store.open_series(SOURCE, symbol), batch)

@@ -58,7 +58,7 @@ async def brokers_of(daemon: Daemon) -> dict[str, dict[str, Any]]:
 
 
 async def broker_in(daemon: Daemon, name: str, state: str) -> dict[str, Any]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while (found := (await brokers_of(daemon))[name])["state"] != state:
             await trio.sleep(0.05)
     return found
@@ -74,7 +74,7 @@ class Watching:
     async def until(self, met: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Return all messages up to the first that meets a condition."""
         seen: list[dict[str, Any]] = []
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while True:
                 messages, self._early = self._early or list(map(json.loads, await self._ws.receive())), []
                 for place, message in enumerate(messages):
@@ -150,7 +150,7 @@ async def test_symbols_change_without_a_new_session(folder: Path) -> None:
         began = (await broker_in(daemon, "mock", "live"))["since"]
         config_of(folder, {**MOCK, "symbols": ["GBPUSD", "USDJPY"]})
         await reload(daemon)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while (found := (await brokers_of(daemon))["mock"])["active"] != 4:  # of ticks and trades
                 await trio.sleep(0.05)
         assert (found["feeds"], found["since"]) == (4, began)
@@ -199,7 +199,7 @@ async def test_a_changed_key_revives_what_was_rejected(folder: Path, monkeypatch
         assert failed["last_error"] == "the venue refuses the key ***"
         config_of(folder, MOCK, {"name": "keyed", "api_key": "wrong-key-2"})
         await reload(daemon)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len((await brokers_of(daemon))["keyed"]["errors"]) < 2:
                 await trio.sleep(0.05)
         config_of(folder, MOCK, {"name": "keyed", "api_key": "the-right-key"})
@@ -219,7 +219,7 @@ async def test_sighup_alone_revives_what_had_failed_and_no_other(
         await broker_in(daemon, "keyed", "failed")
         began = (await broker_in(daemon, "mock", "live"))["since"]
         await reload(daemon)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len((await brokers_of(daemon))["keyed"]["errors"]) < 2:
                 await trio.sleep(0.05)
         assert (await brokers_of(daemon))["mock"]["since"] == began
@@ -275,7 +275,7 @@ async def test_keys_limits_origins_and_a_brokers_key_change_at_once_and_who_may_
 
         async def broker(name: str, state: str) -> dict[str, Any]:
             headers = {"Authorization": f"Bearer {desk['key']}"}
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while True:
                     brokers = (await http.get("/api/brokers", headers=headers)).json()["brokers"]
                     found: dict[str, Any] = next(one for one in brokers if one["broker"] == name)
@@ -298,14 +298,14 @@ async def test_keys_limits_origins_and_a_brokers_key_change_at_once_and_who_may_
         assert [await status(desk, f"https://{name}.example") for name in "ab"] == [403, 200]
         await broker("keyed", "live")
         assert (await broker("mock", "live"))["since"] == since
-        with trio.fail_after(20), contextlib.suppress(Unavailable):  # its key is gone
+        with trio.fail_after(60), contextlib.suppress(Unavailable):  # its key is gone
             while True:
                 await goes.receive()
 
         write(desk, new, api_key="the-right-key", origin="https://b.example", per_minute=3)
         assert (await reload(daemon))["changed"] == ["server.requests_per_minute"]
         assert 429 in [await status(new) for _ in range(10)]
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while sum(map(tick, seen)) < 300:
                 seen += await client.until(tick)
         numbers = [m["seq"] for m in seen if tick(m)]
@@ -328,7 +328,7 @@ async def test_a_server_in_development_follows_its_files(
         process = daemon.process.pid
         before, daemon.stdout = daemon.stdout, ""
         code.write_text(KEYED.replace("the-right-key", "another-key"))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while "/api/metadata" not in daemon.stdout:
                 await trio.sleep(0.05)
         assert "/api/metadata" in before

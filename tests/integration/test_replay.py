@@ -30,7 +30,7 @@ from .test_clients_of_others import program
 
 async def ended(server: StoringServer) -> None:
     """Wait until no replay is under way."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while server.stream.value("replays"):  # noqa: ASYNC110 - a gauge has no event
             await trio.sleep(0.005)
 
@@ -299,7 +299,7 @@ async def test_while_the_database_is_away_live_goes_on(
                 server.publish(1)
                 assert (await client.get())["seq"] == 5_003
         async with open_client(server.stream.url) as client:  # and back
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while server.drain.away is not None:  # noqa: ASYNC110
                     await trio.sleep(0.02)
             assert (await client.subscribe("EURUSD", since=0))["results"][0]["recovered"]
@@ -528,7 +528,7 @@ async def test_an_event_source_goes_on_by_itself_after_a_shutdown(database: Data
                 printed += (await process.stdout.receive_some()).decode()
 
         clients, router = server.stream.clients, server.stream.router
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not any(router.topics_of(session.sink) for session in clients.sessions):
                 await trio.sleep(0.01)
             server.publish(10)

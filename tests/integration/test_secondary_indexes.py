@@ -130,7 +130,7 @@ async def test_a_crash_while_recreating_is_repaired(
         await recreate(filled)
     monkeypatch.undo()
     # PostgreSQL notices the closed connection a moment later, and drops its lock then
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while await rows(filled, "select count(*) from pg_locks where locktype = 'advisory'") != [(0,)]:
             await trio.sleep(0.01)
     # an import that was killed as well begins by dropping again

@@ -203,7 +203,7 @@ async def test_after_a_fail_over_no_connection_to_the_old_primary_is_kept(
                     await trio.sleep(0.01)
             with pytest.raises(StoreUnavailable, match="read-only"):
                 await store.write(ticks(2))
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 written = await store.write(ticks(1, 2, 3))
             assert (written.rows, written.skipped) == (2, 1)
             async with trio.open_nursery() as nursery:
@@ -239,8 +239,8 @@ async def test_a_frozen_database_costs_a_reader_its_deadline_no_more(
                 async with trio.open_nursery() as nursery:
                     for _ in range(20):
                         nursery.start_soon(read)
-            assert max(took) < 5
-            with trio.fail_after(15):
+            assert max(took) < 15
+            with trio.fail_after(60):
                 while True:
                     try:
                         assert len(await store.series()) == 1

@@ -57,7 +57,7 @@ async def test_the_broker_of_the_how_to(folder: Path, monkeypatch: pytest.Monkey
     async with open_daemon(write_config(folder, brokers=brokers, database={"store": False})) as daemon:
         for symbol in ("EURUSD", "GBPUSD"):
             async with open_stream(daemon.ws, symbol, broker="myvenue") as receive:
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     while not (ticks := await receive()):
                         pass
             assert ticks[0]["symbol"] == symbol

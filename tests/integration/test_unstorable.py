@@ -96,7 +96,7 @@ def retries(metrics: Metrics, cause: str) -> float:
 
 
 async def all_stored(journal: Journal) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while journal.pending_bytes:
             await trio.sleep(0.01)
 
@@ -184,7 +184,7 @@ async def test_a_first_record_that_is_alone_waits_for_others_to_be_compared_with
     with open_journal(tmp_path, max_bytes=MIB) as journal:
         async with draining(database, journal, monkeypatch) as (drain, metrics):
             journal.append([tick(1)])
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while (
                     metrics.registry.get_sample_value(
                         "mdserver_store_retries_total", {"cause": "unavailable"}
@@ -207,7 +207,7 @@ async def test_a_table_that_refuses_everything_has_no_culprit(
     with open_journal(tmp_path, max_bytes=MIB) as journal:
         async with draining(database, journal, monkeypatch) as (_, metrics):
             journal.append([tick(1), trade(1), tick(2), trade(2)])
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while (
                     metrics.registry.get_sample_value(
                         "mdserver_store_retries_total", {"cause": "unavailable"}
@@ -231,7 +231,7 @@ async def test_a_file_that_cannot_be_written_stops_storing_not_the_server(
     with open_journal(tmp_path, max_bytes=MIB) as journal:
         async with draining(database, journal, monkeypatch) as (drain, metrics):
             journal.append([tick(1), tick(2, time_us=-1), tick(3)])
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while drain.away is None:
                     await trio.sleep(0.01)
             assert REJECTED_FILE in drain.away

@@ -103,11 +103,11 @@ async def test_a_gap_of_oanda_gets_the_venues_candles_and_clients_get_them_as_re
             await daemon.wait_stored("EURUSD", 1)
             (stream,) = venue.streams
             await stream.reset()
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while venue.streams == [stream] or not venue.streams:
                     await trio.sleep(0.02)
             await push(now_s)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 gaps: list[dict[str, Any]] = []
                 while not any(gap["to"] == now_s for gap in gaps):
                     gaps = (await daemon.get("/api/gaps", symbol="EURUSD")).json()["gaps"]

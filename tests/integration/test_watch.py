@@ -58,7 +58,7 @@ class Reader:
 
 async def ended(process: trio.Process) -> tuple[int, str]:
     text = b""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async for chunk in process.stderr:
             text += chunk
         return await process.wait(), text.decode()
@@ -117,10 +117,10 @@ async def test_a_terminal_gets_a_table(folder: Path) -> None:
         )
         os.close(theirs)
         shown = b""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not (b"spread" in shown and b"live" in shown and b"1.0" in shown):
                 shown += await trio.to_thread.run_sync(os.read, ours, 4_096)
         process.send_signal(signal.SIGINT)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await process.wait() == 130
         os.close(ours)

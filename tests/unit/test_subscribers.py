@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 
 from mdserver.model import Topic
 from mdserver.web.stream.subscribers import Subscribers
@@ -43,7 +43,7 @@ def test_finding_a_brokers_clients_does_not_take_longer_with_their_topics() -> N
             subscribers.add(Topic("a", f"S{number}", "tick"), client)
     for _ in range(500):
         subscribers.add(Topic("b", "X", "tick"), Client())
-    began = perf_counter()
+    began = process_time()
     for _ in range(1000):
         assert len(subscribers.of_broker("b")) == 500
-    assert perf_counter() - began < 0.5  # a look at each topic would take 1000 times 2 ms
+    assert process_time() - began < 0.5  # a look at each topic would take 1000 times 2 ms

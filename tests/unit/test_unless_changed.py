@@ -38,7 +38,7 @@ async def test_a_change_of_demand_cancels_the_request() -> None:
         assert await unless_changed(demand, frozenset([EURUSD]), ask) is None
         assert over.is_set()
 
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as polling:
             polling.start_soon(poll)
             await trio.testing.wait_all_tasks_blocked()

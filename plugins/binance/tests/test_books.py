@@ -221,7 +221,7 @@ async def test_a_full_book_over_a_planned_change_of_connections(venue: FakeBinan
     await steps(venue, host, 20)
     assert [book.action for book in books(host, "full")].count("snapshot") == 1
     # The last change may still be on its way. Not all levels: trades ate into the known depth.
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await host.wait_until(lambda: best_of(rebuilt(books(host, "full")), 100) == venue_best(venue, 100))
     assert not host.gaps
 

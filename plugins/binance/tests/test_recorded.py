@@ -87,7 +87,7 @@ async def test_every_tick_and_trade_arrives_in_order(
     venue.instruments = {feed.symbol: ("TRADING", "", "") for feed in feeds}
     host = FakeHost(feeds)
     broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url, trades="aggTrade"))
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         await nursery.start(functools.partial(broker.run, host))
         await host.wait_confirmed(feeds)
         assert await venue.replay(frames) == len(rows)
@@ -103,7 +103,7 @@ async def test_streams_not_asked_for_are_ignored_not_faults(
     frames = load(folder, name)
     host = FakeHost(expected_faults=["unwanted"])
     broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url, trades="aggTrade"))
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         await nursery.start(functools.partial(broker.run, host))
         for frame in frames:
             await venue.connections[0].send_text(frame.text)
@@ -126,7 +126,7 @@ async def test_the_recorded_instrument_list(folder: Path, venue: FakeBinance, nu
     good, gone = Feed("NKNUSDT", "tick"), Feed("NOSUCH", "tick")
     host = FakeHost([good, gone])
     broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url))
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         await nursery.start(functools.partial(broker.run, host))
         await host.wait_confirmed([good])
     assert host.refused.keys() == {gone}
@@ -172,7 +172,7 @@ async def test_whole_books_end_as_an_independent_replay_says(
     monkeypatch.setattr(Rest, "get", late)
     broker = BinanceBroker(BinanceConfig(url=venue.url, rest_url=venue.rest_url))
     host = FakeHost(feeds)
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         await nursery.start(functools.partial(broker.run, host))
         await venue.wait_subscribed(*{frame.stream for frame in frames})
         await venue.replay(frames[: len(frames) // 4])

@@ -100,7 +100,7 @@ def published(host: FakeHost) -> list[tuple[object, ...]]:
 async def test_tickers_and_trades(venue: FakeKraken, nursery: trio.Nursery) -> None:
     frames = [*lines(TICKER_TRADE), text(TRADES).strip()]
     feeds = [Feed("BTCUSD", "tick"), Feed("BTCUSD", "trade"), Feed("BTCUSDT", "trade")]
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         host = await replayed(venue, nursery, feeds, frames)
     wanted = told(frames)
     # The last two are older than what came before: repeats, as far as the plugin can tell.
@@ -142,7 +142,7 @@ async def test_every_level_of_every_book(
 ) -> None:
     monkeypatch.setitem(DEPTHS, "25", depth)  # the depth of the capture
     frames = mina_frames() if name == MINA else lines(name)
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         host = await replayed(venue, nursery, [Feed(symbol, "orderbook", "25")], frames)
     books = [record for record in host.records if isinstance(record, OrderBook)]
     assert [(book.bids, book.asks) for book in books] == books_told(frames, depth)
@@ -152,7 +152,7 @@ async def test_every_level_of_every_book(
 
 
 async def test_what_we_do_not_use_is_ignored_not_a_fault(venue: FakeKraken, nursery: trio.Nursery) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         host = await replayed(venue, nursery, [], lines(OHLC))
     assert len(host.discarded) == 1
     assert host.ignored_kinds == {"ohlc": 2, "reply": 2}

@@ -281,7 +281,7 @@ async def test_a_session_is_connected_once_it_streams_whatever_else_is_wanted_by
         host.demand.set([EUR, JPY] if JPY not in host.demand.current() else [EUR, GBP])
 
     host.confirm = confirm_and_want_something_else  # type: ignore[method-assign]
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await start(host)
     assert venue.streams
 

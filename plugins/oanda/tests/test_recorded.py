@@ -94,7 +94,7 @@ async def test_every_price_arrives_however_the_stream_is_cut(
     alive = host.alive_count
     await stream.send(data if data.endswith(b"\n") else data + b"\n", range(0, len(data), size))
     stale = sum(row.get("tradeable") is False for row in rows)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await host.wait_until(
             lambda: (
                 len(host.records) == len(ticks)
