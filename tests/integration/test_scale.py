@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from mdserver.net import WebSocketClosed, open_websocket
+from tests.component.event_source import open_events
 
 from .daemon import Daemon, open_daemon, write_config
 from .redis import RedisServer, running_redis
@@ -41,16 +43,24 @@ class Cluster:
             yield
 
     @asynccontextmanager
-    async def open(self, name: str, role: str) -> AsyncIterator[Daemon]:
+    async def open(
+        self,
+        name: str,
+        role: str,
+        brokers: Sequence[dict[str, Any]] = (
+            {"name": "mock", "rate": 200, "symbols": ["EURUSD"], "types": ["tick"]},
+        ),
+        before: str = "",
+    ) -> AsyncIterator[Daemon]:
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
         config = write_config(
             folder,
             database={"url": self._database_url},
             bus={"url": self.redis.url, "role": role, "lease_s": LEASE_S, "keep_s": 30},
-            brokers=[{"name": "mock", "rate": 200, "symbols": ["EURUSD"], "types": ["tick"]}],
+            brokers=list(brokers),
         )
-        async with open_daemon(config) as daemon:
+        async with open_daemon(config, before=before) as daemon:
             self.servers[name] = daemon
             yield daemon
 
@@ -74,6 +84,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
+        self.texts: list[bytes] = []
 
     @property
     def ticks(self) -> list[tuple[int, float, float]]:
@@ -90,6 +101,7 @@ class Watcher:
             with suppress(WebSocketClosed):
                 while True:
                     for text in await ws.receive():
+                        self.texts.append(text)
                         self.messages.append(json.loads(text))
 
     async def until(self, count: int) -> None:
@@ -116,6 +128,32 @@ def check(ticks: Sequence[tuple[int, float, float]], jumps: int) -> None:
     assert sum(step > 1 for step in steps) == jumps, [step for step in steps if step > 1]
 
 
+async def edges_answer_as_the_leader(cluster: Cluster, leader: str, watchers: dict[str, Watcher]) -> None:
+    """Ask for gaps, the snapshot and server-sent events what clients of the stream have seen."""
+    edges = [cluster.servers[name] for name in watchers]
+    with trio.fail_after(20):
+        while True:
+            gaps, *others = [
+                (await server.get("/api/gaps", symbol="EURUSD")).json()
+                for server in (cluster.servers[leader], *edges)
+            ]
+            if [gap["cause"] for gap in gaps["gaps"]] == ["failover"] and others == [gaps, gaps]:
+                break
+            await trio.sleep(0.1)
+    for server, watcher in zip(edges, watchers.values(), strict=True):
+        snapshot = (await server.get("/api/snapshot", symbols="EURUSD")).json()["EURUSD"]
+        assert snapshot["broker"] == "mock"
+        assert snapshot["candles"]["1d"]["count"] > 0
+        sent = [snapshot["tick"]]
+        async with open_events(int(server.base.rpartition(":")[2]), "symbols=EURUSD") as events:
+            sent += [await events.get_type("tick") for _ in range(20)]
+        await watcher.until(len(watcher.ticks) + 1)
+        streamed = {message["seq"]: message for message in watcher.messages if message["type"] == "tick"}
+        assert sent == [streamed[one["seq"]] for one in sent]
+        numbers = [one["seq"] for one in sent[1:]]
+        assert numbers == list(range(numbers[0], numbers[0] + 20))
+
+
 @pytest.mark.slow
 async def test_another_takes_over_and_every_edge_has_the_same(
     cluster: Cluster, database_url: str, nursery: trio.Nursery
@@ -133,6 +171,7 @@ async def test_another_takes_over_and_every_edge_has_the_same(
         seen = {name: len(watcher.ticks) for name, watcher in watchers.items()}
         for name, watcher in watchers.items():
             await watcher.until(seen[name] + 300)
+        await edges_answer_as_the_leader(cluster, other, watchers)
         async with cluster.open(leader, "ingest"):
             with trio.fail_after(60):
                 while await cluster.state(leader) != "standby":
@@ -248,3 +287,77 @@ async def test_a_leader_that_stands_still_publishes_nothing_behind_the_next_and_
     assert [time for _, time in stored] == sorted(time for _, time in stored)
     numbers = {seq for seq, _ in stored}
     assert {seq for seq, _, _ in (*watcher.ticks, *follower.ticks)} <= numbers
+
+
+FASTER = 60
+"""A minute passes in a second, so that candles close."""
+
+
+def faster_from(began: float) -> str:
+    """Return code that makes the clock of a process run faster, from a time on."""
+    return (
+        "import time; real = time.time\n"
+        f"time.time = lambda: {began} + {FASTER} * (real() - {began})\n"
+        "time.time_ns = lambda: int(time.time() * 1e9)"
+    )
+
+
+@pytest.mark.slow
+async def test_a_venue_is_split_over_two_ingests_and_an_edge_has_the_candles_of_both(
+    cluster: Cluster, nursery: trio.Nursery
+) -> None:
+    parts = [
+        {"name": f"part-{letter}", "plugin": "mock", "rate": 100, "seed": seed, "symbols": [symbol]}
+        | {"types": ["tick"], "only_symbols": True}
+        for seed, (letter, symbol) in enumerate([("a", "EURUSD"), ("b", "GBPUSD")], 1)
+    ]
+    before = faster_from(time.time())
+    async with (
+        cluster.open("a", "ingest", parts[:1], before),
+        cluster.open("b", "ingest", parts[1:], before),
+        cluster.open("x", "edge", parts, before),
+    ):
+        edge = cluster.servers["x"]
+        with trio.fail_after(20):
+            while [one["state"] for one in (await edge.get("/api/brokers")).json()["brokers"]] != [
+                "live"
+            ] * 2:
+                await trio.sleep(0.05)
+        wanted = {"action": "subscribe", "symbols": ["GBPUSD"], "types": ["candle", "tick"]}
+        watchers = {name: Watcher() for name in ("b", "x")}
+        for name, watcher in watchers.items():
+            nursery.start_soon(watcher.run, cluster.servers[name].ws, wanted)
+        foreign = Watcher()
+        nursery.start_soon(
+            foreign.run,
+            edge.ws,
+            {**wanted, "broker": "part-a", "symbols": ["GBPUSD", "EURUSD"], "types": ["tick"]},
+        )
+
+        def closed(name: str) -> dict[float, bytes]:
+            return {
+                json.loads(text)["time"]: text for text in watchers[name].texts if b'"closed":true' in text
+            }
+
+        with trio.fail_after(60):
+            while len(common := closed("x").keys() & closed("b").keys()) < 3:
+                await trio.sleep(0.05)
+        assert [closed("x")[at] for at in common] == [closed("b")[at] for at in common]
+        assert {one["broker"] for one in watchers["x"].messages if one["type"] == "tick"} == {"part-b"}
+        results = next(one for one in foreign.messages if one["type"] == "ack")["results"]
+        refused = next(one for one in results if one["symbol"] == "GBPUSD")
+        assert "part-a serves only the symbols that its config names" in refused["message"]
+        assert {one["symbol"] for one in foreign.messages if one["type"] == "tick"} == {"EURUSD"}
+        last = json.loads(closed("x")[min(common)])
+        times = {"from": int(last["time"]), "to": int(last["time"]) + 60}
+        for server in edge, cluster.servers["b"]:
+            answer = await server.get(
+                "/api/candles",
+                symbol="GBPUSD",
+                timeframe="1m",
+                fields="time,open,high,low,close,volume,count",
+                **times,
+            )
+            stored = next(one for one in answer.json() if one["time"] == last["time"])
+            assert stored == {key: last[key] for key in stored}
+        nursery.cancel_scope.cancel()
