@@ -51,6 +51,7 @@ class Cluster:
             {"name": "mock", "rate": 200, "symbols": ["EURUSD"], "types": ["tick"]},
         ),
         before: str = "",
+        **server: Any,
     ) -> AsyncIterator[Daemon]:
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
@@ -59,6 +60,7 @@ class Cluster:
             database={"url": self._database_url},
             bus={"url": self.redis.url, "role": role, "lease_s": LEASE_S, "keep_s": 30},
             brokers=list(brokers),
+            server=server,
         )
         async with open_daemon(config, before=before) as daemon:
             self.servers[name] = daemon
@@ -311,14 +313,14 @@ async def test_a_venue_is_split_over_two_ingests_and_an_edge_has_the_candles_of_
         | {"types": ["tick"], "only_symbols": True}
         for seed, (letter, symbol) in enumerate([("a", "EURUSD"), ("b", "GBPUSD")], 1)
     ]
-    before = faster_from(time.time())
+    before, patient = faster_from(time.time()), {"candle_grace_ms": FASTER * 1000}
     async with (
-        cluster.open("a", "ingest", parts[:1], before),
-        cluster.open("b", "ingest", parts[1:], before),
-        cluster.open("x", "edge", parts, before),
+        cluster.open("a", "ingest", parts[:1], before, **patient),
+        cluster.open("b", "ingest", parts[1:], before, **patient),
+        cluster.open("x", "edge", parts, before, **patient),
     ):
         edge = cluster.servers["x"]
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while [one["state"] for one in (await edge.get("/api/brokers")).json()["brokers"]] != [
                 "live"
             ] * 2:
