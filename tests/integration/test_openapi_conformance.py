@@ -26,7 +26,7 @@ from .storing_server import open_storing_server
 T0_S = 1_710_892_800
 """The time of the document's examples."""
 RECORDS = 500
-EXAMPLES, LONG_EXAMPLES = 3, 200
+EXAMPLES, LONG_EXAMPLES = 3, 30
 """Made-up requests of each operation, besides the boundaries of its parameters."""
 
 ALIKE = "/api/candles/{symbol}/{timeframe}", "/api/trades", "/udf/marks", "/udf/timescale_marks"
