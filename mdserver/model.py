@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "DELETED",
     "FAILOVER",
     "JOURNAL_FULL",
     "LOST",
@@ -204,7 +205,10 @@ UNSTORABLE = "unstorable"
 LOST = "lost"
 """The cause of a gap in the stored records whose numbers are missing in the journal, such as a damaged one."""
 
-OF_STORING: frozenset[str] = frozenset({JOURNAL_FULL, UNSTORABLE, LOST})
+DELETED = "deleted"
+"""The cause of a gap in the stored records: an operator deleted them."""
+
+OF_STORING: frozenset[str] = frozenset({JOURNAL_FULL, UNSTORABLE, LOST, DELETED})
 """The causes that say nothing of the venue: clients have received these records."""
 
 GapState: TypeAlias = Literal["open", "filled", "permanent"]

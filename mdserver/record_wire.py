@@ -189,14 +189,18 @@ def candle_wire(published: Published, candle: Candle, received: Received) -> Str
 
 
 def gap_wire(published: Published, gap: Gap, received: Received) -> Struct:
-    """Return a gap as it is encoded; one that lasts has no end."""
+    """Return a gap as it is encoded; one that lasts has no end.
+
+    The record that ends it may be older than the one before it, in a venue's stream or after a step of the clock: then
+    it is a gap of no length, as in the ledger.
+    """
     topic = published.topic
     return _Gap(
         topic.broker,
         topic.symbol,
         topic.type,
         seconds(gap.from_us),
-        UNSET if gap.to_us is None else seconds(gap.to_us),
+        UNSET if gap.to_us is None else seconds(max(gap.from_us, gap.to_us)),
         gap.cause,
         UNSET if gap.size is None else gap.size,
         gap.state,

@@ -41,7 +41,9 @@ _OF_BLOCK: LiteralString = f"""select block, {_US.format("first")}, {_US.format(
         select min(block) from seq_times where series_id = %(series)s and {{where}}) order by hour"""  # noqa: S608
 
 _BY_SEQ = _OF_BLOCK.replace("{where}", "block >= %(from)s")
-_BY_TIME = _OF_BLOCK.replace("{where}", "last >= timestamptz 'epoch' + %(from)s * interval '1 microsecond'")
+_BY_TIME = _OF_BLOCK.replace(
+    "{where}", "block >= %(block)s and last >= timestamptz 'epoch' + %(from)s * interval '1 microsecond'"
+)
 
 
 class Span(NamedTuple):
@@ -74,9 +76,12 @@ def spans_from_seq(conn: psycopg.Connection[Any], series_id: int, seq: int) -> S
     return _span(conn.execute(_BY_SEQ, {"series": series_id, "from": seq // BLOCK}, prepare=True).fetchall())
 
 
-def spans_from_time(conn: psycopg.Connection[Any], series_id: int, time_us: int) -> Span | None:
-    """Return the first block with a record of this time or later, or None. Blocking."""
-    return _span(conn.execute(_BY_TIME, {"series": series_id, "from": time_us}).fetchall())
+def spans_from_time(
+    conn: psycopg.Connection[Any], series_id: int, time_us: int, from_block: int = 0
+) -> Span | None:
+    """Return the first block from ``from_block`` on that may have a record of this time or later, or None. Blocking."""
+    values = {"series": series_id, "from": time_us, "block": from_block}
+    return _span(conn.execute(_BY_TIME, values).fetchall())
 
 
 def _span(rows: Sequence[tuple[Any, ...]]) -> Span | None:

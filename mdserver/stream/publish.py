@@ -7,7 +7,8 @@ all the same; that they are not stored is counted and logged.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import time
+from math import inf
+from time import monotonic
 
 import structlog
 
@@ -41,7 +42,7 @@ class Publisher:
         self._cover = journal.floor.cover
         self._route = route
         self._refused = metrics.journal_refused
-        self._refused_s = 0.0
+        self._refused_s = -inf
         self._why = ""
         self._rarely = RarelyLogged(_log)
         self._lost: dict[Topic, Published] = {}
@@ -49,7 +50,7 @@ class Publisher:
 
     def refusal(self) -> str | None:
         """Return why records were not journalled a moment ago, or None."""
-        return self._why if time() - self._refused_s < NOT_STORING_S else None
+        return self._why if monotonic() - self._refused_s < NOT_STORING_S else None
 
     def __call__(self, batch: list[Published]) -> None:
         """Journal a batch and pass it on; never raises because of the disk."""
@@ -65,7 +66,7 @@ class Publisher:
 
     def _note_refused(self, batch: list[Published], error: Exception) -> None:
         self._refused.inc(len(batch))
-        self._refused_s, self._why = time(), str(error)
+        self._refused_s, self._why = monotonic(), str(error)
         self._rarely.error(
             "records are streamed but not stored, because the journal cannot take them", error=str(error)
         )

@@ -196,6 +196,10 @@ class Router:
         """Return the number of the newest record of each topic; topics without numbers are left out."""
         return {topic: published.seq for topic, published in self._last.items() if published.seq}
 
+    def newest_us(self) -> int:
+        """Return the newest time of a record since the start; 0 if there was none."""
+        return max((published.record.time_us for published in self._last.values()), default=0)
+
     def flush(self) -> None:
         """Deliver the records collected in the window."""
         if self._collected:

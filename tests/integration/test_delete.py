@@ -16,9 +16,11 @@ import trio
 
 from mdserver.model import Published, Tick, Topic, Trade
 from mdserver.store.connection.database import Database, Engine
+from mdserver.store.seq_times import BLOCK
 from mdserver.store.store import Store
 from mdserver.store.upkeep.delete_rows import Range, count_rows, delete_rows
 from mdserver.store.upkeep.integrity import check
+from mdserver.stream.stored_past import FromTime
 
 from .test_load_hours import data, make_ticks
 from .test_maintenance_commands import Run, run, url
@@ -89,6 +91,31 @@ async def test_days_go_with_all_that_belongs_to_them(
 
 
 @pytest.mark.both_engines
+async def test_what_the_stream_had_leaves_a_gap(store: Store, database: Database) -> None:
+    """A day of it a gap: nobody takes a candle for whole, or goes on behind it, without learning that rows are gone."""
+    day = us(2024, 3, 25)
+    await delete_rows(database, Range("bad", "EURUSD", day, day + 2 * DAY_US))
+    found = await store.gaps(0, us(2025, 1, 1), limit=9)
+    assert [(one.cause, one.state, one.size, one.from_us, one.to_us) for one in found] == [
+        ("deleted", "permanent", 10, at, at + 9 * DAY_US // 10) for at in (day, day + DAY_US)
+    ]
+    (series,) = [one for one in await store.series("EURUSD") if one.topic == BAD]
+    page = await store.replay_page(series, 45, 100, received=False)
+    texts = b"".join(page.pieces).decode(errors="ignore").split('"type":"')[1:]
+    kinds = [text.partition('"')[0] for text in texts]
+    assert kinds[:7] == ["tick"] * 4 + ["gap"] * 2 + ["tick"]
+    for since in (day, day + DAY_US, day + 2 * DAY_US):
+        (begin,) = (await store.replay_begins({BAD: FromTime(since)})).values()
+        assert begin.after == 69
+    # whatever was noted of the times of deleted rows, those behind them are found
+    await delete_rows(database, Range("bad", "EURUSD", us(2024, 3, 30), us(2030, 1, 1)))
+    await store.write(
+        [Published(BAD, BLOCK + n, Tick("EURUSD", us(2024, 3, 30) + n, 1.0, 1.1)) for n in range(9)]
+    )
+    (begin,) = (await store.replay_begins({BAD: FromTime(us(2024, 3, 30))})).values()
+    assert begin.after == BLOCK - 1
+
+
 async def test_a_broker_as_a_whole_and_a_time_that_spoiled_the_earliest(
     store: Store, database: Database
 ) -> None:

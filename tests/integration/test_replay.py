@@ -7,12 +7,14 @@ import random
 import subprocess
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
 import trio
 
 from mdserver.errors import StoreUnavailable
+from mdserver.model import Tick
 from mdserver.protocol.server_frames import CloseCode
 from mdserver.store.connection.database import Database
 from mdserver.store.seq_times import BLOCK
@@ -78,6 +80,20 @@ async def test_what_is_replayed_has_the_form_of_what_is_live(database: Database,
             (key, type(value)) for key, value in replayed[0].items()
         ]
         assert live["time"] > replayed[-1]["time"] > T0_S * 1_000_000 - 1
+
+
+async def test_the_newest_records_are_not_in_the_future_though_the_clock_was_set_back(
+    database: Database, tmp_path: Path
+) -> None:
+    async with open_storing_server(database, tmp_path) as server, open_client(server.stream.url) as client:
+        ahead_s = int(time()) + 3_600
+        server.publish(1)
+        server.stream.brokers["one"].publish(Tick("EURUSD", ahead_s * 1_000_000, 1.0, 1.1))
+        ack = await client.subscribe("EURUSD", since=ahead_s)
+        assert ack["results"][0]["recovered"] is True
+        assert (await client.get())["time"] == ahead_s
+        assert (await client.get())["message"] == "replay complete"
+        assert (await client.subscribe("EURUSD", since=ahead_s + 1))["code"] == 400
 
 
 async def test_by_time_it_begins_with_the_first_record_of_that_time(

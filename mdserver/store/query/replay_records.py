@@ -72,8 +72,7 @@ def begin(conn: psycopg.Connection[Any], series: SeriesInfo | None, start: Start
         return _begin_after(conn, series, start.seq)
     if series is None:
         return Begin(0)
-    span = spans_from_time(conn, series.id, start.time_us)
-    first = None if span is None else _least_seq(conn, series, span, from_us=start.time_us)
+    first = _first_from_time(conn, series, start.time_us)
     if first is None:
         dropped = _has_dropped(conn, series, start.time_us)
         return Begin(series.last_seq, "the records since then are not stored: live only" if dropped else None)
@@ -115,6 +114,17 @@ def _is_left_out(conn: psycopg.Connection[Any], series: SeriesInfo, seq: int, fi
         return False
     query = sql.SQL(_LEFT_OUT).format(table=sql.Identifier(stored.table))
     return conn.execute(query, [series.id, first - 1, FAILOVER, seq]).fetchone() is not None
+
+
+def _first_from_time(conn: psycopg.Connection[Any], series: SeriesInfo, time_us: int) -> int | None:
+    """Return the first stored number of this time or later. A block whose records were deleted may name it in vain."""
+    span = spans_from_time(conn, series.id, time_us)
+    while span is not None:
+        first = _least_seq(conn, series, span, from_us=time_us)
+        if first is not None:
+            return first
+        span = spans_from_time(conn, series.id, time_us, span.block + 1)
+    return None
 
 
 def _next_seq(conn: psycopg.Connection[Any], series: SeriesInfo, seq: int) -> int | None:

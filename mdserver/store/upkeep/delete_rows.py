@@ -14,8 +14,9 @@ from msgspec import Struct
 from psycopg import sql
 
 from ...kinds import BY_NAME
-from ...model import TIMEFRAMES
+from ...model import DELETED, TIMEFRAMES, Gap
 from ..connection.database import Database, Engine
+from ..gap_ledger import write_gaps
 from ..rows import MAX_TIME_US
 from ..scan import timestamp
 from ..series import SeriesInfo, list_series, lock_series
@@ -56,6 +57,9 @@ _OF_CANDLES: LiteralString = "from candles where series_id = {series} and time >
 _OF_HOURS: LiteralString = (
     "from import_ledger where series_id = {series} and hour >= {first} and hour < {end}"
 )
+
+_LIVE: LiteralString = f"""select count(*), max(seq), (extract(epoch from min(time)) * 1000000)::bigint,
+    (extract(epoch from max(time)) * 1000000)::bigint {_OF_ROWS} and seq > 0"""  # noqa: S608
 
 _OF_VENUE: LiteralString = (
     "from venue_candles where series_id = {series} and time >= {first} and time < {end}"
@@ -134,7 +138,7 @@ def _delete_day(
     conn: psycopg.Connection[Any], engine: Engine, series: SeriesInfo, place_us: int, end_us: int
 ) -> tuple[int | None, Deletion]:
     """Delete the first day from ``place_us`` on that holds anything; return where to continue (None: done) and what
-    was deleted.
+    was deleted. Records that the stream had leave a gap.
     """
     gone = Deletion(series.broker, series.symbol, series.type)
     row = conn.execute(sql.SQL(_NEXT).format(**_names(series, place_us, end_us))).fetchone()
@@ -150,10 +154,15 @@ def _delete_day(
     conn.execute("select pg_advisory_xact_lock(%s, %s)", [series.id, day_us // DAY_US])
     lock_series(conn, {series.topic})
     names = _names(series, max(day_us, place_us), stop_us)
+    live = conn.execute(sql.SQL(_LIVE).format(**names)).fetchone() if series.last_seq else None
     gone.rows, gone.candles, gone.hours = (
         conn.execute(sql.SQL("delete " + of).format(**names)).rowcount
         for of in (_OF_ROWS, _OF_CANDLES, _OF_HOURS)
     )
+    if live is not None and live[0]:  # who resumes over it, or reads the day's candles, is to learn of it
+        count, last_seq, first_us, last_us = live
+        gap = Gap(series.topic, first_us, last_us, DELETED, count, "permanent")
+        write_gaps(conn, [(series.id, last_seq, gap)])
     conn.execute(sql.SQL("delete " + _OF_VENUE).format(**names))
     conn.execute(sql.SQL(_CORRECT).format(**names, gone=sql.Literal(gone.rows)))
     return stop_us, gone

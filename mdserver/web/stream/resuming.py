@@ -199,10 +199,17 @@ def _never(outcome: Outcome, why: str) -> Outcome:
     return replace(outcome, recovered=False, code=410, message=why)
 
 
-def check_since(request: Subscribe, now_s: float, brokers: int) -> None:
-    """Raise :class:`RequestError` for a time in the future, and for a number that several topics may have."""
+def check_since(request: Subscribe, now_s: float, brokers: int, newest_us: Callable[[], int]) -> None:
+    """Raise :class:`RequestError` for a time in the future, and for a number that several topics may have.
+
+    No time up to that of the newest record is in the future, whatever the clock says: it may have been set back.
+    """
     since = request.since
-    if isinstance(since, SinceTime) and since.time_us > (now_s + MAX_AHEAD_S) * US_PER_S:
+    if (
+        isinstance(since, SinceTime)
+        and since.time_us > (now_s + MAX_AHEAD_S) * US_PER_S
+        and since.time_us > newest_us()
+    ):
         since_s = since.time_us / US_PER_S
         raise RequestError(
             400, f"since: {since_s:.17g} is in the future; the server's clock is at {now_s:.0f}"

@@ -192,7 +192,7 @@ class Session:
         self.gate.permit("stream")
         if request.since is not None:
             self.gate.permit("history")
-        check_since(request, time(), len(self._held.brokers))
+        check_since(request, time(), len(self._held.brokers), self._router.newest_us)
         self._check_room(request)
         self._own.check(request)
         results: list[Outcome] = []
