@@ -106,11 +106,13 @@ def test_a_polled_venue(tmp_path: Path, long: bool) -> None:
         "from tidepool.conformance import case\n"
         f"for name in [name for name in check_names(case) {some}]:\n"
         "    print(run_check(case, name))\n"
+        "type(case).unknown = 'NOSUCH'  # not listed at all\n"
+        "print(run_check(case, 'refusal'))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
     rows = done.stdout.splitlines()
-    assert len(rows) == (16 if long else 4), rows
+    assert len(rows) == (17 if long else 5), rows
     assert all("outcome='ok'" in row for row in rows), rows
