@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from time import time
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
+from ..model import Feed
 from .engine import BusEngine, Position
 from .names import answers_key, lease_key, presence_prefix, stream_key
 from .shared_broker import decode_answers
@@ -19,6 +21,7 @@ __all__ = [
     "PRESENCE_S",
     "Presence",
     "clock_ahead_s",
+    "digest",
     "encode_presence",
     "read_status",
     "try_out",
@@ -38,7 +41,7 @@ class Presence(msgspec.Struct, frozen=True):
     """What a process says of itself.
 
     ``lag``: how old the newest record of each broker was when it came, in seconds. ``clock_s``: how far its clock is
-    ahead of the engine's.
+    ahead of the engine's. ``named``: of each broker a digest of the feeds that its config names.
     """
 
     role: str
@@ -48,10 +51,17 @@ class Presence(msgspec.Struct, frozen=True):
     leads: list[str]
     lag: dict[str, float | None]
     clock_s: float | None = None
+    named: dict[str, str] = {}
 
 
 _decode_presence = msgspec.msgpack.Decoder(Presence).decode
+_encode_feeds = msgspec.msgpack.Encoder().encode
 encode_presence = msgspec.msgpack.Encoder().encode
+
+
+def digest(feeds: Iterable[Feed]) -> str:
+    """Return what tells whether two processes name the same feeds."""
+    return f"{crc32(_encode_feeds(sorted(feeds))):08x}"
 
 
 async def read_status(engine: BusEngine, brokers: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -61,6 +62,8 @@ def status(context: CommandContext, *, as_json: bool) -> None:
         for one in found["processes"]:
             if (sentence := _clock(one)) is not None:
                 click.echo(f"\n{sentence}")
+        for sentence in _named_differently(found["processes"]):
+            click.echo(f"\n{sentence}")
     if any(one["leader"] is None for one in found["brokers"]):
         raise click.exceptions.Exit(1)
 
@@ -89,6 +92,21 @@ def _process(one: dict[str, Any]) -> tuple[str, ...]:
         ", ".join(one["leads"]) or "-",
         lag or "-",
     )
+
+
+def _named_differently(processes: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what is to be said where the processes' configs name different symbols of one broker."""
+    said: dict[str, dict[str, str]] = {}
+    for one in processes:
+        for broker, named in one.get("named", {}).items():
+            said.setdefault(broker, {})[named] = one["process"]
+    for broker, processes_of in said.items():
+        if len(processes_of) > 1:
+            names = " and ".join(sorted(processes_of.values()))
+            yield (
+                f"The configs of {names} name different symbols or types of {broker}: its leader streams all of "
+                "them, and no work is shared"
+            )
 
 
 def _clock(one: dict[str, Any]) -> str | None:

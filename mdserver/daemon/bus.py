@@ -20,7 +20,7 @@ from ..bus.names import presence_prefix
 from ..bus.open_engine import import_engine
 from ..bus.shared_broker import Guard, SharedBroker
 from ..bus.shipper import Shipper
-from ..bus.status import CLOCKS_APART_S, PRESENCE_S, Presence, clock_ahead_s, encode_presence
+from ..bus.status import CLOCKS_APART_S, PRESENCE_S, Presence, clock_ahead_s, digest, encode_presence
 from ..bus.take_over import Bus, Lead
 from ..config import BusConfig
 from ..errors import MdserverError, StoreUnavailable
@@ -178,6 +178,7 @@ class BusPart(Part):
                 [name for name, broker in self._shared.items() if broker.fence is not None],
                 {name: broker.lag_s for name, broker in self._shared.items() if broker.fence is None},
                 clock_s,
+                {name: digest(broker.demand.pinned()) for name, broker in self._shared.items()},
             )
             with suppress(BusUnavailable, BusMisused):  # the brokers report it
                 await bus.engine.put_in(presence_prefix(), bus.process, encode_presence(presence), PRESENCE_S)

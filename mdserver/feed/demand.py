@@ -113,6 +113,10 @@ class BrokerDemand:
         for feed in before - self._pinned:
             self.release(feed)
 
+    def pinned(self) -> frozenset[Feed]:
+        """Return the feeds that the config names."""
+        return self._pinned
+
     def is_pinned(self, feed: Feed) -> bool:
         """Return whether the config names a feed."""
         return feed in self._pinned

@@ -22,12 +22,12 @@ from mdserver.bus.memory_engine import MemoryEngine
 from mdserver.bus.names import answers_key, lease_key, presence_prefix, stream_key
 from mdserver.bus.redis_engine import open_redis
 from mdserver.bus.shipper import Shipper
-from mdserver.bus.status import Presence, clock_ahead_s, encode_presence, read_status, try_out
+from mdserver.bus.status import Presence, clock_ahead_s, digest, encode_presence, read_status, try_out
 from mdserver.commands import bus as bus_command
 from mdserver.config import BusConfig, Config, DatabaseConfig
 from mdserver.errors import ConfigError, Rejected
 from mdserver.metrics import Metrics
-from mdserver.model import Published, Tick, Topic
+from mdserver.model import Feed, Published, Tick, Topic
 
 from .redis import RedisServer, free_port, running_redis
 
@@ -235,7 +235,7 @@ async def test_the_status_names_processes_leaders_and_streams(engine: BusEngine)
     found = await read_status(engine, ["sea", "lake"])
     assert found["processes"] == [
         {"process": "a", "role": "ingest", "host": "here", "pid": 7, "version": "1", "leads": ["sea"]}
-        | {"lag": {"lake": 0.25}, "clock_s": 60.0},
+        | {"lag": {"lake": 0.25}, "clock_s": 60.0, "named": {}},
         {"process": "b", "error": "what it says is of another version"},
     ]
     sea, lake = found["brokers"]
@@ -258,6 +258,27 @@ def test_the_command_says_who_leads_nothing(redis: RedisServer, folder: Path) ->
     )
     assert isinstance(done.exception, Rejected)
     assert "bus.url" in str(done.exception)
+
+
+async def test_the_status_says_that_configs_name_different_symbols(redis: RedisServer, folder: Path) -> None:
+    async with open_redis(redis.url) as engine:
+        await engine._client.flushall()
+        for process, symbols in ("a", "EURUSD"), ("b", "GBPUSD"), ("c", "EURUSD"):
+            named = {"sea": digest([Feed(symbols, "tick")]), "lake": digest([])}
+            presence = Presence("ingest", "here", 7, "1", [], {}, 0.1, named)
+            await engine.put_in(presence_prefix(), process, encode_presence(presence), 60)
+    config = Config(
+        bus=BusConfig(url=redis.url),
+        database=DatabaseConfig(url="postgresql:///x"),
+        data_dir=folder,
+    )
+    context = SimpleNamespace(config=config)
+    done = await trio.to_thread.run_sync(
+        lambda: CliRunner().invoke(bus_command.bus_, ["status"], obj=context)
+    )
+    assert done.exit_code == 0, done.output
+    assert "The configs of b and c name different symbols or types of sea" in done.output
+    assert "lake" not in done.output
 
 
 async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
