@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import psycopg
 import trio
+import yaml
 
 from mdserver.net import open_websocket
 from mdserver.testing.kraken import FakeKraken, KrakenRules, open_fake_kraken
@@ -160,6 +161,57 @@ async def test_a_gap_that_lasts_when_the_server_is_killed_is_there_when_it_is_ba
             after = await desk.trade()
             gap = await desk.wait_gap("disconnected")
             assert (gap["from"], gap["to"]) == (before, after)
+
+
+async def test_nothing_is_lost_unnamed_over_a_sleep_a_reload_and_a_kill_at_once(
+    folder: Path, database_url: str
+) -> None:
+    async with open_fake_kraken(KrakenRules(pace_s=math.inf, heartbeat_s=0.5)) as venue:
+        async with open_desk(folder, database_url, venue) as desk:
+            before = await desk.trade()
+            client = venue.clients[-1]
+            desk.daemon.process.send_signal(signal.SIGSTOP)  # a laptop that sleeps
+            venue.reset()
+            venue.trade(SYMBOL)
+            desk.daemon.process.send_signal(signal.SIGCONT)
+            await desk.served(but=client)
+            after = await desk.trade()
+            gap = await desk.wait_gap("disconnected")
+            assert (gap["from"], gap["to"]) == (before, after)
+
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            broker = config["brokers"][0]
+
+            async def reload(*brokers: dict[str, Any]) -> None:
+                (folder / "config.yaml").write_text(yaml.safe_dump({**config, "brokers": list(brokers)}))
+                count = len(desk.daemon.lines)
+                desk.daemon.process.send_signal(signal.SIGHUP)
+                await desk.daemon.wait_log("the config was reloaded", after=count)
+
+            for without, cause in (([{**broker, "symbols": ["DOGEUSD"]}], "unsubscribed"), ([], "restart")):
+                before, client = await desk.trade(), venue.clients[-1]
+                await reload(*without)
+                assert (await desk.wait_gap(cause, lasts=True))["from"] == before
+                await reload(broker)
+                await desk.served(but=None if without else client)
+                after = await desk.trade()
+                gap = await desk.wait_gap(cause)
+                assert (gap["from"], gap["to"]) == (before, after)
+
+            request = {"action": "subscribe", "symbols": ["ETHUSD"], "types": ["trade"]}
+            async with open_websocket(desk.daemon.ws) as ws:
+                await ws.send(json.dumps(request))
+                await desk.served("ETH/USD")
+                venue.trade("ETH/USD")
+                with trio.fail_after(30):
+                    seen: list[dict[str, Any]] = []
+                    while not seen:
+                        seen = [one for one in map(json.loads, await ws.receive()) if one["type"] == "trade"]
+                desk.daemon.process.send_signal(signal.SIGKILL)
+                await desk.daemon.process.wait()
+        async with open_desk(folder, database_url, venue) as desk:
+            assert (await desk.wait_gap("restart", lasts=True, symbol="ETHUSD"))["from"] == seen[0]["time"]
+            await desk.daemon.wait_stored("ETHUSD", 1, "trade")
 
 
 async def test_what_a_full_journal_did_not_take_is_in_the_ledger_with_its_number(

@@ -263,7 +263,7 @@ async def test_more_topics_than_a_client_may_have(database: Database, tmp_path: 
 async def test_a_server_that_stores_nothing_says_so_and_streams() -> None:
     async with open_stream_server() as server, open_client(server.url) as client:
         ack = await client.subscribe("EURUSD", since=0, id=1)
-        assert "recovered" not in ack["results"][0]
+        assert (ack["results"][0]["recovered"], ack["results"][0]["code"]) == (False, 410)
         error = await client.get()
         assert (error["code"], error["id"], "stores nothing" in error["message"]) == (410, 1, True)
         server.brokers["one"].publish(record("EURUSD", "tick", 1))
