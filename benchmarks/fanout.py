@@ -92,21 +92,26 @@ def run(scenario: Scenario, names: list[str], options: argparse.Namespace) -> di
     return results
 
 
+def ratios(name: str, costs: list[float], results: dict[str, list[Result]], own: str) -> str:
+    """Format a peer's costs divided by those of ``own`` in the same round."""
+    ours = [result["cpu_s_per_million"] for result in results.get(own, [])]
+    if name == own:
+        return "1"
+    if not ours or name.startswith("mdserver"):
+        return "-"
+    return harness.spread([cost / our for cost, our in zip(costs, ours, strict=True)])
+
+
 def show(scenario: Scenario, results: dict[str, list[Result]]) -> None:
-    ours = [result["cpu_s_per_million"] for result in results.get("mdserver", [])]
     rows = []
     for name, runs in results.items():
         costs = [result["cpu_s_per_million"] for result in runs]
-        ratio = "1" if name == "mdserver" else "-"
-        if ours and name != "mdserver":
-            ratio = harness.spread([cost / own for cost, own in zip(costs, ours, strict=True)])
         goal = f"{scenario.goals[name]:g}" if name in scenario.goals else "-"
-        if name == "mdserver-storing":
-            ratio = "-"
         rows.append([
             name,
             harness.spread(costs, 3),
-            ratio,
+            ratios(name, costs, results, "mdserver"),
+            ratios(name, costs, results, "mdserver-storing"),
             goal,
             f"{harness.median([result['per_s'] for result in runs]):,.0f}",
             f"{harness.median([result['cpu_share'] for result in runs]):.0%}",
@@ -115,8 +120,8 @@ def show(scenario: Scenario, results: dict[str, list[Result]]) -> None:
             f"{harness.median([result['latency_us']['p99'] for result in runs]):,.0f}",
             f"{harness.median([result['descendants_cpu_s'] / result['seconds'] for result in runs]):.0%}",
         ])  # fmt: skip
-    head = ["server", "CPU-s per million", "peer / mdserver", "goal", "deliveries/s", "CPU", "client's CPU",
-            "p50 us", "p99 us", "database CPU"]  # fmt: skip
+    head = ["server", "CPU-s per million", "peer / mdserver", "peer / storing", "goal", "deliveries/s", "CPU",
+            "client's CPU", "p50 us", "p99 us", "database CPU"]  # fmt: skip
     print(f"\n### {scenario.title}\n\n{harness.table(head, rows)}\n", flush=True)
 
 

@@ -36,7 +36,7 @@ def resident_kb(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=2_000)
+    parser.add_argument("--clients", type=int, default=5_000)
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -51,7 +51,8 @@ def main() -> None:
         time.sleep(SETTLE_S)
         after = resident_kb(server.pid)
         print(
-            f"{len(clients):,} idle clients: {(after - before) / len(clients):.1f} kB each; "
+            f"{len(clients):,} idle clients: {(after - before) / len(clients):.1f} kB each, "
+            f"{(after - before) * 1024 / 1e6:.0f} MB in all (goal: 250); "
             f"{before / 1024:.1f} MiB before, {after / 1024:.1f} MiB with them"
         )
         for client in (*first, *clients):

@@ -348,7 +348,14 @@ async def test_a_renewed_certificate_is_taken_over_and_a_bad_one_is_not(folder: 
     files = folder / "cert.pem"
     files.write_text(first)
     config = config_of(folder, MOCK, server={"tls": {"certificate": str(files), "key": str(files)}})
-    async with open_daemon(config) as daemon:
+    trusting = ssl.create_default_context(cafile=files)
+    async with (
+        open_daemon(config) as daemon,
+        open_websocket(daemon.ws.replace("127.0.0.1", "localhost"), ssl_context=trusting) as ws,
+    ):
+        client = Watching(ws)
+        await client.subscribe("EURUSD")
+        seq = (await client.until(tick))[-1]["seq"]
         before = await served_certificate(daemon)
         assert before.strip() in first
         files.write_text(renewed)
@@ -359,6 +366,10 @@ async def test_a_renewed_certificate_is_taken_over_and_a_bad_one_is_not(folder: 
         line = await reload(daemon, "the config was not reloaded")
         assert "no certificate and its key" in str(line["problems"])
         assert await served_certificate(daemon) == after
+        await ws.send('{"action":"ping"}')  # the client that came before goes on, through both reloads
+        seen = [*await client.until(lambda m: m["type"] == "pong"), *await client.until(tick)]
+        seqs = [m["seq"] for m in seen if tick(m)]
+        assert seqs == list(range(seq + 1, seq + len(seqs) + 1))
         config_of(folder, MOCK)
         line = await reload(daemon, "these settings need a restart")
         assert line["settings"] == ["server.tls"]
