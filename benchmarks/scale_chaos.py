@@ -72,7 +72,8 @@ def main() -> int:
     for server in outcome.servers:
         leads = server.events["this process leads the broker"]
         print(
-            f"{server.name}: started {server.starts} times, took over {leads} times, {server.most_mb:.0f} MB at most"
+            f"{server.name}: started {server.starts} times, took over {leads} times, {server.most_mb:.0f} MB at most, "
+            f"stopped by its last resort {server.last_resorts} times"
         )
     print("\n".join(outcome.wrong[:50]) or "nothing wrong")
     return bool(outcome.wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,12 +10,14 @@ from typing import Any
 
 import attrs
 import psycopg
+import trio
 
 from mdserver.errors import Unavailable
+from mdserver.net import open_websocket
 
 from .crash_run import SYMBOLS, Client
 
-__all__ = ["ChaosClient", "Stored", "check_clients", "check_stored", "read_stored"]
+__all__ = ["CandleWatcher", "ChaosClient", "Stored", "check_clients", "check_stored", "read_stored"]
 
 Gaps = Mapping[str, Sequence[tuple[float, float, str]]]
 """By symbol: from and to in seconds, and the cause."""
@@ -43,6 +46,49 @@ class ChaosClient(Client):
         elif message["type"] == "error" and message["code"] == 410:
             raise Unavailable(message["message"])  # live goes on without what was asked for: ask again
         super().take(message)
+
+
+@attrs.define
+class CandleWatcher:
+    """A client of one edge that gets the candles of a minute; ``closed`` is the last that it had of each."""
+
+    name: str
+    closed: dict[tuple[str, int], tuple[float, float, float, float, float, int]] = attrs.field(factory=dict)
+    closed_at: dict[tuple[str, int], float] = attrs.field(factory=dict)
+    broken_at: float = 0.0
+    """When its connection ended last: what closed before may have been revised unseen."""
+
+    async def run(self, port: int) -> None:
+        """Be connected for ever."""
+        request = {"action": "subscribe", "broker": "numbered", "symbols": SYMBOLS, "types": ["candle"]}
+        while True:
+            try:
+                async with open_websocket(f"ws://127.0.0.1:{port}/") as ws:
+                    await ws.send(json.dumps(request))
+                    while True:
+                        for message in map(json.loads, await ws.receive()):
+                            self._take(message)
+            except Unavailable:
+                self.broken_at = trio.current_time()
+                await trio.sleep(0.1)
+
+    def _take(self, one: dict[str, Any]) -> None:
+        if one["type"] == "candle" and one["closed"]:
+            key = one["symbol"], one["time"]
+            self.closed[key] = (
+                *(one[name] for name in ("open", "high", "low", "close", "volume")),
+                one["count"],
+            )
+            self.closed_at[key] = trio.current_time()
+
+    def check(self, stored: Stored) -> list[str]:
+        """Return which closed candles are stored with other values."""
+        return [
+            f"{self.name}: {symbol} candle at {open_s} closed as {candle}, stored is {found}"
+            for (symbol, open_s), candle in self.closed.items()
+            if self.closed_at[symbol, open_s] > self.broken_at
+            and (found := stored.candles.get((symbol, 60, open_s))) != candle
+        ]
 
 
 @attrs.frozen
