@@ -174,8 +174,11 @@ class TakeOver:
         seen = {topic: LastRecord(*stands) for topic, stands in self._followed.last.items()}
         for topic in {*stored, *own, *self._published, *seen}:
             accounts = [one[topic] for one in (stored, own, self._published, seen) if topic in one]
-            seq = max(one.seq for one in accounts) + (0 if same else LEFT_OUT)
-            time_us = max(one.time_us for one in accounts)
+            newest = max(one.seq for one in accounts)
+            seq = newest + (0 if same else LEFT_OUT)
+            # an account may know the number alone, or that the record is older than one that was dropped
+            times = [one.time_us for one in accounts if one.seq == newest and one.time_us]
+            time_us = min(times) if times else max(one.time_us for one in accounts)
             hole = Gap(topic, time_us, None, "restart" if same else FAILOVER) if time_us else None
             stand[topic] = LastRecord(seq, time_us, hole)
         return stand

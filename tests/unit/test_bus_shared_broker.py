@@ -495,6 +495,23 @@ async def test_a_process_that_was_stopped_publishes_nothing_behind_its_lease(
     assert hole.from_us <= before_dropped.time_us < hole.time_us  # it names what was dropped
 
 
+async def test_the_gap_of_one_that_stood_still_begins_at_the_last_record_that_was_published(
+    cluster: Cluster, autojump_clock: object
+) -> None:
+    a = await cluster.start("a")
+    x = await cluster.start("x", leads=False)
+    await until(lambda: len(x.numbers()) > 50)
+    a.guard.until_s = -math.inf
+    await until(lambda: bool(x.jumps()))
+    before, hole = next(
+        (before.record, after.record)
+        for before, after in pairwise(x.seen)
+        if isinstance(after.record, Gap) and after.record.cause == FAILOVER
+    )
+    assert isinstance(hole, Gap)
+    assert hole.from_us == before.time_us
+
+
 async def test_what_only_the_database_has_reaches_clients_at_a_change_of_leaders(
     cluster: Cluster, autojump_clock: object
 ) -> None:
