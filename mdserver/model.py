@@ -22,6 +22,7 @@ __all__ = [
     "DELETED",
     "FAILOVER",
     "JOURNAL_FULL",
+    "LEFT_OUT",
     "LOST",
     "NOT_RECEIVED",
     "OF_STORING",
@@ -195,6 +196,9 @@ class Topic(NamedTuple):
 
 FAILOVER = "failover"
 """The cause of the gap between the records of two leaders; numbers are left out behind it."""
+
+LEFT_OUT = 1_000_000
+"""Numbers that a new leader leaves out: the one before may have journalled records with them that nobody saw."""
 
 JOURNAL_FULL = "journal_full"
 """The cause of a gap in the stored records: clients received them, but the journal could not store them."""

@@ -20,13 +20,10 @@ from ..journal.format import HEADER_BYTES, MAGIC, FrameDecoder, frame_end
 from ..kinds import BY_NAME
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import FAILOVER, Gap, LastRecord, Published, Topic
+from ..model import FAILOVER, LEFT_OUT, Gap, LastRecord, Published, Topic
 from .engine import START, Entry
 
 __all__ = ["FAILOVER", "LEFT_OUT", "Followed", "Marks", "Missing", "encode_marks"]
-
-LEFT_OUT = 1_000_000
-"""Numbers that a new leader leaves out: the one before may have journalled records with them that nobody saw."""
 
 BUS = "bus"
 """The cause of a gap of records that neither the bus nor the database has."""

@@ -35,7 +35,6 @@ INGESTS, EDGES = ("a", "b"), ("x", "y")
 PROCESSES = (*INGESTS, *EDGES)
 REDIS, DATABASE = "redis", "database"
 CALM_S = 10.0
-"""For so long the venue goes on behind the last fault."""
 SETTLE_S = 30.0
 STOPS = 4
 START_S = 90.0
@@ -165,6 +164,11 @@ class Server:
         elif code not in ENDS:
             self.wrong.append(f"{self.name} ended with {code}: {daemon.lines[-3:]}")
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+        return self.daemon is not None and self.daemon.process.returncode is None and bool(self.daemon.base)
+
     async def end(self, number: signal.Signals) -> None:
         """End it, and do not start it again before :meth:`start`."""
         self.may_run = trio.Event()
@@ -279,9 +283,14 @@ async def run_chaos(
     clients: int,
     seed: int,
     rate: float = 100,
+    lease_s: float = LEASE_S,
+    calm_s: float = CALM_S,
     say: Callable[[str], None] = lambda text: None,
 ) -> ChaosOutcome:
-    """Let faults happen to all processes under clients that resume. The venue's plugin must be on PYTHONPATH."""
+    """Let faults happen to all processes under clients that resume. The venue's plugin must be on PYTHONPATH.
+
+    ``calm_s``: how long the venue goes on behind the last fault.
+    """
     rng = random.Random(seed)  # noqa: S311
     venue = NumberedVenue(rate)
     everyone = [
@@ -293,7 +302,8 @@ async def run_chaos(
     async with trio.open_nursery() as nursery:
         await nursery.start(venue.run)
         servers = [
-            await _server(nursery, folder, name, database_url, redis.port, venue.port) for name in PROCESSES
+            await _server(nursery, folder, name, database_url, redis.port, venue.port, lease_s)
+            for name in PROCESSES
         ]
         try:
             for server in servers:
@@ -312,7 +322,8 @@ async def run_chaos(
                 nursery.start_soon(watcher.run, port)
             await _until(lambda: all(client.last for client in everyone), "the first records")
             await chaos.run(plan)
-            wrong = await _settle(everyone, venue)
+            await _until(lambda: all(server.is_ready for server in servers), "all servers again")
+            wrong = await _settle(everyone, venue, calm_s)
             for server in servers:  # edges last: they answer from what the ingests have stored
                 await server.end(signal.SIGTERM)
             nursery.cancel_scope.cancel()
@@ -331,7 +342,7 @@ async def run_chaos(
     return ChaosOutcome(everyone, servers, venue.times_us, stored, wrong)
 
 
-async def _settle(clients: Sequence[ChaosClient], venue: NumberedVenue) -> list[str]:
+async def _settle(clients: Sequence[ChaosClient], venue: NumberedVenue, calm_s: float) -> list[str]:
     """Stop the venue, and wait until each client has the last record of each symbol.
 
     On a machine that is too busy the leader may change just then: the venue goes on for a while, and ends once more.
@@ -347,7 +358,7 @@ async def _settle(clients: Sequence[ChaosClient], venue: NumberedVenue) -> list[
 
     for _ in range(STOPS):
         venue.stopped = False
-        await trio.sleep(CALM_S)
+        await trio.sleep(calm_s)
         venue.stopped = True
         with trio.move_on_after(SETTLE_S):
             while late():
@@ -365,7 +376,13 @@ async def _until(holds: Callable[[], bool], what: str) -> None:
 
 
 async def _server(
-    nursery: trio.Nursery, folder: Path, name: str, database_url: str, redis_port: int, venue_port: int
+    nursery: trio.Nursery,
+    folder: Path,
+    name: str,
+    database_url: str,
+    redis_port: int,
+    venue_port: int,
+    lease_s: float,
 ) -> Server:
     given = {key: str(value) for key, value in conninfo_to_dict(database_url).items()}
     host, port = given.pop("host"), given.pop("port", "5432")
@@ -386,7 +403,7 @@ async def _server(
         bus={
             "url": f"redis://127.0.0.1:{ways[REDIS].port}/0",
             "role": "ingest" if name in INGESTS else "edge",
-            "lease_s": LEASE_S,
+            "lease_s": lease_s,
             "keep_s": KEEP_S,
         },
         brokers=[

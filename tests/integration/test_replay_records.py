@@ -176,9 +176,12 @@ async def test_numbers_that_a_change_of_leaders_left_out_are_not_missing(
     await store.write([second(seq, seq) for seq in range(1, 5)])
     await store.write([Published(EURUSD, 1_000_004, hole), second(1_000_005, 9)])
     assert await begin(store, After(4)) == Begin(4)
-    await database.run(lambda conn: conn.execute("delete from ticks where seq = 4"))
+    again = Gap(EURUSD, START_US + 9_000_000, START_US + 12_000_000, "failover")
+    await store.write([Published(EURUSD, 3_000_005, again), second(3_000_006, 12)])
+    assert await begin(store, After(1_000_005)) == Begin(1_000_005)
+    await database.run(lambda conn: conn.execute("delete from ticks where seq in (4, 1000005)"))
     assert (await begin(store, After(3))).missing == (
-        "the records 4 to 1000004 are not stored: from the oldest there is"
+        "the records 4 to 3000005 are not stored: from the oldest there is"
     )
 
 

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from ...kinds import BY_NAME, StoredAs, StoredColumn
-from ...model import FAILOVER, Gap, Published, Topic
+from ...model import FAILOVER, LEFT_OUT, Gap, Published, Topic
 from ...protocol.encoding import PLAIN
 from ...protocol.server_frames import text_frames
 from ...stream.stored_past import After, Begin, GapKey, Page, Start, gap_key
@@ -38,9 +38,12 @@ _PAGE: LiteralString = """select max(seq), count(*), convert_to(string_agg({json
 
 _LEAST: LiteralString = "select min(seq) from ({rows}) found"
 
-_LEFT_OUT: LiteralString = """select 1 from gaps g join {table} r on r.series_id = g.series_id
-    where g.series_id = %s and g.seq = %s and g.cause = %s
-      and r.time >= g.from_time and r.time <= g.to_time and r.seq = %s limit 1"""
+_LEFT_OUT: LiteralString = """select 1 from gaps g
+    where g.series_id = %(series)s and g.seq = %(last)s and g.cause = %(cause)s
+      and (%(last)s - %(left_out)s <= %(seq)s or exists (
+        select 1 from {table} r where r.series_id = g.series_id
+          and r.time >= g.from_time and r.time <= g.to_time and r.seq = %(seq)s))
+    limit 1"""
 
 _DROPPED: LiteralString = """select exists (
     select from candles c join retention r on r.table_name = {table} and c.time < r.dropped_before
@@ -108,12 +111,16 @@ def _begin_after(conn: psycopg.Connection[Any], series: SeriesInfo | None, seq: 
 
 
 def _is_left_out(conn: psycopg.Connection[Any], series: SeriesInfo, seq: int, first: int) -> bool:
-    """Whether a gap of a change of leaders explains all that is missing between a record that is stored and another."""
+    """Whether the gap of a change of leaders explains all that is missing between a number and the next one stored.
+
+    It does if it begins at that number, or, where leaders changed several times, at that record's time or before.
+    """
     stored = BY_NAME[series.type].stored
     if stored is None:
         return False
     query = sql.SQL(_LEFT_OUT).format(table=sql.Identifier(stored.table))
-    return conn.execute(query, [series.id, first - 1, FAILOVER, seq]).fetchone() is not None
+    given = {"series": series.id, "last": first - 1, "cause": FAILOVER, "left_out": LEFT_OUT, "seq": seq}
+    return conn.execute(query, given).fetchone() is not None
 
 
 def _first_from_time(conn: psycopg.Connection[Any], series: SeriesInfo, time_us: int) -> int | None:
