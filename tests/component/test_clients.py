@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -34,9 +35,15 @@ from mdserver_client import _stream
 from mdserver_client._websocket import WebSocket
 from tests.integration.test_clients_of_others import program
 
+from .conftest import open_stream_server
+from .http.conftest import FakeStore, Series
+
 ROOT = Path(__file__).parents[2]
 HTML = HttpAnswer(502, "<html>Bad Gateway</html>", {"Content-Type": "text/html"})
 T0 = 1_780_000_000
+OPEN = 1_710_892_800
+"""Midnight UTC; the store has candles of the day behind it."""
+END = OPEN + 7 * 3_600
 
 
 def tick(seq: int, **fields: Any) -> dict[str, Any]:
@@ -584,6 +591,43 @@ async def test_questions_that_fail(
         blocking = mdserver_client.open_sync(server.rest_url)
         with blocking, pytest.raises(error):
             await trio.to_thread.run_sync(blocking.brokers)
+
+
+async def test_candles_are_asked_for_in_every_way_that_http_has() -> None:
+    """In New York's days, with buckets filled, and with other columns; both clients alike."""
+    store = FakeStore([Series(1, "one", "EURUSD", "tick")])
+    store.missing = {OPEN + 60}
+    services = {"store": store, "now_us": lambda: (OPEN + 30 * 86_400) * 10**6}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("1m", {"fill": "null", "fields": ["time", "close", "broker", "complete"]}),
+        ("4h", {"align": "ny17", "broker": "one", "price": "mid"}),
+        ("1h", {}),
+    ]
+    async with open_stream_server(services=services) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        async with mdserver_client.connect(url) as client:
+            found = [await client.candles("EURUSD", length, OPEN, END, **more) for length, more in asked]
+
+        def ask() -> list[Any]:
+            with mdserver_client.open_sync(url) as client:
+                return [client.candles("EURUSD", length, OPEN, END, **more) for length, more in asked]
+
+        blocking = await trio.to_thread.run_sync(ask)
+    assert [table.columns for table in found] == [table.columns for table in blocking]
+    filled, in_new_york, plain = found
+    assert list(filled.columns) == ["time", "close", "broker", "complete"]
+    assert (filled[1].time, filled[1].close, filled[1].open) == (OPEN + 60, None, None)
+    assert (filled[0].broker, filled[0].complete) == ("one", True)
+    assert [one.time % 86_400 // 3_600 for one in in_new_york] == [1, 5]
+    assert [one.time for one in plain] == list(range(OPEN, END + 1, 3_600))
+    assert plain[0].count is None
+
+
+def test_both_clients_ask_the_same_questions() -> None:
+    asynchronous, blocking = mdserver_client.Client, mdserver_client.SyncClient
+    for name in ("candles", "ticks", "trades", "symbols", "metadata", "gaps", "brokers"):
+        assert inspect.signature(getattr(asynchronous, name)) == inspect.signature(getattr(blocking, name))
+        assert getattr(blocking, name).__doc__
 
 
 def test_times_are_taken_in_every_form_but_not_without_a_zone() -> None:

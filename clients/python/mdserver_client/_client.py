@@ -12,15 +12,14 @@ from weakref import WeakSet
 import anyio
 import httpx2
 
-from . import _queries
 from ._queries import Answer, Asking, Query, decode_answer
+from ._questions import Questions
 from ._resumption import Resumption
 from ._stream import Stream
 from ._websocket import WebSocket, close_all
 from .errors import ConnectionFailed, reason_of
 from .messages import Status
-from .records import BrokerState, Gap, Position, Record, RecordType, StoredCandle, Tick, Time, Trade
-from .tables import Table
+from .records import Position, Record, RecordType, Time
 
 __all__ = ["Client", "base_url", "connect"]
 
@@ -56,7 +55,7 @@ def base_url(url: str) -> str:
     return parts._replace(scheme=scheme, query="", fragment="").geturl().rstrip("/")
 
 
-class Client:
+class Client(Questions):
     """Questions to history, and streams. Make it with :func:`connect`; leaving it closes all of its connections."""
 
     def __init__(self, url: str, key: str | None, *, tls: ssl.SSLContext | None, timeout_s: float) -> None:
@@ -154,67 +153,6 @@ class Client:
         Arguments: :meth:`stream`.
         """
         return self.stream(*arguments, **options).batches()
-
-    async def candles(
-        self,
-        symbol: str,
-        timeframe: str,
-        start: Time,
-        end: Time,
-        *,
-        broker: str | None = None,
-        price: str | None = None,
-    ) -> Table[StoredCandle]:
-        """Return the candles whose opens lie in [start, end]; ``price``: mid, bid, ask or trade."""
-        options = {"broker": broker, "price": price}
-        return await self._run(_queries.candles(symbol, timeframe, start, end, options))
-
-    async def ticks(
-        self, symbol: str, start: Time, end: Time, *, broker: str | None = None, limit: int | None = None
-    ) -> Table[Tick]:
-        """Return the recorded quotes of [start, end], of all pages; at most ``limit``."""
-        table: Table[Tick] = await self._run(_queries.records("tick", symbol, start, end, broker, limit))
-        return table
-
-    async def trades(
-        self, symbol: str, start: Time, end: Time, *, broker: str | None = None, limit: int | None = None
-    ) -> Table[Trade]:
-        """Return the recorded trades of [start, end], of all pages; at most ``limit``."""
-        table: Table[Trade] = await self._run(_queries.records("trade", symbol, start, end, broker, limit))
-        return table
-
-    async def symbols(
-        self,
-        query: str | None = None,
-        *,
-        type: str | None = None,
-        broker: str | None = None,
-        limit: int = _queries.MOST_SYMBOLS,
-    ) -> list[dict[str, Any]]:
-        """Return what there is, at most ``limit`` (1,000 at most). ``query``: part of a name."""
-        options = {"query": query, "type": type, "broker": broker, "limit": limit}
-        return await self._run(_queries.symbols(options))
-
-    async def metadata(self, symbol: str | None = None) -> dict[str, Any]:
-        """Return what is stored of a symbol, or of all."""
-        return await self._run(_queries.metadata(symbol))
-
-    async def gaps(
-        self,
-        symbol: str | None = None,
-        start: Time | None = None,
-        end: Time | None = None,
-        *,
-        broker: str | None = None,
-        state: str | None = None,
-    ) -> list[Gap]:
-        """Return where records may be missing, the earliest first."""
-        options = {"symbol": symbol, "broker": broker, "state": state}
-        return await self._run(_queries.gaps(options, start, end))
-
-    async def brokers(self) -> list[BrokerState]:
-        """Return how each broker is doing."""
-        return await self._run(_queries.brokers())
 
     async def _run(self, asking: Asking[T]) -> T:
         answer = None

@@ -27,6 +27,8 @@ __all__ = [
 MOST_IN_A_PAGE = 10_000
 MOST_SYMBOLS = 1_000
 
+_OF_CANDLE = StoredCandle.__struct_fields__
+
 T = TypeVar("T")
 
 
@@ -90,7 +92,13 @@ def candles(
     """Ask for candles whose opens lie in [start, end]."""
     query = {"symbol": symbol, "timeframe": timeframe, "from": seconds(start), "to": seconds(end)}
     columns = yield Query("/api/candles", {**query, **options, "format": "columns"})
-    return Table(_lists(columns, "/api/candles"), StoredCandle)
+    return Table(_lists(columns, "/api/candles"), _stored_candle)
+
+
+def _stored_candle(**values: Any) -> StoredCandle:
+    """Return a row of the columns that were asked for."""
+    every: dict[str, Any] = dict.fromkeys(_OF_CANDLE)
+    return StoredCandle(**every | values)
 
 
 def records(

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import closing
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
-from . import _queries
 from ._client import TIMEOUT_S, Client, answer_of, base_url, given, http_options, unreachable
 from ._queries import Asking, Query, decode_answer
-from .records import BrokerState, Gap, Record, StoredCandle, Tick, Time, Trade
-from .tables import Table
+from ._questions import Questions
+from .records import Record
 
 __all__ = ["SyncClient", "open_sync"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -30,6 +31,24 @@ def open_sync(
 ) -> SyncClient:
     """Return a client that needs no event loop. Arguments: :func:`mdserver_client.connect`."""
     return SyncClient(url, key, tls=tls, timeout_s=timeout_s)
+
+
+def _at_once(
+    ask: Callable[Concatenate[Questions, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncClient, P], T]:
+    """Return a question as a method that blocks until it is answered."""
+
+    @wraps(ask)
+    def method(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        running = ask(_Blocking(self.url, self._http), *args, **kwargs)
+        try:
+            running.send(None)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        raise RuntimeError(f"{ask.__name__} waits for an event loop")
+
+    return method
 
 
 class SyncClient:
@@ -70,60 +89,23 @@ class SyncClient:
                 while True:
                     yield portal.call(stream._next_batch)  # noqa: SLF001 - of this package
 
-    def candles(
-        self,
-        symbol: str,
-        timeframe: str,
-        start: Time,
-        end: Time,
-        *,
-        broker: str | None = None,
-        price: str | None = None,
-    ) -> Table[StoredCandle]:
-        """Return the candles whose opens lie in [start, end]; ``price``: mid, bid, ask or trade."""
-        options = {"broker": broker, "price": price}
-        return self._run(_queries.candles(symbol, timeframe, start, end, options))
+    candles = _at_once(Questions.candles)
+    ticks = _at_once(Questions.ticks)
+    trades = _at_once(Questions.trades)
+    symbols = _at_once(Questions.symbols)
+    metadata = _at_once(Questions.metadata)
+    gaps = _at_once(Questions.gaps)
+    brokers = _at_once(Questions.brokers)
 
-    def ticks(
-        self, symbol: str, start: Time, end: Time, *, broker: str | None = None, limit: int | None = None
-    ) -> Table[Tick]:
-        """Return the recorded quotes of [start, end], of all pages; at most ``limit``."""
-        table: Table[Tick] = self._run(_queries.records("tick", symbol, start, end, broker, limit))
-        return table
 
-    def trades(
-        self, symbol: str, start: Time, end: Time, *, broker: str | None = None, limit: int | None = None
-    ) -> Table[Trade]:
-        """Return the recorded trades of [start, end], of all pages; at most ``limit``."""
-        table: Table[Trade] = self._run(_queries.records("trade", symbol, start, end, broker, limit))
-        return table
+class _Blocking(Questions):
+    """Asks without an event loop: nothing in it ever waits for one."""
 
-    def symbols(self, query: str | None = None, **options: Any) -> list[dict[str, Any]]:
-        """Return what there is, at most 1,000; ``options`` are ``type``, ``broker``, ``limit``."""
-        return self._run(_queries.symbols({"query": query, "limit": _queries.MOST_SYMBOLS, **options}))
+    def __init__(self, url: str, http: httpx2.Client) -> None:
+        self._url = url
+        self._http = http
 
-    def metadata(self, symbol: str | None = None) -> dict[str, Any]:
-        """Return what is stored of a symbol, or of all."""
-        return self._run(_queries.metadata(symbol))
-
-    def gaps(
-        self,
-        symbol: str | None = None,
-        start: Time | None = None,
-        end: Time | None = None,
-        *,
-        broker: str | None = None,
-        state: str | None = None,
-    ) -> list[Gap]:
-        """Return where records may be missing, the earliest first."""
-        options = {"symbol": symbol, "broker": broker, "state": state}
-        return self._run(_queries.gaps(options, start, end))
-
-    def brokers(self) -> list[BrokerState]:
-        """Return how each broker is doing."""
-        return self._run(_queries.brokers())
-
-    def _run(self, asking: Asking[T]) -> T:
+    async def _run(self, asking: Asking[T]) -> T:
         answer = None
         while True:
             try:
@@ -134,7 +116,7 @@ class SyncClient:
             answer = self._get(query)
 
     def _get(self, query: Query) -> Any:
-        url = self.url + query.path
+        url = self._url + query.path
         try:
             response = self._http.get(url, params=given(query))
         except httpx2.HTTPError as error:

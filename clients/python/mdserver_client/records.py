@@ -153,7 +153,10 @@ Record: TypeAlias = Tick | Trade | Candle | OrderBook | Gap
 
 
 class StoredCandle(Struct, frozen=True, gc=False):
-    """A candle of history; ``time`` is its open."""
+    """A candle of history; ``time`` is its open.
+
+    What was not among the ``fields`` asked for is None; so are prices that ``fill="null"`` leaves open.
+    """
 
     time: float
     open: float
@@ -161,6 +164,10 @@ class StoredCandle(Struct, frozen=True, gc=False):
     low: float
     close: float
     volume: float
+    count: int | None = None
+    vwap: float | None = None
+    broker: str | None = None
+    complete: bool | None = None
 
 
 class SessionError(Struct, frozen=True):
