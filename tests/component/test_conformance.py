@@ -122,6 +122,10 @@ class Broker:
             wanted = {feed.symbol for feed in host.demand.current()}
             feeds = host.demand.current()
             gone, new, self.asked = self.asked - wanted, wanted - self.asked, set(wanted)
+            for symbol in wanted - new if self.fault == "asks anew for all" else ():
+                await websocket.send(json.dumps({"drop": symbol}))
+                await trio.sleep(0.03)
+                await websocket.send(json.dumps({"take": symbol}))
             for symbol in gone:
                 if self.fault != "never unsubscribes":
                     await websocket.send(json.dumps({"drop": symbol}))
@@ -232,6 +236,7 @@ def test_a_sound_broker_passes(check: str) -> None:
         ("keeps a task", "lifecycle", "tasks are still running: trio.sleep_forever"),
         ("keeps a socket", "cancellation", "1 sockets are still open"),
         ("never unsubscribes", "demand", "the venue no longer serves EURUSD"),
+        ("asks anew for all", "demand", "GBPUSD tick lost records without a gap"),
         ("tells no refusal", "refusal", "NOSUCH refused"),
         ("asks once", "refusal", "NOSUCH refused, wanted again"),
         ("forgets no refusal", "refusal", "NOSUCH refused, wanted again at once"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import trio
@@ -12,7 +12,7 @@ from ...model import Feed
 from ...registry import check_descriptor
 from .cases import BrokerCase
 from .scorecard import Failed
-from .server import STOP_S, SuiteHost, SuiteServer, captured_log, load_settings, open_server
+from .server import STOP_S, SuiteHost, SuiteServer, captured_log, is_priced, load_settings, open_server
 from .watch import SessionWatch, mark_session, nothing_left
 
 __all__ = ["cancellation", "demand", "descriptor", "lifecycle", "nothing_behind", "refusal"]
@@ -149,9 +149,37 @@ async def demand(case: Case, watch: SessionWatch) -> str:
         server.want(first)
         await server.wait_served(first | second)
         await server.wait_records(first | second)
+        await _keeps_while_others_change(server, min(second), first)
         if len([state for state, _ in server.states if state == "live"]) > 1:
             raise Failed(f"a change of demand ended the session: {server.broker.last_error}")
     return "grows, shrinks to nothing, returns"
+
+
+async def _keeps_while_others_change(server: SuiteServer, kept: Feed, others: Collection[Feed]) -> None:
+    """Raise Failed if records of a feed are lost, without a gap, while others are let go and wanted again."""
+    at, gap_count = len(server.host.of(kept)), len(server.host.gaps)
+    prices: list[float | None] = []
+    for _ in range(4):
+        for change in (server.let_go, server.want):
+            change(others)
+            prices.append(await server.case.send(server.venue, kept))
+            await trio.sleep(0.01)  # so that the plugin is at work on the change with the next record
+    expected = [price for price in prices if price is not None]
+
+    def missing() -> list[float]:
+        came = server.host.of(kept)[at:]
+        return [price for price in expected if not any(is_priced(one.record, price) for one in came)]
+
+    def told() -> bool:
+        return any(Feed(*gap.topic[1:]) == kept for gap in server.host.gaps[gap_count:])
+
+    try:
+        await server.until(lambda: told() or not missing(), "")
+    except Failed:
+        raise Failed(
+            f"while other feeds were let go and wanted again, {kept.symbol} {kept.type} lost records without a gap: "
+            f"{missing()} of {expected}"
+        ) from None
 
 
 async def refusal(case: Case, watch: SessionWatch) -> str:
