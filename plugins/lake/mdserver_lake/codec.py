@@ -16,6 +16,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -39,6 +40,9 @@ ZSTD_LEVEL = 3
 """From 1 to 3 a tick shrinks by a tenth for a third more time, from 3 to 9 by a twentieth for four times as much."""
 
 SAMPLE_ROWS = 20_000
+
+DICTIONARY_ENTRIES = 65_536
+"""Half of what fits into a page of 1 MiB, as numbers."""
 
 BATCH_ROWS = 65_536
 """Rows that are decoded at a time for a page."""
@@ -259,9 +263,9 @@ def _candle_table(candles: Sequence[CandleRow]) -> pa.Table:
 
 def _write(table: pa.Table, header: Header) -> bytes:
     repeated = [
-        name
-        for name in table.column_names
-        if (name.endswith("size") or table[name].type == pa.string()) and _repeats(table[name])
+        field.name
+        for field in table.schema
+        if (field.type == pa.string() or pa.types.is_floating(field.type)) and _repeats(table[field.name])
     ]
     encodings: dict[str, str] = {}
     for field in table.schema:
@@ -290,9 +294,14 @@ def _write(table: pa.Table, header: Header) -> bytes:
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:
-    """Return whether few values occur again and again, as sizes and sides do: then a dictionary is smallest."""
+    """Return whether few values occur again and again, as sizes do, and most prices: then a dictionary is smallest.
+
+    One that outgrows its page is given up by the writer in the middle of a column, for the largest encoding there is.
+    """
     sample = column.slice(0, SAMPLE_ROWS)
-    return len(sample.unique()) * 4 <= len(sample)
+    if len(sample.unique()) * 4 > len(sample):
+        return False
+    return len(column) <= SAMPLE_ROWS or pc.count_distinct(column, mode="all").as_py() <= DICTIONARY_ENTRIES
 
 
 def _open(data: bytes) -> pq.ParquetFile:
