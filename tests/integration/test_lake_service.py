@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,54 @@ async def test_kill_9_at_any_moment(
     assert (found.failed, found.done) == ([], 12)
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_an_interrupted_push_says_what_it_has_done(
+    lake_command: Command,
+    tmp_path: Path,
+    database_url: str,
+    database: Database,
+    s3_address: str,
+    signals: int,
+) -> None:
+    """The first Ctrl-C finishes what is in hand, the second abandons it."""
+    settings, held, hold = new_bucket(s3_address), threading.Event(), threading.Event()
+
+    def answer(method: str, path: str) -> None:
+        if method == "PUT" and "kind%3Dtick" in path.replace("=", "%3D"):
+            held.set()
+            hold.wait(COMMAND_S)
+
+    access = DatabaseAccess(database, write=True)
+    await load_ticks(access)
+    with answering(answer, s3_address) as address:
+        lake = attrs.evolve(settings, endpoint=address)
+        config = write_config(tmp_path, database_url, lake)
+        command = [sys.executable, "-m", "mdserver", "run", "lake", "push", "--json", "--config", str(config)]
+        with trio.fail_after(COMMAND_S):
+            process = await trio.lowlevel.open_process(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+            )
+            assert process.stdout is not None
+            assert process.stderr is not None
+            await trio.to_thread.run_sync(held.wait)
+            process.send_signal(signal.SIGINT)
+            said = b""
+            while b"press Ctrl-C again" not in said:
+                said += await process.stderr.receive_some()
+            if signals == 2:
+                process.send_signal(signal.SIGINT)
+            else:
+                hold.set()
+            printed = b"".join([part async for part in process.stdout])
+            assert await process.wait() == 130
+        hold.set()
+    report = json.loads(printed)
+    assert (report["ok"], report["interrupted"], report["stopped"]) == (False, True, "interrupted")
+    pushed = [one for one in await access.pushed_days(lake.address or "") if one.what == "records"]
+    assert report["done"] == len(pushed) == (2 if signals == 1 else 0)  # two are in hand at a time
+    assert (await push_all(access, open_bucket(settings))).ok
+
+
 async def test_a_day_that_is_not_over_stays(database: Database) -> None:
     await Store(database).write(
         [Published(TRADES, 1, Trade("BTCUSDT", day_start_us(DAYS[0]), 67_000.0, 1.0))]
@@ -332,6 +381,30 @@ async def test_the_server_pushes_by_itself(
         nursery.cancel_scope.cancel()
     (event,) = [one for one in log_events() if "were pushed" in one["event"]]
     assert (event["days"], event["records"]) == (3, 480)
+
+
+async def test_the_servers_push_leaves_the_cores_to_the_streams(
+    tmp_path: Path, log_events: Callable[[], list[dict[str, Any]]]
+) -> None:
+    wait = (
+        "import os, time; end = time.monotonic() + 20\n"
+        "while os.nice(0) != 10 and time.monotonic() < end: time.sleep(.01)"
+    )
+    lake = LakeConfig(url=f"file://{tmp_path}/lake", push_every_h=1.0)
+    part = LakePushPart(
+        lake,
+        None,
+        tmp_path,
+        Metrics(),
+        command=(sys.executable, "-c", f"{wait}\nexit(f'at the priority {{os.nice(0)}}')"),
+        first_after_s=0.0,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(part.run)
+        while not log_events():
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert log_events()[0]["error"] == "at the priority 10"
 
 
 async def test_a_push_of_the_server_that_fails_is_said_and_hung_ones_are_ended(

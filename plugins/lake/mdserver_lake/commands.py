@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import click
 
@@ -15,6 +16,7 @@ from mdserver.plugin import CommandContext, CommandDatabase, CommandPlugin
 
 from .bucket import Bucket, Denied, open_bucket
 from .contents import UNLISTED, list_or_none, places_to_try
+from .interruption import interruptible
 from .layout import Kind, Place
 from .options import as_json as json_option
 from .options import dry_run as dry_run_option
@@ -30,6 +32,8 @@ from .verify import verify
 __all__ = ["plugin"]
 
 SUMMARY = "Push ticks, trades and candles into the data lake, pull them back, and look after it"
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 STATEMENT_S = 3_600.0
 """How long one statement may take: a month is one transaction, and a slow disk is no reason to give up."""
@@ -61,13 +65,12 @@ def push_command(
     Each object is read back and compared before it is noted, so an interrupted push is continued by the same command.
     The exit code is 0 if nothing failed.
     """
-    _end(context.run(_push, context, selection, dry_run), as_json=as_json)
-
-
-async def _push(context: CommandContext, selection: Selection, dry_run: bool) -> Report:
-    began = time.monotonic()
-    bucket = open_bucket(context.config.lake)
     report = Report("pushed")
+    _run(context, report, partial(_push, context, selection, report, dry_run=dry_run), as_json=as_json)
+
+
+async def _push(context: CommandContext, selection: Selection, report: Report, *, dry_run: bool) -> None:
+    bucket = open_bucket(context.config.lake)
     async with context.open_database(write=not dry_run, statement_timeout_s=STATEMENT_S) as database:
         await _check_series(database, selection)
         now_us = time.time_ns() // 1_000
@@ -77,9 +80,8 @@ async def _push(context: CommandContext, selection: Selection, dry_run: bool) ->
             report.planned = [task.name for task in tasks]
         else:
             with context.progress("pushing days", len(tasks)) as progress:
+                report.begun = True
                 await push(database, bucket, tasks, report, progress)
-    report.seconds = round(time.monotonic() - began, 3)
-    return report
 
 
 async def _check_series(database: CommandDatabase, selection: Selection) -> None:
@@ -122,21 +124,22 @@ def pull_command(
     Imported ticks come back as they were imported, so that a later import skips them. An interrupted pull is continued
     by the same command. The exit code is 0 if nothing failed.
     """
+    report = Report("pulled")
     if layout == "json":
         if selection.broker is None:
             raise click.UsageError(
                 "--layout json needs --broker: the name under which the ticks are to be stored"
             )
-        report = context.run(_pull_json, context, selection, selection.broker, dry_run)
+        work = partial(_pull_json, context, selection, selection.broker, report, dry_run=dry_run)
     else:
-        report = context.run(_pull, context, selection, replace, dry_run)
-    _end(report, as_json=as_json)
+        work = partial(_pull, context, selection, report, replace=replace, dry_run=dry_run)
+    _run(context, report, work, as_json=as_json)
 
 
-async def _pull(context: CommandContext, selection: Selection, replace: bool, dry_run: bool) -> Report:
-    began = time.monotonic()
+async def _pull(
+    context: CommandContext, selection: Selection, report: Report, *, replace: bool, dry_run: bool
+) -> None:
     bucket = open_bucket(context.config.lake)
-    report = Report("pulled")
     async with context.open_database(write=not dry_run, statement_timeout_s=STATEMENT_S) as database:
         listed = await list_or_none(bucket, selection, report)
         found = listed if listed is not None else await _unlisted(context, database, bucket, selection)
@@ -154,9 +157,8 @@ async def _pull(context: CommandContext, selection: Selection, replace: bool, dr
             if dry_run:
                 report.planned = [f"{one.broker} {one.symbol} {one.kind} {one.day}" for one in missing]
             else:
+                report.begun = True
                 await puller.run({place: found[place] for place in missing})
-    report.seconds = round(time.monotonic() - began, 3)
-    return report
 
 
 async def _unlisted(
@@ -184,10 +186,10 @@ def _warn_of_retention(context: CommandContext, places: list[Place], report: Rep
             )
 
 
-async def _pull_json(context: CommandContext, selection: Selection, broker: str, dry_run: bool) -> Report:
-    began = time.monotonic()
+async def _pull_json(
+    context: CommandContext, selection: Selection, broker: str, report: Report, *, dry_run: bool
+) -> None:
     bucket = open_bucket(context.config.lake)
-    report = Report("pulled")
     parts = [part for one in await bucket.objects(FOLDER) if (part := part_of(one.key)) is not None]
     chosen = [
         part
@@ -201,12 +203,11 @@ async def _pull_json(context: CommandContext, selection: Selection, broker: str,
     days = sorted({(part.symbol, part.day) for part in chosen})
     if dry_run:
         report.planned = [f"{broker} {symbol} tick {day}" for symbol, day in days]
-        return report
+        return
     async with context.open_database(write=True, statement_timeout_s=STATEMENT_S) as database:
         with context.progress("pulling days", len(days)) as progress:
+            report.begun = True
             await pull_parts(database, bucket, broker, chosen, report, progress)
-    report.seconds = round(time.monotonic() - began, 3)
-    return report
 
 
 @lake.command("status")
@@ -257,20 +258,18 @@ def verify_command(
     What is missing or damaged is pushed again by the next push, as long as the database has it. The exit code is 1 if
     anything is wrong.
     """
-    _end(context.run(_verify, context, selection), as_json=as_json)
-
-
-async def _verify(context: CommandContext, selection: Selection) -> Report:
-    began = time.monotonic()
-    bucket = open_bucket(context.config.lake)
     report = Report("verified")
+    _run(context, report, partial(_verify, context, selection, report), as_json=as_json)
+
+
+async def _verify(context: CommandContext, selection: Selection, report: Report) -> None:
+    bucket = open_bucket(context.config.lake)
     async with context.open_database(write=True, statement_timeout_s=STATEMENT_S) as database:
         known = await _known(database, bucket, selection)
         places = await list_or_none(bucket, selection, report) or {}
         with context.progress("verifying", len({*known, *places})) as progress:
+            report.begun = True
             await verify(database, bucket, known, places, report, progress)
-    report.seconds = round(time.monotonic() - began, 3)
-    return report
 
 
 async def _known(
@@ -283,10 +282,18 @@ async def _known(
     }
 
 
-def _end(report: Report, *, as_json: bool) -> None:
+def _run(
+    context: CommandContext, report: Report, work: Callable[[], Awaitable[None]], *, as_json: bool
+) -> None:
+    """Do the work of a command, print what was done, and exit accordingly."""
+    began = time.monotonic()
+    context.run(interruptible, context, report, work)
+    report.seconds = round(time.monotonic() - began, 3)
     click.echo(json.dumps(report.as_json()) if as_json else "\n".join(report.lines()))
+    if report.interrupted:
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
     if not report.ok:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 plugin = CommandPlugin("lake", SUMMARY, lake)

@@ -28,6 +28,8 @@ async def pull_parts(
     """Load the days of these parts as ticks of ``broker``. Hours that the ledger has unchanged are not loaded again."""
     ordered = sorted(parts, key=lambda part: (part.symbol, part.day, part.key))
     for (symbol, day), group in groupby(ordered, lambda part: (part.symbol, part.day)):
+        if report.stopped is not None:
+            return
         try:
             fetched = []
             for part in group:

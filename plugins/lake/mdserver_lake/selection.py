@@ -48,7 +48,10 @@ class Failed:
 
 @attrs.define
 class Report:
-    """What a command did. ``done``: days of series; ``known``: those that needed nothing; ``rows`` are records."""
+    """What a command did. ``done``: days of series; ``known``: those that needed nothing; ``rows`` are records.
+
+    ``stopped`` is why it ends early: then nothing more is begun. ``begun``: planning is over, days are in hand.
+    """
 
     did: str
     done: int = 0
@@ -59,6 +62,8 @@ class Report:
     failed: list[Failed] = attrs.Factory(list)
     notices: list[str] = attrs.Factory(list)
     stopped: str | None = None
+    interrupted: bool = False
+    begun: bool = False
     planned: list[str] | None = None
     """The days that would be worked on, of a dry run."""
 
@@ -75,7 +80,8 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         found = attrs.asdict(self)
-        found.pop("did")
+        for name in ("did", "begun"):
+            found.pop(name)
         planned = found.pop("planned")
         return {"ok": self.ok, **found, **({} if planned is None else {"planned": planned})}
 
