@@ -1,9 +1,9 @@
 """Days as Parquet, and back. Pure: bytes in, columns out.
 
 zstd; times and numbers as differences (DELTA_BINARY_PACKED); prices and sizes that repeat in a dictionary, others with
-their bytes split (BYTE_STREAM_SPLIT): 5.7 bytes a tick of a recorded day. The footer has a header of ours: what the object holds,
-how many rows, and a checksum over the values, so that an object is whole and right if it can be read and its values
-have that checksum.
+their bytes split (BYTE_STREAM_SPLIT): 5.7 bytes a tick of a recorded day. The footer has a header of ours: what the
+object holds, how many rows, and a checksum over the values, so that an object is whole and right if it can be read and
+its values have that checksum.
 """
 
 from __future__ import annotations
