@@ -67,7 +67,8 @@ def main() -> int:
         f"gaps {dict(Counter(cause for gaps in outcome.stored.gaps.values() for _, _, cause in gaps))}\n"
         f"connections {sum(client.connections for client in clients)}, "
         f"records seen {sum(len(client.seen) for client in clients):,}, "
-        f"holes that a gap named {sum(client.announced for client in clients)}"
+        f"holes that a gap named {sum(client.announced for client in clients)}, "
+        f"closed live candles {outcome.candles}"
     )
     for server in outcome.servers:
         leads = server.events["this process leads the broker"]

@@ -271,6 +271,8 @@ class ChaosOutcome:
     times_us: dict[str, list[int]]
     """The venue's log."""
     stored: Stored
+    candles: int
+    """Closed candles that clients of edges got."""
     wrong: list[str]
 
 
@@ -339,7 +341,8 @@ async def run_chaos(
     wrong += check_clients(everyone, stored, venue.times_us)
     wrong += check_stored(stored, venue.times_us)
     wrong += [text for watcher in watchers for text in watcher.check(stored)]
-    return ChaosOutcome(everyone, servers, venue.times_us, stored, wrong)
+    candles = sum(len(watcher.closed) for watcher in watchers)
+    return ChaosOutcome(everyone, servers, venue.times_us, stored, candles, wrong)
 
 
 async def _settle(clients: Sequence[ChaosClient], venue: NumberedVenue, calm_s: float) -> list[str]:
