@@ -14,7 +14,7 @@ from ..backoff import Backoff
 from ..errors import Rejected, StoreUnavailable
 from ..feed.supervisor import Supervisor
 from ..metrics import Metrics
-from ..model import US_PER_S, Gap, Published
+from ..model import UNSTORABLE, US_PER_S, Gap, Published
 from ..plugin import BrokerHistory
 from ..stream.live_candles import LiveCandles
 from ..stream.router import Router
@@ -33,8 +33,8 @@ PAUSES_S = (60.0, 3600.0)
 AT_A_TIME = 50
 MOST_AT_ONCE = 10_000
 """The most gaps that one command fills."""
-UNWANTED = ("unsubscribed", "refused")
-"""Causes of gaps without subscribers; only the command fills these gaps."""
+UNWANTED = ("unsubscribed", "refused", UNSTORABLE)
+"""Causes of gaps without subscribers, and of records that the database refused; only the command fills these gaps."""
 
 _LATE_S = 0.05
 _LOOK_S = 0.1

@@ -32,6 +32,9 @@ grow without a bound."""
 MAX_CAUSE = 40
 """The most characters of the cause of a gap."""
 
+MAX_SIZE = 1 << 63
+"""No gap has so many records: the database holds no such number."""
+
 MAX_VARIANT_BYTES = 16
 """The longest name of an interval or a depth."""
 
@@ -244,6 +247,11 @@ class Host:
         """See :meth:`mdserver.plugin.BrokerHost.gap`."""
         chosen = None if feeds is None else frozenset(feeds)
         cause = clean_text(cause[:MAX_CAUSE])
+        if size is not None and not (type(size) is int and 0 <= size < MAX_SIZE):
+            self._rarely.warning(
+                "the size of a gap is no number of records: it counts as unknown", size=repr(size)[:40]
+            )
+            size = None
         for line in self._all_lines():
             if chosen is None or Feed(*line.topic[1:]) in chosen:
                 line.break_off(cause, size)

@@ -218,9 +218,8 @@ class SupervisedBroker:
                 self._crashed_at.append(trio.current_time())
         finally:
             self.demand.end_session()
-            if live_since is not None:
-                self.host.gap(cause)
-                self.host.announce_holes()
+            self.host.gap(cause)  # also if it never became live: it may have published before
+            self.host.announce_holes()
         if live_since is not None and trio.current_time() - live_since >= STABLE_S:
             self.attempt = 0
             self._backoff.reset()

@@ -456,6 +456,17 @@ def test_the_size_of_a_hole_is_told_where_it_is_known() -> None:
     assert told.value("records_published_total", broker="x") == 3, "a gap is no record"
 
 
+@pytest.mark.parametrize("size", [-1, 2**63, 2.5, "7", True])
+def test_a_size_that_is_none_counts_as_unknown(size: Any) -> None:
+    """The database would refuse it, and with it the gap."""
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    told.host.gap("missed", [FEED], size=size)
+    told.publish(2)
+    assert told.events == [1, gap(1, 2, "missed"), 2]
+
+
 def test_a_hole_is_there_from_its_beginning_until_a_record_follows() -> None:
     told = Told(GBPUSD=LastRecord(5, T0))
     assert told.host.hole(FEED) is None

@@ -432,6 +432,17 @@ async def test_one_that_will_not_stop_is_restarted_when_it_has(autojump_clock: o
         starts.clear()
 
 
+async def test_a_session_that_published_before_it_was_live_leaves_a_gap(autojump_clock: object) -> None:
+    async def session(host: Any, task_status: Any) -> None:
+        host.publish([Tick("A", 1_700_000_000_000_000 + int(trio.current_time() * 1e6), 1.0, 1.1)])
+        raise Unavailable("gone before it began")
+
+    told: list[Published] = []
+    await run_for(5, supervised(session, emit=told.extend))
+    shown = ["gap" if isinstance(one.record, Gap) else "tick" for one in told]
+    assert shown[:6] == ["tick", "gap", "gap", "tick", "gap", "gap"], "as it begins, and as it ends"
+
+
 async def test_a_restarted_session_leaves_a_gap_with_its_cause(autojump_clock: object) -> None:
     seconds = iter((1, 9))
 
