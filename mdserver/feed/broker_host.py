@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import inf
 from time import monotonic, time
 from typing import Protocol, TypeAlias, cast
 
@@ -19,6 +18,7 @@ from ..record_check import MAX_AHEAD_US, is_text, time_fault
 from ..redact import redact
 from ..symbols import canonical
 from .demand import BrokerDemand, FeedChange
+from .line import Line
 
 __all__ = ["Emit", "Host", "clean_text", "restart_gaps", "shown_record"]
 
@@ -44,9 +44,6 @@ MAX_SHOWN = 20
 RENEW_EVERY_S = 10.0
 """How often a broker is asked for a whole order book."""
 
-REJECTED = "rejected"
-"""The cause of a gap of records that the check rejected."""
-
 DISCARDED = "discarded"
 """The cause of a gap behind a message that could not be decoded: records of any feed may have been in it."""
 
@@ -54,95 +51,6 @@ _SHOWN = 80  # characters of a field of a rejected record in the log
 
 _Key: TypeAlias = str | tuple[str, str]
 """The symbol, or the symbol and the variant for a kind with variants; the symbol alone never finds such a line."""
-
-
-class _Line:
-    """One topic of this broker: its number, its check, and its last record's time.
-
-    ``broken_off`` is why records may be missing after that one, or None; ``lost`` is their number if it is known.
-    ``served``: the venue is known to serve the topic.
-    ``interrupted`` is why it was not served for a while, or None. A late record of the old subscription does not end
-    the gap, which lasts until the venue serves the topic again.
-    ``announced``: the gap after the last record, if there is one, has been published.
-    ``whole_due``: records were lost that later ones build on, so only one that stands for itself can follow;
-    ``asked_s`` is when the broker was last asked for it.
-    """
-
-    __slots__ = (
-        "announced",
-        "asked_s",
-        "broken_off",
-        "earliest_us",
-        "fault",
-        "interrupted",
-        "last_us",
-        "lost",
-        "needs_before",
-        "seq",
-        "served",
-        "topic",
-        "whole_due",
-    )
-
-    def __init__(self, topic: Topic, kind: Kind, last: LastRecord | None) -> None:
-        self.topic = topic
-        self.fault = kind.check().fault
-        self.earliest_us = kind.earliest_us
-        self.seq, self.last_us, hole = last or (0, 0, None)
-        self.served = False
-        self.interrupted: str | None = None
-        self.broken_off: str | None = None if hole is None else hole.cause
-        self.lost: int | None = None if hole is None else hole.size
-        self.announced = hole is not None
-        self.needs_before = kind.needs_before
-        self.whole_due = kind.needs_before is not None
-        self.asked_s = -inf
-
-    def break_off(self, cause: str, lost: int | None = None) -> None:
-        """Record that records may be missing after the last one, if there was one."""
-        self.served = False
-        self._lack()
-        if not self.last_us:
-            return
-        if self.broken_off is None:
-            self.broken_off, self.lost = self.interrupted or cause, None if self.interrupted else lost
-        else:  # two gaps in one: the total number of missing records is unknown
-            self.lost = None
-
-    def miss_rejected(self) -> None:
-        """Record that a record after the last one was rejected."""
-        self._lack()
-        if not self.last_us:
-            return
-        if self.broken_off is None:
-            self.broken_off, self.lost = REJECTED, 1
-        elif self.broken_off == REJECTED and self.lost is not None:
-            self.lost += 1
-        else:
-            self.lost = None
-
-    def _lack(self) -> None:
-        """Record that later records may build on lost ones."""
-        if self.needs_before is not None and not self.whole_due:
-            self.whole_due, self.asked_s = True, -inf
-
-    def interrupt(self, cause: str) -> None:
-        """Record that the topic is no longer subscribed at the venue."""
-        self.served = False
-        self._lack()
-        self.interrupted = self.interrupted or cause
-
-    def hole(self, to_us: int | None) -> Gap | None:
-        """Return the gap after the last record until ``to_us`` (None: it still lasts), or None if there is no gap."""
-        cause = self.broken_off or (self.interrupted if self.last_us else None)
-        return None if cause is None else Gap(self.topic, self.last_us, to_us, cause, self.lost)
-
-    def resume(self) -> None:
-        """Record that the venue serves the topic (again)."""
-        if self.interrupted is not None:
-            self.break_off(self.interrupted)
-            self.interrupted = None
-        self.served = True
 
 
 class Elsewhere(Protocol):
@@ -184,7 +92,7 @@ class Host:
         self._last_records = {
             topic: last for topic, last in last_records.items() if topic.broker == name and last.seq
         }
-        self._lines: dict[type, dict[_Key, _Line]] = {kind.struct: {} for kind in BY_NAME.values()}
+        self._lines: dict[type, dict[_Key, Line]] = {kind.struct: {} for kind in BY_NAME.values()}
         self._metrics = metrics
         self._published = metrics.published.labels(name)
         self._unwanted = metrics.unwanted.labels(name)
@@ -198,7 +106,7 @@ class Host:
         """See :meth:`mdserver.plugin.BrokerHost.publish`."""
         accepted: list[Published] = []
         gaps = 0
-        missed: dict[_Line, None] = {}
+        missed: dict[Line, None] = {}
         now_s = time()
         now_us = int(now_s * US_PER_S)
         latest_us = now_us + MAX_AHEAD_US
@@ -260,7 +168,7 @@ class Host:
         """Publish the lasting gaps that were not published yet, so that the ledger has them, whatever happens next."""
         self._announce(self._all_lines())
 
-    def _announce(self, lines: Iterable[_Line]) -> None:
+    def _announce(self, lines: Iterable[Line]) -> None:
         begun = []
         for line in lines:
             if not line.announced and (hole := line.hole(None)) is not None:
@@ -313,11 +221,11 @@ class Host:
         """Return the last record of each published topic: a host that replaces this one continues from there."""
         return {line.topic: LastRecord(line.seq, line.last_us, line.hole(None)) for line in self._all_lines()}
 
-    def _all_lines(self) -> Iterator[_Line]:
+    def _all_lines(self) -> Iterator[Line]:
         for lines in self._lines.values():
             yield from lines.values()
 
-    def _note_served(self, line: _Line) -> bool:
+    def _note_served(self, line: Line) -> bool:
         """Return whether a record's feed is wanted; if so, the record confirms the feed.
 
         Otherwise the venue sent it before the last holder let go, or before it refused the feed.
@@ -393,7 +301,7 @@ class Host:
             else:
                 self._rarely.warning("feeds of clients refused", feeds=feeds[:MAX_SHOWN], reason=reason)
 
-    def _find_line(self, record: Record) -> _Line | None:
+    def _find_line(self, record: Record) -> Line | None:
         """Return the line of a record with a variant or a new topic, or None if the record is refused."""
         kind = KINDS.get(type(record))
         if kind is None or kind.name not in BY_NAME or type(record.symbol) is not str:
@@ -416,10 +324,10 @@ class Host:
             self._reject_unwanted(feed)
             return None
         topic = Topic(self.name, *feed)
-        line = lines[key] = _Line(topic, kind, self._last_records.get(topic))
+        line = lines[key] = Line(topic, kind, self._last_records.get(topic))
         return line
 
-    def _end_hole(self, line: _Line, time_us: int) -> Published:
+    def _end_hole(self, line: Line, time_us: int) -> Published:
         """Return the gap that a record at ``time_us`` ends; it precedes that record and goes to the ledger."""
         gap = line.hole(time_us)
         assert gap is not None  # noqa: S101 - it was broken off
@@ -428,7 +336,7 @@ class Host:
         self._metrics.gaps.labels(self.name, _label(gap.cause, self._causes)).inc()
         return Published(line.topic, line.seq, gap)
 
-    def _may_follow(self, line: _Line, record: Record) -> bool:
+    def _may_follow(self, line: Line, record: Record) -> bool:
         """Return whether a record of a line that is not served, or lacks records, is wanted and stands for itself.
 
         If it changes what is not known, the broker is asked for the whole, now and then.
