@@ -160,6 +160,32 @@ async def test_a_stream_in_redis_needs_about_as_much_as_it_may(redis: RedisServe
         nursery.cancel_scope.cancel()
 
 
+async def test_a_redis_that_is_full_is_said_and_takes_records_again_once_old_ones_are_cut(
+    tmp_path: Path,
+) -> None:
+    with running_redis(tmp_path, "--maxmemory", "4mb") as server:
+        async with open_redis(server.url) as engine, trio.open_nursery() as nursery:
+            shipper = Shipper(engine, Metrics(), max_bytes=1 << 30, keep_s=0.5, keep_bytes=1 << 30)
+            shipper.lead("sea", 1, lambda: None)
+            await nursery.start(shipper.run)
+            topic = Topic("sea", "EURUSD", "tick")
+            ticks = [Published(topic, one, Tick("EURUSD", one, 1.0, 1.1)) for one in range(100)]
+            for _ in range(1_000):
+                shipper.offer(ticks)
+            with trio.fail_after(10):
+                while shipper.away is None:
+                    await trio.sleep(0.01)
+            assert "memory is full; it needs a maxmemory above bus.keep_bytes" in shipper.away
+            with trio.fail_after(20):
+                while shipper.bytes:
+                    await shipper.trim("sea")
+                    await trio.sleep(0.05)
+            edges = await engine.edges(stream_key("sea"))
+            assert edges is not None
+            assert edges[1] == Position(1, 1_000)
+            nursery.cancel_scope.cancel()
+
+
 async def test_redis_goes_and_comes_back_empty(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with open_redis(server.url) as engine:
