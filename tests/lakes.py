@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +19,9 @@ from mdserver.config import LakeConfig
 
 KEY_ID, SECRET = "lake-key-id", "lake-secret-value"
 START_S = 30.0
+
+CUT = (200, "")
+"""An answer that is broken off."""
 
 _numbers = itertools.count(1)
 
@@ -67,7 +71,8 @@ def answering(
 ) -> Iterator[str]:
     """Run an S3 service that answers a (method, path) with a status and a code of S3's; yield its address.
 
-    None: what the service ``behind`` it answers.
+    None: what the service ``behind`` it answers. The status 0 breaks the connection, :data:`CUT` does in the middle
+    of such an answer.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -76,7 +81,10 @@ def answering(
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found = answer(self.command, self.path)
-            if found is None:
+            if found is not None and not found[0]:
+                self.reset()
+                return
+            if found in (None, CUT):
                 assert behind is not None
                 headers = {
                     name: value
@@ -86,6 +94,7 @@ def answering(
                 passed = httpx2.request(self.command, behind + self.path, headers=headers, content=body)
                 status, content, kept = passed.status_code, passed.content, passed.headers
             else:
+                assert found is not None
                 status, code = found
                 content = f"<Error><Code>{code}</Code><Message>so it is</Message></Error>".encode()
                 kept = httpx2.Headers()
@@ -95,7 +104,17 @@ def answering(
                     self.send_header(name, kept[name])
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            if found == CUT:
+                self.wfile.write(content[: len(content) // 2])
+                self.wfile.flush()
+                self.reset()
+                return
             self.wfile.write(content)
+
+        def reset(self) -> None:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
 
         do_GET = do_PUT = do_POST = do_HEAD = answer  # noqa: N815 - http.server's names
 

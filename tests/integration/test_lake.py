@@ -217,6 +217,27 @@ async def test_in_another_numbering_they_get_numbers_that_nobody_has(
     assert await rows(other, "select count(*) from trades") == [(155,)]
 
 
+async def test_what_comes_back_into_timescaledb_is_equal(
+    folder: LakeConfig, database: Database, timescale_database: Database
+) -> None:
+    access, bucket = DatabaseAccess(database, write=True), open_bucket(folder)
+    await load_ticks(access)
+    await stream(database)
+    before = await tables(database)
+    await push_all(access, bucket)
+    elsewhere = DatabaseAccess(timescale_database, write=True)
+    for done in (6, 0):  # once more: nothing twice
+        pulled = await pull_all(elsewhere, bucket)
+        assert (pulled.failed, pulled.done) == ([], done)
+    after = await tables(timescale_database)
+    trades = [(*row[:3], row[3] - OTHER_NUMBERING, *row[4:]) for row in after.pop("trades")]
+    assert trades == before.pop("trades")
+    assert after == before
+    assert [one.findings for one in await check(timescale_database)] == [
+        one.findings for one in await check(database)
+    ]
+
+
 async def test_a_revised_day_goes_up_again(folder: LakeConfig, database: Database) -> None:
     access, bucket = DatabaseAccess(database, write=True), open_bucket(folder)
     await load_ticks(access)

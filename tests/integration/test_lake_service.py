@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import signal
 import subprocess
 import sys
@@ -35,8 +36,17 @@ from mdserver_lake.layout import DAY_US, day_start_us
 from mdserver_lake.push import SETTLE_US, plan_push
 from mdserver_lake.selection import Report, Selection
 from tests.integration.daemon import clean_environment
-from tests.integration.test_lake import DAYS, TRADES, load_ticks, push_all, stream, tables, verify_all
-from tests.lakes import KEY_ID, SECRET, answering, new_bucket
+from tests.integration.test_lake import (
+    DAYS,
+    TRADES,
+    load_ticks,
+    pull_all,
+    push_all,
+    stream,
+    tables,
+    verify_all,
+)
+from tests.lakes import CUT, KEY_ID, SECRET, answering, new_bucket
 
 COMMAND_S = 60.0
 
@@ -127,6 +137,44 @@ async def test_a_lake_that_is_away_stops_the_push_and_loses_nothing(database: Da
     assert report.stopped is not None
     assert "503" in report.stopped
     assert await access.pushed_days(bucket.address) == []
+
+
+async def test_faults_in_between_lose_and_change_nothing(
+    s3_address: str, database: Database, long: bool
+) -> None:
+    """503s, connections that are reset, and answers that are broken off, up and down."""
+    access, days = DatabaseAccess(database, write=True), DAYS if long else DAYS[:1]
+    await load_ticks(access, days)
+    await stream(database, days)
+    before = await tables(database)
+    faults = [*[None] * 8, (503, "SlowDown"), (500, "InternalError"), (0, ""), CUT]
+    for seed in (1, 2, 3) if long else (2,):
+        random_, lock = random.Random(seed), threading.Lock()  # noqa: S311
+        met: set[object] = set()
+
+        def answer(
+            method: str, path: str, random_: random.Random = random_, lock: Any = lock, met: set[object] = met
+        ) -> tuple[int, str] | None:
+            with lock:
+                fault = random_.choice(faults)
+                fault = None if fault == CUT and method != "GET" else fault
+                met.add(fault)
+            return fault
+
+        lake = new_bucket(s3_address)
+        with answering(answer, s3_address) as address:
+            bucket = open_bucket(attrs.evolve(lake, endpoint=address, retry_for_s=20.0))
+            assert (await push_all(access, bucket)).failed == []
+            assert len(await access.pushed_days(bucket.address)) == 4 * len(days)
+            await database.run(
+                lambda conn: conn.execute(
+                    "truncate ticks, trades, candles, import_ledger, seq_times, pushed_days, series cascade"
+                )
+            )
+            assert (await pull_all(access, bucket)).failed == []
+        assert len(met) > 2
+        after = await tables(database)
+        assert {**after, "series": None} == {**before, "series": None}
 
 
 async def test_an_object_that_was_cut_short_does_not_count(s3_address: str, database: Database) -> None:

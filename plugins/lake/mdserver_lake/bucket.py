@@ -27,6 +27,10 @@ T = TypeVar("T")
 AT_ONCE = 8
 """Requests at a time."""
 
+ATTEMPTS = 5
+PAUSE_S = 0.2
+"""For a request whose answer is broken off."""
+
 
 class LakeSettings(Protocol):
     """The section ``lake`` of the config."""
@@ -63,9 +67,11 @@ class Found(NamedTuple):
 class Bucket:
     """The objects of a lake. Every call raises Unavailable for what a retry may mend, Rejected for what it cannot."""
 
-    def __init__(self, store: S3Store | LocalStore, address: str) -> None:
+    def __init__(self, store: S3Store | LocalStore, address: str, *, attempts: int = 1) -> None:
+        """``attempts``: how often a request is made whose answer is broken off; obstore repeats only other failures."""
         self.address = address
         self._store = store
+        self._attempts = attempts
         self._limiter = trio.CapacityLimiter(AT_ONCE)
 
     async def put(self, key: str, data: bytes) -> None:
@@ -113,10 +119,15 @@ class Bucket:
         return await self._call(f"list {prefix or 'it'}", work)
 
     async def _call(self, what: str, work: Callable[[], T]) -> T:
-        try:
-            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-        except (BaseError, OSError) as error:
-            raise _plain(error, f"the lake {self.address}: cannot {what}") from error
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+            except (BaseError, OSError) as error:
+                if attempts >= self._attempts or _BROKEN_OFF not in str(error):
+                    raise _plain(error, f"the lake {self.address}: cannot {what}") from error
+            await trio.sleep(attempts * PAUSE_S)
 
 
 def _none_if_missing(work: Callable[[], bytes]) -> Callable[[], bytes | None]:
@@ -172,7 +183,7 @@ def open_bucket(settings: LakeSettings) -> Bucket:
         },
         **keys,  # type: ignore[arg-type]
     )
-    return Bucket(store, settings.address)
+    return Bucket(store, settings.address, attempts=ATTEMPTS if settings.retry_for_s else 1)
 
 
 _SENTENCES = (
@@ -186,6 +197,9 @@ _SENTENCES = (
 )
 """What S3 and its like say, and what that means."""
 
+
+_BROKEN_OFF = "response body"
+"""What obstore's errors have in common whose answer ended too early."""
 
 _STATUS = re.compile(r"\b([45]\d\d) [A-Z][a-z]")
 """``403 Forbidden``: obstore has classes of errors for single objects, but not for a list."""
@@ -208,6 +222,8 @@ def _plain(error: Exception, what: str) -> MdserverError:
         return Rejected(f"{what}: there is nothing (404): {_short(text)}")
     if status == "429" or status.startswith("5"):
         return Unavailable(f"{what}: the service answers {status} again and again, try later: {_short(text)}")
+    if _BROKEN_OFF in text:
+        return Unavailable(f"{what}: the answer was broken off: {_short(text)}")
     if "kind: Timeout" in whole:
         return Unavailable(f"{what}: no answer in time: {_short(text)}")
     if "kind: Connect" in whole:
