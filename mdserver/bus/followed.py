@@ -115,7 +115,7 @@ class Followed:
                 raise JournalCorrupt(Path(self.broker), 0, f"an entry begins with {frame[:4]!r}")
             end = frame_end(frame, 0, len(frame), Path(self.broker), 0)
             batch = self._decode(frame[HEADER_BYTES:end])
-        except (JournalCorrupt, msgspec.DecodeError) as error:
+        except (JournalCorrupt, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._refuse(entry, str(error))
             return None
         if any(published.topic.broker != self.broker for published in batch):

@@ -413,7 +413,7 @@ class SharedBroker(SupervisedBroker):
     def _feeds_of(self, process: str, value: bytes) -> list[Feed]:
         try:
             return _decode_feeds(value)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._rarely.error("what a process wants cannot be read", process=process, error=str(error))
             return []
 

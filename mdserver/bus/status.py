@@ -70,7 +70,7 @@ async def read_status(engine: BusEngine, brokers: Sequence[str]) -> dict[str, An
     for name, value in sorted((await engine.get_all(presence_prefix())).items()):
         try:
             processes.append({"process": name} | msgspec.to_builtins(_decode_presence(value)))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             processes.append({"process": name, "error": "what it says is of another version"})
     return {"processes": processes, "brokers": [await _broker(engine, name) for name in brokers]}
 
@@ -109,7 +109,9 @@ async def _broker(engine: BusEngine, name: str) -> dict[str, Any]:
     said = await engine.get(answers_key(name))
     answers = None
     if said is not None:
-        with suppress(msgspec.DecodeError):  # of another version: its lease shows all the same who leads
+        with suppress(
+            msgspec.DecodeError, UnicodeDecodeError
+        ):  # of another version: its lease shows all the same who leads
             answers = decode_answers(said)
     return {
         "broker": name,

@@ -96,7 +96,7 @@ class ControlPart(Part):
             if handler is None:
                 raise Rejected(f"found {request.get('do')!r}, expected one of {', '.join(self.handlers)}")
             return {"result": await handler(request)}
-        except (MdserverError, msgspec.DecodeError, TypeError) as error:
+        except (MdserverError, msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
             return {"error": str(error)}
 
     async def _brokers(self, _: Mapping[str, Any]) -> Any:

@@ -52,7 +52,7 @@ class KnownDatabase:
         if self._path.exists():
             try:
                 self._known = msgspec.json.decode(self._path.read_bytes(), type=_Identity)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ConfigError([f"{self._path} is damaged ({error}): remove it"]) from error
         self._last_path = folder / LAST_NAME
         self._last: Mapping[Topic, LastRecord] = _read_last(self._last_path)
@@ -131,7 +131,7 @@ def _read_last(path: Path) -> dict[Topic, LastRecord]:
         return {}  # a version before this one left the folder
     try:
         return dict(_decode_last(path.read_bytes()))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} is damaged ({error}): remove it"]) from error
 
 

@@ -56,8 +56,12 @@ class FrameDecoder:
 
     def decode(self, payload: bytes) -> list[Published]:
         """Return a frame's batch. Raises :class:`msgspec.DecodeError` if we did not write it."""
+        try:
+            entries = self._decode(payload)
+        except UnicodeDecodeError as error:  # msgspec's own error for a text that is none
+            raise msgspec.DecodeError(str(error)) from None
         # convert back to the plain class: structs of two classes are never equal
-        return [Published(one.topic, one.seq, one.record, one.received_us) for one in self._decode(payload)]
+        return [Published(one.topic, one.seq, one.record, one.received_us) for one in entries]
 
 
 def frame_end(data: bytes, at: int, limit: int, path: Path, start: int) -> int:

@@ -161,7 +161,7 @@ class SeqFloor:
             return
         try:
             seqs = dict(_decoder.decode(content))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(
                 [f"{old} is damaged ({error}): without it sequence numbers may be used a second time"]
             ) from error
@@ -181,7 +181,7 @@ def _read_slot(slot: bytes) -> tuple[int, dict[Topic, int]] | None:
         return None
     try:
         return generation, dict(_decoder.decode(payload))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

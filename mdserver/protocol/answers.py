@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -93,7 +93,7 @@ class _Status(Struct, frozen=True, tag_field="type", tag="status"):
 class _Heartbeat(Struct, frozen=True, tag_field="type", tag="heartbeat"):
     n: int
     time: ShownTime
-    seqs: list[tuple[str, str, RecordType, int]]
+    seqs: list[tuple[str | int, ...]]
 
 
 class _Notice(Struct, frozen=True, tag_field="type", tag="status"):
@@ -177,9 +177,22 @@ def error(wire: Wire, request_id: RequestId, code: int, message: str) -> bytes:
     return wire.message(_Error(_id(request_id), code, message))
 
 
-def heartbeat(wire: Wire, number: int, time_us: int, seqs: Mapping[Topic, int]) -> bytes:
-    """Frame a client's heartbeat; ``seqs``: the last number of each of its topics that changed since the one before."""
-    rows = [(*topic[:3], seq) for topic, seq in seqs.items()]
+def heartbeat(
+    wire: Wire,
+    number: int,
+    time_us: int,
+    seqs: Mapping[Topic, int],
+    variant_of: Callable[[Topic], str | int | None],
+) -> bytes:
+    """Frame a client's heartbeat; ``seqs``: the last number of each of its topics that changed since the one before.
+
+    ``variant_of``: the depth or interval of a topic as the client names it, which tells its feeds of one symbol and
+    type apart; None for a topic that has no other.
+    """
+    rows: list[tuple[str | int, ...]] = []
+    for topic, seq in seqs.items():
+        variant = variant_of(topic) if topic.variant else None
+        rows.append((*topic[:3], seq) if variant is None else (*topic[:3], seq, variant))
     return wire.message(_Heartbeat(number, wire.show(time_us), rows))
 
 

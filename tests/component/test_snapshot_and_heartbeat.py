@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from mdserver.model import Tick, Trade
+from mdserver.model import Feed, OrderBook, Tick, Trade
 
 from .conftest import Client, open_client, open_stream_server
 
@@ -102,6 +102,44 @@ async def test_heartbeats_name_what_changed_of_the_clients_own_topics() -> None:
         assert [row["type"] for row in ack["subscriptions"]] == ["tick", "tick"]
         with trio.move_on_after(1.5):
             pytest.fail(f"{await client.connection.get_message()} after the end of heartbeats")
+
+
+async def test_heartbeats_tell_the_books_of_a_symbol_apart() -> None:
+    books = [
+        OrderBook("EURUSD", T0 + n, ((1.0, 1.0),), (), "snapshot", depth)
+        for n, depth in enumerate(("25", "full"))
+    ]
+    async with open_stream_server(types=("orderbook",)) as server, open_client(server.url) as client:
+        broker = server.brokers["one"]
+        for depth in (5, "full"):
+            await client.send(
+                {"action": "subscribe", "symbols": ["EURUSD"], "types": ["orderbook"], "depth": depth}
+            )
+            while (await next_of(client, "ack"))["results"][0]["status"] != "active":
+                pass
+        await client.ask({"action": "subscribe", "types": ["heartbeat"]})
+        broker.publish(books[0], books[0], books[1])
+        seqs: list[Any] = []
+        with trio.fail_after(5):
+            while len(seqs) < 2:
+                seqs += (await next_of(client, "heartbeat"))["seqs"]
+        assert sorted(seqs) == [
+            ["one", "EURUSD", "orderbook", 1, "full"],
+            ["one", "EURUSD", "orderbook", 2, 5],
+        ]
+
+
+async def test_heartbeats_of_all_symbols_name_depths_too() -> None:
+    book = OrderBook("EURUSD", T0, ((1.0, 1.0),), (), "snapshot", "25")
+    async with open_stream_server(types=("orderbook",)) as server, open_client(server.url) as client:
+        server.supervisor.brokers["one"].demand.hold(Feed("EURUSD", "orderbook", "25"))
+        await client.subscribe("*", broker="one", types=["orderbook", "heartbeat"], depth=7)
+        server.brokers["one"].publish(book)
+        seqs: list[Any] = []
+        with trio.fail_after(5):
+            while not seqs:
+                seqs = (await next_of(client, "heartbeat"))["seqs"]
+        assert seqs == [["one", "EURUSD", "orderbook", 1, 7]]
 
 
 async def test_other_types_than_heartbeats_need_symbols() -> None:

@@ -92,6 +92,7 @@ async def test_what_is_no_request_gets_an_error_and_disturbs_nothing(folder: Pat
         for text, answer in (
             (b"no JSON\n", b'{"error":'),
             (b"[]\n", b'{"error":'),
+            (b'{"do": "\xff"}\n', b'{"error":'),
             (b"{}\n", b'{"error":'),
             (b'{"do": 3}\n', b'{"error":'),
             (b'{"do": "restart-broker", "broker": ["mock"]}\n', b'{"error":'),

@@ -209,9 +209,10 @@ def test_where_topics_ended_outlives_the_process_and_is_of_one_database(tmp_path
         known.remember("u@h:1/d", opened("1/d", "e2"), {})
     with KnownDatabase(tmp_path) as known:
         assert known.last_records == {}
-    (tmp_path / "last_records.json").write_text("[")
-    with pytest.raises(ConfigError, match=r"last_records\.json is damaged"):
-        KnownDatabase(tmp_path)
+    for content in (b"[", b'[[["x","EUR\xff","tick",""],[1,1,null]]]'):
+        (tmp_path / "last_records.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"last_records\.json is damaged"):
+            KnownDatabase(tmp_path)
 
 
 def test_a_database_whose_epoch_is_not_known_is_waited_for(tmp_path: Path) -> None:
@@ -223,6 +224,7 @@ def test_a_database_whose_epoch_is_not_known_is_waited_for(tmp_path: Path) -> No
 
 
 def test_a_damaged_identity_is_said(tmp_path: Path) -> None:
-    (tmp_path / "identity.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"identity\.json is damaged"):
-        KnownDatabase(tmp_path)
+    for content in (b"{", b'{"where":"\xff","identity":"1/d"}'):
+        (tmp_path / "identity.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"identity\.json is damaged"):
+            KnownDatabase(tmp_path)

@@ -202,6 +202,8 @@ async def test_a_gap_of_the_past_is_not_told_again(bench: Bench) -> None:
         bytes(_encoder.encode([tick(2)]))[:-1] + b"\xff",
         b"\x01st1\xff\xff",
         b"\x01st9",
+        b"\x01st1"
+        + msgspec.msgpack.encode([[["sea", "EURUSD", "tick"], 1]]).replace(b"EURUSD", b"EURUS\xff"),
         b"\x01st1" + msgspec.msgpack.encode([[[["sea", "EURUSD", "tick"], "many"]]]),
     ],
 )

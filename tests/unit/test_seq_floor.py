@@ -123,9 +123,10 @@ def test_a_file_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
+@pytest.mark.parametrize("content", [b'{"a": 1}', b'[[["x","EUR\xff","tick",""],1]]'])
 @pytest.mark.parametrize("name", ["reserved.json", FILE_NAME])
-def test_a_damaged_file_is_said(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text('{"a": 1}')
+def test_a_damaged_file_is_said(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=f"{name} is damaged"):
         SeqFloor(tmp_path)
 

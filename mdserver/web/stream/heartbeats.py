@@ -36,6 +36,10 @@ class Beating(Protocol):
         """Return, from the numbers of all topics, those of the client's topics."""
         ...
 
+    def variant_of(self, topic: Topic) -> str | int | None:
+        """Return the depth or interval of one of the client's topics, as the client names it."""
+        ...
+
 
 class Heartbeats:
     """Sends the heartbeats; the topics that changed within a second are found once for all clients."""
@@ -56,4 +60,5 @@ class Heartbeats:
         now_us = time_ns() // 1000
         for client in wanting:
             client.beats = (client.beats or 0) + 1
-            client.tell(answers.heartbeat(client.wire, client.beats, now_us, client.mine(changed)))
+            mine = client.mine(changed)
+            client.tell(answers.heartbeat(client.wire, client.beats, now_us, mine, client.variant_of))

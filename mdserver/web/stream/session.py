@@ -43,7 +43,7 @@ from .heartbeats import HEARTBEAT
 from .holdings import Holdings
 from .own_brokers import OwnBrokers
 from .resuming import Resuming, check_since
-from .selection import feed_of, no_broker, outcome_of, selects, terms_of, topic_of, wanted
+from .selection import depth_of, feed_of, no_broker, outcome_of, selects, terms_of, topic_of, wanted
 from .sink import BaseSink
 from .subscribers import Subscribers
 
@@ -174,6 +174,11 @@ class Session:
         """Return, from the numbers of all topics, those of the client's topics."""
         replayed = self._resuming.topics
         return {topic: seq for topic, seq in self._held.mine(seqs).items() if topic not in replayed}
+
+    def variant_of(self, topic: Topic) -> str | int | None:
+        """Return the depth or interval of one of the client's topics, as the client names it."""
+        terms = self._held.terms_of(topic)
+        return topic.variant if terms is None or topic.type == "candle" else depth_of(topic, terms)
 
     def encoding_of(self, topic: Topic) -> Encoding | None:
         """Return the encoding of a topic; None if it is not the client's any more."""

@@ -328,7 +328,7 @@ def _header(file: pq.ParquetFile) -> Header:
         raise BadMessage("a Parquet file without our header")
     try:
         header = msgspec.json.decode(found[_HEADER_KEY], type=Header)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadMessage(f"a header that cannot be read: {error}") from error
     if header.format != FORMAT:
         raise BadMessage(f"found format {header.format}, expected {FORMAT}: install a version that reads it")
