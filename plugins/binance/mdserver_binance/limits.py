@@ -44,7 +44,7 @@ class WeightBudget:
         self.used = used
 
     def block(self, now: float, pause_s: float) -> None:
-        """Send nothing for so long: the venue said that it was too much."""
+        """Send nothing for this time, because the venue reported too many requests."""
         self._blocked_until = max(self._blocked_until, now + pause_s)
 
 

@@ -56,8 +56,8 @@ class SymbolTable:
     async def run(self, *, must: bool) -> None:
         """Keep the list fresh, until cancelled: fetch it now and every hour, sooner while there is none.
 
-        A REST API that is down is said and stops nothing. Raises Rejected where ``must``, for a first answer that no
-        retry changes: then the configured address is wrong, or serves no one here.
+        A REST API that is away is reported and stops nothing. Raises Rejected where ``must``, for a first answer that
+        no retry changes: then the configured address is wrong, or serves no one here.
         """
         backoff = Backoff(2.0, 60.0)
         while True:

@@ -52,7 +52,7 @@ class PolitePool:
         attempts: int,
         void: Callable[[], str | None] = lambda: None,
     ) -> _T:
-        """Return what ``judge`` makes of the answer; it raises where the answer is no use.
+        """Return what ``judge`` makes of the answer; it raises if the answer is unusable.
 
         Outage, Unavailable and BadMessage are tried again until ``attempts`` or ``give_up_s`` is reached; the
         last error is raised. Rejected is raised at once. Where ``void`` gives a reason, nothing more is asked.
@@ -100,7 +100,7 @@ class PolitePool:
         return _sort(url, status, headers, body)
 
     async def _turn(self) -> None:
-        """Wait until the pause since the last start is over, and until then for those who came before."""
+        """Wait for those who came before, and until the pause since the last start is over."""
         start = max(trio.current_time(), self._next_start)
         self._next_start = start + self._config.pause_s
         await trio.sleep_until(start)

@@ -108,7 +108,7 @@ class Status(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """The socket is alive. Nothing is said of any subscription."""
+    """The socket is alive, which says nothing of any subscription."""
 
 
 class Reply(Struct, frozen=True):

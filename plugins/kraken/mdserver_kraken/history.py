@@ -32,7 +32,7 @@ _FINAL = ("EQuery:", "EGeneral:Invalid", "EGeneral:Permission")
 class TradePages:
     """Which page to ask for next, and what of a page is new. No I/O.
 
-    Times are microseconds; both ends are included, and one microsecond more for what REST's times are off by.
+    Times are microseconds; both ends are included, and one microsecond more, because REST's times are off by that much.
     """
 
     def __init__(self, venue_symbol: str, from_us: int, to_us: int, *, rows: int = PAGE_ROWS) -> None:

@@ -23,7 +23,7 @@ class InstrumentTable:
         self._listed: dict[str, Instrument] = {}
 
     def take(self, message: Instruments) -> list[Instrument]:
-        """Take a message; return what shares its symbol with an instrument before it, and so cannot be had."""
+        """Take a message; return the instruments that are left out because an earlier one has the same symbol."""
         listed = {} if message.snapshot else self._listed
         hidden = []
         for instrument, status in message.pairs.items():

@@ -156,7 +156,7 @@ class Link:
         return batch
 
     def _renew_if_late(self, symbol: str) -> None:
-        """Ask anew for a book that is served without ever having been given whole."""
+        """Subscribe again to a book that is served though its snapshot never came."""
         due = self._snapshot_due.get(symbol)
         if due is not None and trio.current_time() > due:
             del self._snapshot_due[symbol]
