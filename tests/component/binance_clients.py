@@ -27,7 +27,7 @@ def connector(url: str, rest_url: str) -> dict[str, Any]:
 
     wanted = {"btcusdt@bookTicker", "ethusdt@trade", "btcusdt@depth@100ms", "ethbtc@depth5@100ms"}
     client.subscribe(sorted(wanted))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while streams() != wanted and time.monotonic() < deadline:
         time.sleep(0.05)
     client.unsubscribe(["btcusdt@bookTicker"])
@@ -61,7 +61,7 @@ async def ccxt_pro(url: str, rest_url: str) -> dict[str, Any]:
     api["ws"]["spot"] = f"{url}/ws"
     got: dict[str, Any] = {}
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(150):
             got["markets"] = sorted(await exchange.load_markets())
             got["tick"] = exchange.markets["BTC/USDT"]["precision"]["price"]
             got["time"] = await exchange.fetch_time()

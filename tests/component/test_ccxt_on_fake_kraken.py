@@ -16,7 +16,7 @@ CLIENT = Path(__file__).with_name("ccxt_kraken_client.py")
 @pytest.mark.slow
 async def test_ccxt_loads_and_watches() -> None:
     rules = KrakenRules(rest_burst=100)
-    with trio.fail_after(90):
+    with trio.fail_after(200):
         async with open_fake_kraken(rules) as venue:
             done = await trio.run_process(
                 [sys.executable, CLIENT, venue.url, venue.rest_url],

@@ -28,7 +28,7 @@ async def run_client(venue: FakeBinance, which: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 async def test_binances_own_connector() -> None:
-    with trio.fail_after(90):
+    with trio.fail_after(200):
         async with open_fake_binance() as venue:  # as it comes, without a script
             got = await run_client(venue, "connector")
             symbols = sorted(venue.instruments)
@@ -44,7 +44,7 @@ async def test_binances_own_connector() -> None:
 
 @pytest.mark.slow
 async def test_ccxt_loads_and_watches() -> None:
-    with trio.fail_after(90):
+    with trio.fail_after(200):
         async with open_fake_binance() as venue:
             got = await run_client(venue, "ccxt")
             pairs = sorted(f"{base}/{quote}" for _, base, quote in venue.instruments.values())

@@ -190,11 +190,10 @@ class Broker:
 
 
 class Case(WebSocketCase[Venue]):
-    patience_s = 2.0
-    notices_within_s = 1.5
-
     def __init__(self, fault: str = "") -> None:
         self.fault = fault
+        # A fault has them waited out; who is sound has more of them, for a busy machine.
+        self.patience_s, self.notices_within_s = (2.0, 1.5) if fault else (10.0, 5.0)
 
     plugin = BrokerPlugin("trial", "On trial", Config, lambda config: Broker(config, ""), silence_s=None)
 
@@ -205,7 +204,9 @@ class Case(WebSocketCase[Venue]):
         return open_fake_venue(Venue())
 
     def settings(self, venue: Venue) -> dict[str, object]:
-        return {"url": venue.url, "api_key": venue.key}
+        # Where silence is not what is looked for, a busy machine's must not be taken for it.
+        silence_s = 0.5 if self.fault in ("", "hears no silence", "connects anew in silence") else 5.0
+        return {"url": venue.url, "api_key": venue.key, "silence_s": silence_s}
 
     async def send(self, venue: Venue, feed: Feed) -> float:
         return venue.give(feed.symbol)
@@ -248,7 +249,7 @@ def test_a_sound_broker_passes(check: str) -> None:
         ("gives seconds", "times and numbers", "time"),
         ("tries a wrong key again", "rejection", "the broker keeps trying"),
         ("shows the key", "secrets", "a secret is shown: "),
-        ("blocks the loop", "loop never blocked", "blocked the loop for 2"),
+        ("blocks the loop", "loop never blocked", r"blocked the loop for \d{3,} ms"),
     ],
 )
 def test_each_fault_is_found(fault: str, check: str, says: str) -> None:

@@ -13,6 +13,7 @@ from mdserver.config import AuthConfig, KeyEntry
 from mdserver.keys import new_key
 from mdserver.model import Tick, Topic, Trade
 from mdserver.stream.stored_past import Begin, Start
+from mdserver.web.server import tcp_server
 from mdserver.web.stream import event_sink
 
 from .conftest import EPOCH, HttpAnswer, http_get, open_client, open_stream_server
@@ -205,7 +206,12 @@ async def test_a_client_that_leaves_is_let_go_of_and_a_quiet_stream_shows_that_i
         assert not server.supervisor.brokers["one"].demand.current()
 
 
-async def test_a_slow_client_gets_the_latest_ticks_and_what_must_not_be_dropped_ends_it() -> None:
+async def test_a_slow_client_gets_the_latest_ticks_and_what_must_not_be_dropped_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        tcp_server, "SEND_TIMEOUT_S", 100.0
+    )  # on a busy machine publishing takes longer than ten
     async with open_stream_server(client_buffer_bytes=200_000) as server:
         async with (
             open_events(server.port, "symbols=EURUSD&types=tick") as slow,

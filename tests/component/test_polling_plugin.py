@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from mdserver.errors import Unavailable
@@ -50,7 +51,9 @@ class ForgottenCase(PollingCase):
         return Forgotten(config)
 
 
+@pytest.mark.serial
 def test_a_plugin_that_hammers_its_venue_is_found() -> None:
+    """Serial: on a busy machine it cannot ask so often."""
     row = run_check(HammerCase(), "pace")
     assert row.outcome == "failed"
     assert "while the venue answers 429 with Retry-After: 1, expected 20 at most" in row.text

@@ -25,6 +25,9 @@ from .daemon import open_daemon, open_stream, write_config
 
 TOPIC = Topic("mock", "EURUSD", "tick")
 
+HASTY = "import mdserver.daemon.storage as module; module.KNOWN_WAIT_S = 0.3"
+"""A known database that does not answer is waited for three seconds otherwise."""
+
 
 class Proxy:
     """A TCP address in front of the database of the tests, which can be closed and opened again."""
@@ -106,7 +109,7 @@ async def test_a_start_without_the_database_streams_and_stores_later(
     seen = before
     for _ in range(2):  # the numbers of the first run without a database must not come again either
         with trio.fail_after(60):
-            async with open_daemon(config) as daemon:
+            async with open_daemon(config, before=HASTY) as daemon:
                 await daemon.wait_log("the database is unavailable: streaming starts without it")
                 seqs = await stream(daemon.ws, 300)
                 assert seqs[0] > seen[-1]
@@ -117,7 +120,7 @@ async def test_a_start_without_the_database_streams_and_stores_later(
                 assert (await daemon.get("/api/metadata", symbol="EURUSD")).status_code == 503
                 daemon.process.send_signal(signal.SIGKILL)
                 await daemon.process.wait()
-    async with open_daemon(config) as daemon:
+    async with open_daemon(config, before=HASTY) as daemon:
         last = (await stream(daemon.ws, 100))[-1]
         async with proxy.open():
             with trio.fail_after(60):
@@ -154,7 +157,7 @@ async def test_another_database_at_the_address_is_not_written_to(
     stored = rows()
     path = folder / "data" / "known_database" / "identity.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "identity": "7/another"}))
-    async with open_daemon(config) as daemon, proxy.open():
+    async with open_daemon(config, before=HASTY) as daemon, proxy.open():
         line = await daemon.wait_log("the database is still unavailable")
         while "another database answers" not in line["error"]:
             line = await daemon.wait_log(

@@ -88,7 +88,7 @@ async def test_all_pages_of_a_venue(venue: FakeKraken) -> None:
 
 
 async def test_too_many_requests_are_asked_again(venue: FakeKraken) -> None:
-    venue.rules.rest_burst, venue.rules.rest_per_s = 2, 10.0
+    venue.rules.rest_burst, venue.rules.rest_per_s = 2, 2.0
     got: list[list[Trade]] = []
     pages = TradePages("BTC/USD", 0, FAR_US, rows=300)
     async with open_http() as http:
