@@ -123,6 +123,8 @@ class Server:
     def __init__(self, port: int, pid: int, *, pinned: bool) -> None:
         self.port = port
         self.pid = pid
+        self.config: Path | None = None
+        """The config file of an mdserver."""
         self._client_core = CLIENT_CORE if pinned else None
 
     def load(self, *options: object, limit_s: float = 120.0, samples: bool = False) -> Result:
@@ -203,7 +205,9 @@ def mdserver(
         with process(command, log=log, core=SERVER_CORE if pinned else None) as child:
             try:
                 wait_until_up(child, f"http://127.0.0.1:{port}/health/live", log)
-                yield Server(port, child.pid, pinned=pinned)
+                server = Server(port, child.pid, pinned=pinned)
+                server.config = folder / "config.yaml"
+                yield server
             except Exception:
                 print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
                 raise
