@@ -36,6 +36,8 @@ KEEP_LAST_S = 30.0
 KEEP_WITHIN_S = 1.0
 """The same at the end."""
 DRAIN_S = 2.5
+HOLES_S = 1.0
+"""How often gaps of records that the journal refused are tried, where no record brings them along."""
 
 _log = structlog.get_logger("mdserver")
 
@@ -208,7 +210,17 @@ class JournalPart(Part):
                 self.last_records = _merge(self.last_records, beyond)
             self.publish = Publisher(self.journal, self._route(), self._metrics)
             task_status.started()
-            await self.journal.sync_forever(self._settings.sync_ms / 1000)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._note_holes_forever)
+                    await self.journal.sync_forever(self._settings.sync_ms / 1000)
+            finally:
+                self.publish.note_holes(after_s=0)  # stored at the next start
+
+    async def _note_holes_forever(self) -> None:
+        while True:
+            await trio.sleep(HOLES_S)
+            self.publish.note_holes(after_s=HOLES_S)
 
 
 def _merge(one: Mapping[Topic, LastRecord], other: Mapping[Topic, LastRecord]) -> dict[Topic, LastRecord]:

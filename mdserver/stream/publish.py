@@ -7,6 +7,7 @@ all the same; that they are not stored is counted and logged.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from time import monotonic
 
@@ -63,6 +64,16 @@ class Publisher:
         except (JournalFull, OSError) as error:
             self._note_refused(batch, error)
         self._route(batch)
+
+    def note_holes(self, *, after_s: float) -> None:
+        """Journal the gaps of refused records, if it takes them now and has refused none for so many seconds.
+
+        The next record brings them along, but it may come in hours.
+        """
+        if (self._lost or self._holes) and monotonic() - self._refused_s >= after_s:
+            with suppress(JournalFull, OSError):  # they are kept for the next time
+                self._append([*self._holes, *self._lost.values()])
+                self._lost, self._holes = {}, []
 
     def _note_refused(self, batch: list[Published], error: Exception) -> None:
         self._refused.inc(len(batch))

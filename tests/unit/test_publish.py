@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 from structlog.testing import capture_logs
 
+from mdserver.config import DatabaseConfig, JournalConfig
+from mdserver.daemon.storage import DatabasePart, JournalPart
+from mdserver.errors import JournalFull
 from mdserver.journal.journal import Journal, open_journal
 from mdserver.metrics import Metrics
 from mdserver.model import Gap, Published, Tick, Topic
@@ -88,3 +92,44 @@ def test_what_was_streamed_and_not_stored_is_a_gap_once_the_journal_takes_record
         assert [one.record.cause for one in shown if isinstance(one.record, Gap)] == ["restart"]
         emit([Published(TOPIC, seq + 3, Tick("EURUSD", (seq + 3) * 10, 1.0, 2.0))])
         assert len(journal.read(1 << 30)[0]) == 4, "it is told once"
+
+
+def test_a_hole_is_noted_without_another_record_once_nothing_is_refused_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_journal(tmp_path, max_bytes=4_096) as journal:
+        emit = Publisher(journal, lambda batch: None, Metrics())
+        seq = 0
+        while emit.refusal() is None:
+            seq += 1
+            emit([Published(TOPIC, seq, Tick("EURUSD", seq * 10, 1.0, 2.0))])
+        emit.note_holes(after_s=0.0)  # no room yet
+        _, position = journal.read(1 << 30)
+        journal.commit(position)
+        emit.note_holes(after_s=60.0)  # the next record may be near, and brings it along
+        assert not journal.pending_bytes
+        for _ in range(2):
+            emit.note_holes(after_s=0.0)
+        assert journal.read(1 << 30)[0] == [
+            Published(TOPIC, seq, Gap(TOPIC, seq * 10, seq * 10, "journal_full", 1))
+        ]
+
+
+async def test_what_the_journal_refused_last_is_named_in_it_when_the_server_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise JournalFull("full")
+
+    database = DatabasePart(DatabaseConfig(), tmp_path)
+    part = JournalPart(JournalConfig(), tmp_path, database, lambda: lambda _: None, Metrics())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(part.run)
+        part.publish(batch(1))
+        with monkeypatch.context() as patches:
+            patches.setattr(part.publish, "_append", full)
+            part.publish(batch(2))
+        nursery.cancel_scope.cancel()
+    with open_journal(tmp_path / "journal", max_bytes=1 << 20) as journal:
+        gap = Gap(TOPIC, 1, 1, "journal_full", 1)
+        assert journal.read(10)[0] == [*batch(1), Published(TOPIC, 2, gap)]
