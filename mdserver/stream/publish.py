@@ -24,6 +24,12 @@ __all__ = ["Publisher"]
 NOT_STORING_S = 10.0
 """For this long after a refused record :meth:`Publisher.refusal` reports it."""
 
+FEW = 100
+"""So many waiting gaps are written with any batch; each try encodes all of them."""
+
+AGAIN_S = 0.1
+"""With more of them a journal that takes no writes is tried no more often than this."""
+
 MAX_HOLES = 10_000
 """How many gaps wait for a journal that takes no writes; more are announced to clients, but not recorded."""
 
@@ -45,6 +51,8 @@ class Publisher:
         self._refused = metrics.journal_refused
         self._refused_s = -inf
         self._why = ""
+        self._error: Exception | None = None
+        self._tried_s = -inf
         self._rarely = RarelyLogged(_log)
         self._lost: dict[Topic, Published] = {}
         self._holes: list[Published] = []
@@ -55,13 +63,19 @@ class Publisher:
 
     def __call__(self, batch: list[Published]) -> None:
         """Journal a batch and pass it on; never raises because of the disk."""
+        waiting = len(self._lost) + len(self._holes)
+        if waiting > FEW and self._error is not None and monotonic() < self._tried_s + AGAIN_S:
+            self._note_refused(batch, self._error)
+            self._route(batch)
+            return
         try:
-            if self._lost or self._holes:
+            if waiting:
                 self._append([*self._holes, *self._lost.values(), *batch])
                 self._lost, self._holes = {}, []
             else:
                 self._append(batch)
         except (JournalFull, OSError) as error:
+            self._tried_s, self._error = monotonic(), error.with_traceback(None)
             self._note_refused(batch, error)
         self._route(batch)
 

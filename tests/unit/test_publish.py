@@ -67,6 +67,35 @@ def test_what_cannot_be_journalled_goes_out_and_is_counted_and_said(
         assert emit.refusal() is None
 
 
+def test_a_full_journal_is_not_tried_with_each_batch_while_many_gaps_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try encodes all of them: with thousands of topics the stream would stand still for a full disk."""
+    tried: list[int] = []
+    append = Journal.append
+
+    def counted(journal: Journal, batch: list[Published]) -> None:
+        tried.append(len(batch))
+        append(journal, batch)
+
+    monkeypatch.setattr(Journal, "append", counted)
+    with open_journal(tmp_path, max_bytes=4_096) as journal:
+        emit = Publisher(journal, lambda _: None, Metrics())
+        topics = [Topic("x", f"S{n}", "tick") for n in range(500)]
+        for seq in range(1, 11):
+            for topic in topics:
+                emit([Published(topic, seq, Tick(topic.symbol, 1, 1.0, 2.0))])
+        assert sum(tried) < 50_000, "of ten million"
+        _, position = journal.read(1 << 30)
+        journal.commit(position)
+        journal.max_bytes = 1 << 20
+        monkeypatch.setattr(emit_module, "AGAIN_S", 0.0)
+        emit([Published(topics[0], 11, Tick("S0", 1, 1.0, 2.0))])
+        emit([Published(topics[0], 12, Tick("S0", 1, 1.0, 2.0))])
+        stored, _ = journal.read(1 << 30)
+        assert sum(isinstance(one.record, Gap) for one in stored) >= 450, "all are told in the end"
+
+
 def test_what_was_streamed_and_not_stored_is_a_gap_once_the_journal_takes_records_again(
     tmp_path: Path,
 ) -> None:
