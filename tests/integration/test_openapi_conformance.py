@@ -31,7 +31,7 @@ EXAMPLES, LONG_EXAMPLES = 3, 30
 
 ALIKE = "/api/candles/{symbol}/{timeframe}", "/api/trades", "/udf/marks", "/udf/timescale_marks"
 """Operations that share their code with another one; left out unless the run is a long one."""
-BRIEF = "/api/ticks", "/api/stream"
+BRIEF = "/api/candles", "/api/ticks", "/api/stream"
 """Operations whose parameters are each wrong in every way only in a long run; others check their kinds."""
 
 # What no schema can say (from before to, a symbol that cannot be one) is refused though the document allows it.

@@ -16,7 +16,8 @@ from .encoding import FORMATS
 from .gaps_view import DEFAULT_GAPS, MAX_GAPS_SHOWN, STATES
 from .instruments import KINDS
 from .openapi_headers import HEADERS, complete
-from .openapi_schemas import NAME, SCHEMAS, TEXT, list_of, ref, rows_or_columns
+from .openapi_schemas import NAME, SCHEMAS, TEXT, ref, rows_or_columns
+from .openapi_udf import UDF_SCHEMAS
 from .params import DEFAULT_TIMEFRAME, MAX_SYMBOLS
 from .records_view import DEFAULT_RECORDS, MAX_ARROW_RECORDS, MAX_RECORDS
 from .series_choice import PRICES
@@ -166,31 +167,31 @@ _UDF_RANGE = [
     _parameter("resolution", "minutes, `1D`, `1W` or `1M`", NAME, required=True, example="60"),
 ]
 _UDF_PATHS = {
-    "/udf/config": _udf("UDF: what this datafeed can do", {"type": "object"}),
-    "/udf/symbols": _udf("UDF: one symbol", {"type": "object"}, _UDF_SYMBOL),
+    "/udf/config": _udf("UDF: what this datafeed can do", ref("UdfConfig")),
+    "/udf/symbols": _udf("UDF: one symbol", ref("UdfSymbol"), _UDF_SYMBOL),
     "/udf/symbol_info": _udf(
         "UDF: all symbols, a column for each field",
-        {"type": "object"},
+        ref("UdfGroup"),
         _parameter("group", "a source", TEXT),
     ),
     "/udf/search": _udf(
         "UDF: symbols by name",
-        list_of({"type": "object"}),
+        ref("UdfFound"),
         *(_parameter(name, "as TradingView asks", TEXT) for name in ("query", "type", "exchange", "limit")),
     ),
     "/udf/history": _udf(
         "UDF: bars in front of `to`",
-        {"type": "object"},
+        ref("UdfBars"),
         *_UDF_RANGE,
         _parameter("countback", "so many bars, wherever `from` is", {"type": "integer", "minimum": 1}),
     ),
-    "/udf/marks": _udf("UDF: gaps as marks on bars", list_of({"type": "object"}), *_UDF_RANGE),
+    "/udf/marks": _udf("UDF: gaps as marks on bars", ref("UdfMarks"), *_UDF_RANGE),
     "/udf/timescale_marks": _udf(
-        "UDF: gaps as marks on the axis of time", list_of({"type": "object"}), *_UDF_RANGE
+        "UDF: gaps as marks on the axis of time", ref("UdfTimescaleMarks"), *_UDF_RANGE
     ),
     "/udf/quotes": _udf(
         "UDF: newest prices",
-        {"type": "object"},
+        ref("UdfQuotes"),
         _LISTED,
     ),
     "/udf/time": _udf("UDF: the time of the server in Unix seconds", None),
@@ -346,5 +347,5 @@ def openapi_document() -> dict[str, Any]:
         "servers": [{"url": "../", "description": "this server, also behind a path prefix"}],
         # Without keys in the config none is asked for.
         "security": [{"key": []}, {}],
-        "components": {"schemas": SCHEMAS, "headers": HEADERS, "securitySchemes": _SECURITY},
+        "components": {"schemas": SCHEMAS | UDF_SCHEMAS, "headers": HEADERS, "securitySchemes": _SECURITY},
     }

@@ -50,12 +50,24 @@ EXAMPLES = {
     "/udf/symbols": ["/udf/symbols?symbol=EURUSD", "/udf/symbols?symbol=NOPE"],
     "/udf/symbol_info": ["/udf/symbol_info?group=oanda"],
     "/udf/search": ["/udf/search?query=EUR&limit=30&type=&exchange="],
-    "/udf/history": [f"/udf/history?symbol=EURUSD&resolution=60&from={T0}&to={T0 + 9_000}"],
+    "/udf/history": [
+        f"/udf/history?symbol=EURUSD&resolution=60&from={T0}&to={T0 + 9_000}",
+        "/udf/history?symbol=EURUSD&resolution=1D&from=0&to=9",
+    ],
+    "/udf/marks": [f"/udf/marks?symbol=EURUSD&resolution=60&from={T0}&to={T0 + 9_000}"],
+    "/udf/timescale_marks": [f"/udf/timescale_marks?symbol=EURUSD&resolution=60&from={T0}&to={T0 + 9_000}"],
     "/udf/quotes": ["/udf/quotes?symbols=EURUSD,NOPE"],
     "/api/openapi.json": ["/api/openapi.json"],
     "/health/live": ["/health/live"],
     "/health/ready": ["/health/ready"],
 }
+
+
+@pytest.fixture
+def site(site: Any) -> Any:
+    """A site with a gap, which is a mark."""
+    site.store.open_gaps = {1: [((T0 + 60) * 10**6, (T0 + 90) * 10**6)]}
+    return site
 
 
 def references(node: object) -> Iterator[str]:
