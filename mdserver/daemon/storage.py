@@ -10,7 +10,7 @@ import trio
 
 from ..backoff import Backoff
 from ..config import DatabaseConfig, JournalConfig
-from ..errors import StoreUnavailable
+from ..errors import MdserverError, StoreUnavailable
 from ..journal.journal import Journal, open_journal
 from ..log import RarelyLogged
 from ..metrics import Metrics
@@ -110,7 +110,7 @@ class DatabasePart(Part):
             async with self._keeping:
                 last = await self.store.last_records()
                 await trio.to_thread.run_sync(known.note_last, last)
-        except StoreUnavailable:
+        except MdserverError:
             pass  # others report it; the journal has what was not stored since
         except OSError as error:
             self._rarely.error(

@@ -47,6 +47,9 @@ _COLUMNS: LiteralString = """s.id, s.broker, s.symbol, s.type, s.last_seq, s.row
 _LASTING: LiteralString = """select series_id, (extract(epoch from from_time) * 1000000)::bigint, cause, size
     from lasting_gaps"""
 
+_NEWEST_CANDLES: LiteralString = """select series_id, (extract(epoch from max(time)) * 1000000)::bigint
+    from candles where series_id = any(%s) and timeframe = 60 group by series_id"""
+
 _LIST: LiteralString = f"""select {_COLUMNS} from series s
     where %(symbol)s::text is null or s.symbol = %(symbol)s order by s.id"""  # noqa: S608
 
@@ -69,12 +72,16 @@ def read_last_records(conn: psycopg.Connection[Any]) -> dict[Topic, LastRecord]:
     """Return the last number and time of each topic and the gap that lasts, also of kinds that are not stored."""
     lasting = {row[0]: row[1:] for row in conn.execute(_LASTING).fetchall()}
     found: dict[Topic, LastRecord] = {}
-    for one in _list(conn, None):
+    series = _list(conn, None)
+    # retention has dropped all their records, but their candles are there: the newest begins before the last record
+    dropped = [one.id for one in series if one.last_seq and one.latest_us is None]
+    candles = dict(conn.execute(_NEWEST_CANDLES, [dropped]).fetchall()) if dropped else {}
+    for one in series:
         hole = None
         if one.id in lasting:
             from_us, cause, size = lasting[one.id]
             hole = Gap(one.topic, from_us, None, cause, size)
-        time_us = one.latest_us or (0 if hole is None else hole.from_us)
+        time_us = one.latest_us or (candles.get(one.id, 0) if hole is None else hole.from_us)
         found[one.topic] = LastRecord(one.last_seq, time_us, hole)
     return found
 

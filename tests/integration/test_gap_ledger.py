@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,23 @@ async def test_what_is_missing_of_a_series(database: Database) -> None:
     assert await missing(31, 59) == [(40, 50)]
     assert await missing(0, 99, limit=1) == [(20, 30), (40, None)], (
         "nothing is known of what is behind the limit"
+    )
+
+
+async def test_where_a_topic_ended_is_known_though_its_records_are_dropped(database: Database) -> None:
+    """By retention, of a symbol that is quiet for longer than its records are kept: its candles are still there."""
+    store = Store(database)
+    await store.write([tick(1, 0), tick(2, 90_000_000)])
+
+    def drop(conn: Any) -> None:
+        conn.execute("delete from ticks")
+        conn.execute("update series set latest = null, earliest = null, row_count = 0")
+
+    await database.run(drop)
+    (last,) = (await store.last_records()).values()
+    minute_us = 60_000_000
+    assert last == LastRecord(2, (START_US + 90_000_000) // minute_us * minute_us), (
+        "rather too early than unknown"
     )
 
 
