@@ -20,7 +20,8 @@ from coredis.exceptions import (
 )
 from coredis.exceptions import ConnectionError as CoredisConnectionError
 
-from ..errors import ConfigError, leaves
+from ..errors import leaves
+from .authorities import trusting
 from .engine import BusMisused, BusUnavailable, Deposed, Entry, Held, Position, Size
 
 __all__ = ["RedisEngine", "open_redis"]
@@ -66,7 +67,7 @@ async def open_redis(
         int(parts.path.strip("/") or 0),
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
-        ssl_context=_trusting(ca_file) if parts.scheme == "rediss" else None,
+        ssl_context=trusting(ca_file) if parts.scheme == "rediss" else None,
         connect_timeout=CALL_S,
         stream_timeout=None,
         client_name=name,
@@ -75,15 +76,6 @@ async def open_redis(
     )
     async with client:
         yield RedisEngine(client, f"{where} (TLS)" if parts.scheme == "rediss" else where)
-
-
-def _trusting(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # that of the SSL library is one
-        raise ConfigError(
-            [f"bus.ca_file: found {ca_file}, expected certificates of authorities, PEM: {error}"]
-        ) from error
 
 
 class RedisEngine:

@@ -225,6 +225,10 @@ def _check_bus(root: Located, arguments: Mapping[str, Any]) -> list[Problem]:
         return [
             Problem(line, "bus", f"found the role {bus.role} without a url, expected the address of the bus")
         ]
+    if bus.ca_file is not None and not (bus.url or "").startswith("rediss:"):
+        return [
+            Problem(line, "bus", f"found ca_file {bus.ca_file} without TLS, expected a url with rediss://")
+        ]
     if bus.url is None or (database.url != "embedded" and database.store):
         return []
     found = "the embedded database" if database.store else "database.store false"

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from .. import __version__
+from ..bus.authorities import trusting
 from ..bus.engine import BusMisused, BusUnavailable
 from ..bus.followed import Followed, encode_marks
 from ..bus.names import presence_prefix
@@ -63,7 +64,7 @@ class BusPart(Part):
         on_stored: Called with records of other leaders once these have stored them.
 
     Raises:
-        ConfigError: The library of the engine is not installed.
+        ConfigError: The library of the engine is not installed, or the file of authorities cannot be used.
     """
 
     name = "bus"
@@ -89,6 +90,8 @@ class BusPart(Part):
         self._metrics = metrics
         self._on_stored = on_stored
         self._open_engine = import_engine()
+        if settings.ca_file is not None:
+            trusting(settings.ca_file)  # said before anything starts
         self._bus: Bus | None = None
         self._shipper: Shipper | None = None
         self._rarely = RarelyLogged(_log)

@@ -523,6 +523,10 @@ def test_the_schema_has_no_secret_default() -> None:
         ("bus: {role: edge}", "found the role edge without a url, expected the address of the bus"),
         ("bus: {url: 'redis://127.0.0.1'}", "found the embedded database"),
         (
+            "bus: {url: 'redis://127.0.0.1', ca_file: ca.pem}\ndatabase: {url: 'postgresql:///x'}",
+            "found ca_file ca.pem without TLS, expected a url with rediss://",
+        ),
+        (
             "bus: {url: 'redis://127.0.0.1'}\ndatabase: {url: 'postgresql:///x', store: false}",
             "found database.store false",
         ),
@@ -534,3 +538,8 @@ def test_a_bus_that_cannot_be_joined(load: Callable[..., Config], text: str, mes
     (problem,) = caught.value.problems
     assert ":1: bus: " in problem
     assert message in problem
+
+
+def test_the_authorities_of_a_bus_lie_beside_the_config(load: Callable[..., Config], tmp_path: Path) -> None:
+    text = "bus: {url: 'rediss://127.0.0.1', ca_file: ca.pem}\ndatabase: {url: 'postgresql:///x'}"
+    assert load(text).bus.ca_file == tmp_path / "ca.pem"
