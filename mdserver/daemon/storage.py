@@ -137,13 +137,14 @@ class DatabasePart(Part):
         self.away = f"{where} does not answer"
         with trio.move_on_after(KNOWN_WAIT_S):
             try:
-                opened = await opening.connect(0)
+                found = await opening.connect(0)
+                self.last_records = await self.store.last_records()
+                opened = found  # only now: it may take one connection and no other
             except StoreUnavailable as error:
                 self.away = str(error)
         if opened is not None:
             self.away = None
             self.epoch = opened.epoch
-            self.last_records = await self.store.last_records()
             known.remember(where, opened, self.last_records)
             task_status.started()
             return

@@ -15,7 +15,9 @@ import psycopg.conninfo
 import pytest
 import trio
 
+from mdserver.config import DatabaseConfig
 from mdserver.daemon.known_database import KnownDatabase
+from mdserver.daemon.storage import DatabasePart
 from mdserver.errors import ConfigError, StoreUnavailable
 from mdserver.model import Gap, LastRecord, Published, Tick, Topic
 from mdserver.net import open_websocket
@@ -38,6 +40,8 @@ class Proxy:
         self._account = f"{params['user']}@127.0.0.1"
         self._name = params["dbname"]
         self.port = 0
+        self.most: int | None = None
+        """How many more connections are let through; None: all."""
 
     @property
     def url(self) -> str:
@@ -53,6 +57,11 @@ class Proxy:
             nursery.cancel_scope.cancel()
 
     async def _forward(self, client: trio.SocketStream) -> None:
+        if self.most is not None:
+            self.most -= 1
+            if self.most < 0:
+                await client.aclose()
+                return
         async with (
             client,
             await trio.open_unix_socket(self._socket) as server,
@@ -143,6 +152,27 @@ async def test_a_start_without_the_database_streams_and_stores_later(
     assert len(gaps) == 3, "one of each start without the database"
     assert {(one, other) for _, one, other, _, _ in gaps} >= set(jumps), "no number is left out unnamed"
     assert {(cause, behind - seq, inside) for cause, _, behind, seq, inside in gaps} == {("restart", 1, 0)}
+
+
+async def test_a_database_that_takes_one_connection_and_no_other_is_away(
+    folder: Path, database_url: str
+) -> None:
+    """As one does that has no room for more: the server starts without it, and uses it once it can."""
+    proxy = Proxy(database_url)
+    async with proxy.open():
+        for most in (None, 1):
+            proxy.most = most
+            part = DatabasePart(DatabaseConfig(url=proxy.url), folder)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(part.run)
+                assert (part.away is None) is (most is None)
+                proxy.most = None
+                with trio.fail_after(30):
+                    while part.away is not None:  # noqa: ASYNC110 - an attribute has no event
+                        await trio.sleep(0.05)
+                    while (await part.store.last_records()) != {}:
+                        pass
+                nursery.cancel_scope.cancel()
 
 
 @pytest.mark.slow
