@@ -12,6 +12,8 @@ from typing import Any
 import attrs
 import pyarrow as pa
 import pytest
+import structlog
+import structlog.testing
 from quart import Response
 from quart_trio import QuartTrio
 
@@ -160,8 +162,15 @@ async def test_without_a_lake_the_place_is_named(
     assert (answer.status_code, "X-In-Lake" in answer.headers) == (200, True)
 
 
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
+    capture = structlog.testing.LogCapture()
+    monkeypatch.setattr(lake_records, "_log", structlog.wrap_logger(None, processors=[capture]))
+    return lambda: capture.entries
+
+
 async def test_a_lake_that_cannot_be_read_is_an_error_and_never_an_empty_answer(
-    database: Database, s3_address: str, tmp_path: Path
+    database: Database, s3_address: str, logged: Callable[[], list[Any]]
 ) -> None:
     down = False
 
@@ -177,8 +186,12 @@ async def test_a_lake_that_cannot_be_read_is_an_error_and_never_an_empty_answer(
         found = await site.get("ticks", "EURUSD")
         problem = await found.get_json()
         assert (found.status_code, problem["code"], found.headers["Retry-After"]) == (503, "unavailable", "5")
-        assert problem["detail"].startswith("retention has dropped these records here, and the lake s3://")
-        assert "answers 503" in problem["detail"]
+        assert problem["detail"] == (
+            "retention has dropped some of these records here, and they are in the data lake; "
+            "the lake does not answer, try again later"
+        )
+        (event,) = [one for one in logged() if "cannot be read from the data lake" in one["event"]]
+        assert "answers 503" in event["error"]
         assert (await site.get("ticks", "EURUSD", "&limit=1")).status_code == 503
         near = await site.client.get(f"/api/ticks?symbol=EURUSD&from={FROM_S + 2 * 86_400}&to={TO_S}")
         assert near.status_code == 200  # what is here needs no lake
@@ -187,7 +200,7 @@ async def test_a_lake_that_cannot_be_read_is_an_error_and_never_an_empty_answer(
 
 
 async def test_missing_and_damaged_objects_are_named(
-    database: Database, settings: LakeConfig, tmp_path: Path
+    database: Database, settings: LakeConfig, tmp_path: Path, logged: Callable[[], list[Any]]
 ) -> None:
     await filled(database, settings)
     await drop_old(database, 20, lake=settings.address, now=NOW)
@@ -195,15 +208,13 @@ async def test_missing_and_damaged_objects_are_named(
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[200] ^= 1
-    for data, words in (
-        (
-            whole[:-100],
-            "kind=tick/broker=dukascopy/symbol=EURUSD/date=2024-03-29/data.parquet: not a whole Parquet",
-        ),
-        (bytes(flipped), "data.parquet: "),
+    for data, words, logs in (
+        (whole[:-100], "there it is damaged", "date=2024-03-29/data.parquet: not a whole Parquet"),
+        (bytes(flipped), "there it is damaged", "data.parquet: "),
         (
             None,
-            "does not have dukascopy EURUSD tick 2024-03-29, which was pushed there: mdserver run lake verify",
+            "the lake refuses or lacks it",
+            "does not have dukascopy EURUSD tick 2024-03-29, which was pushed",
         ),
     ):
         path.unlink()
@@ -211,6 +222,7 @@ async def test_missing_and_damaged_objects_are_named(
             path.write_bytes(data)
         found = await Site(database, lake_of(settings)).get("ticks", "EURUSD")
         assert (found.status_code, words in (await found.get_json())["detail"]) == (503, True)
+        assert logs in logged()[-1]["error"]
         path.write_bytes(whole)
     assert (await Site(database, lake_of(settings)).get("ticks", "EURUSD")).status_code == 200
 

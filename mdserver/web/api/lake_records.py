@@ -9,12 +9,14 @@ cursor says. A lake that cannot be read, or lacks what was pushed, is an error: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import attrs
 import numpy as np
+import structlog
 import trio
 
 from ...errors import BadMessage, MdserverError, Rejected, Unavailable
@@ -26,7 +28,7 @@ from ...store.query.candle_arrays import NO_TIME_US
 from ...store.store import RecordArrays, RowPosition, SeriesInfo, Store
 from .problem import RETRY_AFTER_S, Problem
 
-__all__ = ["InLake"]
+__all__ = ["InLake", "LakeTurns"]
 
 DAYS_AT_ONCE = 4
 """Days that are read for one page; in memory are their objects and what the page takes of them."""
@@ -37,7 +39,26 @@ BYTES_AT_ONCE = 64_000_000
 LARGE = 50_000
 """A page of more records is read from one day at a time."""
 
+COMPLAIN_EVERY_S = 60.0
+
+_log = structlog.get_logger("mdserver.web")
+
 DAY_US = TIMEFRAMES["1d"] * US_PER_S
+
+
+@attrs.define(eq=False)
+class LakeTurns:
+    """Shared by all requests: how many pages are read from the lake at the same time, and when a failure was logged."""
+
+    limiter: trio.CapacityLimiter
+    _logged_at: float = -math.inf
+
+    def complain(self, error: MdserverError) -> None:
+        """Log why a page cannot be read, at most once a minute: clients are not told addresses."""
+        now = trio.current_time()
+        if now - self._logged_at >= COMPLAIN_EVERY_S:
+            self._logged_at = now
+            _log.warning("records of dropped days cannot be read from the data lake", error=str(error))
 
 
 @attrs.frozen
@@ -46,7 +67,7 @@ class InLake:
 
     lake: Lake
     days: Sequence[DayInLake]
-    turns: trio.CapacityLimiter
+    turns: LakeTurns
 
     def days_of(self, series: SeriesInfo, from_us: int, to_us: int) -> list[DayInLake]:
         """Return the days of a series that have a part in ``[from_us, to_us]``."""
@@ -72,7 +93,7 @@ class InLake:
         days = self.days_of(series, from_us, span[1])
         while True:
             some, days = _next(days, limit)
-            async with self.turns:
+            async with self.turns.limiter:
                 found = await self._read(store, series, some, span, after, limit)
             until_us = days[0].start_us - 1 if days else span[1]
             stored = await store.record_arrays(series, span[0], until_us, after=after, limit=limit)
@@ -104,8 +125,8 @@ class InLake:
             for day in days:
                 nursery.start_soon(read, day)
         if wrong:
-            detail = f"retention has dropped these records here, and {wrong[0]}"
-            raise Problem(503, "unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+            self.turns.complain(wrong[0])
+            raise _problem(wrong[0])
         return [found[at] for at in sorted(found)]
 
     async def _read_day(
@@ -131,6 +152,20 @@ class InLake:
                 "which was pushed there: mdserver run lake verify"
             )
         return page.records
+
+
+def _problem(error: MdserverError) -> Problem:
+    why = "the lake does not answer, try again later"
+    if isinstance(error, BadMessage):
+        why = "there it is damaged: the operator finds it with `mdserver run lake verify`"
+    elif isinstance(error, Rejected):
+        why = "the lake refuses or lacks it: the server's log has the reason"
+    return Problem(
+        503,
+        "unavailable",
+        f"retention has dropped some of these records here, and they are in the data lake; {why}",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
 
 
 def _next(days: Sequence[DayInLake], limit: int) -> tuple[Sequence[DayInLake], list[DayInLake]]:

@@ -16,6 +16,7 @@ from .caching import IMMUTABLE, REVALIDATE, DigestMemory, Span, cache_control
 from .dependencies import Dependencies, SourceInfo
 from .encoding import seconds
 from .guard import current_grant
+from .lake_records import LakeTurns
 from .problem import Problem
 from .series_choice import configured_series, symbol_unknown
 
@@ -45,7 +46,7 @@ class Reading:
     memory: DigestMemory = attrs.field(factory=DigestMemory)
     encoding: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, ENCODED_AT_ONCE))
     large: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, LARGE_AT_ONCE))
-    from_lake: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, FROM_LAKE_AT_ONCE))
+    from_lake: LakeTurns = attrs.field(factory=lambda: LakeTurns(trio.CapacityLimiter(FROM_LAKE_AT_ONCE)))
 
     @property
     def store(self) -> Store:
