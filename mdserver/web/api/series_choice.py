@@ -62,7 +62,8 @@ def candidates_of(
 
     ``known`` are all series of the symbol. With ``broker``, only that broker's is returned. Without, the sources of the
     config come first, in its order, then others (which the config no longer has) by name. Made-up prices are left out
-    if any other source has the symbol, and are never joined. A series without rows counts only if there is no other.
+    if any other source has the symbol (see :func:`real_ones`), and are never joined. A series without rows counts only
+    if there is no other.
     ``wanted`` is the record type; None means the preferred one of each source, else any. ``param`` names the parameter
     that chose ``wanted``; None means the route did, and then a symbol without such records counts as unknown.
     """
@@ -86,9 +87,17 @@ def candidates_of(
 
 
 def real_ones(known: Sequence[SeriesInfo], sources: Sequence[SourceInfo]) -> list[SeriesInfo]:
-    """Return the series whose prices are not made up; all series if there are none."""
+    """Return the series whose prices are not made up; all series if there are none.
+
+    An empty series of a source that the config does not stream, such as one of an import that fetched nothing, hides no
+    made-up prices.
+    """
     made_up = synthetic_names(sources)
-    return [series for series in known if series.broker not in made_up] or list(known)
+    streamed = {(source.name, symbol) for source in sources for symbol in source.symbols}
+    real = [series for series in known if series.broker not in made_up]
+    if any(series.row_count or (series.broker, series.symbol) in streamed for series in real):
+        return real
+    return list(known)
 
 
 def synthetic_names(sources: Iterable[SourceInfo]) -> set[str]:

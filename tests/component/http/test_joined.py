@@ -97,6 +97,17 @@ async def test_a_mock_is_silent_as_soon_as_another_source_is_configured(site: An
     assert (response.headers["X-Broker"], await response.get_json()) == ("kraken", [])
 
 
+async def test_an_import_that_fetched_nothing_does_not_silence_a_mock(site: Any, rows: list[Series]) -> None:
+    rows.append(Series(5, "dukascopy", "XAUUSD", "tick", 0, None, None))
+    response = await site.get(path("XAUUSD"))
+    assert response.headers["X-Broker"] == "mock"
+    assert await response.get_json()
+    one = await (await site.get("/api/metadata?symbol=XAUUSD")).get_json()
+    assert one["tick_count"] == 1_000
+    rows[-1] = Series(5, "dukascopy", "XAUUSD", "tick", 1)
+    assert (await site.get(path("XAUUSD"))).headers["X-Broker"] == "dukascopy"
+
+
 async def test_a_mock_is_never_counted_with_others(site: Any) -> None:
     document = await (await site.get("/api/metadata?symbol=EURUSD")).get_json()
     assert (document["earliest"], document["latest"], document["tick_count"]) == (T0, T0 + 9 * HOUR, 140)
