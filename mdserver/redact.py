@@ -27,9 +27,15 @@ _WORDS = r"api_?key|key_?id|secret|token|password|passwd|passphrase|pwd|credenti
 _SECRET_NAME = re.compile(rf"(?:^|[_-])(?:{_WORDS}|key)(?:$|[_-])", re.IGNORECASE)
 # Up to the last @ before the path: a password that holds an unescaped @ must go whole.
 _USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/?#\"']*@", re.IGNORECASE)
+# How an error about a secret of the config goes on: the operator reads it whole, and none of it is a value.
+_PROBLEM = (
+    r"missing, expected |unknown key, |found a value \(hidden\)|found the key twice, |"
+    r"environment variable \w+ is not set"
+)
 # password=… in a libpq string or a query, "api_key": "…" in JSON.
 _ASSIGNED = re.compile(
-    rf"(?P<name>(?:{_WORDS})[\"']?\s*[=:]\s*)(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|(?:Bearer\s+)?[^\s&,;\"'}})]+)",
+    rf"(?P<name>(?:{_WORDS})[\"']?\s*[=:]\s*)(?!{_PROBLEM})"
+    rf"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|(?:Bearer\s+)?[^\s&,;\"'}})]+)",
     re.IGNORECASE,
 )
 

@@ -249,6 +249,28 @@ def test_database_url_counts_where_there_is_no_file(
     assert command[1].config.database.url == "embedded"  # the file decides
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("api_key: ${NO_SUCH_VARIABLE}", "environment variable NO_SUCH_VARIABLE is not set, expected text"),
+        ("account_id: a", "api_key: missing, expected text"),
+        ("api_key: [hunter2]", "found a value (hidden), expected text"),
+        ("account_id: a\n    api_key: b\n    api_key: c", "found the key twice, the first is in line 4"),
+        ("api_keys: hunter2", 'unknown key, did you mean "api_key"?'),
+        ("token: hunter2", "unknown key, expected one of "),
+    ],
+)
+def test_an_error_about_a_secret_is_a_whole_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, problem: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"brokers:\n  - name: oanda\n    {line}\n", encoding="utf-8")
+    assert cli.main(["config", "check", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert problem in error
+    assert "hunter2" not in error
+
+
 def test_a_bad_database_url_is_refused_unseen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
