@@ -56,8 +56,8 @@ _Key: TypeAlias = str | tuple[str, str]
 class Elsewhere(Protocol):
     """What is known of a broker whose sessions run in another process."""
 
-    def last_seq(self, topic: Topic) -> int:
-        """Return the number of a topic's newest record; 0 if there was none."""
+    def last_seq(self, topic: Topic) -> int | None:
+        """Return the number of a topic's newest record; 0 if there was none, None if that is not known."""
         ...
 
     def hole(self, topic: Topic) -> Gap | None:
@@ -206,8 +206,8 @@ class Host:
         last = self._last_records.get(Topic(self.name, *feed))
         return None if last is None else last.hole
 
-    def last_seq(self, feed: Feed) -> int:
-        """Return the number of the newest record of a feed; 0 where there was none."""
+    def last_seq(self, feed: Feed) -> int | None:
+        """Return the number of the newest record of a feed; 0 where there was none, None where that is not known."""
         if self.elsewhere is not None:
             return self.elsewhere.last_seq(Topic(self.name, *feed))
         kind = BY_NAME.get(feed.type)

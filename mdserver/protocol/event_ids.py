@@ -20,19 +20,22 @@ MAX_DIGITS = 19
 
 
 class Positions:
-    """Where one client is. ``order``: what its request named; ``known``: the broker and last number of each."""
+    """Where one client is. ``order``: what its request named; ``known``: the broker and last number of each.
+
+    The number of a topic may be None at first: it is not known before the first record.
+    """
 
     __slots__ = ("_at", "_brokers", "_epoch", "_places", "_texts")
 
     def __init__(
-        self, epoch: str, order: Iterable[StreamKey], known: Mapping[StreamKey, tuple[str, int]]
+        self, epoch: str, order: Iterable[StreamKey], known: Mapping[StreamKey, tuple[str, int | None]]
     ) -> None:
         self._epoch = quote(epoch, safe="")
         self._places = {key: place for place, key in enumerate(order) if key in known}
         size = max(self._places.values(), default=-1) + 1
         self._brokers: list[str] = [""] * size
         self._texts = [""] * size
-        self._at = [0] * size
+        self._at: list[int | None] = [None] * size
         for key, place in self._places.items():
             self._brokers[place], self._at[place] = known[key]
         self._write_texts()
@@ -42,8 +45,8 @@ class Positions:
         place = self._places.get(key)
         if place is None:
             return
-        self._at[place] = seq
-        if self._brokers[place] != broker:
+        is_first, self._at[place] = self._at[place] is None, seq
+        if is_first or self._brokers[place] != broker:
             self._brokers[place] = broker
             self._write_texts()
         else:
@@ -58,6 +61,8 @@ class Positions:
         before = ""
         for place in self._places.values():
             broker = self._brokers[place]
+            if self._at[place] is None:
+                continue
             named = "" if broker == before else quote(broker, safe="") + ":"
             self._texts[place] = f"{named}{self._at[place]}"
             before = broker

@@ -10,6 +10,7 @@ import trio
 import trio.lowlevel
 
 from mdserver.config import AuthConfig, KeyEntry
+from mdserver.errors import StoreUnavailable
 from mdserver.keys import new_key
 from mdserver.model import Tick, Topic, Trade
 from mdserver.stream.stored_past import Begin, Start
@@ -162,6 +163,28 @@ class _SlowPast:
         self.asked.set()
         await self.answered.wait()
         return dict.fromkeys(starts, Begin(0))
+
+
+class _AwayPast(_SlowPast):
+    """A stored past that is away."""
+
+    async def begins(self, starts: Mapping[Topic, Start]) -> dict[Topic, Begin]:
+        raise StoreUnavailable("away")
+
+
+async def test_a_client_that_cannot_resume_now_keeps_its_place(nursery: trio.Nursery) -> None:
+    past: Any = _AwayPast()
+    async with (
+        open_stream_server(storing=lambda router, _: (router.publish, past)) as server,
+        open_events(
+            server.port, "symbols=EURUSD,BTCUSDT&broker=one", Last_Event_ID=f"{EPOCH}/one:7,9"
+        ) as events,
+    ):
+        assert (await events.get_type("error"))["code"] == 410
+        assert events.last_id == f"{EPOCH}/one:7,9"
+        server.brokers["one"].publish(*ticks(1, 1))
+        await events.get_type("tick")
+        assert events.last_id == f"{EPOCH}/one:1,9"
 
 
 async def test_a_stream_that_is_asked_for_while_the_server_stops_is_told_to_come_back(

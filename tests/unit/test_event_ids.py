@@ -48,3 +48,18 @@ def test_one_without_numbers_has_no_rows() -> None:
 def test_what_is_none_of_ours_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected the id of an event"):
         parse_event_id(text, ORDER)
+
+
+def test_a_number_that_is_not_known_at_first_has_its_place_once_a_record_comes() -> None:
+    order = [("AAA", "tick"), ("BBB", "tick"), ("CCC", "tick")]
+    known = {order[0]: ("sea", None), order[1]: ("lake", None), order[2]: ("lake", 3)}
+    positions = Positions("e", order, known)
+    assert positions.event_id() == "e/,,lake:3"
+    positions.advance("lake", order[1], 8)
+    assert positions.event_id() == "e/,lake:8,3"
+    assert parse_event_id(positions.event_id(), order) == (
+        "e",
+        [("lake", "BBB", "tick", 8), ("lake", "CCC", "tick", 3)],
+    )
+    positions.advance("sea", order[0], 1)
+    assert positions.event_id() == "e/sea:1,lake:8,3"

@@ -15,6 +15,7 @@ from ...protocol.answers import Outcome
 from ...protocol.event_ids import Positions, StreamKey
 from ...protocol.requests import RequestError, RequestId, Subscribe
 from ...protocol.server_frames import CloseCode
+from ...protocol.since import Since, SinceSeq, SinceSeqs
 from .clients import Clients
 from .event_sink import EventSink
 from .session import Session
@@ -42,19 +43,27 @@ class EventSession(Session):
             worst = self.results[0]
             raise RequestError(worst.code or 408, worst.message or "nothing to subscribe to")
         # No other task has run since the topics went to the router, so the client continues from their present numbers.
-        sink.positions = Positions(epoch, stream_keys(request), dict(self._positions()))
+        sink.positions = Positions(epoch, stream_keys(request), dict(self._positions(request.since)))
 
     async def _ack(self, request_id: RequestId, action: str, results: list[Outcome]) -> None:
         self.results = results
         await super()._ack(request_id, action, results)
 
-    def _positions(self) -> Iterator[tuple[StreamKey, tuple[str, int]]]:
+    def _positions(self, since: Since | None) -> Iterator[tuple[StreamKey, tuple[str, int | None]]]:
+        """Return where the client is in each topic; where its past cannot be read now, it stays where it was."""
         for topic in self._held.topics:
             if BY_NAME[topic.type].stored is None:
                 continue
             replay = self._resuming.topics.get(topic)
             host = self._held.brokers[topic.broker].host
-            seq = host.last_seq(Feed(*topic[1:])) if replay is None else replay.after[topic]
+            if replay is not None:
+                seq: int | None = replay.after[topic]
+            elif isinstance(since, SinceSeq):
+                seq = since.seq
+            elif isinstance(since, SinceSeqs) and topic in since.seqs:
+                seq = since.seqs[topic]
+            else:
+                seq = host.last_seq(Feed(*topic[1:]))
             yield (topic.symbol, topic.type), (topic.broker, seq)
 
 
