@@ -86,6 +86,8 @@ class Followed:
         """Whether this process leads the broker: then nothing comes from the bus."""
         self.primed = False
         """Whether the numbers before :attr:`position` are known: before, entries are noted and not routed."""
+        self.seeded = False
+        """Whether the database has said where the topics stand that the bus has brought nothing of."""
         self.last: dict[Topic, tuple[int, int]] = {}
         """The number and the time of each topic's newest record."""
         self.stored: dict[Topic, int] = {}
@@ -139,15 +141,19 @@ class Followed:
         """Take over where topics stand by what this process published itself."""
         self.last |= {topic: (one.seq, one.time_us) for topic, one in last.items()}
 
-    def last_seq(self, topic: Topic) -> int:
-        """Return the number of a topic's newest record; 0 if there was none."""
-        return self.last.get(topic, (0, 0))[0]
+    def last_seq(self, topic: Topic) -> int | None:
+        """Return the number of a topic's newest record; 0 if there was none, None if that is not known."""
+        if topic in self.last:
+            return self.last[topic][0]
+        return 0 if self.seeded else None
 
     def is_behind(self, topic: Topic, seq: int) -> bool:
         """Whether records up to a number may still come from the bus."""
         if self.leads:
             return False
-        return not self.primed or self.last.get(topic, (seq, 0))[0] < seq
+        if topic not in self.last:
+            return not self.seeded
+        return not self.primed or self.last[topic][0] < seq
 
     def hole(self, topic: Topic) -> Gap | None:
         """Return the gap that a topic is in now, as its leader has announced it."""
@@ -155,6 +161,7 @@ class Followed:
 
     def seed(self, stored: Mapping[Topic, tuple[int, int]]) -> None:
         """Take over where topics stand in the database that the bus has brought nothing of."""
+        self.seeded = True
         for topic, stands in stored.items():
             self.last.setdefault(topic, stands)
         self.note_stored({topic: seq for topic, (seq, _) in stored.items()})

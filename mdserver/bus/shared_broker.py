@@ -34,6 +34,8 @@ __all__ = ["Guard", "SharedBroker", "decode_answers"]
 
 ASK_S = 0.2
 """How often demand and answers are looked at."""
+SEED_S = 1.0
+"""How often the database is asked that did not answer at first."""
 READ_S = 1.0
 """How long a read waits for entries."""
 TRIM_S = 5.0
@@ -49,6 +51,8 @@ RENEW = 0.125
 NOTICE = 0.2
 """Of ``lease_s``: within so much time a leader that does not reach the bus reads in the database that another leads."""
 AWAY = 0.05
+RETURN = 0.25
+"""Of ``lease_s``: so long, once the bus is back, another leaves the lease to the leader that had it."""
 
 _ENDED = frozenset({State.FAILED, State.STOPPED})
 
@@ -118,6 +122,8 @@ class SharedBroker(SupervisedBroker):
         """Whether the database has the fence."""
         self._knows_database = False
         """Whether it was seen since the start where the topics stand in the database."""
+        self._was_away = False
+        """Whether the bus could not be reached a moment ago."""
         self._rarely = RarelyLogged(self.host.log)
 
     def snapshot(self) -> BrokerState:
@@ -139,6 +145,7 @@ class SharedBroker(SupervisedBroker):
                     self._history.note_error("unavailable", str(error))
                     self._rarely.error("the broker can be neither led nor followed", error=str(error))
                     self._show(State.BACKOFF, str(error))
+                    self._was_away = isinstance(error, BusUnavailable)
                 await trio.sleep(backoff.next_s())
         except trio.Cancelled:
             self._stop()
@@ -172,6 +179,8 @@ class SharedBroker(SupervisedBroker):
         async def wait_for_lease() -> None:
             nonlocal fence
             lead = self.bus.lead
+            if lead is not None and self._was_away:
+                await trio.sleep(self.bus.lease_s * RETURN)
             while lead is not None:
                 fence = await self._acquire()
                 if fence is not None:
@@ -183,6 +192,7 @@ class SharedBroker(SupervisedBroker):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait_for_lease)
             nursery.start_soon(self._read)
+            nursery.start_soon(self._seed_later)
             nursery.start_soon(self._tell_demand)
             nursery.start_soon(self._hear_answers)
             backoff.reset()
@@ -199,6 +209,12 @@ class SharedBroker(SupervisedBroker):
         else:
             self._knows_database = True
             self.followed.seed({topic: (one.seq, one.time_us) for topic, one in stored.items()})
+
+    async def _seed_later(self) -> None:
+        """Read where the topics stand, if the database was unavailable at first."""
+        while not self.followed.seeded:
+            await trio.sleep(SEED_S)
+            await self._seed()
 
     async def _read(self) -> None:
         stream, followed = stream_key(self.name), self.followed

@@ -208,7 +208,8 @@ async def run_event_client(client: Client, ports: Sequence[int], rng: random.Ran
                     client.connections += 1
                     while (message := await events.get()) is not None:
                         client.take(message)
-                        last = {"Last_Event_ID": events.last_id}
+                        if events.last_id:
+                            last = {"Last_Event_ID": events.last_id}
         except* (OSError, Unavailable, trio.BrokenResourceError, trio.TooSlowError, h11.RemoteProtocolError):
             await trio.sleep(rng.uniform(0.02, 0.1))
 

@@ -512,6 +512,28 @@ async def test_the_gap_of_one_that_stood_still_begins_at_the_last_record_that_wa
     assert hole.from_us == before.time_us
 
 
+async def test_an_edge_that_began_without_the_database_asks_it_again(
+    cluster: Cluster, autojump_clock: object
+) -> None:
+    a = await cluster.start("a")
+    await until(lambda: len(a.numbers()) > 20)
+    offer, a.shipper.offer = a.shipper.offer, lambda batch: None  # type: ignore[method-assign]
+    cluster.database.away = True
+    cluster.engine.streams.clear()
+    x = await cluster.start("x", leads=False)
+    await trio.sleep(1)
+    assert x.followed.is_behind(TOPIC, 1)
+    cluster.database.away = False
+    await until(lambda: not x.followed.is_behind(TOPIC, 1), within_s=3)
+    stands = x.followed.last_seq(TOPIC)
+    assert stands > 0
+    await trio.sleep(1)
+    a.shipper.offer = offer  # type: ignore[method-assign]
+    await until(lambda: len(x.numbers()) > 20)
+    assert x.numbers()[0] == stands + 1
+    assert x.jumps() == []
+
+
 async def test_what_only_the_database_has_reaches_clients_at_a_change_of_leaders(
     cluster: Cluster, autojump_clock: object
 ) -> None:
