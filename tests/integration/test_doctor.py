@@ -224,9 +224,9 @@ def test_bus_that_nobody_serves(doctor: Doctor, database_url: str) -> None:
 
 
 def test_bus_with_a_wrong_password(doctor: Doctor, database_url: str, tmp_path: Path) -> None:
-    with running_redis(tmp_path, "--requirepass", "right") as redis:
+    with running_redis(tmp_path, "--requirepass", "right-redis-word") as redis:
         states = []
-        for password in ("right", "wrong"):
+        for password in ("right-redis-word", "wrong-redis-word"):
             url = redis.url.replace("//", f"//:{password}@")
             _, found = doctor(bus={"url": url}, database={"url": as_url(database_url)})
             states.append(found["bus"][0]["state"])
