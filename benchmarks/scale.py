@@ -5,8 +5,8 @@
 Each part takes less than a minute; all of them run over a Redis and a PostgreSQL of our own on loopback, and the table
 at the end is for RESULTS.md. CPU time is that of the process named, without Redis and the database.
 
-* ``bus``: batches of 20 ticks through the shipper onto a stream and through the follower, in one process. The fastest
-  round counts, since the others show what else the machine did.
+* ``bus``: batches of 20 ticks, and of one, through the shipper onto a stream and through the follower, in one process.
+  The fastest round counts, since the others show what else the machine did.
 * ``through``: a leader in one process, a follower with its router in another, as fast as they can; no journal and no
   clients. "By CPU" is what the busier of both carries with a core of its own.
 * ``fanout``: CPU per delivery of an edge against that of a single server that does not store, whose CPU includes its
@@ -79,12 +79,12 @@ async def nothing_missing(
     return ()
 
 
-def batches(count: int, first: int) -> Iterator[list[Published]]:
+def batches(count: int, first: int, size: int = BATCH) -> Iterator[list[Published]]:
     """Yield so many batches of made-up ticks."""
-    for begin in range(first, first + count * BATCH, BATCH):
+    for begin in range(first, first + count * size, size):
         yield [
             Published(TOPIC, seq, Tick("EURUSD", 1_700_000_000_000_000 + seq, 1.08703, 1.08705, 1e6, 5e5))
-            for seq in range(begin, begin + BATCH)
+            for seq in range(begin, begin + size)
         ]
 
 
@@ -105,10 +105,12 @@ def ship(engine: RedisEngine, metrics: Metrics, fence: int) -> Shipper:
 # -- the bus alone ---------------------------------------------------------------------------------------------
 
 
-async def measure_bus(world: World, options: argparse.Namespace) -> list[Row]:
+async def measure_bus(world: World, options: argparse.Namespace, size: int) -> list[Row]:
+    """Measure with batches of so many records."""
     metrics, got = Metrics(), 0
     leader, follower, wall, waits = [], [], [], []
     count = options.batches
+    of = f"in batches of {size}, µs of CPU a record"
 
     def route(batch: list[Published]) -> None:
         nonlocal got
@@ -124,31 +126,37 @@ async def measure_bus(world: World, options: argparse.Namespace) -> list[Row]:
 
         await nursery.start(shipper.run)
         for number in range(options.bus_rounds):
-            made = list(batches(count, 1 + number * count * BATCH))
+            made = list(batches(count, 1 + number * count * size, size))
             began, began_cpu = time.perf_counter(), time.process_time()
             for batch in made:
                 shipper.offer(batch)
             await shipper.shipped("sea")
-            leader.append((time.process_time() - began_cpu) / (count * BATCH) * 1e6)
+            leader.append((time.process_time() - began_cpu) / (count * size) * 1e6)
             began_cpu, before = time.process_time(), got
-            while got - before < count * BATCH:
+            while got - before < count * size:
                 await read()
-            follower.append((time.process_time() - began_cpu) / (count * BATCH) * 1e6)
-            wall.append(count * BATCH / (time.perf_counter() - began))
+            follower.append((time.process_time() - began_cpu) / (count * size) * 1e6)
+            wall.append(count * size / (time.perf_counter() - began))
             followed.note_stored({TOPIC: made[-1][-1].seq})
             await engine.trim(stream, followed.position)
-        for batch in batches(300, 1 + options.bus_rounds * count * BATCH):
+        for batch in batches(300, 1 + options.bus_rounds * count * size, size):
             began = time.perf_counter()
             shipper.offer(batch)
             before = got
             while got == before:
                 await read()
             waits.append((time.perf_counter() - began) * 1e3)
+        await engine.forget(stream)
         nursery.cancel_scope.cancel()
     waits.sort()
+    cost = [
+        (f"leader {of}", f"{min(leader):.2f} ({harness.median(leader):.2f})", "2" if size == BATCH else "-"),
+        (f"follower {of}", f"{min(follower):.2f} ({harness.median(follower):.2f})", "-"),
+    ]
+    if size != BATCH:
+        return cost
     return [
-        ("leader, µs of CPU a record", f"{min(leader):.2f} ({harness.median(leader):.2f})", "2"),
-        ("follower, µs of CPU a record", f"{min(follower):.2f} ({harness.median(follower):.2f})", "-"),
+        *cost,
         ("through both in turn, one process, records/s", f"{max(wall):,.0f}", "-"),
         (
             "one batch, offer to arrival, ms, p50 and p99",
@@ -198,8 +206,9 @@ async def measure_through(world: World, options: argparse.Namespace) -> list[Row
                 with trio.fail_after(THROUGH_S):
                     while seen < options.through:
                         found = await engine.read({stream: followed.position}, most=MOST, wait_s=1)
-                        began = began or time.perf_counter()
-                        await followed.take(found.get(stream, ()))
+                        if found:  # the other process has started
+                            began = began or time.perf_counter()
+                            await followed.take(found[stream])
                 rates.append(options.through / (time.perf_counter() - began))
             await engine.forget(stream)
         by_cpu.append(options.through / max(time.process_time() - ours, children_cpu_s() - theirs))
@@ -329,7 +338,9 @@ def measure_edges(world: World, options: argparse.Namespace) -> list[Row]:
 
 
 PARTS: dict[str, Callable[[World, argparse.Namespace], list[Row]]] = {
-    "bus": lambda world, options: trio.run(measure_bus, world, options),
+    "bus": lambda world, options: [
+        row for size in (BATCH, 1) for row in trio.run(measure_bus, world, options, size)
+    ],
     "through": lambda world, options: trio.run(measure_through, world, options),
     "fanout": measure_fanout,
     "latency": measure_latency,
