@@ -55,7 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest, so that the workers end at about the same time."""
-    items.sort(key=lambda item: "integration" not in item.path.parts)
+    items.sort(
+        key=lambda item: (item.get_closest_marker("slow") is None, "integration" not in item.path.parts)
+    )
     for item in items:
         if isinstance(item, pytest.Function) and not {"autojump_clock", "mock_clock"} & set(
             item.fixturenames

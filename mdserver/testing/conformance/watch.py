@@ -30,6 +30,8 @@ _in_session: ContextVar[bool] = ContextVar("mdserver_conformance_session", defau
 _THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 """Only Linux counts the voluntary context switches of each thread."""
 
+_SCHEDSTAT = Path("/proc/thread-self/schedstat")
+
 
 def mark_session() -> None:
     """Count the current task and all that it starts as the plugin's."""
@@ -45,8 +47,9 @@ class SessionWatch(trio.abc.Instrument):
     """Counts and times the steps of a plugin's tasks; may cancel a scope after a number of steps.
 
     ``longest_s`` is the length of the longest step and ``longest_task`` its task. Time that the machine gave to other
-    processes does not count: the length of a step is the processor time that it used, or the elapsed time if it gave up
-    the processor, as a blocking call does. ``excused_s`` is the part of a step that is not the plugin's.
+    processes does not count: the length of a step is the processor time that it used, or, if it gave up the processor
+    as a blocking call does, the elapsed time without that in which it could have run but got no processor.
+    ``excused_s`` is the part of a step that is not the plugin's.
     """
 
     def __init__(self) -> None:
@@ -56,7 +59,7 @@ class SessionWatch(trio.abc.Instrument):
         self.excused_s = 0.0
         self._limit: int | None = None
         self._scope: trio.CancelScope | None = None
-        self._began: tuple[float, float, int] | None = None
+        self._began: tuple[float, float, int, float] | None = None
 
     def cancel_after(self, steps: int, scope: trio.CancelScope) -> None:
         """Cancel ``scope`` after this many further steps."""
@@ -66,16 +69,16 @@ class SessionWatch(trio.abc.Instrument):
         """See trio."""
         if is_of_session(task):
             self.excused_s = 0.0
-            self._began = (time.perf_counter(), time.thread_time(), _times_waited())
+            self._began = (time.perf_counter(), time.thread_time(), _times_waited(), _kept_waiting_s())
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """See trio."""
         if self._began is None:
             return
-        (wall, processor, waits), self._began = self._began, None
+        (wall, processor, waits, kept_waiting_s), self._began = self._began, None
         took_s = time.thread_time() - processor
         if _THREAD is None or _times_waited() != waits:
-            took_s = time.perf_counter() - wall
+            took_s = time.perf_counter() - wall - (_kept_waiting_s() - kept_waiting_s)
         took_s -= self.excused_s
         if took_s > self.longest_s:
             self.longest_s, self.longest_task = took_s, task.name
@@ -88,6 +91,14 @@ class SessionWatch(trio.abc.Instrument):
 def _times_waited() -> int:
     """Return how often this thread has given up the processor to wait."""
     return 0 if _THREAD is None else resource.getrusage(_THREAD).ru_nvcsw
+
+
+def _kept_waiting_s() -> float:
+    """Return for how long this thread could have run but had no processor (Linux's schedstat); 0.0 if nobody knows."""
+    try:
+        return int(_SCHEDSTAT.read_bytes().split()[1]) / 1e9
+    except FileNotFoundError:
+        return 0.0
 
 
 async def until(condition: Callable[[], Any], what: str, within_s: float) -> None:
