@@ -10,6 +10,7 @@ network use them.
 
 from __future__ import annotations
 
+import re
 import socket
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -19,6 +20,9 @@ import attrs
 from ...config import ServerConfig
 
 __all__ = ["Origins", "host_name"]
+
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII | re.IGNORECASE)
+"""A name in DNS, and what containers use besides: the URL of a request with another host cannot even be parsed."""
 
 _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
 
@@ -66,9 +70,9 @@ def host_name(host: str) -> str | None:
         good = bool(bracket) and _is_number(number) and (not rest or _is_port(rest))
         return number.lower() if good else None
     name, colon, port = host.partition(":")
-    if not name or (colon and not port.isdecimal()) or any(c in name for c in " /\\@?#,%\t"):
+    if (colon and not port.isdecimal()) or _NAME.fullmatch(name.removesuffix(".")) is None:
         return None
-    return name.rstrip(".").lower() or None
+    return name.removesuffix(".").lower()
 
 
 def _is_port(text: str) -> bool:

@@ -19,8 +19,11 @@ import trio
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from quart import Websocket
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIWebsocketConnection
+from werkzeug.exceptions import BadHost
+from werkzeug.routing import MapAdapter
 from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Event, Message
 
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 _EXTENSION = "mdserver.ws_stream"
+_NO_HOST = "invalid"
 _NURSERY = "mdserver.nursery"
 
 
@@ -120,6 +124,18 @@ class StreamingQuartTrio(QuartTrio):
     asgi_http_class = HttpConnection
 
     asgi_websocket_class = _StreamConnection
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Find the routes of a request also where its ``Host`` cannot be one, which werkzeug ends with a bare 500.
+
+        What is before every request then refuses it.
+        """
+        try:
+            return super().create_url_adapter(request)
+        except BadHost:
+            assert request is not None  # noqa: S101 - the host is a request's
+            how = (request.root_path, None, request.scheme, request.method, request.path)
+            return self.url_map.bind(_NO_HOST, *how)
 
 
 def stream_of(websocket: Websocket) -> WSStream | None:
