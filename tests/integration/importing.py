@@ -106,7 +106,9 @@ class Importer:
 
     def command(self, *options: str, symbols: Sequence[str] = ("EUR/USD",)) -> list[str]:
         chosen = [part for symbol in symbols for part in ("--symbol", symbol)]
-        chosen += ["--config", str(self.config), "--from", FIRST, "--to", LAST, "--chunk", "1", *options]
+        chosen += ["--config", str(self.config), "--from", FIRST, "--chunk", "1", *options]
+        if all(options[place + 1] == "lake" for place, option in enumerate(options) if option == "--to"):
+            chosen += ["--to", LAST]  # it is taken once besides --to lake
         return [sys.executable, "-m", "mdserver", "run", "import", "--json", *chosen]
 
     async def finish(

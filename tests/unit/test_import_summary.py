@@ -19,6 +19,16 @@ def whole(one: SymbolSummary) -> Summary:
     return Summary("dukascopy", Dates(date(2024, 1, 1), date(2024, 1, 2)), {"EURUSD": one})
 
 
+def test_the_same_cause_of_all_hours_is_shown_as_it_is() -> None:
+    one = summary()
+    cause = "no service answers: https://a/: cannot connect; https://b/: cannot connect"
+    one.add([HourResult(n * HOUR_US, "failed", 0, cause) for n in range(3)])
+    assert list(one.lines())[1:] == [
+        f"  failed: 3 hours: {cause}",
+        "    1970-01-01T00:00Z, 1970-01-01T01:00Z, 1970-01-01T02:00Z",
+    ]
+
+
 def test_one_failure_repeated_is_one_line_with_an_example() -> None:
     one = summary()
     one.add(

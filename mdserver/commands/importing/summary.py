@@ -126,9 +126,10 @@ class SymbolSummary:
                 yield f"  failed: {hour_text(results[0].hour_us)}: {results[0].cause}"
             else:
                 hours = _listed([result.hour_us for result in results])
-                yield f"  failed: {len(results):,} hours: {cause}"
+                same = len({result.cause for result in results}) == 1
+                yield f"  failed: {len(results):,} hours: {results[0].cause if same else cause}"
                 yield f"    {hours}"
-                if address := _ADDRESS.search(results[0].cause):
+                if not same and (address := _ADDRESS.search(results[0].cause)):
                     yield f"    for example {address[0]}"
 
     def _failed_in_order(self) -> list[HourResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ class Outages:
     """Remembers which services are down. ``bases``: their addresses, in the order to ask them.
 
     A service that is down is left alone for ``down_s`` as long as another one is up, then one task tries it
-    once. While all are down each is tried as if it were up.
+    once. While all are down each is tried as if it were up; once only if none has ever answered: then it is rather this
+    machine that is not connected.
     """
 
     def __init__(
@@ -38,13 +40,15 @@ class Outages:
         self._notice = notice
         self._down_until: dict[Service, float] = {}
         self._why: dict[Service, str] = {}
+        self._ever_answered = False
 
     def turns(self) -> list[Turn]:
         """Return all services in the order to ask them now; those that are down come last."""
         now = trio.current_time()
         up = [service for service in self._bases if service not in self._down_until]
         if not up:
-            return [Turn(service, self._attempts, fails_over=False) for service in self._bases]
+            attempts = self._attempts if self._ever_answered else 1
+            return [Turn(service, attempts, fails_over=False) for service in self._bases]
         turns: list[Turn] = []
         last: list[Turn] = []
         for service in self._bases:
@@ -66,11 +70,22 @@ class Outages:
         if service not in self._down_until:
             up = [self._bases[name] for name in self._bases if name not in {service, *self._down_until}]
             instead = f"; going on with {up[0]}" if up else ""
-            self._notice(f"{self._bases[service]} does not serve us: {error}{instead}")
-            self._why[service] = str(error)
+            # Not the file that happened to be asked for.
+            why = re.sub(rf"^{re.escape(self._bases[service])}\S*: ", "", str(error))
+            self._notice(f"{self._bases[service]} does not serve us: {why}{instead}")
+            self._why[service] = why
         self._down_until[service] = trio.current_time() + self._down_s
+
+    def everywhere(self) -> str | None:
+        """Return in one sentence why no service can be asked, the same for each hour; None while one is up."""
+        if len(self._down_until) < len(self._bases):
+            return None
+        whys = "; ".join(f"{base}: {self._why[service]}" for service, base in self._bases.items())
+        hint = "" if self._ever_answered else "; is this machine connected to the internet?"
+        return f"no service answers: {whys}{hint}"
 
     def answered(self, service: Service) -> None:
         """Record that the service works."""
+        self._ever_answered = True
         if self._down_until.pop(service, None) is not None:
             self._notice(f"{self._bases[service]} answers again")

@@ -133,7 +133,8 @@ class DukascopySource:
             return raw
         if denied is not None:
             return await self._confirmed(denied, row)
-        raise _combined(errors)
+        down = all(isinstance(error, Outage | Rejected) for error in errors)
+        raise _combined(errors, self._outages.everywhere() if down else None)
 
     async def _confirmed(self, denied: RawHour, row: DukascopyInstrument) -> RawHour:
         """Check the day's candles: they show whether an hour had no ticks or the service only denies to have it."""
@@ -259,11 +260,14 @@ def _local(
     )
 
 
-def _combined(errors: list[MdserverError]) -> MdserverError:
-    """Return what every service said as one error; Unavailable if any of them may be mended by waiting."""
+def _combined(errors: list[MdserverError], outage: str | None) -> MdserverError:
+    """Return what every service said as one error; Unavailable if any of them may be mended by waiting.
+
+    ``outage`` is why none of them works, whatever the hour.
+    """
     if len(errors) == 1:
         return errors[0]
-    message = "; ".join(str(error) for error in errors)
+    message = outage or "; ".join(str(error) for error in errors)
     if all(isinstance(error, BadMessage) for error in errors):
         return BadMessage(message)
     if all(isinstance(error, Rejected) for error in errors):

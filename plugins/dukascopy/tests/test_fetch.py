@@ -228,6 +228,29 @@ async def test_all_services_down_is_one_error_that_names_both(
     assert len(notices) == 3
 
 
+async def test_without_internet_each_hour_fails_soon_with_the_same_sentence(
+    open_it: Open, notices: list[str]
+) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    await listeners[0].aclose()
+    datafeed, jetta = f"http://127.0.0.1:{port}/a/", f"http://127.0.0.1:{port}/b/"
+    causes = []
+    async with open_it(url=datafeed, jetta_url=jetta, attempts=3) as source:
+        for hour in range(3):
+            with pytest.raises(Unavailable) as caught:
+                await source.fetch("EURUSD", HOUR_US + hour * (NEXT_US - HOUR_US))
+            causes.append(str(caught.value))
+    refused = "cannot connect: Connection refused"
+    assert set(causes) == {
+        f"no service answers: {datafeed}: {refused}; {jetta}: {refused}; is this machine connected to the internet?"
+    }
+    assert notices == [
+        f"{datafeed} does not serve us: {refused}; going on with {jetta}",
+        f"{jetta} does not serve us: {refused}",
+    ]
+
+
 async def test_an_hour_that_is_not_over_is_not_asked_for(feed: FakeDukascopy, open_it: Open) -> None:
     now_us = int(time.time()) // 3_600 * 3_600_000_000
     async with open_it() as source:
