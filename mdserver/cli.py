@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from copy import copy
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -106,7 +107,24 @@ def _config_option(environment: str | None = None) -> click.Option:
 
 
 class _Group(click.Group):
-    """A group whose help shows the whole first sentence of each command."""
+    """A group whose help shows the whole first sentence of each command, and which knows what a misspelt one meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See :class:`click.Group`, which suggests no command that is a plugin."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            meant = self.meant(ctx, args[0])
+            if meant is None:
+                raise
+            message = f"No such command {args[0]!r}. Did you mean {meant!r}?"
+            raise click.UsageError(message, ctx) from None
+
+    def meant(self, ctx: click.Context, name: str) -> str | None:
+        """Return the command that is most like ``name``, if any is."""
+        return next(iter(get_close_matches(name, self.list_commands(ctx), n=1)), None)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, self.summary(ctx, name)) for name in self.list_commands(ctx)]
@@ -165,6 +183,10 @@ class _Top(_Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), WATCH])
+
+    def meant(self, ctx: click.Context, name: str) -> str | None:
+        """See :class:`_Group`; ``mdserver doctor`` means ``mdserver run doctor``."""
+        return f"run {name}" if name in command_names(()) else super().meant(ctx, name)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name != WATCH:

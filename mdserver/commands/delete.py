@@ -16,12 +16,12 @@ from ..plugin import CommandContext, CommandPlugin, Progress
 from ..store.rows import MAX_TIME_US
 from ..store.series import SeriesInfo, list_series
 from ..store.upkeep.delete_rows import Deletion, Range, count_rows, delete_rows
+from .day import DAY
 from .maintenance import json_option, open_for_maintenance, symbol_option, table, to_us
 
 __all__ = ["plugin"]
 
 SUMMARY = "Delete what a bad feed or a wrong import wrote"
-DAY = click.DateTime(["%Y-%m-%d"])
 EXIT_NOT_DONE = 1
 
 

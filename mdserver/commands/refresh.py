@@ -11,12 +11,12 @@ import msgspec
 from ..config import Config
 from ..plugin import CommandContext, CommandPlugin
 from ..store.upkeep.rebuild_candles import Refreshed, refresh
+from .day import DAY
 from .maintenance import json_option, open_for_maintenance, print_status, symbol_option, table, to_us
 
 __all__ = ["plugin"]
 
 SUMMARY = "Rebuild candles from ticks and trades"
-DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command("refresh", short_help=SUMMARY)

@@ -249,6 +249,26 @@ def test_database_url_counts_where_there_is_no_file(
     assert command[1].config.database.url == "embedded"  # the file decides
 
 
+@pytest.mark.parametrize("command", ["import --symbol EURUSD", "delete --broker mock", "refresh"])
+@pytest.mark.parametrize("option", ["--from", "--to"])
+def test_a_wrong_day_is_answered_by_an_example(
+    capsys: pytest.CaptureFixture[str], command: str, option: str
+) -> None:
+    assert cli.main(["run", *command.split(), option, "01.03.2024"]) == 2
+    assert f"'{option}': found '01.03.2024', expected a day such as 2024-03-01" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("run imprt", "import"), ("rn", "run"), ("doctor", "run doctor"), ("keys nwe", "new")],
+)
+def test_a_misspelt_command_is_answered_by_the_one_meant(
+    capsys: pytest.CaptureFixture[str], given: str, meant: str
+) -> None:
+    assert cli.main(given.split()) == 2
+    assert f"No such command '{given.split()[-1]}'. Did you mean '{meant}'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

@@ -105,7 +105,9 @@ def _look(conn: Connection, config: Config) -> Iterator[Finding]:
         return
     yield green(
         DATABASE,
-        f"PostgreSQL {shown} answers at {'embedded' if _is_embedded(config) else describe(config.database.url)}",
+        f"the embedded PostgreSQL {shown} answers"
+        if _is_embedded(config)
+        else f"PostgreSQL {shown} answers at {describe(config.database.url)}",
     )
     yield check_clock(_ours_minus_theirs(conn))
     yield from _check_tables(conn, config)

@@ -25,6 +25,7 @@ from ...store.store import Store
 from ...store.tables.recreate_indexes import recreate
 from ...store.tables.secondary_indexes import drop_secondary, status
 from ...symbols import canonical_all, symbols_of_lines
+from ..day import DAY
 from .lake_target import LakeTarget
 from .pipeline import Importer
 from .plan import Chunk, Dates, SymbolPlan, last_days, make_chunks, plan_symbol
@@ -59,7 +60,6 @@ class Options:
     dry_run: bool = False
 
 
-_DATE = click.DateTime(["%Y-%m-%d"])
 LAKE = "lake"
 
 
@@ -67,7 +67,7 @@ def _dates_or_lake(
     ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
 ) -> tuple[datetime | str, ...]:
     """Convert what ``--to`` takes: the last day, and where the ticks go."""
-    return tuple(LAKE if one == LAKE else _DATE.convert(one, param, ctx) for one in given)
+    return tuple(LAKE if one == LAKE else DAY.convert(one, param, ctx) for one in given)
 
 
 @click.command("import", short_help=SUMMARY)
@@ -79,7 +79,7 @@ def _dates_or_lake(
     help="A text file with a symbol in each line; # begins a comment.",
 )
 @click.option("--days", type=click.IntRange(1, 36_500), help="The last N whole days, up to yesterday.")
-@click.option("--from", "first", type=_DATE, metavar="DATE", help="First day, such as 2024-03-01, UTC.")
+@click.option("--from", "first", type=DAY, metavar="DATE", help="First day, such as 2024-03-01, UTC.")
 @click.option(
     "--to",
     "to",
