@@ -235,6 +235,26 @@ async def test_what_the_database_had_before_is_counted_and_said(tmp_path: Path) 
     assert len([line for line in logs if "stored already" in line["event"]]) == 1
 
 
+async def test_what_a_crash_left_in_the_journal_is_no_cause_for_a_warning(tmp_path: Path) -> None:
+    class Known(Fake):
+        async def write(self, batch: Sequence[Published], set_aside: SetAside) -> Written:
+            await trio.lowlevel.checkpoint()
+            return Written(skipped=len(batch))
+
+    with open_journal(tmp_path, max_bytes=MIB) as journal:
+        journal.append(ticks(1, 2))
+    with open_journal(tmp_path, max_bytes=MIB) as journal, capture_logs() as logs:
+        writer, metrics = make_writer(journal, Known())
+        async with running(writer):
+            await until(lambda: not journal.pending_bytes)
+            journal.append(ticks(3))
+    assert value(metrics, "records_stored_before_total") == 3
+    first, second = [line for line in logs if "stored already" in line["event"]]
+    assert (first["log_level"], first["records"]) == ("info", 2)
+    assert "of the last run" in first["event"]
+    assert (second["log_level"], second["records"]) == ("warning", 1)
+
+
 async def test_an_outage_is_said_once_and_counted(tmp_path: Path) -> None:
     recorder = Recorder(fails=3)
     with open_journal(tmp_path, max_bytes=MIB) as journal:

@@ -89,6 +89,9 @@ class JournalDrain:
         self._metrics = metrics
         self._log = log
         self._rarely = RarelyLogged(log)
+        self._last_run_end = journal.end
+        self._of_last_run = False
+        """Whether the batch in hand begins with records of the last run."""
         self._aside: set[tuple[Topic, int]] = set()
         self._hurried = 0
         """How many wait for :meth:`store_now`."""
@@ -161,6 +164,7 @@ class JournalDrain:
         """Store everything that is pending; give up only if stopping while the database is unavailable."""
         while self._journal.pending_bytes:
             limit = max(self._flush_rows, CATCH_UP_ROWS)
+            self._of_last_run = self._journal.committed < self._last_run_end
             records, position = await trio.to_thread.run_sync(self._journal.read, limit, CATCH_UP_BYTES)
             if records and not await self._store_batch(records):
                 break
@@ -262,6 +266,13 @@ class JournalDrain:
 
     def _report_skipped(self, count: int) -> None:
         self._metrics.skipped.inc(count)
+        if self._of_last_run:
+            self._log.info(
+                "records of the last run, which did not end in order, were in the journal but are stored already: they "
+                "are skipped",
+                records=count,
+            )
+            return
         self._rarely.warning(
             "records were stored already and are skipped: this is normal after a crash or a lost connection; otherwise "
             "another server stores the same brokers in this database, and one of the two loses records",
