@@ -32,7 +32,7 @@ from mdserver.store.tables.migrations import load_migrations, migrate
 
 __all__ = ["put_cluster", "reachable_folder", "running_postgres"]
 
-START_S = 60.0
+START_S = 120.0
 KEPT_S = 3 * 86_400.0
 
 # No test pulls the plug of the machine, and what is killed loses nothing that the kernel has.

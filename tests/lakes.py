@@ -18,7 +18,7 @@ import httpx2
 from mdserver.config import LakeConfig
 
 KEY_ID, SECRET = "lake-key-id", "lake-secret-value"
-START_S = 30.0
+START_S = 120.0
 
 CUT = (200, "")
 """An answer that is broken off."""
@@ -39,7 +39,7 @@ def running_s3() -> Iterator[str]:
         deadline = time.monotonic() + START_S
         while True:
             try:
-                httpx2.get(f"{address}/moto-api/data.json", timeout=2)
+                httpx2.get(f"{address}/moto-api/data.json", timeout=20)
                 break
             except httpx2.TransportError:
                 assert process.poll() is None, "moto's server ended"

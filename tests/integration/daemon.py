@@ -20,7 +20,7 @@ import yaml
 from mdserver.net import open_websocket
 from tests.clusters import put_cluster
 
-READY_S = 60.0
+READY_S = 120.0
 
 
 @attrs.define

@@ -27,7 +27,7 @@ __all__ = ["Missing", "reset", "running_timescaledb"]
 HERE = Path(__file__).parent
 FILES = ("package.json", "package-lock.json", "server.mjs", "wire.mjs")
 INSTALL_S = 120.0
-START_S = 60.0
+START_S = 120.0
 STOP_S = 5.0
 
 
