@@ -47,13 +47,13 @@ async def test_the_engine_is_found(timescale_database: Database) -> None:
 async def test_rows_that_belong_into_compressed_chunks(timescale_database: Database) -> None:
     database, store = timescale_database, Store(timescale_database)
     await store.write([tick(n, START_US + n * 1_000_000, 1 + n / 1000) for n in range(1, 200)])
-    await store.write([tick(1_000, START_US + WEEK_US)])
+    await store.write([tick(200, START_US + WEEK_US)])
     assert await database.run(compress) == 2
     written = await store.write(
-        [tick(1_001, START_US + 5_500_000, 9.0), tick(1_002, START_US + WEEK_US + 60_000_000)]
+        [tick(201, START_US + 5_500_000, 9.0), tick(202, START_US + WEEK_US + 60_000_000)]
     )
     assert written.stored == {"tick": 2}
-    again = await store.write([tick(1_001, START_US + 5_500_000), tick(1_002, START_US)])
+    again = await store.write([tick(201, START_US + 5_500_000), tick(202, START_US)])
     assert (again.stored, again.skipped) == ({}, 2)
     (info,) = await store.series()
     assert (info.row_count, info.hist_v) == (202, 1)
