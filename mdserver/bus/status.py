@@ -11,6 +11,7 @@ from zlib import crc32
 
 import msgspec
 
+from ..clocks import least_ahead_s
 from ..model import Feed
 from .engine import BusEngine, Position
 from .names import answers_key, lease_key, presence_prefix, stream_key
@@ -76,10 +77,10 @@ async def read_status(engine: BusEngine, brokers: Sequence[str]) -> dict[str, An
 
 
 async def clock_ahead_s(engine: BusEngine) -> float:
-    """Return how far our clock is ahead of the engine's. Raises the engine's errors."""
-    before = time()
-    theirs = await engine.clock_s()
-    return (before + time()) / 2 - theirs
+    """Return how far our clock is ahead of the engine's, at least. Raises the engine's errors."""
+    before_s = time()
+    theirs_s = await engine.clock_s()
+    return least_ahead_s(before_s, theirs_s, time())
 
 
 async def try_out(engine: BusEngine) -> None:

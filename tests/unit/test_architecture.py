@@ -14,6 +14,7 @@ LAYERS: tuple[str, ...] = (
     "",  # the version
     "errors",
     "backoff",
+    "clocks",
     "model",
     "orderbook",
     "redact",
@@ -84,6 +85,7 @@ SPLIT = ("store", "web")
 
 PURE = (
     "backoff",
+    "clocks",
     "candles",
     "errors",
     "journal.format",

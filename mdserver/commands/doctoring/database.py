@@ -11,6 +11,7 @@ import psycopg
 import structlog
 import trio
 
+from ...clocks import least_ahead_s
 from ...config import Config
 from ...errors import MdserverError
 from ...store.connection.connect import Connection, connect_patiently, describe
@@ -198,10 +199,9 @@ def _check_connections(conn: Connection) -> Finding:
 
 
 def _ours_minus_theirs(conn: Connection) -> float:
-    before = time.time()
+    before_s = time.time()
     row = conn.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
-    after = time.time()
-    return (before + after) / 2 - (float(row[0]) if row else 0.0)
+    return least_ahead_s(before_s, float(row[0]) if row else 0.0, time.time())
 
 
 def check_clock(apart_s: float) -> Finding:
