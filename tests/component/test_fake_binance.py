@@ -264,9 +264,9 @@ async def test_weights_a_warning_and_a_ban() -> None:
 
 async def test_a_script_of_faults() -> None:
     script = [
-        (0.2, FakeBinance.garbage),
-        (0.25, FakeBinance.announce_shutdown),
-        (0.3, FakeBinance.reset_in_frame),
+        (1.5, FakeBinance.garbage),  # by then the client is connected
+        (1.55, FakeBinance.announce_shutdown),
+        (1.6, FakeBinance.reset_in_frame),
     ]
     async with (
         open_fake_binance(BinanceRules(pace_s=math.inf), script=script) as venue,

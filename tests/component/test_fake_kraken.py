@@ -306,7 +306,7 @@ async def test_rest_counts_requests(venue: FakeKraken) -> None:
 
 
 async def test_without_a_script_it_lives_and_with_one_it_fails_on_time() -> None:
-    script = [(0.4, FakeKraken.break_checksum), (0.8, FakeKraken.reset_in_frame)]
+    script = [(1.0, FakeKraken.break_checksum), (2.0, FakeKraken.reset_in_frame)]
     with trio.fail_after(30):
         async with open_fake_kraken(script=script) as venue, open_websocket(venue.url) as websocket:
             client = Client(websocket)

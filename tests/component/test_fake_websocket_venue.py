@@ -206,7 +206,7 @@ async def test_a_connection_carries_several_requests_and_survives_nonsense() -> 
 
 
 async def test_a_script_is_played() -> None:
-    script = [(0.1, FakeWebSocketVenue.garbage), (0.2, FakeWebSocketVenue.disconnect)]
+    script = [(1.0, FakeWebSocketVenue.garbage), (1.1, FakeWebSocketVenue.disconnect)]  # connected by then
     async with open_fake_venue(Acme(), script=script) as venue, open_websocket(venue.url) as websocket:
         await connected(websocket)
         got: list[bytes] = []

@@ -183,7 +183,7 @@ async def test_streaming_goes_on_without_the_database_and_nothing_is_lost(folder
 
 
 async def test_a_journal_at_its_bound_is_said_and_the_server_is_not_ready(folder: Path) -> None:
-    brokers = [{"name": "mock", "rate": 8_000, "symbols": ["EURUSD"]}]
+    brokers = [{"name": "mock", "rate": 4_000, "symbols": ["EURUSD"]}]
     config = write_config(folder, brokers=brokers, journal={"max_bytes": 1 << 20})
     async with open_daemon(config) as daemon:
         database = psutil.Process(daemon.postgres_pid())
@@ -202,7 +202,7 @@ async def test_a_journal_at_its_bound_is_said_and_the_server_is_not_ready(folder
         finally:
             for process in frozen:
                 process.resume()
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while (await daemon.get("/health/ready")).status_code != 200:
                 await trio.sleep(0.2)
 

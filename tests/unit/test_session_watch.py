@@ -66,4 +66,4 @@ async def test_waiting_for_a_processor_does_not_count(busy_processor: None) -> N
 
 
 async def test_a_blocking_call_counts(busy_processor: None) -> None:
-    assert await measured(lambda: time.sleep(0.1)) >= 0.1
+    assert await measured(lambda: time.sleep(0.1)) > 0.09  # two clocks of the kernel

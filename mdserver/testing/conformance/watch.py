@@ -78,7 +78,10 @@ class SessionWatch(trio.abc.Instrument):
         (wall, processor, waits, kept_waiting_s), self._began = self._began, None
         took_s = time.thread_time() - processor
         if _THREAD is None or _times_waited() != waits:
-            took_s = time.perf_counter() - wall - (_kept_waiting_s() - kept_waiting_s)
+            kept_waiting_s = (
+                _kept_waiting_s() - kept_waiting_s
+            )  # first: what comes in between is not taken off
+            took_s = time.perf_counter() - wall - kept_waiting_s
         took_s -= self.excused_s
         if took_s > self.longest_s:
             self.longest_s, self.longest_task = took_s, task.name
