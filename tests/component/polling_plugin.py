@@ -141,7 +141,7 @@ class PollingCase(HttpCase[FakeHttpVenue]):
         return open_polling_venue(self.state)
 
     def settings(self, venue: FakeHttpVenue) -> Mapping[str, object]:
-        return {"url": venue.url, "token": self.state.token, "every_s": 0.02, "timeout_s": 1.0}
+        return {"url": venue.url, "token": self.state.token, "every_s": 0.02, "timeout_s": 3.0}
 
     def served(self, venue: FakeHttpVenue) -> Collection[str]:
         now = trio.current_time()

@@ -56,7 +56,7 @@ Command = Callable[..., Awaitable[tuple[dict[str, Any], str]]]
 def settings(address: str, **changes: Any) -> LakeConfig:
     keys = {"access_key_id": KEY_ID, "secret_access_key": SECRET}
     return LakeConfig(
-        url="s3://bucket/md", endpoint=address, timeout_s=1.0, retry_for_s=0.0, **{**keys, **changes}
+        url="s3://bucket/md", endpoint=address, timeout_s=5.0, retry_for_s=0.0, **{**keys, **changes}
     )
 
 

@@ -289,7 +289,7 @@ async def test_a_real_day_through_http_and_every_fault(folder: Path) -> None:
         for start_us in hours:
             for kind in chance.sample(kinds, 2):
                 feed.fail(Fault(kind), times=1, path=codec.ticks_path("EURUSD", start_us))
-        config = DukascopyConfig(url=feed.url, services=("datafeed",), pause_s=0, backoff_s=0.02, timeout_s=1)
+        config = DukascopyConfig(url=feed.url, services=("datafeed",), pause_s=0, backoff_s=0.02, timeout_s=5)
         async with (
             open_source(config, HistoryHost(structlog.get_logger(), print)) as source,
             trio.open_nursery() as nursery,
