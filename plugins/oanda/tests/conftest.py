@@ -55,7 +55,7 @@ def make_broker(venue: FakeOanda, timing: Timing = FAST, **settings: object) -> 
         "rest_url": venue.rest_url,
         "account_id": venue.account_id,
         "api_key": venue.api_key,
-        "silence_s": 1.0,
+        "silence_s": 3.0,
     }
     return OandaBroker(OandaConfig(**{**config, **settings}), timing)  # type: ignore[arg-type]
 
