@@ -152,6 +152,8 @@ class Link:
         host, decode, receive = self._host, self._decoder.decode, self._websocket.receive
         while True:
             frames = await receive()
+            if self._dismissed:
+                return  # read before it was told; the next connection has it too, and they share one intake
             received_us = self._websocket.received_us
             batch: list[Record] = []
             if self._delivered and trio.current_time() > self._lag_ends:
@@ -174,8 +176,6 @@ class Link:
                         batch = self._take(id_, event, batch, received_us)
                 else:
                     self._handle(event)
-            if self._dismissed:
-                return
             if batch:
                 host.publish(batch, received_us=received_us)
             else:

@@ -10,10 +10,12 @@ import trio
 
 from mdserver.errors import Rejected, Unavailable
 from mdserver.model import Feed, OrderBook, Record, Tick, Trade
+from mdserver.net.websocket import WebSocket
 from mdserver.testing.binance import FakeBinance, FakeConnection
 from mdserver.testing.host import FakeHost
 from mdserver_binance import BinanceBroker, BinanceConfig
 from mdserver_binance.broker import Timing
+from mdserver_binance.link import Link
 
 Start = Callable[..., Awaitable[BinanceBroker]]
 
@@ -286,6 +288,40 @@ async def test_a_replacement_that_lags_behind_repeats_nothing(venue: FakeBinance
         await new.send_data("btcusdt@bookTicker", json.dumps(ticker(number)).encode())
     await host.wait_until(lambda: bids(host)[-1] == 4.5)
     assert bids(host) == [n + 0.5 for n in range(5)]
+
+
+async def test_what_the_old_connection_reads_once_it_is_dismissed_is_left_to_the_new_one(
+    venue: FakeBinance, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that has just ended is not undone by the dismissal."""
+    receive, dismiss, dismissed = WebSocket.receive, Link.dismiss, trio.Event()
+    first: list[WebSocket] = []
+
+    async def receive_all_the_same(websocket: WebSocket) -> list[bytes]:
+        if not first:
+            first.append(websocket)
+        with trio.CancelScope(shield=websocket is first[0]):
+            return await receive(websocket)
+
+    def note(link: Link) -> dict[Feed, int]:
+        dismissed.set()
+        return dismiss(link)
+
+    monkeypatch.setattr(WebSocket, "receive", receive_all_the_same)
+    monkeypatch.setattr(Link, "dismiss", note)
+    host = FakeHost([BTC, BTC_TRADES])
+    await start(host)
+    await host.wait_confirmed([BTC, BTC_TRADES])
+    old = venue.connections[0]
+    await venue.announce_shutdown()
+    await dismissed.wait()
+    new = venue.connections[1]
+    await old.send_data("btcusdt@trade", json.dumps(trade(0)).encode())
+    await venue.wait_until(lambda: old in venue.past)
+    for number in range(2):
+        await new.send_data("btcusdt@trade", json.dumps(trade(number)).encode())
+    await host.wait_until(lambda: any(isinstance(one, Trade) and one.trade_id == "1" for one in host.records))
+    assert [one.trade_id for one in host.records if isinstance(one, Trade)] == ["0", "1"]
 
 
 async def test_the_old_connection_stays_in_charge_until_the_new_one_is_subscribed(
