@@ -25,7 +25,7 @@ import yaml
 
 from mdserver.commands.database_access import DatabaseAccess
 from mdserver.config import load_config
-from mdserver.daemon.lake_push import NICE
+from mdserver.daemon.lake_push import give_way
 from mdserver.log import get_logger
 from mdserver.market_hours import HOUR_US
 from mdserver.model import TickColumns
@@ -82,10 +82,10 @@ def push(config_file: Path, folder: Path) -> subprocess.Popen[bytes]:
     config["lake"] = {"url": f"file://{folder}"}
     path = config_file.with_name(f"{folder.name}.yaml")
     path.write_text(yaml.safe_dump(config))
-    command = ["nice", "-n", str(NICE), harness.mdserver_command(), "run", "lake", "push", "--json"]
-    return subprocess.Popen(
-        [*command, "--config", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    command = [harness.mdserver_command(), "run", "lake", "push", "--json", "--config", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    give_way(process.pid)
+    return process
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from ..metrics import Metrics
 from ..redact import redact
 from .parts import Part
 
-__all__ = ["LakePushPart"]
+__all__ = ["LakePushPart", "give_way"]
 
 FIRST_AFTER_S = 60.0
 """The start has other work first."""
@@ -35,7 +35,7 @@ END_S = 2.0
 """How long a push that is told to stop may take before it is killed; what it has pushed stays."""
 
 NICE = 10
-"""The priority of the push; its threads have it too. With it a busy core gives a tenth of its time to the push."""
+"""The priority of the push where the system knows no lower one: a busy core gives it a tenth of its time."""
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """The libraries compute in the push's own two threads, not in others besides."""
@@ -127,9 +127,21 @@ async def _run(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
     async with trio.open_nursery() as nursery:
         process = await nursery.start(run)
         with suppress(ProcessLookupError):  # it has ended already
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
+            give_way(process.pid)
     assert ran is not None  # noqa: S101 - the nursery has waited for it
     return ran
+
+
+def give_way(pid: int) -> None:
+    """Give a process, and the threads that it starts, only what others leave of the cores. Raises ProcessLookupError.
+
+    Linux takes the core from a process of this kind as soon as another wants it; from one of a low priority only some
+    3 ms later, which streams would wait.
+    """
+    if sys.platform == "linux":
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
 
 
 def _report(ran: subprocess.CompletedProcess[bytes]) -> Mapping[str, Any]:
