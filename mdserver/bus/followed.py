@@ -90,6 +90,8 @@ class Followed:
         """Whether the database has said where the topics stand that the bus has brought nothing of."""
         self.last: dict[Topic, tuple[int, int]] = {}
         """The number and the time of each topic's newest record."""
+        self.newest_us = 0
+        """The time of the newest record that the bus has brought."""
         self.stored: dict[Topic, int] = {}
         self.refused: str | None = None
         """Why the newest entry was skipped, None if it was not."""
@@ -99,6 +101,8 @@ class Followed:
         self._missing = missing
         self._metrics = metrics
         self._decode = FrameDecoder().decode
+        self._file = Path(broker)
+        """What errors of the journal's format name as the file."""
         self._unstored: dict[Topic, list[Published]] = {}
         self._unstored_count = 0
         self._impatient_until_s = -math.inf
@@ -114,8 +118,8 @@ class Followed:
             if frame.startswith(_MARKS):
                 return _decode_marks(frame[len(_MARKS) :])
             if not frame.startswith(MAGIC):
-                raise JournalCorrupt(Path(self.broker), 0, f"an entry begins with {frame[:4]!r}")
-            end = frame_end(frame, 0, len(frame), Path(self.broker), 0)
+                raise JournalCorrupt(self._file, 0, f"an entry begins with {frame[:4]!r}")
+            end = frame_end(frame, 0, len(frame), self._file, 0)
             batch = self._decode(frame[HEADER_BYTES:end])
         except (JournalCorrupt, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._refuse(entry, str(error))
@@ -221,6 +225,8 @@ class Followed:
             elif self.primed:
                 fresh.append(published)
             self.last[topic] = (seq, record.time_us)
+            if record.time_us > self.newest_us:
+                self.newest_us = record.time_us
             self._holes.pop(topic, None)
         self._hand_on(fresh)
 

@@ -1,4 +1,8 @@
-"""The bus over Redis or Valkey, through coredis: streams for batches, keys that expire for leases and demand."""
+"""The bus over Redis or Valkey: streams for batches, keys that expire for leases and demand.
+
+coredis does what is done now and then. What is done for each batch, appending and reading, has connections of its own:
+a call of coredis costs several times what an edge otherwise does with a record.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import coredis
@@ -23,6 +27,7 @@ from coredis.exceptions import ConnectionError as CoredisConnectionError
 from ..errors import leaves
 from .authorities import trusting
 from .engine import BusMisused, BusUnavailable, Deposed, Entry, Held, Position, Size
+from .redis_connection import CLOSED, Command, RedisConnection, RedisRefusal, RedisUrl, connect
 
 __all__ = ["RedisEngine", "open_redis"]
 
@@ -30,6 +35,9 @@ CALL_S = 3.0
 """Bound on one call, besides what it waits for on purpose."""
 
 _FRAME = b"f"
+
+_TROUBLE = (RedisError, RedisRefusal, OSError)
+_CREDENTIALS = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH")
 
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
@@ -60,14 +68,22 @@ async def open_redis(
     trusted, None: those of the machine. Raises ConfigError where it cannot be read.
     """
     parts = urlsplit(url)
-    where = f"{parts.hostname}:{parts.port or 6379}"
-    client = coredis.Redis(
+    given = RedisUrl(
         parts.hostname or "localhost",
         parts.port or 6379,
         int(parts.path.strip("/") or 0),
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        ssl_context=trusting(ca_file) if parts.scheme == "rediss" else None,
+        unquote(parts.username) if parts.username else None,
+        unquote(parts.password) if parts.password else None,
+        trusting(ca_file) if parts.scheme == "rediss" else None,
+        name,
+    )
+    client = coredis.Redis(
+        given.host,
+        given.port,
+        given.database,
+        username=given.username,
+        password=given.password,
+        ssl_context=given.tls,
         connect_timeout=CALL_S,
         stream_timeout=None,
         client_name=name,
@@ -75,40 +91,73 @@ async def open_redis(
         verify_version=False,
     )
     async with client:
-        yield RedisEngine(client, f"{where} (TLS)" if parts.scheme == "rediss" else where)
+        engine = RedisEngine(client, given)
+        try:
+            yield engine
+        finally:
+            await engine.aclose()
 
 
 class RedisEngine:
     """A :class:`.engine.BusEngine`; made by :func:`open_redis`. ``where`` names it in messages, without secrets."""
 
-    def __init__(self, client: coredis.Redis[bytes], where: str) -> None:
-        self.where = where
+    def __init__(self, client: coredis.Redis[bytes], url: RedisUrl) -> None:
+        self.where = f"{url.host}:{url.port}{'' if url.tls is None else ' (TLS)'}"
         self._client = client
+        self._url = url
+        self._idle: list[RedisConnection] = []
+
+    async def aclose(self) -> None:
+        """Close the connections that nobody uses now."""
+        while self._idle:
+            await self._idle.pop().abort()
 
     async def append(self, stream: str, first: Position, frames: Sequence[bytes]) -> None:
         """See :meth:`.engine.BusEngine.append`."""
         with self._plain(f"append to {stream}"):
-            async with self._client.pipeline(transaction=False) as pipe:
-                for offset, frame in enumerate(frames):
-                    pipe.xadd(
-                        stream,
-                        field_values={_FRAME: bytes(frame)},
-                        identifier=f"{first.fence}-{first.number + offset}",
-                    )
+            await self._ask(
+                [
+                    ("XADD", stream, f"{first.fence}-{number}", _FRAME, frame)
+                    for number, frame in enumerate(frames, first.number)
+                ]
+            )
 
     async def read(
         self, positions: Mapping[str, Position], *, most: int, wait_s: float
     ) -> dict[str, list[Entry]]:
         """See :meth:`.engine.BusEngine.read`."""
-        asked: dict[str | bytes, str | bytes] = {stream: str(after) for stream, after in positions.items()}
+        command: Command = (
+            *("XREAD", "COUNT", most, "BLOCK", max(1, int(wait_s * 1000)), "STREAMS"),
+            *positions,
+            *(str(after) for after in positions.values()),
+        )
         with self._plain("read", wait_s):
-            found = await self._client.xread(asked, count=most, block=max(1, int(wait_s * 1000)))
+            (found,) = await self._ask([command])
         return {
-            stream.decode(): [
-                Entry(_position(one.identifier), _bytes(one.field_values.get(_FRAME, b""))) for one in entries
-            ]
-            for stream, entries in (found or {}).items()
+            stream.decode(): [Entry(_position(identifier), _frame(fields)) for identifier, fields in entries]
+            for stream, entries in found or ()
         }
+
+    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Have commands answered on a connection of our own, a new one where none is idle."""
+        connection = None
+        while self._idle and connection is None:
+            connection = self._idle.pop()
+            if not connection.is_usable:
+                await connection.abort()
+                connection = None
+        if connection is None:
+            connection = await connect(self._url)
+        try:
+            answers = await connection.ask(commands)
+        except RedisRefusal:
+            self._idle.append(connection)  # each command is answered
+            raise
+        except BaseException:  # an answer may still come that the next caller would take for its own
+            await connection.abort()
+            raise
+        self._idle.append(connection)
+        return answers
 
     async def edges(self, stream: str) -> tuple[Position, Position] | None:
         """See :meth:`.engine.BusEngine.edges`."""
@@ -208,10 +257,10 @@ class RedisEngine:
                 yield
             except BaseExceptionGroup as group:
                 errors = list(leaves(group))
-                if not all(isinstance(error, RedisError | OSError) for error in errors):
+                if not all(isinstance(error, _TROUBLE) for error in errors):
                     raise
                 raise self._error(doing, errors[0]) from group
-            except (RedisError, OSError) as error:
+            except _TROUBLE as error:
                 raise self._error(doing, error) from error
         if bound.cancelled_caught:
             raise BusUnavailable(
@@ -237,14 +286,14 @@ class RedisEngine:
                 f"Redis at {self.where} cannot {doing}: a key of that name holds something else; delete it, or give "
                 "the bus a database number of its own"
             )
-        if isinstance(error, AuthenticationError | AuthorizationError) or "NOPERM" in text:
+        if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith(_CREDENTIALS):
             return BusMisused(f"Redis at {self.where} refuses to {doing}: {text}")
         if "OOM" in text:
             return BusUnavailable(
                 f"Redis at {self.where} cannot {doing}: its memory is full; it needs a maxmemory above bus.keep_bytes "
                 "of all brokers"
             )
-        if "Connection lost" in text:
+        if CLOSED in text:
             return BusUnavailable(
                 f"Redis at {self.where} cannot be reached: the connection was closed without an answer; if that goes "
                 "on, something else listens there, or TLS is where bus.url has none"
@@ -252,7 +301,7 @@ class RedisEngine:
         if isinstance(error, CoredisConnectionError | OSError):
             why = [str(cause) for cause in _causes(error) if isinstance(cause, OSError) and str(cause)]
             return BusUnavailable(f"Redis at {self.where} cannot be reached: {(why or [text])[-1]}")
-        if isinstance(error, ResponseError) and "LOADING" not in text:
+        if isinstance(error, ResponseError | RedisRefusal) and "LOADING" not in text:
             return BusUnavailable(f"Redis at {self.where} cannot {doing}: {text}")
         return BusUnavailable(f"Redis at {self.where} cannot {doing} now: {text}")
 
@@ -263,13 +312,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, BaseExceptionGroup):  # of several addresses
+            cause = next(leaves(cause))
 
 
 def _position(identifier: str | bytes) -> Position:
-    text = identifier if isinstance(identifier, str) else identifier.decode()
-    fence, number = text.split("-")
+    fence, number = identifier.split("-") if isinstance(identifier, str) else identifier.split(b"-")
     return Position(int(fence), int(number))
 
 
-def _bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
+def _frame(fields: Sequence[bytes]) -> bytes:
+    """Return the frame of an entry; what is not ours may have none."""
+    if fields[0] == _FRAME:
+        return fields[1]
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(_FRAME, b"")

@@ -223,8 +223,8 @@ class SharedBroker(SupervisedBroker):
             if entries := found.get(stream):
                 await followed.take(entries)
                 self.host.last_event_s = time()
-                newest = max((seen for _, seen in followed.last.values()), default=0)
-                self.lag_s = time() - newest / 1e6 if newest else None
+                if followed.newest_us:
+                    self.lag_s = time() - followed.newest_us / 1e6
                 continue
             edges = await self.bus.engine.edges(stream)
             if (

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 from click.testing import CliRunner
+from coredis import PureToken
 
 from mdserver.bus import redis_engine
 from mdserver.bus.engine import START, BusEngine, BusMisused, BusUnavailable, Deposed, Entry, Position, Size
@@ -384,9 +385,55 @@ async def test_a_port_that_speaks_http_is_said() -> None:
             async with open_redis(f"{scheme}://127.0.0.1:{server.server_port}") as engine:
                 with pytest.raises(BusUnavailable, match=why):
                     await engine.put("a", b"1", 60)
-                with pytest.raises(BusUnavailable, match=why):
+                with pytest.raises(BusUnavailable, match=r"not Redis|by TLS"):
                     await engine.append("s", Position(1, 0), [b"x"])
         server.shutdown()
+
+
+async def test_an_idle_connection_that_redis_closed_costs_no_call(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server:
+        async with open_redis(server.url) as engine, open_redis(server.url) as other:
+            for number in range(3):
+                await engine.append("s", Position(1, number), [b"x"])
+                await other._client.client_kill(type_=PureToken.NORMAL, skipme=True)
+                with trio.fail_after(5):  # until it has arrived
+                    while any(connection.is_usable for connection in engine._idle):
+                        await trio.sleep(0.001)
+            assert await engine.edges("s") == (Position(1, 0), Position(1, 2))
+
+
+async def test_the_answer_to_a_read_that_was_cancelled_is_nobody_elses(redis: RedisServer) -> None:
+    async with open_redis(redis.url) as engine, trio.open_nursery() as nursery:
+        await engine._client.flushall()
+        cancelled = trio.CancelScope()
+
+        async def read_in_vain() -> None:
+            with cancelled:
+                await engine.read({"a": START}, most=1, wait_s=5)
+
+        nursery.start_soon(read_in_vain)
+        while not any(one["cmd"] == "xread" for one in await engine._client.client_list()):
+            await trio.sleep(0.001)
+        cancelled.cancel()
+        await engine.append("a", Position(1, 0), [b"of a"])
+        await engine.append("b", Position(1, 0), [b"of b"])
+        for stream, frame in ("b", b"of b"), ("a", b"of a"):
+            found = await engine.read({stream: START}, most=1, wait_s=5)
+            assert found == {stream: [Entry(Position(1, 0), frame)]}
+
+
+async def test_a_refusal_leaves_the_connection_in_use(redis: RedisServer) -> None:
+    async with open_redis(redis.url) as engine:
+        await engine._client.flushall()
+        await engine.append("s", Position(2, 0), [b"x"])
+        kept = list(engine._idle)
+        with pytest.raises(Deposed):
+            await engine.append("s", Position(1, 0), [b"y"] * 3)
+        assert engine._idle == kept
+        frames = [bytes([one % 256]) * 1000 for one in range(2_000)]  # more than one look at the socket
+        await engine.append("s", Position(2, 1), frames)
+        found = await engine.read({"s": Position(2, 0)}, most=5_000, wait_s=1)
+        assert [entry.frame for entry in found["s"]] == frames
 
 
 async def test_an_entry_of_a_stranger_is_handed_on_empty(tmp_path: Path) -> None:
