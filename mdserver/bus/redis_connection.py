@@ -100,9 +100,9 @@ class RedisConnection:
                     raise ConnectionError(CLOSED)
                 reader.feed(bytes(received))
         except trio.BrokenResourceError as error:
-            if isinstance(error.__cause__, OSError):  # that of TLS is one
-                raise error.__cause__ from error
-            raise ConnectionError(CLOSED) from error
+            # not its cause itself, which would then be a cause of its own; an error of TLS is an OSError
+            why = str(error.__cause__) if isinstance(error.__cause__, OSError) else CLOSED
+            raise ConnectionError(why) from error
         except hiredis.ProtocolError as error:
             raise ConnectionError(f"what answers there is not Redis: {error}") from error
         for answer in answers:

@@ -307,10 +307,12 @@ class RedisEngine:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from."""
+    """Yield an error and what it was raised from, each once: they may go round in a circle."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[BaseException] = set()
+    while cause is not None and cause not in seen:
         yield cause
+        seen.add(cause)
         cause = cause.__cause__ or cause.__context__
         if isinstance(cause, BaseExceptionGroup):  # of several addresses
             cause = next(leaves(cause))
