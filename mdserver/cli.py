@@ -30,6 +30,7 @@ from .errors import ConfigError, DataFolderInUse, MdserverError, leaves
 from .keys import new_key
 from .kit.commands import new_plugin, test_plugin
 from .log import set_up_logging
+from .os_errors import explain, is_for_the_operator
 from .plugin import CommandPlugin
 from .redact import redact
 from .registry import PluginProblem, command_names, installed_plugins, load_command, plugin_code
@@ -74,6 +75,8 @@ def _report(error: BaseException) -> int:
                 exit_code = EXIT_FAILED
             case SystemExit():  # a command's own way to end
                 exit_code = leaf.code if isinstance(leaf.code, int) else EXIT_FAILED
+            case OSError() if is_for_the_operator(leaf):
+                known.append(MdserverError(explain(leaf)))
             case _:
                 click.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
                 return EXIT_FAILED

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import ConfigError, DataFolderInUse
+from .os_errors import explain
 from .private_file import open_private
 
 __all__ = ["lock_data_folder"]
@@ -26,7 +27,9 @@ def lock_data_folder(folder: Path) -> Iterator[None]:
         path = folder / "mdserver.lock"
         descriptor = open_private(path, create=True)
     except OSError as error:
-        raise ConfigError([f"data_dir {folder} cannot be used: {error}"]) from error
+        raise ConfigError(
+            [f"data_dir {folder} cannot be used: {explain(error)}; or set another data_dir"]
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ import yaml
 from dotenv.parser import parse_stream
 
 from ..errors import ConfigError
+from ..os_errors import explain
 
 __all__ = ["Located", "Missing", "Problem", "parse_yaml", "read_env_file"]
 
@@ -239,7 +240,7 @@ def _join(path: str, key: str) -> str:
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 at byte {error.start}"
-    return (error.strerror or type(error).__name__).lower()
+    return explain(error)
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:

@@ -15,6 +15,7 @@ from ..journal.journal import Journal, open_journal
 from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import LastRecord, Published, Topic
+from ..os_errors import explain
 from ..store.connection.database import Database, Opened
 from ..store.live.journal_drain import JournalDrain
 from ..store.live.write_batch import SetAside, Written
@@ -116,7 +117,7 @@ class DatabasePart(Part):
             self._rarely.error(
                 "the data folder cannot be told where each topic ends: a start without the database would announce "
                 "gaps that begin too early",
-                error=str(error),
+                error=explain(error),
             )
 
     async def _open(self, opening: Opening) -> Opened:
@@ -321,7 +322,7 @@ class _RememberingStore:
                 self._rarely.error(
                     "the used sequence numbers cannot be saved in the data folder: a start without the database would "
                     "use some of them a second time",
-                    error=str(error),
+                    error=explain(error),
                 )
         return written
 

@@ -35,6 +35,7 @@ import trio
 
 from ..errors import JournalCorrupt, JournalFull
 from ..model import Gap, LastRecord, Published, Topic
+from ..os_errors import explain
 from .format import FrameDecoder, FrameEncoder
 from .segment import Segment, delete_segments, load_segments, new_segment
 from .segment_reader import next_frame_offset, read_frames
@@ -102,7 +103,7 @@ class Journal:
                 self._write(segment, frame)
             except OSError as error:
                 if error.errno in NO_SPACE:
-                    raise JournalFull(f"no space left for the journal {self.folder}: {error}") from error
+                    raise JournalFull(f"the disk of the journal {self.folder} is full") from error
                 raise
             self._bytes += size
         self.appended += len(batch)
@@ -142,7 +143,7 @@ class Journal:
                 if not failed:
                     self._log.error(
                         "the journal cannot be synced to disk: a power failure now would lose records",
-                        error=str(error),
+                        error=explain(error),
                     )
                 failed = True
             else:
@@ -276,7 +277,7 @@ class Journal:
             if not self._overfull:
                 self._log.warning(
                     "a new journal segment cannot be created: records go on into the last one",
-                    error=str(error),
+                    error=explain(error),
                 )
             self._overfull = True
             return self._segments[-1]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from ..os_errors import explain
 from ..private_file import open_private
 from .segment_reader import whole_frames_end
 
@@ -102,7 +103,7 @@ def _open_segments(folder: Path, log: structlog.stdlib.BoundLogger) -> list[Segm
         except OSError as error:
             if error.errno not in _NOT_OURS:
                 raise
-            log.error("a journal segment cannot be used and is left alone", error=str(error))
+            log.error("a journal segment cannot be used and is left alone", error=explain(error))
     return segments
 
 

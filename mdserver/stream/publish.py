@@ -18,6 +18,7 @@ from ..journal.journal import Journal
 from ..log import RarelyLogged
 from ..metrics import Metrics
 from ..model import JOURNAL_FULL, Gap, Published, Topic
+from ..os_errors import explain
 
 __all__ = ["Publisher"]
 
@@ -91,9 +92,10 @@ class Publisher:
 
     def _note_refused(self, batch: list[Published], error: Exception) -> None:
         self._refused.inc(len(batch))
-        self._refused_s, self._why = monotonic(), str(error)
+        self._refused_s = monotonic()
+        self._why = explain(error) if isinstance(error, OSError) else str(error)
         self._rarely.error(
-            "records are streamed but not stored, because the journal cannot take them", error=str(error)
+            "records are streamed but not stored, because the journal cannot take them", error=self._why
         )
         self._note_lost(batch)
         try:
@@ -102,7 +104,7 @@ class Publisher:
             self._rarely.error(
                 "the used sequence numbers cannot be saved: a server that restarted now would use some of them a "
                 "second time, and clients would take its records for known ones",
-                error=str(trouble),
+                error=explain(trouble),
             )
 
     def _note_lost(self, batch: list[Published]) -> None:

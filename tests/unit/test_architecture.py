@@ -13,6 +13,7 @@ MAX_LINES = 500
 LAYERS: tuple[str, ...] = (
     "",  # the version
     "errors",
+    "os_errors",
     "backoff",
     "clocks",
     "model",

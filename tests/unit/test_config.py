@@ -367,7 +367,10 @@ def test_aliases_that_multiply(errors: Callable[..., list[str]]) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    for path, reason in ((tmp_path / "no.yaml", "no such file or directory"), (tmp_path, "is a directory")):
+    for path, reason in (
+        (tmp_path / "no.yaml", "no such file or directory"),
+        (tmp_path, "is a folder; expected a file"),
+    ):
         with pytest.raises(ConfigError, match=reason):
             load_config(path, environ={}, brokers={})
     bad = tmp_path / "bad.yaml"

@@ -56,7 +56,7 @@ def test_what_cannot_be_journalled_goes_out_and_is_counted_and_said(
             emit(batch(seq))
         assert seen == [batch(1), batch(2)]
         assert refused(metrics) == 2
-        assert "No space left" in str(emit.refusal())
+        assert "the disk is full" in str(emit.refusal())
         assert (TOPIC in journal.floor.seqs) is numbers_are_kept
         events = [line["event"] for line in logs]
         assert sum("not stored, because" in event for event in events) == 1

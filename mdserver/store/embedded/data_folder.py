@@ -25,6 +25,7 @@ from pathlib import Path
 from attrs import frozen
 
 from ...errors import ConfigError
+from ...os_errors import explain
 from .run_as import Account, check_enterable, choose_account
 
 __all__ = [
@@ -180,7 +181,9 @@ def prepare_place(data_dir: Path) -> Place:
                     path.chmod(path.stat().st_mode & 0o7777 | 0o011)
         check_enterable(folder, account)
     except OSError as error:
-        raise ConfigError([f"data_dir {data_dir} cannot be used: {error}"]) from error
+        raise ConfigError(
+            [f"data_dir {data_dir} cannot be used: {explain(error)}; or set another data_dir"]
+        ) from error
     return Place(folder, account)
 
 

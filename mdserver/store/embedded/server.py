@@ -20,6 +20,7 @@ from psycopg import sql
 from ...backoff import Backoff
 from ...data_folder_lock import lock_data_folder
 from ...errors import ConfigError, DataFolderInUse, StoreUnavailable
+from ...os_errors import explain
 from .access import restrict_access
 from .data_folder import Place, is_postmaster, prepare_place, read_pid_file
 from .postmaster import NAME, POLL_S, START_S, Postmaster, start_postmaster, stop_postmaster
@@ -148,7 +149,8 @@ async def _keep_running(running: list[Postmaster], choice: Choice, log: structlo
                 found = await _prepare(server.place, choice, log)
                 running[0] = await start_postmaster(server.place, found, log, server.socket_folder)
             except (StoreUnavailable, ConfigError, OSError) as error:
-                log.error("PostgreSQL does not start", error=str(error), waited_s=round(pause_s, 1))
+                why = explain(error) if isinstance(error, OSError) else str(error)
+                log.error("PostgreSQL does not start", error=why, waited_s=round(pause_s, 1))
 
 
 async def _prepare(place: Place, choice: Choice, log: structlog.stdlib.BoundLogger) -> Binaries:

@@ -18,6 +18,7 @@ from ...journal.journal import Journal
 from ...log import RarelyLogged
 from ...metrics import Metrics
 from ...model import US_PER_S, Gap, Published, Topic
+from ...os_errors import explain
 from .culprit import find_culprit
 from .named_holes import unstored
 from .write_batch import SetAside, Written
@@ -223,9 +224,9 @@ class JournalDrain:
             self._rarely.error(
                 "records that the database refuses cannot be set aside either: all records wait in the journal",
                 file=str(self._journal.folder / REJECTED_FILE),
-                error=str(error),
+                error=explain(error),
             )
-            self._away = f"{REJECTED_FILE} cannot be written: {error}"
+            self._away = f"{REJECTED_FILE} cannot be written: {explain(error)}"
         else:
             if self._away is None:
                 self._log.error("the database is unavailable: records wait in the journal", error=str(error))

@@ -38,6 +38,7 @@ from ...config import ServerConfig
 from ...errors import ConfigError, leaves
 from ...log import RarelyLogged
 from ...metrics import Metrics
+from ...os_errors import explain, user_name
 from .connections import Connections, Refusal, malformed_body, refusal_response
 from .handshake_check import handshake_refusal
 from .tls import Certificate, TlsStream
@@ -275,12 +276,9 @@ async def open_listeners(hosts: Sequence[str], port: int) -> list[trio.SocketLis
                     # For a name or "*", an IP version that this machine lacks is left out, unless none is left.
                     if listeners and address != host and error.errno in _NO_SUCH_PROTOCOL:
                         continue
-                    why = (
-                        "is already in use"
-                        if error.errno == errno.EADDRINUSE
-                        else f"cannot be bound: {error}"
+                    message = (
+                        f"server: {host}:{port} {_why_not(error)}; choose another server.port or server.host"
                     )
-                    message = f"server: {host}:{port} {why}; choose another server.port or server.host"
                     raise ConfigError([message]) from error
                 listeners += found
                 port = port or int(found[0].socket.getsockname()[1])
@@ -291,6 +289,17 @@ async def open_listeners(hosts: Sequence[str], port: int) -> list[trio.SocketLis
     return listeners
 
 
+def _why_not(error: OSError) -> str:
+    """Return what an error of ``bind`` means for the operator."""
+    if error.errno == errno.EADDRINUSE:
+        return "is already in use"
+    if error.errno == errno.EACCES:
+        return f"cannot be bound: ports below 1024 are for root and CAP_NET_BIND_SERVICE, and we run as {user_name()}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "cannot be bound: this machine has no such address"
+    return f"cannot be bound: {explain(error)}"
+
+
 async def _addresses(host: str, port: int) -> list[str]:
     """Return the addresses to bind for a host, IPv4 first because every machine has it."""
     if host == "*":
@@ -299,7 +308,7 @@ async def _addresses(host: str, port: int) -> list[str]:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigError(
-            [f"server: {host}:{port} cannot be bound: {error}; choose another server.host"]
+            [f"server: {host}:{port} cannot be bound: {explain(error)}; choose another server.host"]
         ) from error
     return sorted({str(address[4][0]) for address in found}, key=lambda one: ":" in one)
 

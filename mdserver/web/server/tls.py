@@ -15,6 +15,7 @@ import trio
 
 from ...config import TlsConfig
 from ...errors import ConfigError
+from ...os_errors import explain
 
 __all__ = ["Certificate", "TlsStream"]
 
@@ -56,7 +57,7 @@ def _readable(name: str, path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise ConfigError([f"server.tls.{name}: {path} cannot be read: {error.strerror}"]) from None
+        raise ConfigError([f"server.tls.{name}: {path} cannot be read: {explain(error)}"]) from None
 
 
 def _no_passphrase() -> bytes:
