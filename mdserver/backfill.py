@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from time import time
 from typing import Any, TypeAlias
 
 import attrs
@@ -14,15 +15,17 @@ import trio
 from .errors import MdserverError, Rejected, StoreUnavailable, leaves
 from .kinds import BY_NAME, Check, default_variant
 from .log import RarelyLogged
-from .model import TIMEFRAMES, US_PER_S, Candle, Feed, Gap, GapState, Published, Record, Topic
+from .model import DELETED, TIMEFRAMES, US_PER_S, Candle, Feed, Gap, GapState, Published, Record, Topic
 from .net import HttpRefused
 from .plugin import BrokerHistory
 from .redact import redact
 from .store.history.venue_candles import FINEST
 from .store.store import GapRow, Store
 
-__all__ = ["FilledGap", "GapFiller", "HistoryOf", "summary"]
+__all__ = ["FilledGap", "GapFiller", "HistoryOf", "gaps_to_fill", "summary"]
 
+MOST_AT_ONCE = 10_000
+"""The most gaps of a state that one command fills."""
 AT_ONCE = 5_000
 """The most records that are stored in one transaction."""
 
@@ -62,6 +65,23 @@ class _Taken:
     candles: int = 0
 
 
+async def gaps_to_fill(
+    store: Store, broker: str | None, symbol: str | None, *, retry_permanent: bool
+) -> list[GapRow]:
+    """Return the gaps that a command fills, the oldest first: the open ones.
+
+    With ``retry_permanent`` those that a venue refused are among them. What an operator deleted is not fetched again.
+    """
+    now_us = int(time() * US_PER_S)
+    gaps = await store.gaps(0, now_us, broker=broker, symbol=symbol, state="open", limit=MOST_AT_ONCE)
+    if retry_permanent:
+        gaps += await store.gaps(
+            0, now_us, broker=broker, symbol=symbol, state="permanent", but=[DELETED], limit=MOST_AT_ONCE
+        )
+        gaps.sort(key=lambda gap: gap.from_us)
+    return gaps
+
+
 class GapFiller:
     """Fills gaps of the ledger, one at a time.
 
@@ -95,7 +115,8 @@ class GapFiller:
     async def fill(self, gap: GapRow) -> FilledGap:
         """Fill a gap as far as the venue's history goes. Raises StoreUnavailable; the result has any other error.
 
-        A partly filled gap stays open; its stored records are not stored again at the next attempt.
+        A partly filled gap stays open; its stored records are not stored again at the next attempt. A permanent gap is
+        tried like an open one, and becomes open if the venue does not refuse it now.
         """
         taken = _Taken()
         failure: BaseException | None = None
@@ -115,6 +136,8 @@ class GapFiller:
         if isinstance(failure, Rejected) and not _is_of_credentials(failure):
             return await self._end(gap, "permanent", taken, why)
         self._log.warning("a gap cannot be filled now", **_about(gap), records=taken.records, error=why)
+        if gap.state != "open":
+            await self._mark(gap, "open")
         return FilledGap(gap, "open", taken.records, why, taken.candles)
 
     async def _take(self, gap: GapRow, taken: _Taken) -> None:
@@ -171,9 +194,7 @@ class GapFiller:
         return len(new)
 
     async def _end(self, gap: GapRow, state: GapState, taken: _Taken, why: str) -> FilledGap:
-        await self._store.mark_gap(gap.id, state)
-        topic = Topic(gap.broker, gap.symbol, gap.type, default_variant(gap.type))
-        self._on_changed(Gap(topic, gap.from_us, gap.to_us, gap.cause, gap.size, state))
+        await self._mark(gap, state)
         if state == "filled":
             self._log.info("a gap was filled", **_about(gap), records=taken.records)
         elif taken.candles:
@@ -186,6 +207,12 @@ class GapFiller:
         else:
             self._log.warning("a gap is permanent: its records cannot be fetched", **_about(gap), reason=why)
         return FilledGap(gap, state, taken.records, why, taken.candles)
+
+    async def _mark(self, gap: GapRow, state: GapState) -> None:
+        await self._store.mark_gap(gap.id, state)
+        if state != gap.state:
+            topic = Topic(gap.broker, gap.symbol, gap.type, default_variant(gap.type))
+            self._on_changed(Gap(topic, gap.from_us, gap.to_us, gap.cause, gap.size, state))
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:

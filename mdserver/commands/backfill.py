@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import json
-from time import time
 from typing import Any
 
 import click
 
-from ..backfill import GapFiller, summary
+from ..backfill import GapFiller, gaps_to_fill, summary
 from ..control_socket import NoServer, ask_server
-from ..model import US_PER_S
 from ..plugin import BrokerHistory, CommandContext, CommandPlugin
 from ..store.store import Store
 from .maintenance import json_option, open_for_maintenance, symbol_option
 
 __all__ = ["plugin"]
 
-MOST_GAPS = 10_000
 WAIT_S = 86_400.0
 
 
 @click.command("backfill")
 @click.option("--broker", metavar="NAME", help="Only gaps of this broker.")
 @symbol_option
+@click.option(
+    "--retry-permanent",
+    is_flag=True,
+    help="Also try again the gaps that their venue refused, when a key or an archive is back.",
+)
 @json_option
 @click.pass_obj
-def backfill(context: CommandContext, broker: str | None, symbol: str | None, *, as_json: bool) -> None:
+def backfill(
+    context: CommandContext, broker: str | None, symbol: str | None, *, retry_permanent: bool, as_json: bool
+) -> None:
     """Fill known gaps from the venues' own history, now instead of at the server's leisure.
 
     A running server does the work, and stops when this command is interrupted; without one the command does it itself.
     What is stored is not stored twice, so an interrupted command can be run again. The exit code is 1 where a gap stays
     open.
     """
-    result = context.run(_run, context, broker, symbol)
+    result = context.run(_run, context, broker, symbol, retry_permanent)
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -42,16 +46,23 @@ def backfill(context: CommandContext, broker: str | None, symbol: str | None, *,
         raise click.exceptions.Exit(1)
 
 
-async def _run(context: CommandContext, broker: str | None, symbol: str | None) -> dict[str, Any]:
-    request = {"do": "backfill", "broker": broker, "symbol": symbol}
+async def _run(
+    context: CommandContext,
+    broker: str | None,
+    symbol: str | None,
+    retry_permanent: bool,
+) -> dict[str, Any]:
+    request = {"do": "backfill", "broker": broker, "symbol": symbol, "retry_permanent": retry_permanent}
     try:
         result: dict[str, Any] = await ask_server(context.config.data_dir, request, wait_s=WAIT_S)
     except NoServer:
-        return await _without_server(context, broker, symbol)
+        return await _without_server(context, broker, symbol, retry_permanent=retry_permanent)
     return result
 
 
-async def _without_server(context: CommandContext, broker: str | None, symbol: str | None) -> dict[str, Any]:
+async def _without_server(
+    context: CommandContext, broker: str | None, symbol: str | None, *, retry_permanent: bool
+) -> dict[str, Any]:
     entries = {entry.name: entry for entry in context.config.brokers if entry.enabled}
     if broker is not None and broker not in entries:
         known = ", ".join(entries) or "none"
@@ -71,8 +82,7 @@ async def _without_server(context: CommandContext, broker: str | None, symbol: s
 
     async with open_for_maintenance(context.config) as database:
         store = Store(database)
-        now_us = int(time() * US_PER_S)
-        gaps = await store.gaps(0, now_us, broker=broker, symbol=symbol, state="open", limit=MOST_GAPS)
+        gaps = await gaps_to_fill(store, broker, symbol, retry_permanent=retry_permanent)
         filler = GapFiller(store, history_of, log=context.log)
         return summary([await filler.fill(gap) for gap in gaps])
 

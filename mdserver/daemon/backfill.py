@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 import trio
 
-from ..backfill import FilledGap, GapFiller, summary
+from ..backfill import FilledGap, GapFiller, gaps_to_fill, summary
 from ..backoff import Backoff
 from ..errors import Rejected, StoreUnavailable
 from ..feed.supervisor import Supervisor
@@ -31,8 +31,6 @@ BATCHES_PER_MINUTE = 30
 PAUSES_S = (60.0, 3600.0)
 """First and longest pause before a gap is tried again after a failure."""
 AT_A_TIME = 50
-MOST_AT_ONCE = 10_000
-"""The most gaps that one command fills."""
 UNWANTED = ("unsubscribed", "refused", UNSTORABLE)
 """Causes of gaps without subscribers, and of records that the database refused; only the command fills these gaps."""
 
@@ -106,15 +104,20 @@ class BackfillPart(Part):
             self._at_work.discard(name)
 
     async def fill_now(self, request: Mapping[str, Any]) -> Any:
-        """Fill all open gaps of a command's ``broker`` and ``symbol`` (None: of all); return a summary with counts."""
+        """Fill the gaps of a command's ``broker`` and ``symbol`` (None: of all); return a summary with counts.
+
+        With ``retry_permanent`` those that the venue refused are tried again too.
+        """
         broker, symbol = request.get("broker"), request.get("symbol")
         if broker is not None and broker not in self._supervisor.brokers:
             known = ", ".join(self._supervisor.brokers) or "none"
             raise Rejected(f'found broker "{broker}", expected a running one: {known}')
         filler = self._filler(trio.lowlevel.checkpoint)
-        now_us = int(time() * US_PER_S)
-        gaps = await self._database.store.gaps(
-            0, now_us, broker=broker, symbol=symbol, state="open", limit=MOST_AT_ONCE
+        gaps = await gaps_to_fill(
+            self._database.store,
+            broker,
+            symbol,
+            retry_permanent=request.get("retry_permanent") is True,
         )
         results = []
         for gap in gaps:

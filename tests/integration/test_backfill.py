@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
+from mdserver.backfill import GapFiller, gaps_to_fill
+from mdserver.errors import Rejected, Unavailable
+from mdserver.model import Feed, Gap, Published, Record, Tick
 from mdserver.net import open_websocket
+from mdserver.store.connection.database import Database
+from mdserver.store.store import Store
 
 from .daemon import Daemon, clean_environment, open_daemon, write_config
 from .test_daemon import broken_distribution
 from .test_reload import Watching
+from .test_write_batch import EURUSD, START_US
 
 TAPE = """
 import attrs, time, trio, mdserver.plugin as p
@@ -179,4 +187,57 @@ async def test_what_cannot_be_had_is_told(folder: Path, config: Path) -> None:
             assert (code, errors) == (0 if state == "permanent" else 1, f"{name}: 1 {state}: {why}\n")
         found = {one["broker"]: one["state"] for one in await gaps_of(daemon)}
         assert found == {name: state for name, (state, _) in expected.items()}
+        code, output, _ = await run_command(config, "backfill", "--broker", "gone")
+        assert (code, output.split(";")[0]) == (0, "gaps filled 0, permanent 0, still open 0")
+        code, output, _ = await run_command(config, "backfill", "--broker", "gone", "--retry-permanent")
+        assert (code, output.split(";")[0]) == (0, "gaps filled 0, permanent 1, still open 0")
         assert await daemon.stop() == 0
+
+
+class Archive:
+    """A venue's past, which refuses, is unavailable or is there."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        self.asked = 0
+
+    async def backfill(self, feed: Feed, from_us: int, to_us: int) -> AsyncGenerator[Sequence[Record]]:
+        self.asked += 1
+        if self.fault is not None:
+            raise self.fault
+        yield [Tick(feed.symbol, from_us + 1, 1.0, 1.1)]
+
+
+async def test_what_a_venue_refused_is_tried_again_on_request_alone(database: Database) -> None:
+    store, archive, told = Store(database), Archive(), list[Gap]()
+    before, after = Tick("EURUSD", START_US, 1.0, 1.1), Tick("EURUSD", START_US + 9_000_000, 1.0, 1.1)
+    missed = Gap(EURUSD, START_US, START_US + 9_000_000, "disconnected")
+    gone = Gap(EURUSD, START_US, START_US + 5_000_000, "deleted", 3, "permanent")
+    await store.write(
+        [Published(EURUSD, 1, before), Published(EURUSD, 1, missed), Published(EURUSD, 1, gone)]
+    )
+    await store.write([Published(EURUSD, 2, after)])
+    filler = GapFiller(store, lambda _: archive, on_changed=told.append, log=structlog.get_logger())
+
+    async def fill(fault: Exception | None, *, retry: bool = True) -> list[str]:
+        archive.fault, archive.asked = fault, 0
+        told.clear()
+        gaps = await gaps_to_fill(store, EURUSD.broker, None, retry_permanent=retry)
+        states = [(await filler.fill(gap)).state for gap in gaps]
+        kept = await store.gaps(0, 1 << 60, limit=9)
+        assert [gap.state for gap in kept if gap.cause == "disconnected"] == states or not states
+        assert [gap.state for gap in kept if gap.cause == "deleted"] == ["permanent"]
+        assert archive.asked == len(states)
+        return [gap.state for gap in told]
+
+    refused, busy = Rejected("the venue keeps no ticks"), Unavailable("busy")
+    assert await fill(refused) == ["permanent"]
+    assert await fill(None, retry=False) == []
+    assert archive.asked == 0
+    assert await fill(refused) == []  # nothing has changed
+    assert archive.asked == 1
+    assert await fill(busy) == ["open"]
+    assert await fill(refused, retry=False) == ["permanent"]
+    assert await fill(None) == ["filled"]
+    assert await fill(None) == []
+    assert archive.asked == 0
