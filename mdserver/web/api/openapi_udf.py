@@ -61,7 +61,7 @@ _BARS = {
 }
 _MARKS = list_of(
     object_of(
-        {"id": COUNT, "time": _SECONDS, "minSize": COUNT}
+        {"id": {"type": "integer"}, "time": _SECONDS, "minSize": COUNT}
         | _all(TEXT, "color", "text", "label", "labelFontColor")
     )
 )

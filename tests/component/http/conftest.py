@@ -60,6 +60,9 @@ class FakeStore:
     holes: list[tuple[int, int]] = attrs.field(factory=list)
     missing: set[int] = attrs.field(factory=set)
     open_gaps: dict[int, list[tuple[int, int | None]]] = attrs.field(factory=dict)
+    lasting: list[LastingGap] = attrs.field(
+        factory=lambda: [LastingGap("kraken", "ETHUSD", "trade", (T0 + 20) * US_PER_S, "disconnected", None)]
+    )
     tick_count: int = 5_000_000
     days: list[CoverageDay] = attrs.field(factory=list)
     forming: dict[tuple[str, int, int], StoredCandle] = attrs.field(factory=dict)
@@ -177,10 +180,14 @@ class FakeStore:
         return all(first_us > last or last_us < first for first, last in self.holes)
 
     async def lasting_gaps(self, last_us: int, **chosen: Any) -> list[LastingGap]:
-        row = LastingGap("kraken", "ETHUSD", "trade", (T0 + 20) * US_PER_S, "disconnected", None)
-        fits = chosen["symbol"] in (None, row.symbol) and chosen["broker"] in (None, row.broker)
-        fits = fits and chosen["symbols"] is chosen["brokers"] is None
-        return [row] if fits and row.from_us <= last_us else []
+        assert chosen.get("symbols") is chosen.get("brokers") is None
+        return [
+            row
+            for row in self.lasting
+            if chosen["symbol"] in (None, row.symbol)
+            and chosen["broker"] in (None, row.broker)
+            and row.from_us <= last_us
+        ]
 
     async def days_in_lake(self, series_ids: Sequence[int], table: str, first_us: int, last_us: int) -> None:
         """None of them lies there."""

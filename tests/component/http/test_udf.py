@@ -9,6 +9,7 @@ import pytest
 
 from mdserver.errors import StoreUnavailable
 from mdserver.model import Instrument
+from mdserver.store.store import LastingGap
 from mdserver.web.api.dependencies import SourceInfo
 
 from .conftest import Series
@@ -235,6 +236,25 @@ async def test_gaps_are_marks(site: Any) -> None:
     assert mark["time"] == T0 + HOUR
     assert len(mark["tooltip"]) == 3
     assert await udf(site, f"marks?symbol=BTCUSDT&from={T0}&to={END}&resolution=1D") == []
+
+
+async def test_a_gap_that_lasts_is_a_mark_until_now(site: Any) -> None:
+    since_us = (T0 + HOUR + 5) * US
+    site.store.lasting = [
+        LastingGap("oanda", "EURUSD", "tick", since_us, "disconnected", None),
+        LastingGap("oanda", "EURUSD", "orderbook", since_us, "disconnected", None),
+        LastingGap("oanda", "GBPUSD", "tick", since_us, "disconnected", None),
+    ]
+    site.store.open_gaps = {1: [((T0 + 2 * HOUR) * US, (T0 + 3 * HOUR) * US)]}
+    path = f"?symbol=oanda:EURUSD&from={T0}&to={END}&resolution=60"
+    lasting, ended = await udf(site, f"marks{path}")
+    assert (lasting["time"], lasting["color"], ended["time"]) == (T0 + HOUR, "red", T0 + 2 * HOUR)
+    assert lasting["text"].split("\n")[1:] == ["2024-03-20 01:00:05 UTC until now", "disconnected"]
+    assert (lasting["id"], ended["id"]) == (-1, 9)
+    (lasting, _) = await udf(site, f"timescale_marks{path}")
+    assert lasting["tooltip"][2] == "disconnected"
+    early = f"?symbol=oanda:EURUSD&from={T0}&to={T0 + HOUR}&resolution=60"
+    assert await udf(site, f"marks{early}") == []
 
 
 async def test_quotes(site: Any) -> None:
