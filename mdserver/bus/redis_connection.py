@@ -54,65 +54,70 @@ class RedisUrl(NamedTuple):
 
 async def connect(url: RedisUrl) -> RedisConnection:
     """Connect and introduce ourselves. Raises OSError, or RedisRefusal of the credentials."""
-    socket = await trio.open_tcp_stream(url.host, url.port)
-    stream: trio.abc.Stream = socket
-    if url.tls is not None:
-        stream = trio.SSLStream(socket, url.tls, server_hostname=url.host, https_compatible=True)
-    connection = RedisConnection(stream, socket.socket.fileno())
+    connection = RedisConnection(await trio.open_tcp_stream(url.host, url.port), url)
     try:
         await connection.ask(url.handshake())
     except BaseException:
-        await connection.abort()
+        connection.close()
         raise
     return connection
 
 
 class RedisConnection:
-    """One connection, for one caller at a time. After an error or a cancellation it is of no use: :meth:`abort` it."""
+    """One connection, for one caller at a time. After an error or a cancellation it is of no use: :meth:`close` it."""
 
-    def __init__(self, stream: trio.abc.Stream, file_descriptor: int) -> None:
-        self._stream = stream
+    def __init__(self, stream: trio.SocketStream, url: RedisUrl) -> None:
+        self._socket = stream.socket
+        self._stream: trio.abc.Stream = stream
+        if url.tls is not None:
+            self._stream = trio.SSLStream(stream, url.tls, server_hostname=url.host, https_compatible=True)
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._poll = select.poll()
-        self._poll.register(file_descriptor, select.POLLIN)
+        self._poll.register(self._socket.fileno(), select.POLLIN)
 
     @property
     def is_usable(self) -> bool:
-        """Whether an idle connection is still open: one that has something to say was closed by Redis."""
-        return not self._poll.poll(0)
+        """Whether an idle connection is open and silent: what Redis says unasked would be taken for an answer."""
+        return not self._reader.has_data() and not self._poll.poll(0)
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands at once and return the answer to each: bytes, an int, None or a list of these.
 
-        Raises RedisRefusal of the first one that Redis refuses, once all are answered; OSError where the connection
-        breaks or the other side does not speak Redis' protocol.
+        Raises RedisRefusal of the first one that Redis refuses, once all are answered or the connection breaks: Redis
+        may say why it closes it. Raises OSError where it breaks, or the other side does not speak Redis' protocol.
         """
-        reader, answers = self._reader, list[Any]()
+        answers: list[Any] = []
         try:
             await self._stream.send_all(b"".join(map(_pack, commands)))
             while len(answers) < len(commands):
-                answer = reader.gets()
+                answer = self._reader.gets()
                 if answer is not _INCOMPLETE:
                     answers.append(answer)
                     continue
                 received = await self._stream.receive_some(RECEIVED_BYTES)
                 if not received:
+                    _refuse(answers)
                     raise ConnectionError(CLOSED)
-                reader.feed(bytes(received))
+                self._reader.feed(bytes(received))
         except trio.BrokenResourceError as error:
+            _refuse(answers)
             # not its cause itself, which would then be a cause of its own; an error of TLS is an OSError
             why = str(error.__cause__) if isinstance(error.__cause__, OSError) else CLOSED
             raise ConnectionError(why) from error
         except hiredis.ProtocolError as error:
             raise ConnectionError(f"what answers there is not Redis: {error}") from error
-        for answer in answers:
-            if isinstance(answer, hiredis.ReplyError):
-                raise RedisRefusal(str(answer))
+        _refuse(answers)
         return answers
 
-    async def abort(self) -> None:
+    def close(self) -> None:
         """Close the connection at once."""
-        await trio.aclose_forcefully(self._stream)
+        self._socket.close()
+
+
+def _refuse(answers: Sequence[Any]) -> None:
+    for answer in answers:
+        if isinstance(answer, hiredis.ReplyError):
+            raise RedisRefusal(str(answer))
 
 
 def _pack(command: Command) -> bytes:

@@ -37,10 +37,19 @@ CALL_S = 3.0
 _FRAME = b"f"
 
 _TROUBLE = (RedisError, RedisRefusal, OSError)
-_CREDENTIALS = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH")
+_CREDENTIALS = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH", "ERR ACL failure in script")
 
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+_APPEND = """
+for at = 3, #ARGV do
+  redis.call('xadd', KEYS[1], ARGV[1] .. '-' .. (ARGV[2] + at - 3), 'f', ARGV[at])
+end
+"""
+"""All or nothing where memory ends, and nothing behind what is refused. With a command for each frame, Redis takes
+frames again as soon as another client has freed memory, and those between are missing.
+"""
 
 _GET_ALL = """
 local found = {}
@@ -95,7 +104,7 @@ async def open_redis(
         try:
             yield engine
         finally:
-            await engine.aclose()
+            engine.close()
 
 
 class RedisEngine:
@@ -106,21 +115,23 @@ class RedisEngine:
         self._client = client
         self._url = url
         self._idle: list[RedisConnection] = []
+        self._is_closed = False
 
-    async def aclose(self) -> None:
-        """Close the connections that nobody uses now."""
+    def close(self) -> None:
+        """Close the connections that nobody uses now, and each other one after its use."""
+        self._is_closed = True
         while self._idle:
-            await self._idle.pop().abort()
+            self._idle.pop().close()
 
     async def append(self, stream: str, first: Position, frames: Sequence[bytes]) -> None:
         """See :meth:`.engine.BusEngine.append`."""
+        command: Command
+        if len(frames) == 1:
+            command = ("XADD", stream, str(first), _FRAME, frames[0])
+        else:
+            command = ("EVAL", _APPEND, 1, stream, first.fence, first.number, *frames)
         with self._plain(f"append to {stream}"):
-            await self._ask(
-                [
-                    ("XADD", stream, f"{first.fence}-{number}", _FRAME, frame)
-                    for number, frame in enumerate(frames, first.number)
-                ]
-            )
+            await self._ask(command)
 
     async def read(
         self, positions: Mapping[str, Position], *, most: int, wait_s: float
@@ -132,32 +143,32 @@ class RedisEngine:
             *(str(after) for after in positions.values()),
         )
         with self._plain("read", wait_s):
-            (found,) = await self._ask([command])
+            found = await self._ask(command)
         return {
             stream.decode(): [Entry(_position(identifier), _frame(fields)) for identifier, fields in entries]
             for stream, entries in found or ()
         }
 
-    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Have commands answered on a connection of our own, a new one where none is idle."""
+    async def _ask(self, command: Command) -> Any:
+        """Have a command answered on a connection of our own, a new one where none is idle."""
         connection = None
         while self._idle and connection is None:
             connection = self._idle.pop()
             if not connection.is_usable:
-                await connection.abort()
+                connection.close()
                 connection = None
         if connection is None:
             connection = await connect(self._url)
         try:
-            answers = await connection.ask(commands)
-        except RedisRefusal:
-            self._idle.append(connection)  # each command is answered
-            raise
+            (answer,) = await connection.ask([command])
         except BaseException:  # an answer may still come that the next caller would take for its own
-            await connection.abort()
+            connection.close()
             raise
-        self._idle.append(connection)
-        return answers
+        if self._is_closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        return answer
 
     async def edges(self, stream: str) -> tuple[Position, Position] | None:
         """See :meth:`.engine.BusEngine.edges`."""
