@@ -18,6 +18,7 @@ from ..log import get_logger, set_up_logging
 from ..plugin import BrokerPlugin, CommandDatabase, HistoryPlugin, Progress
 from ..redact import hide_values
 from ..registry import PluginProblem, load_brokers, load_history, stand_in
+from .few_arenas import share_arenas
 
 __all__ = ["ConfigFile", "Invocation", "Overrides"]
 
@@ -172,6 +173,8 @@ class Invocation:
 
     def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run ``work(*args)`` in trio to its end and return its result; what it raises is raised."""
+        if self.is_command:
+            share_arenas()
         return trio.run(partial(work, *args))
 
     def progress(self, label: str, total: float | None = None) -> AbstractContextManager[Progress]:
