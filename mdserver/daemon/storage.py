@@ -297,8 +297,8 @@ class DrainPart(Part):
         if self._drain is not None:
             with trio.move_on_after(DRAIN_S - 0.1):
                 await self._drain.drain()
-                return
-        _log.warning("some records are not stored yet: they wait in the journal for the next start")
+        if self._drain is None or self._journal.journal.pending_bytes:
+            _log.warning("some records are not stored yet: they wait in the journal for the next start")
 
 
 class _RememberingStore:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
-from mdserver.errors import JournalFull
+from mdserver.errors import JournalFull, StoreUnavailable
 from mdserver.journal.journal import Journal, open_journal
 from mdserver.journal.seq_floor import AHEAD
 from mdserver.metrics import Metrics
 from mdserver.model import Published, Tick, Topic
+from mdserver.store.embedded.server import open_embedded
 from mdserver.stream.publish import Publisher
 
 TOPIC = Topic("x", "EURUSD", "tick")
@@ -21,9 +23,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(reachable_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    folder = tmp_path / "disk"
+    folder = reachable_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder],
@@ -106,3 +108,14 @@ def test_a_disk_that_the_journal_filled_has_room_once_its_records_are_stored(sma
         assert journal.read(1_000)[0] == records
         journal.append(batch(90_101, 100))
         assert len(journal.read(1_000)[0]) == 200
+
+
+async def test_a_disk_too_small_for_the_first_start_is_named_and_nothing_is_left(small_disk: Path) -> None:
+    small_disk.chmod(0o755)
+    with pytest.raises(StoreUnavailable) as caught:
+        async with open_embedded(small_disk, log=structlog.get_logger()):
+            pass
+    assert f"the disk of {small_disk / 'postgres'} is full" in str(caught.value)
+    assert "make room, or set another data_dir" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (small_disk / "postgres").iterdir()] == ["mdserver.lock"]

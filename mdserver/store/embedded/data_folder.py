@@ -51,6 +51,11 @@ LOG_BYTES = 10_000_000
 ORPHANS_S = 5.0
 """How long killed processes may take to disappear."""
 
+EMPTY_MB = 60
+"""What a new cluster with our tables takes, with its first log segment."""
+
+_DISK_FULL = ("No space left on device", "Check free disk space")
+
 _SOCKET_PREFIX = "mdserver-pg-"
 
 
@@ -117,6 +122,15 @@ class Place:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(since if since <= size else 0, size - 1_500))
             return file.read().decode(errors="replace").strip()
+
+    def without_disk_trouble(self, text: str) -> str:
+        """Return PostgreSQL's own ``text`` about a failure, or one sentence in its place if the disk is full."""
+        if not any(sign in text for sign in _DISK_FULL):
+            return text
+        return (
+            f"the disk of {self.folder} is full: an empty database takes {EMPTY_MB} MB; make room, or set another "
+            "data_dir"
+        )
 
     def make_socket_folder(self, again: Path | None = None) -> Path:
         """Return an empty private folder for the socket: a short path elsewhere if our own is too long.

@@ -163,7 +163,7 @@ async def _wait_ready(
     started = reported = trio.current_time()
     while True:
         if process.poll() is not None:
-            text = server.place.log_tail(since=log_start)
+            text = server.place.without_disk_trouble(server.place.log_tail(since=log_start))
             raise StoreUnavailable(
                 f"PostgreSQL ended with status {process.returncode} while starting:\n{text}"
             )

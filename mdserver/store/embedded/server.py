@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -79,7 +80,9 @@ async def open_embedded(
             try:
                 conninfo = await trio.to_thread.run_sync(_ensure_database, server)
             except psycopg.Error as error:
-                raise StoreUnavailable(f"PostgreSQL has started but cannot be used: {error}") from error
+                raise StoreUnavailable(
+                    f"PostgreSQL has started but cannot be used: {place.without_disk_trouble(str(error))}"
+                ) from error
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep_running, running, binaries, log)
                 try:
@@ -197,7 +200,8 @@ async def _init_cluster(place: Place, binaries: Binaries) -> None:
             **options,
         )
     if result.returncode != 0:
-        text = result.stderr.decode(errors="replace").strip()
+        text = place.without_disk_trouble(result.stderr.decode(errors="replace").strip())
+        await trio.to_thread.run_sync(partial(shutil.rmtree, new, ignore_errors=True))
         raise StoreUnavailable(f"initdb of PostgreSQL {binaries.text} failed as {place.account}: {text}")
     await trio.to_thread.run_sync(place.finish_cluster, new, SETTINGS)
 
