@@ -56,7 +56,7 @@ def make_app(
     access = access or Access(config, services.metrics)
     app = StreamingQuartTrio("mdserver")
     guard(app, access)
-    app.register_blueprint(page_routes())
+    app.register_blueprint(page_routes(lambda: access.has_keys))
     supervisor.follow(clients.subscribers.watch, clients.subscribers.unwatch)
     supervisor.follow(lambda broker: broker.listeners.append(clients.on_broker_state), lambda _: None)
     shared = dict[str, Any](

@@ -15,7 +15,6 @@ from werkzeug.routing import WebsocketMismatch
 from ...errors import StoreUnavailable
 from .caching import REVALIDATE
 from .candles_view import candles_answer
-from .client_module import client_module
 from .conditional import answer, small_body
 from .cors import cross_origin
 from .coverage_view import coverage_document
@@ -160,10 +159,6 @@ def _add_operator_routes(routes: Blueprint, services: Dependencies) -> None:
         response: Response = current_app.response_class(data, content_type=content_type)
         response.headers["Cache-Control"] = "no-store"
         return response
-
-    @routes.get("/client.js")
-    async def client() -> Response:
-        return uncached(client_module(), "text/javascript; charset=utf-8")
 
     @routes.get("/stream")
     async def stream() -> Response:

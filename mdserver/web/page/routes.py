@@ -1,5 +1,8 @@
 """The routes of the pages: ``/``, ``/docs`` and the files that they load from ``/page/``.
 
+A page is asked for anew each time and mostly answered with 304. The files that it loads have the version of all files
+in their addresses, so a browser keeps them for good, and an upgraded server never meets its old scripts.
+
 The pages load nothing from elsewhere, and their Content-Security-Policy holds them to it: no inline script or style,
 no frame, no form. They hold no data, so they need no key; what they show they ask for at ``/api`` and the WebSocket,
 where a key is asked for.
@@ -7,11 +10,16 @@ where a key is asked for.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import trio
 from quart import Blueprint, Response, current_app, request
 from werkzeug.exceptions import NotFound
 
-from .assets import Asset, asset_names, load_asset
+from ..api.caching import IMMUTABLE, REVALIDATE
+from .assets import CLIENT, Asset, asset_names, files_version, load_asset, load_page
+from .first_question import first_question
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page_routes"]
 
@@ -28,36 +36,56 @@ CONTENT_SECURITY_POLICY = "; ".join(
     )
 )
 
+_VERSIONED = re.compile(r"([0-9a-f]{16})/(.+)")
 
-def page_routes() -> Blueprint:
-    """Return the blueprint with the pages."""
+
+def page_routes(has_keys: Callable[[], bool] = lambda: False) -> Blueprint:
+    """Return the blueprint with the pages. ``has_keys``: whether a page may have to send a key with its questions."""
     routes = Blueprint("page", __name__)
+    ready: dict[tuple[Callable[[str], Asset], str], Asset] = {}
+
+    async def loaded(load: Callable[[str], Asset], name: str) -> Asset:
+        asset = ready.get((load, name))
+        if asset is None:  # files are read and compressed once, away from the event loop
+            asset = ready[load, name] = await trio.to_thread.run_sync(load, name)
+        return asset
 
     @routes.get("/")
     async def page() -> Response:
-        return await _answer("page.html")
+        response = _answer(await loaded(load_page, "page.html"), REVALIDATE)
+        question = None if has_keys() else first_question(request.args)
+        if question is not None:
+            response.headers["Link"] = f"<{question}>; rel=preload; as=fetch; crossorigin"
+        return response
 
     @routes.get("/docs")
     async def docs() -> Response:
-        return await _answer("docs.html")
+        return _answer(await loaded(load_page, "docs.html"), REVALIDATE)
+
+    @routes.get("/client.js")
+    async def client() -> Response:
+        return _answer(await loaded(load_asset, CLIENT), REVALIDATE)
 
     @routes.get("/page/<path:name>")
     async def file(name: str) -> Response:
+        versioned = _VERSIONED.fullmatch(name)
+        name = versioned[2] if versioned else name
         if name not in asset_names():
             raise NotFound
-        return await _answer(name)
+        asset = await loaded(load_asset, name)
+        # A page of another version, open while the server is upgraded, gets what there is and does not keep it.
+        lasts = versioned is not None and versioned[1] == files_version()
+        return _answer(asset, IMMUTABLE if lasts else REVALIDATE)
 
     return routes
 
 
-async def _answer(name: str) -> Response:
-    asset = await trio.to_thread.run_sync(load_asset, name)
+def _answer(asset: Asset, cache_control: str) -> Response:
     packed = request.accept_encodings.quality("gzip") > 0
     tag = f"{asset.digest}-gz" if packed else asset.digest
     headers = {
         "ETag": f'"{tag}"',
-        # Asked for anew each time, and mostly answered with 304: an upgraded server never meets its old scripts.
-        "Cache-Control": "no-cache",
+        "Cache-Control": cache_control,
         "Vary": "Accept-Encoding",
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     }

@@ -69,6 +69,7 @@ async def test_the_chart_is_live_and_history_is_behind_it(
         window.until("document.querySelectorAll('#coverage .day').length > 30")
         window.until("document.querySelector('#gaps tbody').textContent.includes('disconnected')")
         window.until("document.querySelector('#chart').dataset.shaded >= 17")
+        asks_first_for_candles_and_once(window)
         take_picture(window)
         reads_with_keys(window)
         loads_what_lies_before(window)
@@ -87,6 +88,17 @@ async def test_the_chart_is_live_and_history_is_behind_it(
     async with open_daemon(config) as daemon:
         url = daemon.base + "/?symbol=EURUSD"
         await browser.look(url, look, script=LISTENING, viewport={"width": 1280, "height": 860})
+
+
+def asks_first_for_candles_and_once(window: Window) -> None:
+    """The question goes out beside the page's modules, and the page takes that answer."""
+    asked = window.page.evaluate(
+        """performance.getEntriesByType('resource').map(one => [one.name, one.startTime])
+            .filter(([name]) => name.includes('sort=desc') || name.endsWith('/page.js'))"""
+    )
+    first = [name for name, _ in sorted(asked, key=lambda one: one[1]) if "/api/candles" in name]
+    assert len(first) == 1, first
+    assert min(asked, key=lambda one: one[1])[0] == first[0]
 
 
 def everybody_can_use(window: Window) -> None:

@@ -1,7 +1,6 @@
 // The candles of one chart: history over HTTP, live ones behind it, each bucket once and in order.
 
-import { Follow } from "./follow.js";
-import { ask } from "./server.js";
+import { ask, part } from "./server.js";
 
 export const SECONDS = {
   "1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "2h": 7200, "4h": 14_400, "8h": 28_800,
@@ -40,11 +39,19 @@ export class Candles {
     this.#chosen = chosen;
     this.#on = on;
     this.step = SECONDS[chosen.timeframe];
+    this.#begin();
+  }
+
+  /** History first, which is to be seen at once; what comes while the stream connects is fetched then. */
+  async #begin() {
+    const { timeframe, price, align } = this.#chosen;
+    await this.#load();
+    if (this.#stopped) return;
     // Others are made when they are asked for, so they are asked for.
-    const isStreamed = STREAMED.has(chosen.timeframe) && !chosen.price && !chosen.align;
-    if (isStreamed) this.#listen();
-    else this.#poll();
-    this.#load();
+    const isStreamed = STREAMED.has(timeframe) && !price && !align;
+    if (!isStreamed) return void this.#poll();
+    const { Follow } = await part(() => import("./follow.js"));
+    if (!this.#stopped) this.#listen(Follow);
   }
 
   stop() {
@@ -127,14 +134,13 @@ export class Candles {
     }
   }
 
-  #listen() {
+  #listen(Follow) {
     const { symbol, timeframe, broker } = this.#chosen;
-    let connections = 0;
     const options = { types: ["candle"], interval: timeframe, broker: broker || undefined };
     this.#follow = new Follow([symbol], options, {
       batch: (records) => records.forEach((one) => one.type === "candle" && this.#arrived(one)),
       state: (state) => {
-        if (state === "live" && connections++ > 0) this.#catchUp();
+        if (state === "live") this.#catchUp();
       },
       refused: (_, why) => {
         this.#on.message(`No live candles of ${symbol}: ${why}. Tried again every half minute.`);

@@ -3,7 +3,7 @@
 const KEPT = "mdserver-key"; // of the page at /, in this tab
 
 const ui = globalThis.SwaggerUIBundle({
-  url: new URL("../api/openapi.json", import.meta.url).href,
+  url: new URL("api/openapi.json", document.baseURI).href,
   dom_id: "#docs",
   deepLinking: true,
   tryItOutEnabled: true,

@@ -1,6 +1,7 @@
 // A live subscription that lasts: it connects again by itself, and each connection begins afresh.
 
-import { askKey, client } from "./server.js";
+import { connect } from "./client.js";
+import { BASE, askKey, currentKey } from "./server.js";
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 5000;
@@ -68,7 +69,7 @@ export class Follow {
   }
 
   async #connection() {
-    const stream = client().stream(this.#symbols, {
+    const stream = connect(BASE, { key: currentKey() }).stream(this.#symbols, {
       ...this.#options,
       onStatus: (message) => {
         if (this.#stream !== stream) return;

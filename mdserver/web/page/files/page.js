@@ -1,12 +1,9 @@
 // The page: what is chosen, and who shows it.
 
-import { showBrokers } from "./brokers.js";
 import { Candles, SECONDS } from "./candles.js";
 import { Chart } from "./chart.js";
-import { Prices } from "./prices.js";
-import { ask, now } from "./server.js";
-import { at, element, length, notice, utc } from "./show.js";
-import { openGaps, showGaps, showStored } from "./stored.js";
+import { ask, now, part } from "./server.js";
+import { at, length, notice, utc } from "./show.js";
 
 const SLEPT_S = 150; // a hidden tab's timers may come once a minute
 const METADATA_MS = 30_000;
@@ -14,6 +11,7 @@ const GAPS_MS = 30_000;
 const STORED_MS = 300_000;
 const OPTIONS_SHOWN = 100;
 const TYPING_MS = 200; // connecting anew at each letter would be in vain
+const CHART_FIRST_MS = 1000; // the longest that all else waits for the first candle
 
 const address = new URLSearchParams(location.search);
 const chosen = {
@@ -31,17 +29,43 @@ let stopShown = new AbortController();
 let gapsTimer = null;
 let filterTimer = null;
 
+let prices = null; // until what stands below the chart is loaded
+let chartSeen;
+const below = new Promise((resolve) => {
+  chartSeen = resolve;
+  setTimeout(resolve, CHART_FIRST_MS);
+}).then(() => part(() => import("./below.js")));
 const chart = new Chart(at("chart"), () => loadEarlier());
-const prices = new Prices({
-  choose: (symbol) => {
-    choose({ symbol, broker: "" });
-    at("chart").scrollIntoView({ block: "nearest" });
-    at("chart").focus({ preventScroll: true });
-  },
-  state: connectionState,
-  status: () => showBrokers(),
-  gap: () => gapsSoon(),
-});
+
+async function fillBelow() {
+  const { Prices, showBrokers } = await below;
+  prices = new Prices({
+    choose: (symbol) => {
+      choose({ symbol, broker: "" });
+      at("chart").scrollIntoView({ block: "nearest" });
+      at("chart").focus({ preventScroll: true });
+    },
+    state: connectionState,
+    status: () => showBrokers(),
+    gap: () => gapsSoon(),
+  });
+  showBrokers();
+  if (symbols.length) showPrices();
+  else refreshSymbols();
+  setInterval(refreshSymbols, METADATA_MS);
+  setInterval(() => !document.hidden && showGaps(chosen.symbol, stopShown.signal), GAPS_MS);
+  setInterval(() => !document.hidden && showStored(chosen.symbol, stopShown.signal), STORED_MS);
+}
+
+async function showGaps(symbol, signal) {
+  const part = await below;
+  if (!signal.aborted) await part.showGaps(symbol, signal);
+}
+
+async function showStored(symbol, signal) {
+  const part = await below;
+  if (symbol && !signal.aborted) await part.showStored(symbol, signal);
+}
 
 async function loadEarlier() {
   if (await candles?.earlier()) shadeGaps();
@@ -62,10 +86,13 @@ function show() {
     reset: (list) => {
       chart.reset(list);
       at("main").dataset.ready = symbol;
-      if (list.length) shadeGaps();
+      if (!list.length) return;
+      shadeGaps();
+      requestAnimationFrame(() => setTimeout(chartSeen));
     },
     update: (candle, isOld) => chart.update(candle, isOld),
     message: (text) => {
+      if (text) chartSeen();
       if (at("chart-message").textContent !== text) at("chart-message").textContent = text;
     },
     sources: (names) => (at("source").title = `these answered: ${names.join(", ") || "none"}`),
@@ -90,6 +117,8 @@ function remember() {
 }
 
 async function showSources(symbol, signal) {
+  await below;
+  if (signal.aborted) return;
   try {
     const { body } = await ask("api/metadata", { symbol }, { signal });
     const options = [["", "all, joined"], ...body.brokers.map(({ broker }) => [broker, broker])];
@@ -103,8 +132,9 @@ async function showSources(symbol, signal) {
 async function shadeGaps() {
   const { symbol, broker } = chosen;
   const { signal } = stopShown;
+  const { openGaps } = await below;
   const first = candles?.list[0]?.time;
-  if (first === undefined) return;
+  if (first === undefined || signal.aborted) return;
   try {
     const gaps = await openGaps(symbol, broker, first, signal);
     if (!signal.aborted) chart.gaps(gaps);
@@ -136,7 +166,7 @@ async function refreshSymbols() {
     return true;
   } catch (error) {
     notice("metadata", `What is stored is not known: ${error.message}. Tried again every half minute.`);
-    if (error.code === "unavailable" && chosen.symbol) prices.show([chosen.symbol], 1);
+    if (error.code === "unavailable" && chosen.symbol) prices?.show([chosen.symbol], 1);
     return false;
   }
 }
@@ -148,7 +178,7 @@ function suggest() {
 
 /** Follow the symbols that the filter leaves. */
 function showPrices() {
-  prices.show(matching(at("prices-filter").value), symbols.length);
+  prices?.show(matching(at("prices-filter").value), symbols.length);
 }
 
 function matching(typed) {
@@ -164,7 +194,7 @@ function connectionState(state, why) {
   if (state !== "live") return;
   notice("slept", "");
   candles?.hurry();
-  showBrokers();
+  below.then(({ showBrokers }) => showBrokers());
   gapsSoon();
 }
 
@@ -176,7 +206,7 @@ function noticeSleep() {
     last = Date.now();
     if (slept < SLEPT_S) return;
     notice("slept", `This page slept for ${length(slept)}, until ${utc(now())} UTC. It catches up …`);
-    prices.again();
+    prices?.again();
     candles?.again();
     showStored(chosen.symbol, stopShown.signal);
     refreshSymbols();
@@ -207,9 +237,6 @@ function connectControls() {
 
 connectControls();
 if (chosen.symbol) show();
-refreshSymbols();
-showBrokers();
+else refreshSymbols();
+fillBelow();
 noticeSleep();
-setInterval(refreshSymbols, METADATA_MS);
-setInterval(() => !document.hidden && showGaps(chosen.symbol, stopShown.signal), GAPS_MS);
-setInterval(() => !document.hidden && showStored(chosen.symbol, stopShown.signal), STORED_MS);

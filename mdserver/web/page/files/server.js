@@ -1,13 +1,13 @@
 // The server: questions over HTTP, the key, the clock.
 
-import { connect } from "../client.js";
 import { at, length, notice } from "./show.js";
 
-/** Relative to this file, so that it also works behind a path prefix. */
-export const BASE = new URL("..", import.meta.url).href.replace(/\/$/, "");
+/** Relative to the page, so that it also works behind a path prefix. */
+export const BASE = new URL(".", document.baseURI).href.replace(/\/$/, "");
 
 const KEPT = "mdserver-key";
 const CLOCK_OFF_S = 5;
+const PART_AGAIN_MS = 5000;
 
 let key = sessionStorage.getItem(KEPT);
 let asking = null;
@@ -24,8 +24,22 @@ export class Failed extends Error {
 /** The server's time in Unix seconds, whatever the clock here shows. */
 export const now = () => Date.now() / 1000 + offsetS;
 
-/** A client for streams, with the key of this tab. */
-export const client = () => connect(BASE, { key });
+/** The key of this tab, null without one. */
+export const currentKey = () => key;
+
+/** Load a part of the page that the first candle does not need: `part(() => import("./part.js"))`. */
+export async function part(load) {
+  for (;;) {
+    try {
+      const loaded = await load();
+      notice("part", "");
+      return loaded;
+    } catch (error) {
+      notice("part", `A part of this page is not loaded yet: ${error.message}. Tried again every few seconds; else reload the page.`);
+      await new Promise((resolve) => setTimeout(resolve, PART_AGAIN_MS));
+    }
+  }
+}
 
 /** Ask for a key, once for all that need one; it is kept for this tab. */
 export function askKey(reason) {
