@@ -66,13 +66,15 @@ _Series: TypeAlias = tuple[str, str, RecordType]
 class _Line:
     """The candles of one topic, by open time: the forming ones and the last closed ones."""
 
-    __slots__ = ("closed", "dirty", "forming", "holders", "series", "timeframe_s", "topic")
+    __slots__ = ("closed", "dirty", "forming", "holders", "read", "series", "timeframe_s", "topic")
 
     def __init__(self, topic: Topic, series: _Series, timeframe_s: int) -> None:
         self.topic = topic
         self.series = series
         self.timeframe_s = timeframe_s
         self.holders = 0
+        self.read = False
+        """Whether its candles were read once, so that the forming one is known if there is one."""
         self.dirty: set[int] = set()
         self.forming: dict[int, StoredCandle] = {}
         self.closed: dict[int, StoredCandle] = {}
@@ -135,6 +137,7 @@ class LiveCandles:
         self._clocks: dict[int, _Clock] = {}
         self._dirty: set[_Line] = set()
         self._woken = trio.Event()
+        self._after_round = trio.Event()
         self._away = False
         self._rarely = RarelyLogged(structlog.get_logger("mdserver"))
 
@@ -181,6 +184,12 @@ class LiveCandles:
                 forming = sorted(line.forming.items())
                 found += [line.candle(open_s, values, closed=False) for open_s, values in forming]
         return found
+
+    async def wait_read(self, topic: Topic, source: RecordType) -> None:
+        """Wait until the forming candle of a topic that is held was read once; not for symbol ``*``."""
+        series, timeframe_s = (topic.broker, topic.symbol, source), TIMEFRAMES[topic.variant]
+        while (line := self._lines.get(series, {}).get(timeframe_s)) is not None and not line.read:
+            await self._after_round.wait()
 
     def _lines_of(self, topic: Topic, source: RecordType) -> list[tuple[_Series, dict[int, _Line]]]:
         series = (topic.broker, topic.symbol, source)
@@ -308,6 +317,10 @@ class LiveCandles:
                     self._dirty.add(line)
                 raise
             self._send(wanted, found, ended)
+            for line in dirty:
+                line.read = True
+            self._after_round.set()
+            self._after_round = trio.Event()
         for timeframe_s, before in ended.items():
             clock = self._clocks.get(timeframe_s)
             if clock is not None:

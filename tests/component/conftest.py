@@ -22,6 +22,7 @@ from mdserver.feed.supervisor import Supervisor
 from mdserver.metrics import Metrics
 from mdserver.model import Feed, Record
 from mdserver.plugin import BrokerHost, BrokerPlugin
+from mdserver.stream.live_candles import LiveCandles
 from mdserver.stream.router import Router
 from mdserver.stream.stored_past import StoredPast
 from mdserver.web.access.access import Access
@@ -124,6 +125,7 @@ async def open_stream_server(
     services: dict[str, Any] | None = None,
     storing: Callable[[Router, Metrics], tuple[Emit, StoredPast]] | None = None,
     certificate: Certificate | None = None,
+    candles: Callable[[Router], LiveCandles] | None = None,
     **server: Any,
 ) -> AsyncIterator[StreamServer]:
     metrics = Metrics()
@@ -146,6 +148,7 @@ async def open_stream_server(
         "now_us": lambda: 0,
     }
     access = Access(config, metrics)
+    live = None if candles is None else candles(router)
     app = make_app(
         Dependencies(**(given | (services or {}))),
         supervisor,
@@ -155,6 +158,7 @@ async def open_stream_server(
         epoch=EPOCH,
         access=access,
         past=past,
+        candles=live,
     )
     listeners = await open_listeners(["127.0.0.1"], 0)
     port = listeners[0].socket.getsockname()[1]
@@ -163,6 +167,8 @@ async def open_stream_server(
         nursery.start_soon(supervisor.run)
         nursery.start_soon(clients.keep)
         nursery.start_soon(router.run)
+        if live is not None:
+            await nursery.start(live.run)
         await nursery.start(
             partial(
                 serve_app,

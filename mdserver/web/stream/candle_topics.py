@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+import trio
 
 from ...model import Feed, Published, Topic
 from ...plugin import BrokerPlugin
 from ...stream.live_candles import LiveCandles
 
 __all__ = ["CandleTopics"]
+
+READ_S = 1.0
+"""How long a snapshot waits for candles that nobody has subscribed to yet; while the database is away, in vain."""
 
 
 class CandleTopics:
@@ -71,10 +76,23 @@ class CandleTopics:
         yield venue
         yield from tuple(self._made.get(venue, ()))
 
+    async def wait_read(self, topics: Iterable[Topic]) -> None:
+        """Wait until the forming candles of topics are known, at most :data:`READ_S`."""
+        with trio.move_on_after(READ_S):
+            for topic in topics:
+                venue = self._from.get(topic)
+                if venue is not None and self._candles is not None:
+                    await self._candles.wait_read(topic, venue.type)
+
+    def forming(self, topic: Topic) -> list[Published]:
+        """Return the known forming candles of a topic; none if the server does not make its candles."""
+        venue = self._from.get(topic)
+        if venue is None or self._candles is None:
+            return []
+        return self._candles.forming(topic, venue.type)
+
     def new_forming(self) -> Iterator[Published]:
         """Yield the known forming candles of topics that were subscribed since the last call."""
         new, self._new = self._new, []
         for topic in new:
-            venue = self._from.get(topic)
-            if venue is not None and self._candles is not None:
-                yield from self._candles.forming(topic, venue.type)
+            yield from self.forming(topic)

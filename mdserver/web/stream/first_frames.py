@@ -17,31 +17,36 @@ __all__ = ["forming_frames", "hole_frames", "last_frames"]
 def last_frames(topics: Iterable[Topic], held: Holdings, router: Router, candles: CandleTopics) -> bytes:
     """Return the last record of each topic, marked as such; send it before the topics go to the router.
 
-    The records that the router has collected are sent first, so that none is missing between these and new records.
-    Candles made by the server are left out, because :func:`forming_frames` sends the forming ones.
+    Of candles made by the server it is the forming one. The records that the router has collected are sent first, so
+    that none is missing between these and new records.
     """
     router.flush()
-    found: dict[Topic, Published] = {}
+    found: dict[
+        tuple[Topic, int], Published
+    ] = {}  # by open time too: a second candle forms before the first closes
     for topic in topics:
-        if topic.symbol == EVERY:
-            found |= {one.topic: one for one in router.last_of_every(topic)}
-        elif not candles.makes(topic) and (last := router.last(topic)) is not None:
-            found[topic] = last
+        if candles.makes(topic):
+            some = candles.forming(topic)
+        elif topic.symbol == EVERY:
+            some = router.last_of_every(topic)
+        else:
+            some = [last] if (last := router.last(topic)) is not None else []
+        found |= {(one.topic, one.record.time_us): one for one in some}
     frames = []
-    for topic, last in found.items():
-        terms = held.terms_of(topic)
+    for last in found.values():
+        terms = held.terms_of(last.topic)
         if terms is not None:
             frames.append(terms.encoding.snapshot(last))
     return b"".join(frames)
 
 
-def forming_frames(candles: CandleTopics, held: Holdings, *, snapshot: bool) -> bytes:
-    """Return the forming candles of new subscriptions; with ``snapshot`` they are marked as last records."""
+def forming_frames(candles: CandleTopics, held: Holdings) -> bytes:
+    """Return the forming candles of new subscriptions."""
     frames = []
     for one in candles.new_forming():
         terms = held.terms_of(one.topic)
         if terms is not None:
-            frames.append((terms.encoding.snapshot if snapshot else terms.encoding.frame)(one))
+            frames.append(terms.encoding.frame(one))
     return b"".join(frames)
 
 

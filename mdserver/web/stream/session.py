@@ -211,6 +211,7 @@ class Session:
         served = [topic_of(one) for one in results if one.status in ("active", "pending")]
         topics = [topic for topic in served if topic in self._held.topics]
         if request.snapshot:
+            await self._candles.wait_read(topics)
             again = [topic for topic in topics if topic not in self._held.fresh]
             self._tell_last(again)
         while len(self._held.fresh) > ROUTED_AT_ONCE:
@@ -224,7 +225,8 @@ class Session:
                 await trio.lowlevel.checkpoint()
             piece = live[start : start + ROUTED_AT_ONCE]
             self.sink.write(hole_frames(piece, self._held, self._held.brokers))
-        self.sink.write(forming_frames(self._candles, self._held, snapshot=request.snapshot))
+        first = forming_frames(self._candles, self._held)
+        self.sink.write(b"" if request.snapshot else first)  # a snapshot has them already
         begin()
 
     def replay_ended(self, topics: Collection[Topic]) -> None:
