@@ -317,10 +317,7 @@ class LiveCandles:
                     self._dirty.add(line)
                 raise
             self._send(wanted, found, ended)
-            for line in dirty:
-                line.read = True
-            self._after_round.set()
-            self._after_round = trio.Event()
+            self._note_read(dirty)
         for timeframe_s, before in ended.items():
             clock = self._clocks.get(timeframe_s)
             if clock is not None:
@@ -328,6 +325,12 @@ class LiveCandles:
                 while clock.due and clock.due[0][0] <= clock.closed_before:
                     clock.due.popleft()
         return bool(wanted)
+
+    def _note_read(self, lines: Iterable[_Line]) -> None:
+        for line in lines:
+            line.read = True
+        self._after_round.set()
+        self._after_round = trio.Event()
 
     def _advance_clocks(self) -> dict[int, int]:
         """Return the timeframes whose candles close now; candles that open before the given time close."""
