@@ -22,6 +22,7 @@ __all__ = [
     "price_of",
     "real_ones",
     "symbol_unknown",
+    "types_there",
 ]
 
 Price: TypeAlias = QuotePrice | Literal["trade"]
@@ -67,8 +68,7 @@ def candidates_of(
     ``wanted`` is the record type; None means the preferred one of each source, else any. ``param`` names the parameter
     that chose ``wanted``; None means the route did, and then a symbol without such records counts as unknown.
     """
-    there = _of_broker(known, broker, symbol) if broker is not None else real_ones(known, sources)
-    candidates = [series for series in there if series.row_count] or there
+    candidates = _there(known, sources, symbol, broker)
     suitable = [series for series in candidates if wanted in (None, series.type)]
     if not suitable:
         raise _no_such_price(candidates, symbol, wanted, param)
@@ -84,6 +84,20 @@ def candidates_of(
         best.setdefault(series.broker, series)
     ordered = list(best.values())
     return ordered[:1] if ordered[0].broker in synthetic_names(sources) else ordered
+
+
+def types_there(
+    known: Sequence[SeriesInfo], sources: Sequence[SourceInfo], symbol: str, broker: str | None
+) -> set[RecordType]:
+    """Return the types of records for which :func:`candidates_of` finds a series."""
+    return {series.type for series in _there(known, sources, symbol, broker)}
+
+
+def _there(
+    known: Sequence[SeriesInfo], sources: Sequence[SourceInfo], symbol: str, broker: str | None
+) -> list[SeriesInfo]:
+    there = _of_broker(known, broker, symbol) if broker is not None else real_ones(known, sources)
+    return [series for series in there if series.row_count] or there
 
 
 def real_ones(known: Sequence[SeriesInfo], sources: Sequence[SourceInfo]) -> list[SeriesInfo]:

@@ -21,7 +21,7 @@ from .encoding import Body
 from .params import listed_symbols, query_of, times_of
 from .problem import missing_parameter
 from .read_context import Reading
-from .series_choice import candidates_of
+from .series_choice import candidates_of, types_there
 
 __all__ = ["QUERY", "snapshot_answer"]
 
@@ -45,14 +45,12 @@ async def _document(request: Request, reading: Reading) -> dict[str, Any]:
     query = query_of(request.args.items(multi=True), QUERY)
     sources, times = reading.services.sources(), times_of(query)
     chosen: dict[str, dict[RecordType | None, SeriesInfo]] = {}
+    broker = query.get("broker")
     for symbol in _symbols_of(query.get("symbols")):
         known = await reading.series_of(symbol)
         chosen[symbol] = {
-            wanted: candidates_of(
-                known, sources, symbol, broker=query.get("broker"), wanted=wanted, param=None
-            )[0]
-            for wanted in (None, "tick", "trade")
-            if wanted is None or any(_is_of(series, wanted, query.get("broker")) for series in known)
+            wanted: candidates_of(known, sources, symbol, broker=broker, wanted=wanted, param=None)[0]
+            for wanted in (None, *types_there(known, sources, symbol, broker))
         }
     now_s = reading.services.now_us() // US_PER_S
     keys = {
@@ -79,10 +77,6 @@ def _symbols_of(text: str | None) -> Sequence[str]:
     if text is None:
         raise missing_parameter("symbols", "one or more symbols, like EURUSD,BTCUSDT")
     return listed_symbols(text)
-
-
-def _is_of(series: SeriesInfo, type_: RecordType, broker: str | None) -> bool:
-    return series.type == type_ and broker in (None, series.broker)
 
 
 def _key(series: SeriesInfo, timeframe_s: int, now_s: int) -> CandleKey:

@@ -8,7 +8,10 @@ import pytest
 
 from mdserver.model import US_PER_S, Published, Tick, Topic
 from mdserver.stream.live_candles import StoredCandle
+from mdserver.web.api.dependencies import SourceInfo
 from mdserver.web.api.params import MAX_SYMBOLS
+
+from .conftest import Series
 
 T0 = 1_710_892_800
 """Midnight."""
@@ -46,6 +49,19 @@ async def test_it_is_made_of_the_last_records_and_the_forming_candles(site: Any)
     del forming["EURUSD", 86_400, T0]
     (quiet,) = (await (await site.get("/api/snapshot?symbols=EURUSD&broker=oanda")).get_json()).values()
     assert (quiet["candles"], quiet["change"]) == ({"1m": None, "1d": None}, None)
+
+
+@pytest.mark.parametrize(
+    "other", [Series(9, "mock", "XAUUSD", "trade"), Series(9, "binance", "XAUUSD", "trade", row_count=0)]
+)
+async def test_trades_that_cannot_answer_are_as_good_as_none(make_site: Any, other: Series) -> None:
+    """Those of a mock beside real prices, and those of a broker that has had none yet."""
+    site = make_site()
+    site.sources.append(SourceInfo("mock", symbols=("XAUUSD",), synthetic=True))
+    site.store.rows.append(other)
+    document = await (await site.get("/api/snapshot?symbols=XAUUSD,EURUSD")).get_json()
+    gold = document["XAUUSD"]
+    assert (gold["broker"], gold["tick"]["broker"], gold["trade"]) == ("dukascopy", "dukascopy", None)
 
 
 async def test_what_was_just_published_is_newer_than_what_is_stored(make_site: Any) -> None:
