@@ -59,6 +59,8 @@ async def test_trades_that_cannot_answer_are_as_good_as_none(make_site: Any, oth
     site = make_site()
     site.sources.append(SourceInfo("mock", symbols=("XAUUSD",), synthetic=True))
     site.store.rows.append(other)
+    for row in site.store.rows:
+        row.latest_us = (T0 + 500) * US_PER_S
     document = await (await site.get("/api/snapshot?symbols=XAUUSD,EURUSD")).get_json()
     gold = document["XAUUSD"]
     assert (gold["broker"], gold["tick"]["broker"], gold["trade"]) == ("dukascopy", "dukascopy", None)
