@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 import wsproto
+from wsproto.connection import ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from .http_exchange import GONE
@@ -186,7 +187,10 @@ class FakeClient:
             await self._stream.send_all(data)
 
     def _queue_event(self, event: wsproto.events.Event) -> None:
-        if self.closed_by is None and self._protocol.state is not wsproto.connection.ConnectionState.CLOSED:
+        over = {ConnectionState.CLOSED}
+        if not isinstance(event, CloseConnection):  # the answer to the client's close is still due
+            over.add(ConnectionState.REMOTE_CLOSING)
+        if self.closed_by is None and self._protocol.state not in over:
             self._queue_item(self._protocol.send(event))
 
     def _queue_item(self, item: bytes | _End) -> None:

@@ -5,9 +5,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
+import wsproto
+from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
 from mdserver.errors import Rejected, Unavailable
 from mdserver.net import WebSocket, WebSocketClosed, fetch, open_http, open_websocket
@@ -87,6 +90,33 @@ async def test_replay_keeps_the_order_and_the_scaled_pauses() -> None:
         while len(got) < 3:
             got += await websocket.receive()
         assert got == [b"a", b"b", b"c"]
+
+
+async def test_who_says_something_and_closes_at_once_breaks_no_push() -> None:
+    closing, pushed = trio.Event(), trio.Event()
+
+    class Slow(FakeWebSocketVenue):
+        async def on_message(self, client: FakeClient, text: str) -> None:
+            closing.set()
+            await pushed.wait()
+
+    async with open_fake_venue(Slow()) as venue:
+        protocol, port = wsproto.WSConnection(wsproto.ConnectionType.CLIENT), urlsplit(venue.url).port
+        assert port is not None
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(
+                protocol.send(Request(host="localhost", target=urlsplit(venue.url).path or "/"))
+            )
+            protocol.receive_data(await stream.receive_some())
+            assert [type(event) for event in protocol.events()] == [AcceptConnection]
+            last = protocol.send(TextMessage(data="bye")) + protocol.send(CloseConnection(code=1000))
+            await stream.send_all(last)
+            with trio.fail_after(30):
+                await closing.wait()
+                venue.push(None, "too late")
+                pushed.set()
+                protocol.receive_data(await stream.receive_some())
+        assert [type(event) for event in protocol.events()] == [CloseConnection]
 
 
 @pytest.mark.parametrize(

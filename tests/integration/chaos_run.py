@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import attrs
@@ -27,7 +28,18 @@ from .daemon import Daemon, open_daemon, write_config
 from .redis import RedisServer
 from .tcp_proxy import TcpProxy
 
-__all__ = ["ChaosOutcome", "Fault", "planned", "run_chaos"]
+__all__ = [
+    "EDGES",
+    "KINDS",
+    "PROCESSES",
+    "Chaos",
+    "ChaosOutcome",
+    "Fault",
+    "Server",
+    "open_server",
+    "planned",
+    "run_chaos",
+]
 
 LEASE_S = 4.0
 KEEP_S = 20
@@ -60,7 +72,10 @@ class Fault:
 SHORT, LONG = (0.2, 1.5), (4.5, 9.0)
 """Seconds, below and above the lease."""
 
-KINDS: tuple[tuple[str, Sequence[tuple[str, ...]], tuple[float, float]], ...] = (
+Kind = tuple[str, Sequence[tuple[str, ...]], tuple[float, float]]
+"""What is done, to which parts, and for how long."""
+
+KINDS: tuple[Kind, ...] = (
     ("kill", [(name,) for name in INGESTS], (0.1, 4.0)),
     ("kill", [(name,) for name in EDGES], (0.1, 4.0)),
     ("kill", [INGESTS], (0.1, 3.0)),
@@ -86,14 +101,14 @@ KINDS: tuple[tuple[str, Sequence[tuple[str, ...]], tuple[float, float]], ...] = 
 )
 
 
-def planned(seed: int, faults: int, seconds: float) -> list[Fault]:
+def planned(seed: int, faults: int, seconds: float, kinds: Sequence[Kind] = KINDS) -> list[Fault]:
     """Return the faults of a seed. Those of one part do not overlap, those of several may."""
     rng = random.Random(seed)  # noqa: S311
     busy_until: dict[str, float] = {}
     plan = []
     for at_s in sorted(rng.uniform(0, seconds) for _ in range(faults)):
         while True:
-            kind, targets, bounds = rng.choice(KINDS)
+            kind, targets, bounds = rng.choice(kinds)
             parts = rng.choice(targets)
             touched = _touched(kind, parts)
             if all(busy_until.get(part, 0) <= at_s for part in touched):
@@ -304,7 +319,7 @@ async def run_chaos(
     async with trio.open_nursery() as nursery:
         await nursery.start(venue.run)
         servers = [
-            await _server(nursery, folder, name, database_url, redis.port, venue.port, lease_s)
+            await open_server(nursery, folder, name, database_url, redis.port, _numbered(venue.port), lease_s)
             for name in PROCESSES
         ]
         try:
@@ -378,15 +393,27 @@ async def _until(holds: Callable[[], bool], what: str) -> None:
     raise RuntimeError(f"{what}: not within {START_S:.0f} s")
 
 
-async def _server(
+def _numbered(venue_port: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": "numbered",
+            "port": venue_port,
+            "symbols": list(SYMBOLS),
+            "backoff": {"first_s": 0.1, "most_s": 0.3},
+        }
+    ]
+
+
+async def open_server(
     nursery: trio.Nursery,
     folder: Path,
     name: str,
     database_url: str,
     redis_port: int,
-    venue_port: int,
-    lease_s: float,
+    brokers: Sequence[dict[str, Any]],
+    lease_s: float = LEASE_S,
 ) -> Server:
+    """Write the config of one of :data:`PROCESSES` and open its ways; it is not started yet."""
     given = {key: str(value) for key, value in conninfo_to_dict(database_url).items()}
     host, port = given.pop("host"), given.pop("port", "5432")
     ways = {
@@ -409,13 +436,6 @@ async def _server(
             "lease_s": lease_s,
             "keep_s": KEEP_S,
         },
-        brokers=[
-            {
-                "name": "numbered",
-                "port": venue_port,
-                "symbols": list(SYMBOLS),
-                "backoff": {"first_s": 0.1, "most_s": 0.3},
-            }
-        ],
+        brokers=list(brokers),
     )
     return Server(name, config, own_port, ways)
