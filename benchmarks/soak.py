@@ -83,7 +83,7 @@ class Venue:
         async with trio.open_nursery() as nursery:
             for symbol in SYMBOLS[self.name]:
                 nursery.start_soon(self._trade, symbol, random.Random(chance.random()), until)
-            nursery.start_soon(self._break, random.Random(chance.random()), until - CALM_S)
+            nursery.start_soon(self.run_faults, random.Random(chance.random()), until - CALM_S)
 
     async def _trade(self, symbol: str, chance: random.Random, until: float) -> None:
         sent = self.sent.setdefault(symbol, {})
@@ -95,7 +95,8 @@ class Venue:
             if skipped:
                 self.done.append(Fault(self.name, records[0][1], "jump", frozenset({"missed"})))
 
-    async def _break(self, chance: random.Random, until: float) -> None:
+    async def run_faults(self, chance: random.Random, until: float) -> None:
+        """Let faults happen until a time."""
         while trio.current_time() < until:
             await trio.sleep(chance.uniform(*FAULT_EVERY_S))
             name, causes, apply = chance.choice(self.faults)
