@@ -13,6 +13,7 @@ __all__ = [
     "binary_frame",
     "close_frame",
     "messages",
+    "parts_of",
     "payload_of",
     "payloads",
     "ping_frame",
@@ -89,9 +90,31 @@ def payloads(data: bytes) -> Iterator[bytes]:
         yield payload
 
 
+def parts_of(data: bytes, most: int) -> Iterator[bytes]:
+    """Cut whole frames made here into parts of whole frames, of at least ``most`` bytes each but the last."""
+    start = at = 0
+    while at < len(data):
+        at = _end_of(data, at)
+        if at - start >= most:
+            yield data[start:at]
+            start = at
+    if start < at:
+        yield data[start:at]
+
+
 def text_payloads(data: bytes) -> Iterator[str]:
     """Yield the texts of whole text frames made by :func:`text_frame`, one after the other."""
     return map(bytes.decode, payloads(data))
+
+
+def _end_of(data: bytes, at: int) -> int:
+    """Return where the frame ends that begins at a place."""
+    size = data[at + 1]
+    if size == 126:
+        return at + 4 + int.from_bytes(data[at + 2 : at + 4], "big")
+    if size == 127:
+        return at + 10 + int.from_bytes(data[at + 2 : at + 10], "big")
+    return at + 2 + size
 
 
 def _cut(data: bytes) -> Iterator[tuple[bool, bytes]]:

@@ -183,11 +183,12 @@ class Replay:
                 received=self._encodings[topic].received,
                 told=self._told.get(topic, frozenset()),
             )
-            for piece in page.pieces:
+            encoding = self._encodings[topic]
+            for part in (part for piece in page.pieces for part in encoding.parts(piece)):
                 await self._sink.drained()
-                async with self._shared.writing:
+                async with self._shared.writing:  # also to translate: each turn is a part of one client
                     if topic in self.after:
-                        self._sink.write(self._encodings[topic].translate(piece))
+                        self._sink.write(encoding.translate(part))
             if topic not in self.after:
                 return
             # a client that took the page at once gets larger pages

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mdserver.model import Candle, Gap, OrderBook, Published, Tick, Topic, Trade
-from mdserver.protocol.encoding import PLAIN, PLAIN_WIRE, Format, encoding, mark, wire_of
+from mdserver.protocol.encoding import PLAIN, PLAIN_WIRE, TRANSLATED_BYTES, Format, encoding, mark, wire_of
 from mdserver.protocol.server_frames import payload_of, payloads
 from mdserver.protocol.times import TIMES, Times
 
@@ -41,6 +41,20 @@ def test_what_is_replayed_has_the_bytes_of_what_is_live(
     stored = encoding(PLAIN_WIRE, received=received)
     read = b"".join(map(stored.frame, RECORDS))
     assert wanted.translate(read) == b"".join(map(wanted.frame, RECORDS))
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_a_replay_is_translated_in_small_parts(form: Format) -> None:
+    """A piece of a page has 64 KiB; translating all of it in one go would hold the event loop."""
+    wanted = encoding(wire_of(form, "us"))
+    read = b"".join(map(PLAIN.frame, RECORDS)) * 200
+    parts = list(wanted.parts(read))
+    assert b"".join(parts) == read
+    longest = max(len(PLAIN.frame(record)) for record in RECORDS)
+    assert len(parts) > 1
+    assert all(TRANSLATED_BYTES <= len(part) < TRANSLATED_BYTES + longest for part in parts[:-1])
+    assert b"".join(map(wanted.translate, parts)) == b"".join(map(wanted.frame, RECORDS)) * 200
+    assert list(PLAIN.parts(read)) == [read], "nothing is to be translated"
 
 
 def test_levels_are_cut_and_a_full_book_is_marked_once() -> None:
