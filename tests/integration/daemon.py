@@ -19,6 +19,7 @@ import yaml
 
 from mdserver.net import open_websocket
 from tests.clusters import put_cluster
+from tests.mdserver_process import MdserverProcess, open_mdserver, run_mdserver
 
 READY_S = 120.0
 
@@ -27,7 +28,7 @@ READY_S = 120.0
 class Daemon:
     """A running server. ``lines`` are its log, parsed."""
 
-    process: trio.Process
+    process: MdserverProcess | trio.Process
     folder: Path
     base: str = ""
     lines: list[dict[str, Any]] = attrs.field(factory=list)
@@ -111,23 +112,37 @@ def clean_environment() -> dict[str, str]:
 async def run_to_end(config: Path, limit_s: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a server that is expected to end by itself."""
     with trio.fail_after(limit_s):
-        done = await trio.run_process(
-            command(config), capture_stdout=True, capture_stderr=True, check=False, env=clean_environment()
-        )
+        done = await run_mdserver(["run", "--config", str(config)], clean_environment())
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-@asynccontextmanager
-async def open_daemon(
-    config: Path, *, wait_ready: bool = True, before: str = "", options: Sequence[str] = ()
-) -> AsyncIterator[Daemon]:
-    """Run a server until the block ends; it is ready when this yields, unless that is not waited for."""
-    process = await trio.lowlevel.open_process(
+async def start(
+    config: Path, before: str, options: Sequence[str], *, fork: bool
+) -> MdserverProcess | trio.Process:
+    if fork and not before:
+        return await open_mdserver(["run", "--config", str(config), *options], clean_environment())
+    return await trio.lowlevel.open_process(
         command(config, before, options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=clean_environment(),
     )
+
+
+@asynccontextmanager
+async def open_daemon(
+    config: Path,
+    *,
+    wait_ready: bool = True,
+    before: str = "",
+    options: Sequence[str] = (),
+    fork: bool = True,
+) -> AsyncIterator[Daemon]:
+    """Run a server until the block ends; it is ready when this yields, unless that is not waited for.
+
+    It is a fork that need not import the server, unless there is code for ``before``, or ``fork`` is false.
+    """
+    process = await start(config, before, options, fork=fork)
     daemon = Daemon(process, config.parent)
     ready = trio.Event()
 

@@ -21,6 +21,7 @@ from mdserver.market_hours import open_hours
 from mdserver.testing.bi5 import FakeTick
 from mdserver.testing.dukascopy import FakeDukascopy
 from tests.integration.daemon import clean_environment
+from tests.mdserver_process import MdserverProcess, open_mdserver, run_mdserver
 
 DEADLINE_S = 60.0
 FIRST, LAST = "2024-03-08", "2024-03-11"
@@ -77,7 +78,7 @@ def source_settings(feed: FakeDukascopy, **settings: Any) -> dict[str, Any]:
 class Running:
     """An import under way: ``said`` is what it has written to standard error so far."""
 
-    process: trio.Process
+    process: MdserverProcess | trio.Process
     said: str = ""
     stdout: str = ""
     _closed: trio.Event = attrs.Factory(trio.Event)
@@ -111,18 +112,16 @@ class Importer:
             chosen += ["--to", LAST]  # it is taken once besides --to lake
         return [sys.executable, "-m", "mdserver", "run", "import", "--json", *chosen]
 
+    def arguments(self, *options: str, symbols: Sequence[str] = ("EUR/USD",)) -> list[str]:
+        """Return what follows mdserver in the command."""
+        return self.command(*options, symbols=symbols)[3:]
+
     async def finish(
         self, *options: str, symbols: Sequence[str] = ("EUR/USD",)
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
         with trio.fail_after(DEADLINE_S):
-            done = await trio.run_process(
-                self.command(*options, symbols=symbols),
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env=clean_environment(),
-            )
+            done = await run_mdserver(self.arguments(*options, symbols=symbols), clean_environment())
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
@@ -136,20 +135,21 @@ class Importer:
 
     async def check(self) -> dict[str, Any]:
         """Run the check and return what it found."""
-        command = [sys.executable, "-m", "mdserver", "run", "check", "--json", "--config", str(self.config)]
-        done = await trio.run_process(command, capture_stdout=True, check=False, env=clean_environment())
+        command = ["run", "check", "--json", "--config", str(self.config)]
+        done = await run_mdserver(command, clean_environment())
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     @asynccontextmanager
     async def running(self, *options: str, command: Sequence[str] | None = None) -> AsyncIterator[Running]:
         """Run it, or another ``command``, beside the block; at its end it is killed if it still runs."""
-        process = await trio.lowlevel.open_process(
-            command or self.command(*options),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=clean_environment(),
-        )
+        process: MdserverProcess | trio.Process
+        if command is None:
+            process = await open_mdserver(self.arguments(*options), clean_environment())
+        else:
+            process = await trio.lowlevel.open_process(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+            )
         running = Running(process)
 
         async def read_stdout() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mdserver.model import Feed, Gap, Published, Record, Tick
 from mdserver.net import open_websocket
 from mdserver.store.connection.database import Database
 from mdserver.store.store import Store
+from tests.mdserver_process import run_mdserver
 
 from .daemon import Daemon, clean_environment, open_daemon, write_config
 from .test_daemon import broken_distribution
@@ -76,11 +76,8 @@ def config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def run_command(config: Path, *arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "mdserver", "run", "--config", str(config), *arguments]
     with trio.fail_after(60):
-        done = await trio.run_process(
-            command, capture_stdout=True, capture_stderr=True, check=False, env=clean_environment()
-        )
+        done = await run_mdserver(["run", "--config", str(config), *arguments], clean_environment())
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import trio
 
 from mdserver.control_socket import FILE_NAME, MAX_BYTES, ask_server
 from mdserver.errors import Rejected, Unavailable
+from tests.mdserver_process import run_mdserver
 
 from .daemon import Daemon, clean_environment, open_daemon
 from .test_daemon import broken_distribution
@@ -22,11 +22,8 @@ from .test_reload import KEYED, MOCK, broker_in, brokers_of, config_of
 
 
 async def run_broker(config: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "mdserver", "run", "--config", str(config), "broker", *arguments]
     with trio.fail_after(60):
-        return await trio.run_process(
-            command, capture_stdout=True, capture_stderr=True, check=False, env=clean_environment()
-        )
+        return await run_mdserver(["run", "--config", str(config), "broker", *arguments], clean_environment())
 
 
 def data_dir(daemon: Daemon) -> Path:

@@ -242,7 +242,7 @@ async def test_files_may_be_open_for_as_many_clients_as_are_allowed(folder: Path
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        async with open_daemon(config) as daemon:
+        async with open_daemon(config, fork=False) as daemon:  # it inherits the limit
             limits = psutil.Process(daemon.process.pid).rlimit(psutil.RLIMIT_NOFILE)
         assert limits[0] > 700
     finally:

@@ -11,19 +11,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.mdserver_process import run_mdserver
+
 from .daemon import clean_environment, command, open_daemon, open_stream, write_config
 from .test_daemon import broken_distribution
 
 
 async def mdserver(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     with trio.fail_after(60):
-        return await trio.run_process(
-            [sys.executable, "-m", "mdserver", *arguments],
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env=clean_environment(),
-        )
+        return await run_mdserver(arguments, clean_environment())
 
 
 PICKY = """

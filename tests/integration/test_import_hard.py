@@ -32,8 +32,9 @@ from tests.integration.importing import (
 )
 
 IMPATIENT = """import sys
-from mdserver.commands.importing import pipeline
-pipeline.STORE_GIVE_UP_S = 1.0
+from mdserver.commands.importing import target
+assert target.STORE_GIVE_UP_S == 15.0
+target.STORE_GIVE_UP_S = 1.0
 from mdserver.__main__ import main
 sys.exit(main())"""
 """The command line with a short patience for a database that is away."""

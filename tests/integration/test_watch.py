@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,18 +15,14 @@ from typing import Any
 import trio
 
 from mdserver.keys import new_key
+from tests.mdserver_process import MdserverProcess, open_mdserver
 
 from .daemon import clean_environment, open_daemon, write_config
 
 
 @asynccontextmanager
-async def watching(*arguments: str, **environment: str) -> AsyncIterator[trio.Process]:
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "mdserver", "watch", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=clean_environment() | environment,
-    )
+async def watching(*arguments: str, **environment: str) -> AsyncIterator[MdserverProcess]:
+    process = await open_mdserver(["watch", *arguments], clean_environment() | environment)
     try:
         yield process
     finally:
@@ -39,7 +34,7 @@ async def watching(*arguments: str, **environment: str) -> AsyncIterator[trio.Pr
 class Reader:
     """Reads lines of JSON."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: MdserverProcess) -> None:
         self._process = process
         self._rest = b""
 
@@ -56,7 +51,7 @@ class Reader:
         return found
 
 
-async def ended(process: trio.Process) -> tuple[int, str]:
+async def ended(process: MdserverProcess) -> tuple[int, str]:
     text = b""
     with trio.fail_after(60):
         async for chunk in process.stderr:
