@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
 from math import inf
 from time import monotonic
@@ -26,6 +26,10 @@ _NOISY = ("psycopg.pool", "hypercorn.access", "httpx2", "httpcore2")
 
 _SAID_BY_US = ("coredis",)
 """Libraries' loggers that print a traceback for what the server says in a sentence: a Redis that is away."""
+
+
+_EVENTS = 1_000
+"""The most different events of brokers that are counted each by itself."""
 
 
 def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
@@ -65,6 +69,7 @@ def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            _BoundedBrokers(),
             structlog.stdlib.PositionalArgumentsFormatter(),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
@@ -111,6 +116,39 @@ class RarelyLogged:
         self._seen[event] = (now_s, 0)
         more = {"not_logged": not_logged} if not_logged else {}
         getattr(self._log, level)(event, **about, **more)
+
+
+class _BoundedBrokers:
+    """Drops the lines of a broker that repeats an event endlessly, and says how many with the next one.
+
+    A plugin logs what its venue does, which may be anything, and nobody should have to keep every plugin's lines few.
+    """
+
+    def __init__(
+        self, most: int = 20, within_s: float = 60.0, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._most = most
+        self._within_s = within_s
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def __call__(self, _logger: Any, _name: str, event: EventDict) -> EventDict:
+        broker = event.get("broker")
+        if broker is None:
+            return event
+        key = str(broker), str(event.get("event"))
+        if key not in self._seen and len(self._seen) >= _EVENTS:
+            key = str(broker), ""  # a plugin that makes up a new event each time
+        now_s = self._clock()
+        began_s, count = self._seen.get(key, (now_s, 0))
+        if now_s - began_s >= self._within_s:
+            if count > self._most:
+                event["not_logged"] = count - self._most
+            began_s, count = now_s, 0
+        self._seen[key] = began_s, count + 1
+        if count >= self._most:
+            raise structlog.DropEvent
+        return event
 
 
 def _renderers(*, as_text: bool, colors: bool) -> list[Processor]:

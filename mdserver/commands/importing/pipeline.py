@@ -135,7 +135,8 @@ class Importer:
                     self.stop(str(error))
                     continue
                 ticks = self.summary.symbols[chunk.symbol].add(results)
-                self.progress.advance(chunk.symbol, _span(chunk), len(results), ticks)
+                failed = sum(result.status == "failed" for result in results)
+                self.progress.advance(chunk.symbol, _span(chunk), len(results), ticks, failed)
 
 
 def _fetched(raw: RawHour, source: HistorySource, *, accept_empty: bool) -> FetchedHour:

@@ -24,6 +24,7 @@ class ImportProgress:
         self._total = 0
         self._hours = 0
         self._ticks = 0
+        self._failed = 0
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -51,13 +52,19 @@ class ImportProgress:
             self._task = self._bar.add_task("importing", total=total, speed="")
             self._bar.start()
 
-    def advance(self, symbol: str, span: str, hours: int, ticks: int) -> None:
-        """Count a stored chunk of ``symbol``; ``span`` is its first and last hour, as text."""
+    def advance(self, symbol: str, span: str, hours: int, ticks: int, failed: int = 0) -> None:
+        """Count a chunk of ``symbol``, ``failed`` hours of it; ``span`` is its first and last hour, as text.
+
+        Speed and time left are shown once an hour has come: how fast hours fail says nothing about the rest.
+        """
         self._hours += hours
         self._ticks += ticks
         spent_s = max(self._clock() - self._began, 1e-9)
-        left_s = spent_s * (self._total - self._hours) / max(self._hours, 1)
-        speed = f", {self._ticks / spent_s:,.0f} ticks/s, {timedelta(seconds=round(left_s))} left"
+        self._failed += failed
+        speed = f", {self._failed:,} failed" if self._failed else ""
+        if (came := self._hours - self._failed) > 0:
+            left_s = spent_s * (self._total - self._hours) / came
+            speed += f", {self._ticks / spent_s:,.0f} ticks/s, {timedelta(seconds=round(left_s))} left"
         if self._bar is not None:
             self._bar.update(self._task, advance=hours, description=symbol, speed=speed)
             return
