@@ -126,6 +126,10 @@ class CommandDatabase(Protocol):
         """Return the candles of every timeframe whose opens are in ``[first_us, end_us)``."""
         ...
 
+    async def candles_of(self, records: RecordColumns) -> Sequence[CandleRow]:
+        """Return the candles of every timeframe of a day of records, computed; nothing is read or stored."""
+        ...
+
     async def imported_hours(
         self, series: StoredSeries, first_us: int, end_us: int
     ) -> Sequence[ImportedHour]:

@@ -294,12 +294,14 @@ class CandleRow(NamedTuple):
 class StoredDay(Struct, frozen=True):
     """A day of a series, UTC. ``count`` is the number of its records when they were stored.
 
-    ``dropped``: its records are older than the retention and no longer there; its candles are.
+    ``dropped``: its records are older than the retention and no longer there; its candles are. ``late``: of such a day
+    there are records all the same, which came late or were pulled back.
     """
 
     day: date
     count: int
     dropped: bool
+    late: bool = False
 
 
 class ImportedHour(Struct, frozen=True):

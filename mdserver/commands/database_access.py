@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any, Literal, TypeVar
 
 import psycopg
+import trio
 
 from ..errors import BadMessage, Rejected
 from ..kinds import BY_NAME
@@ -20,6 +21,7 @@ from ..store.lake.read_columns import read_candle_rows, read_columns
 from ..store.lake.restore import load_candle_rows, load_records
 from ..store.open_database import open_configured
 from ..store.store import FetchedHour, SeriesInfo, Store
+from .day_candles import candles_of_day
 
 __all__ = ["DatabaseAccess", "open_configured"]
 
@@ -89,6 +91,10 @@ class DatabaseAccess:
     async def read_candles(self, series: StoredSeries, first_us: int, end_us: int) -> list[CandleRow]:
         """See :meth:`mdserver.plugin.CommandDatabase.read_candles`."""
         return await self._run(lambda conn: read_candle_rows(conn, _own(series).id, first_us, end_us))
+
+    async def candles_of(self, records: RecordColumns) -> list[CandleRow]:
+        """See :meth:`mdserver.plugin.CommandDatabase.candles_of`."""
+        return await trio.to_thread.run_sync(candles_of_day, records)
 
     async def imported_hours(self, series: StoredSeries, first_us: int, end_us: int) -> list[ImportedHour]:
         """See :meth:`mdserver.plugin.CommandDatabase.imported_hours`."""

@@ -7,19 +7,15 @@ has the same rows, candles and ledger as one that was imported there and pushed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 import attrs
 import numpy as np
 
-from ...candles import all_timeframes, candles_of_prices, prices_of_ticks
 from ...errors import BadMessage
 from ...market_hours import HOUR_US
 from ...model import (
     NOT_RECEIVED,
-    US_PER_S,
-    CandleRow,
     ImportedHour,
     LakeDay,
     RecordColumns,
@@ -37,7 +33,7 @@ from ...store.history.hour import (
     verdict_of,
 )
 
-__all__ = ["DayMerge", "candles_of_day", "needs_nothing"]
+__all__ = ["DayMerge", "needs_nothing"]
 
 _NAMES = ("bid", "ask", "bid_size", "ask_size")
 
@@ -166,26 +162,6 @@ class DayMerge:
 
 
 _NOTHING = [np.empty(0, np.int64), *(np.empty(0) for _ in _NAMES)]
-
-
-def candles_of_day(records: RecordColumns) -> list[CandleRow]:
-    """Return the candles of every timeframe of a day of ticks, in the order (timeframe, time)."""
-    bid, ask, bid_size, ask_size = (records.values[name] for name in _NAMES)
-    series = np.zeros(len(records.time_us), np.int64)
-    prices = prices_of_ticks(series, records.time_us, records.seq, bid, ask, bid_size, ask_size)
-    return [
-        CandleRow(
-            timeframe_s,
-            time_s * US_PER_S,
-            *(open_, high, low, close),
-            Decimal(whole) + Decimal(fraction).scaleb(-8),
-            row_count,
-        )
-        for timeframe_s, level in sorted(all_timeframes(candles_of_prices(prices)).items())
-        for time_s, open_, high, low, close, whole, fraction, row_count in zip(
-            *(column.tolist() for column in level[1:]), strict=True
-        )
-    ]
 
 
 def _by_hour(records: RecordColumns) -> dict[int, TickColumns]:

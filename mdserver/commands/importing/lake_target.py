@@ -21,7 +21,8 @@ from ...model import US_PER_S, CandleRow, LakeDay, RecordColumns, Topic
 from ...plugin import Lake
 from ...store.history.hour import MAX_AGE_US, BidAt
 from ...store.store import FetchedHour, HourResult
-from .lake_day import DayMerge, candles_of_day, needs_nothing
+from ..day_candles import candles_of_day
+from .lake_day import DayMerge, needs_nothing
 from .plan import Dates
 
 __all__ = ["LakeTarget"]

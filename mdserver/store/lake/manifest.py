@@ -12,7 +12,7 @@ from psycopg.rows import args_row
 
 from ...kinds import KINDS
 from ...model import TIMEFRAMES, US_PER_S, PushedDay
-from .days import day_marks
+from .days import day_marks, dropped_before, late_days
 
 __all__ = [
     "DayInLake",
@@ -45,6 +45,9 @@ _DAYS_OF_PART: LiteralString = """select c.series_id, (c.time at time zone 'UTC'
         and p.day = (c.time at time zone 'UTC')::date
     where s.type = any(%(types)s) and c.timeframe = 86400 and c.time >= %(first)s and c.time < %(end)s
     order by 2, 1"""
+
+_LATE_MARKS: LiteralString = """select mark from pushed_days
+    where lake = %s and series_id = %s and day = %s and what = 'records'"""
 
 _ALONE: LiteralString = """select min(p.day), max(p.day)
     from pushed_days p join retention r on r.table_name = %(table)s
@@ -133,7 +136,15 @@ def list_days_in_lake(
 def unpushed_days(
     conn: psycopg.Connection[Any], lake: str, table: str, first: datetime, end: datetime
 ) -> list[str]:
-    """Return which days of a table's rows in ``[first, end)`` do not lie in the lake as they are, in words."""
+    """Return which days of a table's rows in ``[first, end)`` do not lie in the lake as they are, in words.
+
+    Of days that were dropped before only the rows count that are there again, and those must be in the lake with the
+    others: candles without rows have nothing to lose.
+    """
+    before = dropped_before(conn, table)
+    late = [] if before is None or before <= first else late_days(conn, table, first, min(end, before))
+    if before is not None:
+        first = max(first, before)
     types = [kind.name for kind in KINDS.values() if kind.stored is not None and kind.stored.table == table]
     rows = conn.execute(_DAYS_OF_PART, {"lake": lake, "types": types, "first": first, "end": end}).fetchall()
     wrong: list[tuple[date, int]] = []
@@ -143,6 +154,9 @@ def unpushed_days(
             wrong.append((day, series_id))
         elif not same:  # a change of history, or records that came after the push: compare
             compare.setdefault(series_id, {})[day] = mark
+    for series_id, day in late:
+        row = conn.execute(_LATE_MARKS, (lake, series_id, day)).fetchone()
+        compare.setdefault(series_id, {})[day] = "" if row is None else row[0]
     for series_id, marks in compare.items():
         now = day_marks(conn, series_id, list(marks))
         wrong += [(day, series_id) for day, mark in marks.items() if now[day] != mark]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import trio
@@ -15,9 +15,10 @@ from mdserver.errors import BadMessage, Rejected, Unavailable
 from mdserver.model import PushedDay, StoredDay
 from mdserver.plugin import CommandDatabase, Progress, StoredSeries
 
-from .bucket import Bucket
-from .codec import Header, encode_candles, encode_records
-from .layout import DAY_US, day_start_us
+from .bucket import Bucket, Denied
+from .codec import Header, decode_records, encode_candles, encode_records
+from .layout import DAY_US, Place, day_start_us
+from .merge import DayRecords, merged, of_rows_alone
 from .objects import put_verified
 from .selection import Failed, Report, Selection
 
@@ -34,6 +35,9 @@ GIVE_UP_AFTER = 3
 
 MARKS_AT_ONCE = 200
 
+LATE = "+"
+"""In the mark of a day behind that of its candles, if there are records of it again after they were dropped."""
+
 Known: TypeAlias = Mapping[tuple[str, str, str, str, date], PushedDay]
 
 
@@ -46,6 +50,8 @@ class Task:
     numbering: str
     had_candles: bool = False
     """The lake has candles of the day, which have to go if there are none any more."""
+    pushed: PushedDay | None = None
+    """What the ledger has of its records."""
 
     @property
     def name(self) -> str:
@@ -78,7 +84,9 @@ async def plan_push(
             pushed = _pushed(known, series, one)
             if pushed is None or _is_damaged(known, series, one):
                 yield _task(known, series, one, numbering)
-            elif pushed.hist_v == series.hist_v and (one.dropped or pushed.count == one.count):
+            elif (
+                not one.late and pushed.hist_v == series.hist_v and (one.dropped or pushed.count == one.count)
+            ):
                 report.known += 1
             else:
                 unsure.append(one)
@@ -88,7 +96,9 @@ async def plan_push(
             for one in some:
                 pushed = _pushed(known, series, one)
                 assert pushed is not None  # noqa: S101 - it was found above
-                if marks[one.day] != pushed.mark:
+                # the records of a dropped day that came late and are dropped again are not in its mark any more
+                known_mark = pushed.mark.partition(LATE)[0] if pushed.what == "candles" else pushed.mark
+                if marks[one.day] != known_mark:
                     yield _task(known, series, one, numbering)
                     continue
                 report.known += 1
@@ -97,13 +107,14 @@ async def plan_push(
 
 
 def _task(known: Known, series: StoredSeries, day: StoredDay, numbering: str) -> Task:
-    had_candles = (series.broker, series.symbol, series.type, "candles", day.day) in known
-    return Task(series, day, numbering, had_candles)
+    name = series.broker, series.symbol, series.type
+    had_candles = (*name, "candles", day.day) in known
+    return Task(series, day, numbering, had_candles, known.get((*name, "records", day.day)))
 
 
 def _pushed(known: Known, series: StoredSeries, day: StoredDay) -> PushedDay | None:
     """Return what is known to lie in the lake: of the records, or of the candles where the records were dropped."""
-    what = "candles" if day.dropped else "records"
+    what = "candles" if day.dropped and not day.late else "records"
     return known.get((series.broker, series.symbol, series.type, what, day.day))
 
 
@@ -156,35 +167,28 @@ async def push(
 async def _push_day(database: CommandDatabase, bucket: Bucket, task: Task, report: Report) -> None:
     series, day = task.series, task.day.day
     first_us = day_start_us(day)
+    named: dict[str, Any] = {
+        "broker": series.broker,
+        "symbol": series.symbol,
+        "type_": series.type,
+        "day": day,
+    }
     # The mark before the rows: a change in between makes the day look revised, and it is pushed again.
     mark = (await database.day_marks(series, [day]))[day]
-    # The candles first: what the ledger has of the records then stands for the whole day.
     candles = await database.read_candles(series, first_us, first_us + DAY_US)
+    records: DayRecords | None = None
+    if task.day.late or not task.day.dropped:
+        records, is_joined = await _records(database, bucket, task)
+        if is_joined:
+            candles = await database.candles_of(records.records)
+    # The candles first: what the ledger has of the records then stands for the whole day.
     if candles or task.had_candles:
-        data, header = await trio.to_thread.run_sync(
-            partial(
-                encode_candles,
-                candles,
-                broker=series.broker,
-                symbol=series.symbol,
-                type_=series.type,
-                day=day,
-            )
-        )
+        data, header = await trio.to_thread.run_sync(partial(encode_candles, candles, **named))
         await _put(database, bucket, task, data, header, mark)
         report.size_bytes += len(data)
-    if not task.day.dropped:
-        records = await database.read_records(series, first_us, first_us + DAY_US)
-        hours = [] if series.last_seq else await database.imported_hours(series, first_us, first_us + DAY_US)
+    if records is not None:
         encode = partial(
-            encode_records,
-            records,
-            broker=series.broker,
-            symbol=series.symbol,
-            type_=series.type,
-            day=day,
-            numbering=task.numbering,
-            hours=hours,
+            encode_records, records.records, numbering=records.numbering, hours=records.hours, **named
         )
         data, header = await trio.to_thread.run_sync(encode)
         del records, encode
@@ -192,6 +196,67 @@ async def _push_day(database: CommandDatabase, bucket: Bucket, task: Task, repor
         report.rows += header.rows
         report.size_bytes += len(data)
     report.done += 1
+
+
+async def _records(database: CommandDatabase, bucket: Bucket, task: Task) -> tuple[DayRecords, bool]:
+    """Return the records of a day, and whether they were joined with others that the lake has of it.
+
+    Nothing is joined where the object is what this database has pushed, and the database still has the whole day: then
+    what it lacks was replaced or deleted. Raises BadMessage where the lake's records cannot be read.
+    """
+    series, first_us = task.series, day_start_us(task.day.day)
+    records = await database.read_records(series, first_us, first_us + DAY_US)
+    hours = [] if series.last_seq else await database.imported_hours(series, first_us, first_us + DAY_US)
+    own = DayRecords(records, task.numbering, tuple(hours))
+    data = await _in_lake(bucket, task)
+    if data is None:
+        return (attrs.evolve(own, hours=of_rows_alone(hours, records)) if task.day.late else own), False
+    if not task.day.late and _is_as_pushed(task, data):
+        return own, False
+
+    def join() -> DayRecords | None:
+        try:
+            theirs, header = decode_records(data)
+        except BadMessage as error:
+            if task.pushed is not None and not task.day.late:
+                return None  # the whole day is here
+            raise BadMessage(
+                f"{_place(task).key}: it cannot be joined with the {len(records.time_us):,} records that the database "
+                f"has: {error}; bring back the object, or delete these records (mdserver run delete)"
+            ) from error
+        return merged(own, header, theirs)
+
+    joined = await trio.to_thread.run_sync(join)
+    return (own, False) if joined is None else (joined, True)
+
+
+def _is_as_pushed(task: Task, data: bytes) -> bool:
+    return task.pushed is not None and hashlib.sha256(data).hexdigest() == task.pushed.checksum
+
+
+async def _in_lake(bucket: Bucket, task: Task) -> bytes | None:
+    """Return the object of a day's records, None if there is none."""
+    place = _place(task)
+    try:
+        data = await bucket.get(place.key)
+    except Denied:  # a bucket that does not permit listing answers so for what it does not have
+        if task.pushed is not None:
+            raise
+        return None
+    if data is None and task.day.late and task.pushed is not None and task.pushed.count:
+        raise BadMessage(
+            f"{place.key}: it was pushed with {task.pushed.count:,} records, but is not there (404), and the database "
+            "has only those that came since: bring back the object, or delete these records (mdserver run delete)"
+        )
+    return data
+
+
+def _place(task: Task) -> Place:
+    series = task.series
+    return Place(
+        "trade" if series.type == "trade" else "tick",
+        *(series.broker, series.symbol, series.type, task.day.day),
+    )
 
 
 async def _put(
