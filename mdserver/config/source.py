@@ -77,6 +77,10 @@ class Problem:
         return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
 
 
+MAX_BYTES = 1_000_000
+"""The longest config; 20,000 symbols take a fifth of it."""
+
+
 def read_env_file(path: Path) -> dict[str, str]:
     """Return the variables of a ``.env`` file, if there is one. Raises ConfigError with the lines that are wrong."""
     try:
@@ -91,6 +95,15 @@ def read_env_file(path: Path) -> dict[str, str]:
     return {b.key: b.value for b in bindings if b.key is not None and b.value is not None}
 
 
+def _read_text(path: Path) -> str:
+    """Return a config's text. Raises ConfigError if it is longer than any config, which would be parsed for minutes."""
+    with path.open("rb") as file:  # perhaps a pipe, whose size is not known before
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ConfigError([f"{path}: is longer than {MAX_BYTES:,} bytes: is it a config of mdserver?"])
+    return data.decode("utf-8-sig")
+
+
 def parse_yaml(path: Path, environ: Mapping[str, str]) -> tuple[Located, list[Problem]]:
     """Return the file's tree and the problems of its form (duplicate keys, tags).
 
@@ -98,7 +111,7 @@ def parse_yaml(path: Path, environ: Mapping[str, str]) -> tuple[Located, list[Pr
     secrets.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _read_text(path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {_reason(error)}"]) from None

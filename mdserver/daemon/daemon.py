@@ -20,6 +20,7 @@ import trio
 
 from ..config import Config, check_exposure
 from ..data_folder_lock import lock_data_folder
+from ..errors import ConfigError
 from ..feed.supervisor import Supervisor
 from ..metrics import Metrics
 from ..model import Published
@@ -186,7 +187,7 @@ class _Server:
             metrics=metrics,
             log=_log,
         )
-        self.reload = Reload(config, load, self.walk.parts, _log)
+        self.reload = Reload(config, partial(_load_again, load, config_file), self.walk.parts, _log)
 
     def _route(self, router: Router) -> Callable[[list[Published]], None]:
         return router.publish if self.bus is None else self.bus.publish
@@ -242,6 +243,13 @@ class _Server:
         if self.journal is not None and (refusal := self.journal.publish.refusal()) is not None:
             whys.append(f"records are not stored: {refusal}")
         return whys
+
+
+def _load_again(load: Callable[[], Config], file: Path | None) -> Config:
+    """Load the config for a reload. An empty file is one that is being written: it would end every broker. Blocking."""
+    if file is not None and file.exists() and file.stat().st_size == 0:
+        raise ConfigError([f"{file}: is empty"])
+    return load()
 
 
 def _announce(server: _Server, nursery: trio.Nursery, task_status: trio.TaskStatus[str]) -> None:

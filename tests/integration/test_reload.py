@@ -164,6 +164,7 @@ async def test_a_bad_file_changes_nothing_and_the_log_says_why(folder: Path) -> 
         for text, reason in (
             ("brokers: [{name: mock, rate: fast}]", 'found "fast", expected a number'),
             ("brokers: [", "expected"),
+            ("", "is empty"),  # an editor or a copy that has begun
             ("brokers: [{name: nobody}]", 'there is no broker plugin "nobody"'),
         ):
             config.write_text(text)

@@ -366,6 +366,14 @@ def test_aliases_that_multiply(errors: Callable[..., list[str]]) -> None:
     assert "expands to more than" in errors("\n".join(lines))[0]
 
 
+def test_a_file_that_is_no_config_by_its_length_is_not_parsed(tmp_path: Path) -> None:
+    """Ten megabytes would be parsed for minutes."""
+    file = tmp_path / "config.yaml"
+    file.write_text("# a log, perhaps\n" * 100_000)
+    with pytest.raises(ConfigError, match="is longer than 1,000,000 bytes"):
+        load_config(file, environ={}, brokers={})
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "no.yaml", "no such file or directory"),
