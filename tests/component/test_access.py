@@ -15,7 +15,7 @@ from trio_websocket import ConnectionClosed, connect_websocket_url
 from mdserver.config import AuthConfig, KeyEntry
 from mdserver.feed.broker_state import State
 from mdserver.keys import new_key
-from mdserver.model import Tick
+from mdserver.model import US_PER_S, Tick
 from mdserver.store.series import SeriesInfo
 from mdserver.web.stream import gate
 
@@ -305,6 +305,38 @@ async def test_a_reload_takes_keys_over_and_closes_whose_key_is_gone() -> None:
         assert (await client.get())["code"] == 402
         assert await closed_with(client) == 1008
         assert (await http_get(server.port, "/api/brokers", Authorization=BEARER)).status == 401
+
+
+@pytest.mark.parametrize("how", ["reload", "auth"])
+async def test_subscriptions_that_a_key_may_not_have_any_more_end_with_a_reason(how: str) -> None:
+    narrow: dict[str, Any] = {"symbols": ("GBPUSD",)} if how == "reload" else {"scopes": ("history",)}
+    both = (KeyEntry("desk", HASH), KeyEntry("other", OTHER_HASH, **narrow))
+    async with (
+        open_stream_server(auth=AuthConfig(keys=both)) as server,
+        client_with(server, Authorization=BEARER) as client,
+    ):
+        await client.subscribe("EURUSD", "GBPUSD", types=["tick", "trade"])
+        while (await client.ask({"action": "list", "id": 1})).get("id") != 1:
+            pass
+        if how == "reload":
+            server.take(
+                auth=AuthConfig(keys=(KeyEntry("desk", HASH, **narrow), KeyEntry("other", OTHER_HASH)))
+            )
+        else:
+            await client.send({"action": "auth", "key": OTHER_KEY, "id": 2})
+        while (ended := await client.get()).get("action") != "subscribe" or "id" in ended:
+            pass
+        assert {one["code"] for one in ended["results"]} == {409}
+        left = [] if how == "auth" else ["GBPUSD", "GBPUSD"]
+        assert [one["symbol"] for one in ended["subscriptions"]] == left
+        server.brokers["one"].publish(Tick("EURUSD", 1_710_918_000 * US_PER_S, 1.0, 2.0))
+        assert (await client.ask({"action": "ping"}))["type"] == "pong"
+
+
+async def test_with_keys_no_answer_with_data_is_kept_for_others() -> None:
+    async with open_stream_server(auth=keys()) as server:
+        answer = await http_get(server.port, "/api/brokers", Authorization=BEARER)
+        assert answer.headers["cache-control"] == "private, no-cache"
 
 
 def test_no_key_is_shown_by_the_objects_that_hold_it() -> None:

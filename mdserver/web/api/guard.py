@@ -77,8 +77,10 @@ async def _admit_request(access: Access) -> None:
 
 def _protect(access: Access, response: Response) -> None:
     if access.has_keys:  # what one key may see must not be kept for others
-        control = response.headers.get("Cache-Control", "")
-        response.headers["Cache-Control"] = control.replace("public", "private")
+        control = response.headers.get("Cache-Control", "").replace("public", "private")
+        if "private" not in control and "no-store" not in control:
+            control = f"private, {control}" if control else "private"
+        response.headers["Cache-Control"] = control
         response.vary.add("Authorization")
     response.headers.setdefault("Referrer-Policy", "no-referrer")
     response.headers.setdefault("X-Frame-Options", "DENY")

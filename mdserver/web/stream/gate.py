@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TypeVar
 
-from ...protocol.requests import Auth, Request, RequestError
+from ...model import Topic
+from ...protocol.requests import EVERY, Auth, Request, RequestError
 from ..access.access import Access, TooManyRequests, WrongKey
 from ..access.grant import Grant, Scope
 
@@ -77,9 +78,13 @@ class Gate:
         self.grant = self._access.current(self.grant)
         return self.grant is not None
 
+    def may(self, scope: Scope) -> bool:
+        """Return whether the client may do this."""
+        return self.grant is not None and scope in self.grant.scopes
+
     def permit(self, scope: Scope) -> None:
         """Raise RequestError 409 unless the client may do this."""
-        if self.grant is None or scope not in self.grant.scopes:
+        if not self.may(scope):
             self._access.count("not_permitted")
             raise RequestError(409, f"not permitted: this key has no scope {scope}")
 
@@ -90,6 +95,11 @@ class Gate:
     def may_see(self, broker: str | None, symbol: str | None) -> bool:
         """Return whether the client may see a broker's records of a symbol; None means any broker or symbol."""
         return self.grant is not None and self.grant.may_see(broker, symbol)
+
+    def forbids(self, topic: Topic) -> bool:
+        """Return whether the client may not have live records of a topic."""
+        symbol = None if topic.symbol == EVERY else topic.symbol
+        return not (self.may("stream") and self.may_see(topic.broker, symbol))
 
     @property
     def symbols(self) -> frozenset[str] | None:

@@ -370,6 +370,7 @@ class Session:
             )
         if await self.present_key(request.key, request.id):
             await self._ack(request.id, "auth", [])
+            await self._let_go_forbidden()
 
     async def _authenticate(self, request: Authenticate) -> None:
         self.gate.permit("stream")
@@ -405,9 +406,29 @@ class Session:
         if not self.gate.renew():
             self.complain(402, "the key of this connection is no longer valid")
             self.close(CloseCode.POLICY, "key withdrawn")
-        elif self._held.holds_every(self.gate.symbols):
-            self._update_router()
+        else:
+            if self._held.holds_every(self.gate.symbols):
+                self._update_router()
+            if any(map(self.gate.forbids, self._held.topics)):
+                self._spawn(self._end_forbidden)
         self.wait_for_key()
+
+    async def _end_forbidden(self) -> None:
+        async with self._turn:
+            await self._let_go_forbidden()
+
+    async def _let_go_forbidden(self) -> None:
+        """End the subscriptions to which the client's key, a narrower one than before, has no right."""
+        ended = list(filter(self.gate.forbids, self._held.topics))
+        if not ended or self._gone:
+            return
+        results = []
+        for topic in ended:
+            terms = self._held.topics[topic].terms
+            results.append(outcome_of(topic, terms, "error", 409, "this key has no right to it any more"))
+            self._let_go(topic)
+        self._update_router()
+        await self._ack(None, "subscribe", results)
 
     # -- helpers -------------------------------------------------------------------------------------
 
