@@ -194,7 +194,12 @@ class GapFiller:
         return len(new)
 
     async def _end(self, gap: GapRow, state: GapState, taken: _Taken, why: str) -> FilledGap:
-        await self._mark(gap, state)
+        if not await self._mark(gap, state):
+            why = "it changed meanwhile: a further gap became part of it, or it was deleted"
+            self._log.info(
+                "a gap was not filled to its end", **_about(gap), records=taken.records, reason=why
+            )
+            return FilledGap(gap, "open", taken.records, why, taken.candles)
         if state == "filled":
             self._log.info("a gap was filled", **_about(gap), records=taken.records)
         elif taken.candles:
@@ -208,11 +213,13 @@ class GapFiller:
             self._log.warning("a gap is permanent: its records cannot be fetched", **_about(gap), reason=why)
         return FilledGap(gap, state, taken.records, why, taken.candles)
 
-    async def _mark(self, gap: GapRow, state: GapState) -> None:
-        await self._store.mark_gap(gap.id, state)
+    async def _mark(self, gap: GapRow, state: GapState) -> bool:
+        if not await self._store.mark_gap(gap.id, state, to_us=gap.to_us):
+            return False
         if state != gap.state:
             topic = Topic(gap.broker, gap.symbol, gap.type, default_variant(gap.type))
             self._on_changed(Gap(topic, gap.from_us, gap.to_us, gap.cause, gap.size, state))
+        return True
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DELETED",
+    "DISCARDED",
     "FAILOVER",
     "JOURNAL_FULL",
     "LEFT_OUT",
     "LOST",
     "NOT_RECEIVED",
+    "OF_GARBAGE",
     "OF_STORING",
+    "REJECTED",
     "TIMEFRAMES",
     "UNSTORABLE",
     "US_PER_S",
@@ -211,6 +214,15 @@ LOST = "lost"
 
 DELETED = "deleted"
 """The cause of a gap in the stored records: an operator deleted them."""
+
+REJECTED = "rejected"
+"""The cause of a gap of records that the check rejected."""
+
+DISCARDED = "discarded"
+"""The cause of a gap behind a message that could not be decoded: records of any feed may have been in it."""
+
+OF_GARBAGE: frozenset[str] = frozenset({REJECTED, DISCARDED})
+"""The causes that a bad venue repeats without end: their gaps share rows of the ledger."""
 
 OF_STORING: frozenset[str] = frozenset({JOURNAL_FULL, UNSTORABLE, LOST, DELETED})
 """The causes that say nothing of the venue: clients have received these records."""

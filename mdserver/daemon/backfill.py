@@ -14,8 +14,10 @@ from ..backoff import Backoff
 from ..errors import Rejected, StoreUnavailable
 from ..feed.supervisor import Supervisor
 from ..metrics import Metrics
-from ..model import UNSTORABLE, US_PER_S, Gap, Published
+from ..model import OF_GARBAGE, UNSTORABLE, US_PER_S, Gap, Published
 from ..plugin import BrokerHistory
+from ..store.recurring_gaps import QUIET_S
+from ..store.store import GapRow
 from ..stream.live_candles import LiveCandles
 from ..stream.router import Router
 from .parts import Part
@@ -83,13 +85,9 @@ class BackfillPart(Part):
         """Fill the due gaps of one broker; each broker has a task of its own, because venues differ in speed."""
         filler = self._filler(self._at_leisure)
         try:
-            until_us = int((time() - SETTLED_S) * US_PER_S)
-            gaps = await self._database.store.gaps(
-                0, until_us, broker=name, state="open", but=UNWANTED, limit=AT_A_TIME + len(self._again)
-            )
-            for gap in gaps:
+            for gap in await self._settled_gaps(name):
                 due_s, backoff = self._again.get(gap.id, (0.0, None))
-                if gap.to_us > until_us or due_s > trio.current_time():
+                if due_s > trio.current_time():
                     continue
                 result = await filler.fill(gap)
                 self._count(result)
@@ -102,6 +100,18 @@ class BackfillPart(Part):
             pass  # another part logs it; the next round tries again
         finally:
             self._at_work.discard(name)
+
+    async def _settled_gaps(self, name: str) -> list[GapRow]:
+        """Return gaps of a broker to fill, the oldest first. One of a venue's garbage may still grow for a while."""
+        limit = AT_A_TIME + len(self._again)
+        found: list[GapRow] = []
+        for settled_s, but in ((SETTLED_S, (*UNWANTED, *OF_GARBAGE)), (QUIET_S + SETTLED_S, UNWANTED)):
+            until_us = int((time() - settled_s) * US_PER_S)
+            gaps = await self._database.store.gaps(
+                0, until_us, broker=name, state="open", but=but, limit=limit
+            )
+            found += [gap for gap in gaps if gap.to_us <= until_us and gap not in found]
+        return sorted(found, key=lambda gap: gap.from_us)
 
     async def fill_now(self, request: Mapping[str, Any]) -> Any:
         """Fill the gaps of a command's ``broker`` and ``symbol`` (None: of all); return a summary with counts.

@@ -13,7 +13,7 @@ from ..errors import BadMessage
 from ..kinds import BY_NAME, KINDS, Kind
 from ..log import RarelyLogged
 from ..metrics import Metrics
-from ..model import US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Topic
+from ..model import DISCARDED, US_PER_S, Feed, Gap, Instrument, LastRecord, Published, Record, Topic
 from ..record_check import MAX_AHEAD_US, is_text, time_fault
 from ..redact import redact
 from ..symbols import canonical
@@ -43,9 +43,6 @@ MAX_SHOWN = 20
 
 RENEW_EVERY_S = 10.0
 """How often a broker is asked for a whole order book."""
-
-DISCARDED = "discarded"
-"""The cause of a gap behind a message that could not be decoded: records of any feed may have been in it."""
 
 _SHOWN = 80  # characters of a field of a rejected record in the log
 

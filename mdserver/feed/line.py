@@ -5,12 +5,9 @@ from __future__ import annotations
 from math import inf
 
 from ..kinds import Kind
-from ..model import Gap, LastRecord, Topic
+from ..model import REJECTED, Gap, LastRecord, Topic
 
-__all__ = ["REJECTED", "Line"]
-
-REJECTED = "rejected"
-"""The cause of a gap of records that the check rejected."""
+__all__ = ["Line"]
 
 
 class Line:

@@ -1,7 +1,8 @@
 """The tables of intervals in which records of a series may be missing: ``gaps`` that ended, and ``lasting_gaps``.
 
 A gap that lasts is written when it begins, one of a series at most, so that it survives a crash of the server; when it
-ends it moves to ``gaps``, which has the state of each.
+ends it moves to ``gaps``, which has the state of each. Those of a venue's garbage share rows: see
+:mod:`.recurring_gaps`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import args_row
 
-from ..model import OF_STORING, Gap, GapState, RecordType, Topic
+from ..model import OF_GARBAGE, OF_STORING, Gap, GapState, RecordType, Topic
+from .recurring_gaps import NEAR_US, LedgerRow, fold
 
 __all__ = [
     "GapRow",
     "LastingGap",
+    "is_gap_behind",
     "last_gap_seqs",
     "mark_gap",
     "read_gaps",
@@ -72,10 +75,19 @@ _READ_LASTING: LiteralString = """select s.broker, s.symbol, s.type,
       and g.from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
     order by g.from_time, g.series_id limit %(limit)s"""
 
-_WRITE = """insert into gaps (series_id, from_time, to_time, cause, size, state, seq)
+_WRITE = """insert into gaps (series_id, from_time, to_time, cause, size, state, seq, last_seq)
     values (%s, timestamptz 'epoch' + %s * interval '1 microsecond',
-            timestamptz 'epoch' + %s * interval '1 microsecond', %s, %s, %s, %s)
+            timestamptz 'epoch' + %s * interval '1 microsecond', %s, %s, %s, %s, %s)
     on conflict do nothing"""
+
+_NEAR = """select id, (extract(epoch from from_time) * 1000000)::bigint,
+        (extract(epoch from to_time) * 1000000)::bigint, size, state, seq, coalesce(last_seq, seq)
+    from gaps where series_id = %s and cause = %s and seq is not null
+      and from_time >= timestamptz 'epoch' + %s * interval '1 microsecond'"""
+
+_GROW = """update gaps set to_time = timestamptz 'epoch' + %s * interval '1 microsecond', size = %s, state = %s,
+        seq = %s, last_seq = %s
+    where id = %s"""
 
 _BUMP_HISTORY = "update series set hist_v = hist_v + 1 where id = any(%s)"
 
@@ -105,22 +117,29 @@ _HOLES: LiteralString = """
       and from_time <= timestamptz 'epoch' + %(last)s * interval '1 microsecond'
     order by 1"""
 
-_BY_SEQ: LiteralString = """select seq, (extract(epoch from from_time) * 1000000)::bigint,
-        (extract(epoch from to_time) * 1000000)::bigint, cause, size, state
-    from gaps where series_id = %s and seq >= %s and (%s::bigint is null or seq <= %s)
-    order by seq, from_time, id"""
+# Of a row of several gaps the first that is asked for gives the place: who reads on from there is told of all.
+_BY_SEQ: LiteralString = """select greatest(seq, %(first)s), coalesce(last_seq, seq),
+        (extract(epoch from from_time) * 1000000)::bigint, (extract(epoch from to_time) * 1000000)::bigint,
+        cause, size, state
+    from gaps where series_id = %(series)s and coalesce(last_seq, seq) >= %(first)s
+      and (%(last)s::bigint is null or seq <= %(last)s)
+    order by 1, from_time, id"""
 
-_LAST_SEQS = (
-    "select series_id, max(seq) from gaps where series_id = any(%s) and seq is not null group by series_id"
-)
+_ENDS: LiteralString = """select exists (select from gaps where series_id = %(series)s
+    and (seq between %(first)s and %(last)s or last_seq between %(first)s and %(last)s))"""
 
-_MARK = "update gaps set state = %s where id = %s returning series_id"
+_LAST_SEQS = """select series_id, max(coalesce(last_seq, seq)) from gaps
+    where series_id = any(%s) and seq is not null group by series_id"""
+
+_MARK: LiteralString = """update gaps set state = %(state)s where id = %(id)s
+      and (%(to)s::bigint is null or to_time = timestamptz 'epoch' + %(to)s * interval '1 microsecond')
+    returning series_id"""
 
 
 def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, int, Gap]]) -> None:
     """Add gaps in their order, each with the id of its series and the number of the record before it.
 
-    One that is already stored is left unchanged.
+    One that is already stored is left unchanged. One of a venue's garbage may become part of an earlier row.
 
     One without an end is the series' lasting gap until one with an end comes. Where a series has a gap, another source
     may answer for it, so its history counts as changed. Blocking; runs inside the caller's transaction.
@@ -129,16 +148,29 @@ def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, int, Gap
         return
     lasting: dict[int, Gap | None] = {}
     ended: list[tuple[int, int, Gap]] = []
+    recurring: dict[tuple[int, str], list[tuple[int, Gap]]] = {}
     for series_id, seq, gap in gaps:
         if gap.to_us is not None:
-            ended.append((series_id, seq, gap))
+            if gap.cause in OF_GARBAGE and gap.state == "open":
+                recurring.setdefault((series_id, gap.cause), []).append((seq, gap))
+            else:
+                ended.append((series_id, seq, gap))
         if gap.cause not in OF_STORING:  # what was not stored says nothing of the venue
             lasting[series_id] = gap if gap.to_us is None else None
     with conn.cursor() as cursor:
         cursor.executemany(
             _WRITE,
             [
-                (series_id, gap.from_us, max(gap.from_us, gap.time_us), gap.cause, gap.size, gap.state, seq)
+                (
+                    series_id,
+                    gap.from_us,
+                    max(gap.from_us, gap.time_us),
+                    gap.cause,
+                    gap.size,
+                    gap.state,
+                    seq,
+                    None,
+                )
                 for series_id, seq, gap in ended
             ],
         )
@@ -147,9 +179,39 @@ def write_gaps(conn: psycopg.Connection[Any], gaps: Sequence[tuple[int, int, Gap
         cursor.executemany(
             _BEGIN, [(series_id, gap.from_us, gap.cause, gap.size) for series_id, gap in begun]
         )
-    touched = {series_id for series_id, _, _ in ended} | {series_id for series_id, _ in begun}
+        for (series_id, cause), some in recurring.items():
+            _write_recurring(cursor, series_id, cause, some)
+    touched = {one[0] for one in ended} | {one[0] for one in recurring} | {one[0] for one in begun}
     if touched:
         conn.execute(_BUMP_HISTORY, [sorted(touched)])
+
+
+def _write_recurring(
+    cursor: psycopg.Cursor[Any], series_id: int, cause: str, gaps: Sequence[tuple[int, Gap]]
+) -> None:
+    first_us = min(gap.from_us for _, gap in gaps)
+    near = cursor.execute(_NEAR, [series_id, cause, first_us - NEAR_US], prepare=True).fetchall()
+    rows = fold([LedgerRow(*row) for row in near], gaps)
+    cursor.executemany(
+        _WRITE,
+        [
+            (series_id, row.from_us, row.to_us, cause, row.size, row.state, row.seq, _beyond(row))
+            for row in rows
+            if row.id is None
+        ],
+    )
+    cursor.executemany(
+        _GROW,
+        [
+            (row.to_us, row.size, row.state, row.seq, _beyond(row), row.id)
+            for row in rows
+            if row.id is not None
+        ],
+    )
+
+
+def _beyond(row: LedgerRow) -> int | None:
+    return row.last_seq if row.last_seq > row.seq else None
 
 
 def read_gaps(
@@ -203,13 +265,24 @@ def read_holes(
 
 def read_gaps_by_seq(
     conn: psycopg.Connection[Any], series_id: int, topic: Topic, first: int, last: int | None
-) -> list[tuple[int, Gap]]:
+) -> list[tuple[int, int, Gap]]:
     """Return the gaps behind the records ``first`` to ``last`` (None: to the end), in order, each with that number.
 
-    Blocking.
+    The second number is that of the last record that the gap lies behind; it is another one for several gaps in one
+    row. Blocking.
     """
-    rows = conn.execute(_BY_SEQ, [series_id, first, last, last], prepare=True).fetchall()
-    return [(seq, Gap(topic, *values)) for seq, *values in rows]
+    values = {"series": series_id, "first": first, "last": last}
+    rows = conn.execute(_BY_SEQ, values, prepare=True).fetchall()
+    return [(seq, last_seq, Gap(topic, *columns)) for seq, last_seq, *columns in rows]
+
+
+def is_gap_behind(conn: psycopg.Connection[Any], series_id: int, first: int, last: int) -> bool:
+    """Return whether a gap is known to lie behind one of the records ``first`` to ``last``. Blocking.
+
+    Of several gaps in one row that holds for the first and the last one; where those between lie is not kept.
+    """
+    values = {"series": series_id, "first": first, "last": last}
+    return conn.execute(_ENDS, values, prepare=True).fetchone() == (True,)
 
 
 def last_gap_seqs(conn: psycopg.Connection[Any], series_ids: Collection[int]) -> dict[int, int]:
@@ -240,9 +313,14 @@ def read_lasting_gaps(
         return cursor.execute(_READ_LASTING, values).fetchall()
 
 
-def mark_gap(conn: psycopg.Connection[Any], gap_id: int, state: GapState) -> bool:
-    """Set the state of a gap; return False if no gap has this id. Runs inside the caller's transaction. Blocking."""
-    row = conn.execute(_MARK, [state, gap_id]).fetchone()
+def mark_gap(
+    conn: psycopg.Connection[Any], gap_id: int, state: GapState, *, to_us: int | None = None
+) -> bool:
+    """Set the state of a gap; return False if no gap has this id, or if it does not end at ``to_us`` (None: anywhere).
+
+    Runs inside the caller's transaction. Blocking.
+    """
+    row = conn.execute(_MARK, {"state": state, "id": gap_id, "to": to_us}).fetchone()
     if row is None:
         return False
     conn.execute(_BUMP_HISTORY, [[row[0]]])

@@ -352,9 +352,9 @@ class Store:
         """
         return await self._change(lambda conn: add_candles(conn, topic, candles))
 
-    async def mark_gap(self, gap_id: int, state: GapState) -> bool:
-        """Set the state of a gap, such as filled from a history; return False if no gap has this id."""
-        return await self._change(lambda conn: mark_gap(conn, gap_id, state))
+    async def mark_gap(self, gap_id: int, state: GapState, *, to_us: int | None = None) -> bool:
+        """Set the state of a gap, such as filled; return False if none has this id, or if it ends elsewhere by now."""
+        return await self._change(lambda conn: mark_gap(conn, gap_id, state, to_us=to_us))
 
     async def replay_begins(self, starts: Mapping[Topic, Start]) -> dict[Topic, Begin]:
         """Return where the replay of each topic begins."""

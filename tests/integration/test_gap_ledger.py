@@ -170,3 +170,71 @@ async def test_a_gap_that_lasts_is_known_until_it_ends(database: Database) -> No
         ("a", "tick", 0, 0, JOURNAL_FULL),
         ("a", "tick", 0, 9, "disconnected"),
     ]
+
+
+def rejected(seq: int, from_s: int, to_s: int, size: int | None = 1, cause: str = "rejected") -> Published:
+    return Published(
+        EURUSD, seq, Gap(EURUSD, START_US + from_s * 1_000_000, START_US + to_s * 1_000_000, cause, size)
+    )
+
+
+async def test_beyond_the_first_few_gaps_of_garbage_share_rows_and_each_counts_once(
+    database: Database,
+) -> None:
+    store = Store(database)
+    journal = [
+        rejected(1, 0, 1),
+        rejected(3, 2, 4, 2),
+        rejected(4, 5, 6, None, "discarded"),
+        rejected(5, 7, 8),
+        rejected(6, 10, 11),
+        rejected(8, 12, 13, 3),
+        rejected(9, 9_000, 9_001, 4),
+    ]
+    for begin, end in (
+        (0, 1),
+        (0, 3),
+        (1, 4),
+        (3, 5),
+        (2, 6),
+        (0, 7),
+        (0, 7),
+    ):  # read again from an earlier place
+        await store.write(journal[begin:end])
+    rows = shown(await everything(store))
+    assert [(int(str(row[2])) // 1_000_000, int(str(row[3])) // 1_000_000, *row[4:]) for row in rows] == [
+        (0, 1, "rejected", 1, "open"),
+        (2, 4, "rejected", 2, "open"),
+        (5, 6, "discarded", None, "open"),
+        (7, 13, "rejected", 5, "open"),
+        (9_000, 9_001, "rejected", 4, "open"),
+    ]
+
+
+async def test_a_gap_that_has_grown_is_not_marked(database: Database) -> None:
+    store = Store(database)
+    await store.write([rejected(number, number, number + 1) for number in (1, 3, 5)])
+    *_, row = await everything(store)
+    await store.write([rejected(7, 7, 8)])
+    assert not await store.mark_gap(row.id, "filled", to_us=row.to_us)
+    assert [one.state for one in await everything(store)] == ["open"] * 3
+    *_, row = await everything(store)
+    assert await store.mark_gap(row.id, "filled", to_us=row.to_us)
+    await store.write([rejected(9, 9, 10)])
+    assert [(one.state, one.size) for one in await everything(store)][2:] == [("filled", 2), ("open", 1)]
+
+
+async def test_a_day_of_constant_garbage_is_some_tens_of_rows(database: Database) -> None:
+    store = Store(database)
+    day = [rejected(number + 1, 30 * number, 30 * number + 1) for number in range(2_880)]
+    for begin in range(0, len(day), 100):
+        await store.write(day[begin : begin + 100])
+    rows = [row for row in await everything(store) if row.cause == "rejected"]
+    assert 24 <= len(rows) <= 72
+    assert sum(row.size or 0 for row in rows) == 2_880
+    missing = await store.missing_times(rows[0].series_id, 0, 2 * START_US, limit=100)
+    assert all(
+        any(first <= one.record.from_us and one.record.time_us <= (last or 0) for first, last in missing)
+        for one in day
+        if isinstance(one.record, Gap)
+    )

@@ -118,6 +118,22 @@ async def test_gaps_come_in_their_place_and_each_once_however_pages_fall(store: 
     assert (await store.replay_series([EURUSD]))[EURUSD][1] == BLOCK + 9
 
 
+async def test_gaps_that_share_a_row_are_told_once_wherever_a_replay_begins(store: Store) -> None:
+    batch: list[Published] = []
+    for seq in range(1, 21):
+        batch += [tick(seq, START_US + seq), gap(seq, seq, seq + 1, "rejected", 1)]
+    await store.write(batch)
+    for after in (0, 1, 5, 19, 20):
+        for limit in (3, 4096):
+            told = [one for one in await replay(store, EURUSD, after, limit=limit) if one["type"] == "gap"]
+            exact = [(number, number + 1, 1) for number in (1, 2) if number >= after]
+            shown = [
+                (round(one["from"] * 1e6) - START_US, round(one["to"] * 1e6) - START_US, one["size"])
+                for one in told
+            ]
+            assert shown == [*exact, (3, 21, 18)], (after, limit)
+
+
 async def test_a_sparse_series_is_read_from_few_intervals(store: Store) -> None:
     batch = [tick(seq, START_US + seq * 3 * HOUR_US) for seq in range(1, 400)]
     await store.write(batch)

@@ -56,6 +56,7 @@ LAYERS: tuple[str, ...] = (
     "store.tables",
     "store.embedded",
     "store.open_database",
+    "store.recurring_gaps",
     "store.gap_ledger",
     "store.live",
     "store.history",

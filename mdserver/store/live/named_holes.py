@@ -9,7 +9,7 @@ import attrs
 import psycopg
 
 from ...model import LOST, UNSTORABLE, Gap, Published
-from ..gap_ledger import read_gaps_by_seq
+from ..gap_ledger import is_gap_behind
 from ..rows import MAX_TIME_US
 
 __all__ = ["Jump", "lost_numbers", "unstored"]
@@ -48,4 +48,4 @@ def _is_named(conn: psycopg.Connection[Any], jump: Jump, gaps: Sequence[Publishe
     topic, last = jump.behind.topic, jump.behind.seq - 1
     if any(gap.topic == topic and jump.before <= gap.seq <= last for gap in gaps):
         return True
-    return bool(read_gaps_by_seq(conn, jump.series_id, topic, jump.before, last))
+    return is_gap_behind(conn, jump.series_id, jump.before, last)

@@ -184,8 +184,8 @@ def read_page(
         end = (span.block + 1) * BLOCK - 1 if span.more and count < limit else last
         to = end if more else None
     gaps = read_gaps_by_seq(conn, series.id, series.topic, after, to)
-    fresh = [(seq, gap) for seq, gap in gaps if seq > after or gap_key(gap) not in told]
-    told = frozenset(gap_key(gap) for seq, gap in gaps if seq >= end)
+    fresh = [(seq, gap) for seq, _, gap in gaps if seq > after or gap_key(gap) not in told]
+    told = frozenset(gap_key(gap) for _, last_seq, gap in gaps if last_seq >= end)
     if fresh:
         lines = b"\n".join(_with_gaps(lines.split(b"\n") if lines else [], fresh))
     return Page(_pieces(lines), count, end, more, told)
