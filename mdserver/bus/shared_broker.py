@@ -252,9 +252,10 @@ class SharedBroker(SupervisedBroker):
         while True:
             value = await self.bus.engine.get(key)
             if value is None:
-                self.leader = self.leader_fence = None
-                if self.bus.lead is None:
-                    self._show(State.BACKOFF, "no process leads this broker")
+                held = await self.bus.engine.lease(lease_key(self.name))
+                self.leader, self.leader_fence = None if held is None else held.holder, None
+                if self.bus.lead is None and self.state is not State.BACKOFF:
+                    self._show(State.BACKOFF, _unheard(self.leader))
             else:
                 try:
                     self._take_answers(decode_answers(value))
@@ -460,6 +461,16 @@ class SharedBroker(SupervisedBroker):
             await lead.shipper.shipped(self.name)
             await self.bus.engine.put(holder_key(self.name), HANDED_OVER, REMEMBER_S)
         await self.bus.engine.release(lease_key(self.name), self.bus.process)
+
+
+def _unheard(leader: str | None) -> str:
+    """Return why nothing is heard of a broker."""
+    if leader is None:
+        return "no process leads this broker"
+    return (
+        f"process {leader} leads this broker, but nothing that it says is on the bus; its log says why, for instance "
+        "that the memory of Redis is full"
+    )
 
 
 async def _quietly(work: Awaitable[None]) -> None:

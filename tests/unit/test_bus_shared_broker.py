@@ -613,6 +613,27 @@ async def test_an_edge_shows_a_failed_broker_and_outlives_its_leader(
     assert b.leads
 
 
+async def test_an_edge_that_hears_nothing_of_a_leader_names_it(
+    cluster: Cluster, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _b, x = await two_and_an_edge(cluster)
+    put = cluster.engine.put
+
+    async def put_if_there_is_room(key: str, value: bytes, ttl_s: float) -> None:
+        if key == answers_key("sea"):
+            raise BusUnavailable("its memory is full")
+        await put(key, value, ttl_s)
+
+    monkeypatch.setattr(cluster.engine, "put", put_if_there_is_room)
+    await until(lambda: x.broker.state == "backoff")
+    assert a.leads
+    assert x.broker.leader == "a"
+    message = x.broker.snapshot().changes[0].message
+    assert message.startswith("process a leads this broker, but nothing that it says is on the bus")
+    monkeypatch.undo()
+    await until(lambda: x.broker.state == "live")
+
+
 async def test_keys_that_cannot_be_read_are_left_alone(cluster: Cluster, autojump_clock: object) -> None:
     _a, _b, x = await two_and_an_edge(cluster)
     await cluster.engine.put(demand_prefix("sea") + "stranger", b"\xc1", 60)
