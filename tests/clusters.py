@@ -29,6 +29,7 @@ from mdserver.store.embedded.data_folder import Place, prepare_place
 from mdserver.store.embedded.programs import Binaries, Choice, choose_binaries
 from mdserver.store.embedded.server import open_embedded
 from mdserver.store.tables.migrations import load_migrations, migrate
+from tests.leftovers import PREFIX, TOKEN, end_servers
 
 __all__ = ["put_cluster", "reachable_folder", "running_postgres"]
 
@@ -42,12 +43,13 @@ SETTINGS = "\n# Settings of the tests.\nfsync = off\nfull_page_writes = off\n"
 @contextmanager
 def reachable_folder() -> Iterator[Path]:
     """A temporary folder that the database's account can enter when we are root: pytest's ``tmp_path`` is not."""
-    folder = Path(tempfile.mkdtemp(prefix="mdserver-test-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{TOKEN}-"))
     try:
         if os.geteuid() == 0:
             folder.chmod(0o711)
         yield folder
     finally:
+        end_servers(folder)
         shutil.rmtree(folder)
 
 

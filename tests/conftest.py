@@ -29,6 +29,7 @@ from mdserver.store.tables.migrations import migrate
 from tests import timescaledb
 from tests.clusters import put_cluster, reachable_folder, running_postgres
 from tests.lakes import running_s3
+from tests.leftovers import watch_over
 
 TEMPLATE = "mdserver_template"
 MIGRATED = sql.Identifier(NAME)
@@ -51,6 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
     if config.getoption("long"):
         settings.load_profile("long")
+    if not config.getoption("collectonly") and not config.getoption("numprocesses", None):
+        config.add_cleanup(watch_over())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
