@@ -260,6 +260,55 @@ async def test_it_outlives_the_server_a_sleep_and_a_symbol(
             await steps.reached("gone")
 
 
+async def test_a_stranger_s_address_is_text_and_a_thousand_symbols_fit(
+    browser: Chromium, folder: Path, database_url: str
+) -> None:
+    """At a phone's width, in the dark and in another time zone; one broker is down."""
+    end = whole_minute() - 120
+    series = put_candles(database_url, 200, symbol="SYM0000", end=end)
+    put_gap(database_url, series, end - 600, end)
+    names = [f"SYM{n:04}" for n in range(1_000)]
+    away = {
+        "name": "binance",
+        "symbols": ["BTCUSDT"],
+        "url": "ws://127.0.0.1:9",
+        "rest_url": "http://127.0.0.1:9",
+    }
+    brokers = [{"name": "mock", "rate": 200, "symbols": names}, away]
+    config = write_config(folder, database={"url": as_address(database_url)}, brokers=brokers)
+
+    def look(window: Window) -> None:
+        page = window.page
+        window.until("document.querySelector('#chart-message').textContent.length > 0")
+        assert page.evaluate(
+            "[window.hit, document.images.length, document.querySelectorAll('b').length]"
+        ) == [None, 0, 0]
+        window.until(IS_LIVE)
+        page.locator("#symbol").fill("sym0000")
+        page.locator("#symbol").press("Enter")
+        window.until("document.querySelector('#chart').dataset.close > 0")
+        window.until("document.querySelector('#chart').dataset.shaded >= 10")
+        window.until("document.querySelector('#gaps tbody').textContent.includes('10 min')")
+        window.until("document.querySelector('#prices-message').textContent.includes('200 of 1')")
+        window.until("document.querySelector('#brokers tbody').textContent.includes('binance')")
+        window.until("/backoff|failed|starting/.test(document.querySelector('#brokers tbody').textContent)")
+        waits_for_a_move(window)
+        last = int(str(page.locator("#chart").get_attribute("data-last")))
+        near = {time.strftime("%Y-%m-%d %H:%M:00 UTC", time.gmtime(last + 60 * n)) for n in (-1, 0, 1)}
+        assert page.locator("#legend").inner_text()[:23] in near
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        everybody_can_use(window)
+
+    async with open_daemon(config) as daemon:
+        url = daemon.base + "/?symbol=%3Cimg%20src%3Dx%20onerror%3D%22hit%3D1%22%3E%3Cb%3E&timeframe=1m"
+        context = {
+            "color_scheme": "dark",
+            "timezone_id": "Asia/Kolkata",
+            "viewport": {"width": 390, "height": 800},
+        }
+        await browser.look(url, look, **context)
+
+
 class Steps:
     """How far the page's thread has come, for the task that acts on the server."""
 
