@@ -470,7 +470,7 @@ def test_a_cluster_of_another_user_is_run_as_that_user(reachable_path: Path) -> 
     os.chown(place.cluster, 12345, 12345)
     assert prepare_place(reachable_path).account == Account(12345, 12345)
     os.chown(place.cluster, 0, 0)
-    with pytest.raises(ConfigError, match="belongs to root"):
+    with pytest.raises(ConfigError, match=r"belongs to root, .*: give the folder to \w+ \(chown -R"):
         prepare_place(reachable_path)
 
 

@@ -87,11 +87,17 @@ def choose_account(cluster: Path) -> Account:
         return Account() if ours != 0 else _unprivileged()
     if status.st_uid == ours and ours != 0:
         return Account()
-    if ours != 0 or status.st_uid == 0:
-        who = "that user" if status.st_uid else "an ordinary user, after giving it the folder"
+    if status.st_uid == 0:  # as after a copy that root made without the owners
+        owner = Account() if ours != 0 else _unprivileged()
+        problem = (
+            f"the database folder {cluster} belongs to root, and PostgreSQL does not run as root: give the folder to "
+            f"{owner} (chown -R {owner} {cluster}), or choose another data_dir"
+        )
+        raise ConfigError([problem])
+    if ours != 0:
         problem = (
             f"the database folder {cluster} belongs to {Account(status.st_uid)}, not to {Account(ours)}: start "
-            f"mdserver as {who}, or choose another data_dir"
+            "mdserver as that user, or choose another data_dir"
         )
         raise ConfigError([problem])
     return Account(status.st_uid, status.st_gid)
