@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from mdserver.errors import BadMessage, Rejected, Unavailable
-from mdserver.model import PushedDay, StoredDay
+from mdserver.model import ImportedHour, PushedDay, RecordColumns, StoredDay
 from mdserver.plugin import CommandDatabase, Progress, StoredSeries
 
 from .bucket import Bucket, Denied
@@ -48,6 +48,7 @@ class Task:
     series: StoredSeries
     day: StoredDay
     numbering: str
+    """That of the database, which its streamed records have."""
     had_candles: bool = False
     """The lake has candles of the day, which have to go if there are none any more."""
     pushed: PushedDay | None = None
@@ -78,7 +79,7 @@ async def plan_push(
             for one in await database.days(series)
             if selection.has_day(one.day) and day_start_us(one.day) + DAY_US + SETTLE_US <= now_us
         ]
-        numbering = database.numbering if series.last_seq else ""
+        numbering = database.numbering
         unsure: list[StoredDay] = []
         for one in days:
             pushed = _pushed(known, series, one)
@@ -207,7 +208,8 @@ async def _records(database: CommandDatabase, bucket: Bucket, task: Task) -> tup
     series, first_us = task.series, day_start_us(task.day.day)
     records = await database.read_records(series, first_us, first_us + DAY_US)
     hours = [] if series.last_seq else await database.imported_hours(series, first_us, first_us + DAY_US)
-    own = DayRecords(records, task.numbering, tuple(hours))
+    is_streamed = _is_streamed(series, records, hours)
+    own = DayRecords(records, task.numbering if is_streamed else "", () if is_streamed else tuple(hours))
     data = await _in_lake(bucket, task)
     if data is None:
         return (attrs.evolve(own, hours=of_rows_alone(hours, records)) if task.day.late else own), False
@@ -228,6 +230,16 @@ async def _records(database: CommandDatabase, bucket: Bucket, task: Task) -> tup
 
     joined = await trio.to_thread.run_sync(join)
     return (own, False) if joined is None else (joined, True)
+
+
+def _is_streamed(series: StoredSeries, records: RecordColumns, hours: Sequence[ImportedHour]) -> bool:
+    """Return whether the records of a day were streamed: here, or elsewhere, and then pulled.
+
+    What was pulled has no last number in its series; but no hour of it is in the import ledger.
+    """
+    if series.last_seq or series.type != "tick":
+        return True
+    return len(records.time_us) > 0 and not any(hour.outcome == "ok" for hour in hours)
 
 
 def _is_as_pushed(task: Task, data: bytes) -> bool:
