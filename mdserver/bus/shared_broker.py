@@ -8,7 +8,7 @@ back the same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from time import time
 from typing import Any
@@ -18,19 +18,19 @@ import trio
 
 from ..backoff import Backoff
 from ..errors import MdserverError, Unavailable, leaves
-from ..feed.broker_host import Emit
 from ..feed.broker_state import NEXT, BrokerState, Shared, State
 from ..feed.supervised_broker import SupervisedBroker
 from ..log import RarelyLogged
-from ..metrics import Metrics
-from ..model import Feed, Gap, LastRecord, Published, Topic
+from ..model import Feed, LastRecord, Topic
+from .answers import Answers, decode_answers
 from .engine import BusMisused, BusUnavailable, Deposed
 from .followed import Followed
+from .guard import Guard
 from .names import answers_key, demand_prefix, holder_key, lease_key, stream_key
 from .shipper import Shipper
 from .take_over import AT_ONCE, HANDED_OVER, REMEMBER_S, Bus, Lead, TakeOver, catch_up
 
-__all__ = ["Guard", "SharedBroker", "decode_answers"]
+__all__ = ["SharedBroker"]
 
 ASK_S = 0.2
 """How often demand and answers are looked at."""
@@ -57,44 +57,8 @@ RETURN = 0.25
 _ENDED = frozenset({State.FAILED, State.STOPPED})
 
 
-class _Answers(msgspec.Struct, frozen=True, array_like=True):
-    """What the leader says of a broker."""
-
-    holder: str
-    fence: int
-    state: str
-    message: str
-    feeds: list[tuple[Feed, str, str]]
-
-
 _encode = msgspec.msgpack.Encoder().encode
-decode_answers = msgspec.msgpack.Decoder(_Answers).decode
 _decode_feeds = msgspec.msgpack.Decoder(list[Feed]).decode
-
-
-class Guard:
-    """Lets a leader's batches pass while its lease is known to last: a process that was stopped for a while must not
-    publish what another leader has published meanwhile.
-    """
-
-    def __init__(self, emit: Emit, metrics: Metrics) -> None:
-        self.until_s = -math.inf
-        self.dropped: dict[Topic, LastRecord] = {}
-        """What stands before the first record of each topic that nobody got to see, though it had a number."""
-        self.lost: Callable[[], None] = lambda: None
-        self._emit = emit
-        self._metrics = metrics
-
-    def __call__(self, batch: list[Published]) -> None:
-        """Publish a batch, or drop it where the lease is in doubt."""
-        if trio.current_time() > self.until_s:
-            for one in batch:
-                if type(one.record) is not Gap:
-                    self.dropped.setdefault(one.topic, LastRecord(one.seq - 1, one.record.time_us - 1))
-            self._metrics.unled.labels(batch[0].topic.broker).inc(len(batch))
-            self.lost()
-            return
-        self._emit(batch)
 
 
 class SharedBroker(SupervisedBroker):
@@ -263,7 +227,7 @@ class SharedBroker(SupervisedBroker):
                     self._rarely.error("what the leader says cannot be read", key=key, error=str(error))
             await trio.sleep(ASK_S)
 
-    def _take_answers(self, answers: _Answers) -> None:
+    def _take_answers(self, answers: Answers) -> None:
         self.leader, self.leader_fence = answers.holder, answers.fence
         active, reasons = [], dict[str, list[Feed]]()
         for feed, status, reason in answers.feeds:
@@ -446,7 +410,7 @@ class SharedBroker(SupervisedBroker):
         ]
         changes = self._history.changes
         message = changes[0].message if changes else ""
-        return _encode(_Answers(self.bus.process, fence, str(self.state), message, said))
+        return _encode(Answers(self.bus.process, fence, str(self.state), message, said))
 
     async def _trim(self, shipper: Shipper) -> None:
         """Have the bus forget what is too old, also while no new records come."""

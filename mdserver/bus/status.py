@@ -13,9 +13,9 @@ import msgspec
 
 from ..clocks import least_ahead_s
 from ..model import Feed
+from .answers import decode_answers
 from .engine import BusEngine, Position
 from .names import answers_key, lease_key, presence_prefix, stream_key
-from .shared_broker import decode_answers
 
 __all__ = [
     "CLOCKS_APART_S",

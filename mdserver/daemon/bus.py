@@ -17,9 +17,10 @@ from .. import __version__
 from ..bus.authorities import trusting
 from ..bus.engine import BusMisused, BusUnavailable
 from ..bus.followed import Followed, encode_marks
+from ..bus.guard import Guard
 from ..bus.names import presence_prefix
 from ..bus.open_engine import import_engine
-from ..bus.shared_broker import Guard, SharedBroker
+from ..bus.shared_broker import SharedBroker
 from ..bus.shipper import Shipper
 from ..bus.status import CLOCKS_APART_S, PRESENCE_S, Presence, clock_ahead_s, digest, encode_presence
 from ..bus.take_over import Bus, Lead

@@ -15,10 +15,11 @@ from trio.testing import MockClock
 
 from mdserver.bus.engine import BusUnavailable
 from mdserver.bus.followed import FAILOVER, LEFT_OUT, Followed, encode_marks
+from mdserver.bus.guard import Guard
 from mdserver.bus.memory_engine import MemoryEngine
 from mdserver.bus.names import answers_key, demand_prefix, holder_key, lease_key, stream_key
 from mdserver.bus.open_engine import import_engine
-from mdserver.bus.shared_broker import Guard, SharedBroker
+from mdserver.bus.shared_broker import SharedBroker
 from mdserver.bus.shipper import Shipper
 from mdserver.bus.take_over import Bus, Lead
 from mdserver.errors import ConfigError, JournalFull, Rejected, StoreUnavailable
