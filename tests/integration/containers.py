@@ -111,8 +111,11 @@ class Running:
 
 
 def run_command(container: str, port: int, *, user: int = USER, volume: Path | None = None) -> list[str]:
-    """Return the command line of a server in a container, over a folder in place of its volume if one is given."""
-    mount = ["--volume", f"{volume}:/data"] if volume else []
+    """Return the command line of a server in a container, over a folder in place of its volume if one is given.
+
+    The folder is at a path of its own, because buildah puts the container's own volume over what is mounted at /data.
+    """
+    mount = ["--volume", f"{volume}:/kept", "--env", "MDSERVER_DATA_DIR=/kept"] if volume else []
     environment = ["--env", "MDSERVER_ALLOW_ANONYMOUS=true"]
     command = ["buildah", "run", "--isolation", "chroot", "--user", f"{user}:0", *mount, *environment]
     return [*command, container, "--", "mdserver", "run", "--host", "127.0.0.1", "--port", str(port)]
