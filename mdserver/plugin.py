@@ -124,8 +124,13 @@ class BrokerHost(Protocol):
         """Report that the connection works although no record has arrived (a heartbeat)."""
         ...
 
-    def discard(self, error: BadMessage) -> None:
-        """Count a message that cannot be decoded: each subscribed feed gets a gap. Publish earlier ones first."""
+    def discard(self, error: BadMessage, *, asked_again: bool = False) -> None:
+        """Count a message that cannot be decoded: each subscribed feed gets a gap. Publish earlier ones first.
+
+        ``asked_again``: the broker asks the venue for the same records again, such as the page behind a cursor that it
+        keeps, so none is missing: no gap. Such a message is no sign of life either, so a venue that sends nothing else
+        is silent after the plugin's ``silence_s``.
+        """
         ...
 
     def ignored(self, what: str) -> None:

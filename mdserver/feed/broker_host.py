@@ -266,10 +266,11 @@ class Host:
         self.has_heartbeats = True
         self.last_event_s = time()
 
-    def discard(self, error: BadMessage) -> None:
+    def discard(self, error: BadMessage, *, asked_again: bool = False) -> None:
         """See :meth:`mdserver.plugin.BrokerHost.discard`."""
-        self.last_event_s = time()
-        self.gap(DISCARDED, [Feed(*line.topic[1:]) for line in self._all_lines() if line.served])
+        if not asked_again:
+            self.last_event_s = time()
+            self.gap(DISCARDED, [Feed(*line.topic[1:]) for line in self._all_lines() if line.served])
         self._metrics.discarded.labels(self.name).inc()
         self._rarely.warning("invalid message from the venue discarded", error=clean_text(str(error)))
 

@@ -162,7 +162,7 @@ class FakeHost:
         self.alive_count += 1
         self._tell()
 
-    def discard(self, error: BadMessage) -> None:
+    def discard(self, error: BadMessage, *, asked_again: bool = False) -> None:
         """Keep the error."""
         self.discarded.append(error)
         self._tell()

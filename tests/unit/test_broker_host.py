@@ -252,6 +252,21 @@ def test_behind_a_message_that_could_not_be_decoded_each_feed_that_is_served_has
     assert told.events[4:] == [Gap(Topic("x", "GBPUSD", "tick"), T0, T0 + 1, "unsubscribed"), 2]
 
 
+def test_a_bad_message_that_is_asked_for_again_is_counted_and_makes_no_gap() -> None:
+    told = Told()
+    told.demand.hold(FEED)
+    told.publish(1)
+    seen_s = told.host.last_event_s
+    told.host.discard(BadMessage("?"), asked_again=True)
+    assert told.host.last_event_s == seen_s, "no sign of life"
+    told.publish(2)
+    assert told.events == [1, 2]
+    assert told.value("messages_discarded_total", broker="x") == 1
+    told.host.discard(BadMessage("?"))
+    told.publish(3)
+    assert told.events == [1, 2, gap(2, 3, "discarded"), 3]
+
+
 def test_a_change_of_a_full_book_follows_nothing_but_a_whole_one() -> None:
     """Whatever was missed: let go and wanted again before the broker looked, a rejected change, a lost message."""
     told, asked = Told(), list[str]()

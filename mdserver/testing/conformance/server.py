@@ -76,12 +76,12 @@ class SuiteHost(Host):
         super().publish(batch, received_us=received_us)
         self._watch.excused_s += time.perf_counter() - began
 
-    def discard(self, error: BadMessage) -> None:
+    def discard(self, error: BadMessage, *, asked_again: bool = False) -> None:
         """Keep the error."""
         if not isinstance(error, BadMessage):
             raise TypeError(f"discard() got {type(error).__name__}, expected BadMessage")
         self.discarded.append(error)
-        super().discard(error)
+        super().discard(error, asked_again=asked_again)
 
     def instruments(self, table: Iterable[Instrument]) -> None:
         """Keep the table."""

@@ -75,7 +75,7 @@ class Host:
     def alive(self) -> None:
         raise NotImplementedError
 
-    def discard(self, error: BadMessage) -> None:
+    def discard(self, error: BadMessage, *, asked_again: bool = False) -> None:
         raise NotImplementedError
 
     def ignored(self, what: str) -> None:
