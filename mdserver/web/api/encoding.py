@@ -234,7 +234,10 @@ def _json_columns(
 
 def _csv(row: type[msgspec.Struct], columns: Sequence[Column]) -> Iterator[bytes]:
     yield ",".join(row.__struct_fields__).encode() + b"\n"
+    truths = [place for place, column in enumerate(columns) if column.form == "bool"]
     for part in _pieces(columns):
+        for place in truths:  # as in JSON, not as in Python
+            part[place] = ["true" if value else "false" for value in part[place]]
         text = StringIO()
         csv.writer(text, lineterminator="\n").writerows(zip(*part, strict=True))
         yield text.getvalue().encode()

@@ -59,6 +59,13 @@ async def test_fields_in_the_order_that_was_asked_for(site: Any) -> None:
     assert {(one["broker"], one["count"], one["vwap"]) for one in found} == {("oanda", 3, 1.5)}
 
 
+async def test_csv_says_true_and_false_as_json_does(site: Any) -> None:
+    site.now_s = T0 + DAY + 60
+    path = f"/api/candles?symbol=EURUSD&broker=oanda&from={T0 + 23 * HOUR}&to={END}&fields=complete,time&format=csv"
+    text = await (await site.get(path)).get_data(as_text=True)
+    assert text == f"complete,time\ntrue,{T0 + 23 * HOUR}\nfalse,{T0 + DAY}\n"
+
+
 async def test_from_where_a_gap_lasts_no_candle_is_complete(site: Any) -> None:
     site.store.open_gaps = {1: [((T0 + HOUR + 60) * US, None)]}
     found = await candles(site, fields="time,complete", to=T0 + 2 * HOUR)
