@@ -232,7 +232,7 @@ class Session:
     def replay_ended(self, topics: Collection[Topic]) -> None:
         """Make topics live whose replay has ended, and send the gaps that they are in now."""
         if not self._gone:
-            self._update_router()
+            self._route((), snapshot=False)  # what is new to the client is routed by its own request
             self.sink.write(hole_frames(topics, self._held, self._held.brokers))
 
     def _check_room(self, request: Subscribe) -> None:
@@ -408,7 +408,8 @@ class Session:
             self.close(CloseCode.POLICY, "key withdrawn")
         else:
             if self._held.holds_every(self.gate.symbols):
-                self._update_router()
+                every = [topic for topic in self._held.fresh if topic.symbol == EVERY]
+                self._route(every, snapshot=False)  # others are of a request that is answered now
             if any(map(self.gate.forbids, self._held.topics)):
                 self._spawn(self._end_forbidden)
         self.wait_for_key()
