@@ -33,8 +33,13 @@ _MARKS = {"ok": "ok", "failed": "FAILED", "not applicable": "-"}
     metavar="FOLDER",
     help="Create this folder; the default is a folder with the plugin's name in the current one.",
 )
+@click.option(
+    "--polled", is_flag=True, help="A broker that polls its venue over HTTP, in place of a WebSocket."
+)
 @click.pass_context
-def new_plugin(context: click.Context, kind: str | None, name: str | None, into: Path | None) -> None:
+def new_plugin(
+    context: click.Context, kind: str | None, name: str | None, into: Path | None, *, polled: bool
+) -> None:
     """Generate a working plugin project; without a kind, `mdserver plugins new NAME` generates a broker.
 
     The project has a package with config, codec and the plugin itself, a fake venue, tests that need no network, among
@@ -55,7 +60,7 @@ def new_plugin(context: click.Context, kind: str | None, name: str | None, into:
         )
     folder = Path(name) if into is None else into
     try:
-        written = write_project(known, name, folder)
+        written = write_project(known, name, folder, polled=polled)
     except PluginError as error:
         raise click.UsageError(str(error)) from None
     click.echo(f"A {known} plugin {name} in {folder}:")

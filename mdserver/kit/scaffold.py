@@ -1,4 +1,7 @@
-"""Generates a plugin's project from the templates, each of which is a whole working project named ``acme``."""
+"""Generates a plugin's project from the templates, each of which is a whole working project named ``acme``.
+
+The template ``polled`` alone is laid over another: it has the files of ``broker`` that differ for a polled venue.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,14 @@ _MAX_NAME = 30
 _RENAMED = {"gitignore": ".gitignore"}  # some archives leave out dot files
 
 
-def write_project(kind: PluginKind, name: str, folder: Path) -> list[Path]:
+def write_project(kind: PluginKind, name: str, folder: Path, *, polled: bool = False) -> list[Path]:
     """Write the project of a plugin to ``folder``, which must not exist; return its files' relative paths, sorted.
 
-    Raises PluginError if the name is not allowed for a plugin or the folder exists. Blocking.
+    ``polled``: the broker polls its venue over HTTP, in place of a WebSocket. Raises PluginError if the plugin is no
+    broker then, the name is not allowed for a plugin or the folder exists. Blocking.
     """
+    if polled and kind != "broker":
+        raise PluginError(f"found --polled with the kind {kind}, expected it with a broker only")
     if _NAME.fullmatch(name) is None or len(name) > _MAX_NAME:
         raise PluginError(
             f"found the name {name!r}, expected at most {_MAX_NAME} small letters and digits, in words joined by - or _"
@@ -47,7 +53,11 @@ def write_project(kind: PluginKind, name: str, folder: Path) -> list[Path]:
         return placeholder.sub(lambda found: names[found[0]], text)
 
     written = []
-    for parts, template in _walk(files(__package__) / "templates" / kind):
+    templates = files(__package__) / "templates"
+    found = dict(_walk(templates / kind))
+    if polled:
+        found |= _walk(templates / "polled")
+    for parts, template in found.items():
         path = Path(*map(render, parts))
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)

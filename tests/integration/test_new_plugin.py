@@ -16,6 +16,8 @@ from mdserver.kit.scaffold import KINDS, PluginKind, write_project
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
+SLOW_WHERE_POLLED = ("nothing left behind", "silence", "secrets", "garbage", "reconnect", "gaps")
+"""Checks that mostly wait for pauses: more than half of the polled project's time."""
 
 
 def run(project: Path, *command: str | Path) -> str:
@@ -33,11 +35,13 @@ def run(project: Path, *command: str | Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "polled"), [*((kind, False) for kind in KINDS), ("broker", True)])
 @pytest.mark.parametrize("name", ["zebra", "blue-whale"])
-def test_a_new_project_is_green_at_once(tmp_path: Path, kind: PluginKind, name: str) -> None:
+def test_a_new_project_is_green_at_once(
+    tmp_path: Path, kind: PluginKind, polled: bool, name: str, long: bool
+) -> None:
     project = tmp_path / "project"
-    written = write_project(kind, name, project)
+    written = write_project(kind, name, project, polled=polled)
     text = "".join((project / path).read_text() for path in written)
     assert "acme" not in text.lower()
     assert "template" not in text
@@ -45,7 +49,9 @@ def test_a_new_project_is_green_at_once(tmp_path: Path, kind: PluginKind, name: 
     if name == "zebra":  # lines about as long as in the templates; of the other the same code would take long
         run(project, BIN / "ruff", "format", "--check", ".")
         run(project, BIN / "mypy")
-        out = run(project, sys.executable, "-m", "pytest", "-q")
+        left_out = () if long or not polled else SLOW_WHERE_POLLED
+        options = [f"--deselect=tests/test_conformance.py::test_conformance[{check}]" for check in left_out]
+        out = run(project, sys.executable, "-m", "pytest", "-q", *options)
         count = int(out.strip().splitlines()[-1].split(" passed")[0].split()[-1])
         assert count >= 8, out
 
@@ -60,6 +66,21 @@ def test_a_broker_where_no_kind_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "zebra/.gitignore").exists()
 
 
+def test_a_polled_broker_has_the_files_of_a_broker_and_no_websocket(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = CliRunner().invoke(cli, ["plugins", "new", "broker", "zebra", "--polled"])
+    assert result.exit_code == 0, result.output
+    assert "A broker plugin zebra in zebra:" in result.output
+    polled = tmp_path / "zebra"
+    assert write_project("broker", "zebra", tmp_path / "other") == sorted(
+        path.relative_to(polled) for path in polled.rglob("*") if path.is_file()
+    )
+    code = "".join(path.read_text().lower() for path in polled.rglob("*.py"))
+    assert "open_http" in code
+    assert "websocket" not in code
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -69,6 +90,7 @@ def test_a_broker_where_no_kind_is_said(tmp_path: Path) -> None:
         (["plugins", "new", "z" * 31], "at most 30"),
         (["plugins", "new", "zebra", "--into", "."], "exists already"),
         (["plugins", "new", "mock"], "which a broker plugin has that is installed"),
+        (["plugins", "new", "history", "zebra", "--polled"], "found --polled with the kind history"),
         (["plugins", "new", "command", "import"], "which a command plugin has that is installed"),
     ],
 )
