@@ -16,7 +16,7 @@ from mdserver.kit.scaffold import KINDS, PluginKind, write_project
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-SLOW_WHERE_POLLED = ("nothing left behind", "silence", "secrets", "garbage", "reconnect", "gaps")
+SLOW_WHERE_POLLED = ("nothing left behind", "silence", "secrets", "garbage", "reconnect", "gaps", "pace")
 """Checks that mostly wait for pauses: more than half of the polled project's time."""
 
 
