@@ -47,6 +47,11 @@ def as_seen(message: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(message[name] for name in names)
 
 
+def still() -> BinanceRules:
+    """Return the rules of a venue that sends nothing by itself: it has prices of BTCUSDT, which is recorded too."""
+    return BinanceRules(pace_s=math.inf)
+
+
 async def confirmed(daemon: Daemon, feeds: int) -> None:
     """Wait until the first broker's venue has confirmed so many feeds."""
     while (await daemon.get("/api/brokers")).json()["brokers"][0]["feeds"] < feeds:
@@ -56,7 +61,7 @@ async def confirmed(daemon: Daemon, feeds: int) -> None:
 async def through_the_daemon(folder: Path, frames: list[Frame]) -> None:
     rows = plain(frames)
     symbols = sorted({row[1] for row in rows})
-    async with open_fake_binance() as venue:
+    async with open_fake_binance(still()) as venue:
         broker = {"name": "binance", "url": venue.url, "trades": "aggTrade", "symbols": symbols}
         async with open_daemon(write_config(folder, brokers=[broker])) as daemon:
             async with open_stream(daemon.ws, *symbols, types=["tick", "trade"]) as receive:
@@ -134,7 +139,7 @@ BAD = [
 
 
 async def test_garbage_from_the_venue_is_counted_and_the_stream_goes_on(folder: Path) -> None:
-    async with open_fake_binance() as venue:
+    async with open_fake_binance(still()) as venue:
         broker = {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"], "types": ["tick"]}
         config = write_config(folder, brokers=[broker], database={"store": False})
         async with open_daemon(config) as daemon, open_stream(daemon.ws, "AAAUSDT") as receive:
@@ -187,7 +192,7 @@ async def seen_around_a_reset(daemon: Daemon, venue: FakeBinance) -> list[dict[s
 
 
 async def test_a_lost_connection_is_told_as_a_gap(folder: Path) -> None:
-    async with open_fake_binance() as venue:
+    async with open_fake_binance(still()) as venue:
         broker = {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"], "types": ["tick"]}
         config = write_config(folder, brokers=[broker])
         async with open_daemon(config) as daemon:
@@ -220,7 +225,7 @@ async def test_a_lost_connection_is_told_as_a_gap(folder: Path) -> None:
 
 
 async def test_a_plugin_that_cannot_be_used_is_named_and_the_rest_run(folder: Path) -> None:
-    async with open_fake_binance() as venue:
+    async with open_fake_binance(still()) as venue:
         venue.rules.refuse = (451, {}, "Service unavailable from a restricted location")
         brokers = [
             {"name": "binance", "url": venue.url, "symbols": ["AAAUSDT"]},
@@ -259,7 +264,7 @@ def results(seen: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 async def test_a_symbol_that_the_venue_does_not_have_is_408(folder: Path) -> None:
-    async with open_fake_binance() as venue:
+    async with open_fake_binance(still()) as venue:
         broker = {"name": "binance", "url": venue.url, "rest_url": venue.rest_url}
         config = write_config(folder, brokers=[broker], database={"store": False})
         async with open_daemon(config) as daemon:
