@@ -39,4 +39,5 @@ async def test_each_client_has_each_record_once_or_a_gap_and_so_has_the_database
     assert outcome.wrong == []
     assert len(outcome.stored.trades) > 300
     assert {cause for gaps in outcome.stored.gaps.values() for _, _, cause in gaps} >= {"failover"}
-    assert all(client.connections > 1 and client.seen for client in outcome.clients)
+    assert all(client.seen for client in outcome.clients)
+    assert sum(client.connections > 1 for client in outcome.clients) >= 4  # some never leave by themselves
