@@ -184,6 +184,15 @@ class Followed:
         if done and self.primed:
             self._on_stored(done)
 
+    def unstored(self, topic: Topic) -> Sequence[Published]:
+        """Return the records of a topic that came and that the leader has not said to have stored, in order."""
+        return self._unstored.get(topic, ())
+
+    @property
+    def unstored_topics(self) -> Sequence[Topic]:
+        """The topics that :meth:`unstored` has records of."""
+        return [topic for topic, waiting in self._unstored.items() if waiting]
+
     def begin_again(self) -> None:
         """Read the stream from its beginning: it is another one. What is known by its number is not taken again."""
         self.position = START

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -149,9 +150,10 @@ class TakeOver:
             return {}
 
     async def _journal_what_is_missing(self, stored: Mapping[Topic, LastRecord]) -> None:
-        """Journal what the bus has and the database lacks."""
+        """Journal what the database lacks of what the bus has, or had when this process read it."""
         stream, position = stream_key(self._broker), START
         known = {topic: last.seq for topic, last in stored.items()}
+        at = dict(known)
         while entries := (await self._bus.engine.read({stream: position}, most=AT_ONCE, wait_s=0.001)).get(
             stream
         ):
@@ -160,12 +162,29 @@ class TakeOver:
                 found = self._followed.decode(entry)
                 if found is None or isinstance(found, Marks):
                     continue
-                missing = [one for one in found if one.seq > known.get(one.topic, 0)]
-                if missing:
-                    try:
-                        self._lead.journal(missing)
-                    except (JournalFull, OSError) as error:
-                        raise Unavailable(f"the journal cannot take what the bus has: {error}") from error
+                missing: list[Published] = []
+                for one in found:
+                    if one.seq <= known.get(one.topic, 0):
+                        continue
+                    last = at.get(one.topic, 0)
+                    if one.seq > last + 1:
+                        missing += self._received(one.topic, last, one.seq)
+                    missing.append(one)
+                    at[one.topic] = max(one.seq, last)
+                self._journal(missing)
+        for topic in self._followed.unstored_topics:
+            self._journal(self._received(topic, at.get(topic, 0), math.inf))
+
+    def _received(self, topic: Topic, after: int, before: float) -> list[Published]:
+        return [one for one in self._followed.unstored(topic) if after < one.seq < before]
+
+    def _journal(self, missing: list[Published]) -> None:
+        if not missing:
+            return
+        try:
+            self._lead.journal(missing)
+        except (JournalFull, OSError) as error:
+            raise Unavailable(f"the journal cannot take what the bus has: {error}") from error
 
     def _stand(self, stored: Mapping[Topic, LastRecord], *, same: bool) -> dict[Topic, LastRecord]:
         """Return where each topic goes on: behind all accounts, and with numbers left out where another led before."""

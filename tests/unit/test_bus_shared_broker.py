@@ -332,6 +332,24 @@ async def test_what_only_the_bus_has_is_stored_by_the_next_leader(
     assert set(x.numbers()) <= stored
 
 
+async def test_what_the_bus_has_lost_too_is_stored_by_the_next_leader_that_has_received_it(
+    cluster: Cluster, autojump_clock: object
+) -> None:
+    a, b, x = await two_and_an_edge(cluster)
+    a.storing = False
+    seen = len(x.numbers())
+    await until(lambda: len(x.numbers()) > seen + 20)
+    cluster.engine.streams.clear()
+    await until(lambda: len(x.numbers()) > seen + 25)  # of these the bus has the last few
+    await cluster.kill("a")
+    await until(lambda: b.leads)
+    await trio.sleep(2)
+    assert [one.seq for one in b.journal] == sorted(one.seq for one in b.journal)
+    b.store()
+    stored = {seq for topic, seq in cluster.database.records if topic == TOPIC}
+    assert set(x.numbers()) <= stored
+
+
 async def test_a_leader_that_stops_in_order_leaves_no_number_out(
     cluster: Cluster, autojump_clock: object
 ) -> None:
