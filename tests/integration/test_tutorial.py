@@ -29,7 +29,8 @@ async def test_first_steps(folder: Path) -> None:
         exec(block, names)  # noqa: S102 - the page's own code
     async with open_daemon(write_config(folder)) as daemon:
         ticks = await names["main"](daemon.ws)
-        assert [tick["seq"] for tick in ticks] == list(range(ticks[0]["seq"], ticks[0]["seq"] + 5))
+        assert len(ticks) >= 5  # two may come at once
+        assert [tick["seq"] for tick in ticks] == list(range(ticks[0]["seq"], ticks[0]["seq"] + len(ticks)))
         await daemon.wait_stored("EURUSD", 5)
         base = daemon.base
 
