@@ -94,7 +94,7 @@ async def test_a_fault_that_stays_is_an_error_with_the_address_after_finite_atte
 ) -> None:
     feed.fail(fault)
     error = BadMessage if fault.kind in ("cut", "short", "garbage") else Unavailable
-    async with open_it(services=(service,), attempts=3, timeout_s=0.2) as source:
+    async with open_it(services=(service,), attempts=3, timeout_s=1.0) as source:
         with pytest.raises(error, match=feed.url if service == "datafeed" else feed.jetta_url):
             await source.fetch("EURUSD", HOUR_US)
     assert len(feed.requests) == 3
